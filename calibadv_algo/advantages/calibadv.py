@@ -1,0 +1,151 @@
+"""CalibAdv: GRPO that spares correct searches and balances the answers.
+
+Two of its three parts are here: the soft penalty and the rebalancing of the answer turns. The
+third, decoupling the opening tag, is a matter of the environment (``prepend_think=True``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from calibadv_algo.advantages.base import check_correctness, last_turns, token_counts
+from calibadv_algo.advantages.grpo import GroupRelative
+from calibadv_algo.credit import SCORED_BAD
+from calibadv_algo.types import Group
+
+
+def soft_penalty(
+    advantages: Float[np.ndarray, "group turn"],
+    correctness: Float[np.ndarray, "group turn"],
+) -> Float[np.ndarray, "group turn"]:
+    """Takes from negative turns the part of their penalty that they do not deserve.
+
+    ``A * (1 - c)`` where ``A < 0`` and ``c`` is scored and not bad; all other turns keep ``A``.
+
+    **Source:** CalibAdv (arXiv 2604.18235), soft penalty; the authors'
+    ``compute_grpo_outcome_softpenalty_advantage``.
+
+    **Differs:** nothing. (The original paints prefixes of the token vector; per turn it is this.)
+
+    Args:
+        advantages: Advantages of the turns.
+        correctness: In [0, 1], NaN without a score.
+
+    Returns:
+        Advantages of the same sign or 0; never below the given ones.
+    """
+    applies = (advantages < 0) & (correctness > SCORED_BAD)
+    if not applies.any():
+        return advantages
+    return np.where(applies, advantages * (1.0 - correctness), advantages)
+
+
+def rebalance_answers(
+    advantages: Float[np.ndarray, "group turn"],
+    token_counts: Float[np.ndarray, "group turn"],
+    last_turn: Bool[np.ndarray, "group turn"],
+    target_ratio: float = 1.0,
+    adjust_positive: bool = True,
+) -> Float[np.ndarray, "group turn"]:
+    """Brings the positive and the negative mass of a group's last turns into proportion.
+
+    With ``P`` and ``N`` the sums of positive and of negative advantage over the *tokens* of
+    the last turns, positive ones are multiplied by ``N / (P * target_ratio)``, so that
+    ``N / P`` becomes ``target_ratio``. With ``adjust_positive=False`` negative ones are
+    multiplied by ``target_ratio * P / N`` instead, so that ``P / N`` becomes
+    ``1 / target_ratio``. If either mass is 0, all last turns become 0.
+
+    **Source:** CalibAdv (arXiv 2604.18235), rebalancing with ``lambda = 1 / target_ratio``; the
+    authors' ``advantage_scale`` with ``only_answer`` and ``in_group``.
+
+    **Differs:** groups or batches without a negative advantage give zeros, where the original
+    divides by zero. As there, the last turn counts whatever it is: an answer, a malformed
+    action, a search that was left dangling; and the factor is not clamped.
+
+    Args:
+        advantages: Advantages of the turns.
+        token_counts: Number of sampled tokens of each turn.
+        last_turn: True at the last turn of each trajectory.
+        target_ratio: Negative mass over positive mass to reach, positive.
+        adjust_positive: Whether the positive side is scaled, or the negative one.
+
+    Returns:
+        The advantages with other last turns; all other turns unchanged.
+    """
+    answers = np.where(last_turn, advantages, 0.0)
+    masses = answers * token_counts
+    positive = float(masses.sum(where=masses > 0))
+    negative = -float(masses.sum(where=masses < 0))
+    if positive == 0 or negative == 0:
+        return np.where(last_turn, 0.0, advantages)
+    if adjust_positive:
+        return np.where(answers > 0, answers * (negative / (positive * target_ratio)), advantages)
+    return np.where(answers < 0, answers * (positive / negative * target_ratio), advantages)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoftPenalty(GroupRelative):
+    """GRPO with the soft penalty alone."""
+
+    def __call__(
+        self, group: Group, correctness: Float[np.ndarray, "group turn"]
+    ) -> Float[np.ndarray, "group turn"]:
+        """Returns the advantages; correct searches of poor trajectories are spared."""
+        counts = token_counts(group)
+        check_correctness(correctness, counts)
+        return soft_penalty(self.group_relative(group, counts), correctness)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebalance(GroupRelative):
+    """GRPO with the rebalancing of the last turns alone.
+
+    Attributes:
+        target_ratio: Negative mass over positive mass of the last turns to reach.
+        adjust_positive: Whether the positive side is scaled, or the negative one.
+    """
+
+    target_ratio: float = 1.0
+    adjust_positive: bool = True
+
+    def __post_init__(self) -> None:
+        """Checks ranges and choices."""
+        GroupRelative.__post_init__(self)
+        if not self.target_ratio > 0:
+            raise ValueError(f"target_ratio must be positive, got {self.target_ratio}")
+
+    def __call__(
+        self, group: Group, correctness: Float[np.ndarray, "group turn"]
+    ) -> Float[np.ndarray, "group turn"]:
+        """Returns the advantages; the correctness is not used."""
+        counts = token_counts(group)
+        check_correctness(correctness, counts)
+        return self.rebalanced(self.group_relative(group, counts), counts)
+
+    def rebalanced(
+        self,
+        advantages: Float[np.ndarray, "group turn"],
+        counts: Float[np.ndarray, "group turn"],
+    ) -> Float[np.ndarray, "group turn"]:
+        """Applies :func:`rebalance_answers` with these settings."""
+        return rebalance_answers(
+            advantages, counts, last_turns(counts), self.target_ratio, self.adjust_positive
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibAdv(Rebalance):
+    """CalibAdv's advantage: GRPO, then the soft penalty, then the rebalancing."""
+
+    def __call__(
+        self, group: Group, correctness: Float[np.ndarray, "group turn"]
+    ) -> Float[np.ndarray, "group turn"]:
+        """Returns the advantages."""
+        counts = token_counts(group)
+        check_correctness(correctness, counts)
+        return self.rebalanced(
+            soft_penalty(self.group_relative(group, counts), correctness), counts
+        )

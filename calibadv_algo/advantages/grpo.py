@@ -1,0 +1,120 @@
+"""GRPO: a trajectory's reward relative to its group, the same for all of its turns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from calibadv_algo.advantages.base import (
+    check_correctness,
+    group_rewards,
+    spread,
+    token_counts,
+)
+from calibadv_algo.types import Group
+
+Normalization = Literal["group", "none"]
+"""``group`` divides by the group's standard deviation; ``none`` does not (Dr. GRPO)."""
+
+Singleton = Literal["raw", "zero"]
+"""What a group of one gets: its reward as it is, or nothing."""
+
+_ROUNDING = 1e-12
+
+
+def group_normalized(
+    rewards: Float[np.ndarray, " group"],
+    *,
+    epsilon: float = 1e-6,
+    normalization: Normalization = "group",
+    singleton: Singleton = "raw",
+) -> Float[np.ndarray, " group"]:
+    """Compares each reward with its group.
+
+    ``(reward - mean) / (std + epsilon)`` with the sample standard deviation (n - 1); with
+    ``normalization="none"`` just ``reward - mean``.
+
+    **Source:** GRPO (DeepSeekMath, arXiv 2402.03300, section 4.1.2); Dr. GRPO
+    (arXiv 2503.20783) for ``none``; epsilon and groups of one as in verl.
+
+    **Differs:** deviations below 1e-12 of the largest reward are rounding and count as 0, so
+    that groups of equal rewards give exact zeros and no trajectory gets a sign by accident.
+
+    Args:
+        rewards: Returns of the trajectories of one group.
+        epsilon: Added to the standard deviation, not negative.
+        normalization: Whether to divide.
+        singleton: What a group of one gets. ``raw`` takes mean 0 and deviation 1, as verl
+            does, so that its advantage is about its reward.
+
+    Returns:
+        One advantage a trajectory: zeros if all rewards are equal (a group of one apart).
+    """
+    scale = 1.0
+    if len(rewards) == 1:
+        deviations = rewards.copy() if singleton == "raw" else np.zeros_like(rewards)
+    else:
+        deviations = rewards - rewards.mean()
+        deviations[np.abs(deviations) <= _ROUNDING * np.abs(rewards).max()] = 0.0
+        if normalization == "group":
+            scale = float(np.sqrt(deviations @ deviations / (len(rewards) - 1)))
+    if normalization == "none":
+        return deviations
+    return deviations / (scale + epsilon) if deviations.any() else deviations
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupRelative:
+    """What GRPO and the estimators that start from it have in common.
+
+    Attributes:
+        epsilon: Added to the standard deviation.
+        normalization: ``group`` for GRPO, ``none`` for Dr. GRPO.
+        singleton: What a group of one gets to start with: its ``raw`` reward, or ``zero``.
+    """
+
+    epsilon: float = 1e-6
+    normalization: Normalization = "group"
+    singleton: Singleton = "raw"
+
+    def __post_init__(self) -> None:
+        """Checks ranges and choices."""
+        if not self.epsilon > 0:
+            raise ValueError(f"epsilon must be positive, got {self.epsilon}")
+        if self.normalization not in ("group", "none"):
+            raise ValueError(f"normalization must be group or none, got {self.normalization!r}")
+        if self.singleton not in ("raw", "zero"):
+            raise ValueError(f"singleton must be raw or zero, got {self.singleton!r}")
+
+    @property
+    def required_info_keys(self) -> frozenset[str]:
+        """No key is needed beyond the credit's: rewards are enough."""
+        return frozenset()
+
+    def group_relative(
+        self, group: Group, counts: Float[np.ndarray, "group turn"]
+    ) -> Float[np.ndarray, "group turn"]:
+        """Returns GRPO's advantage of every turn, 0 where there is no turn."""
+        advantages = group_normalized(
+            group_rewards(group),
+            epsilon=self.epsilon,
+            normalization=self.normalization,
+            singleton=self.singleton,
+        )
+        return spread(advantages, counts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grpo(GroupRelative):
+    """GRPO's advantage: one number a trajectory, whatever its turns did."""
+
+    def __call__(
+        self, group: Group, correctness: Float[np.ndarray, "group turn"]
+    ) -> Float[np.ndarray, "group turn"]:
+        """Returns the advantages; the correctness is not used."""
+        counts = token_counts(group)
+        check_correctness(correctness, counts)
+        return self.group_relative(group, counts)

@@ -1,0 +1,283 @@
+"""From turns to tokens: the only place where advantages are scattered.
+
+A batch is flat and ragged: the tokens of all sequences one after the other, with the places
+where sequences begin. There is no padding, so nothing has to be masked away later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from calibadv_algo.types import Trajectory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TokenBatch:
+    """Sequences of tokens, flat; per-action-token vectors are in order of position.
+
+    Attributes:
+        input_ids: All tokens of all sequences: prompt, actions and observations.
+        sequence_starts: Where each sequence begins, and the total at the end.
+        action_mask: Which tokens were sampled by the policy.
+        advantages: Advantage of each action token.
+        sampling_logprobs: Log-probability of each action token when it was sampled.
+        sequence: Index, within this batch, of each action token's sequence.
+        turn: Index of each action token's turn.
+        ref_logprobs: Log-probabilities under the reference policy, if there is one.
+    """
+
+    input_ids: Int[Tensor, " position"]
+    sequence_starts: Int[Tensor, " bound"]
+    action_mask: Bool[Tensor, " position"]
+    advantages: Float[Tensor, " token"]
+    sampling_logprobs: Float[Tensor, " token"]
+    sequence: Int[Tensor, " token"]
+    turn: Int[Tensor, " token"]
+    ref_logprobs: Float[Tensor, " token"] | None = None
+
+    @property
+    def num_sequences(self) -> int:
+        """Number of sequences."""
+        return len(self.sequence_starts) - 1
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens, observed ones included."""
+        return len(self.input_ids)
+
+    @property
+    def num_action_tokens(self) -> int:
+        """Number of sampled tokens."""
+        return len(self.advantages)
+
+    @property
+    def lengths(self) -> Int[Tensor, " sequence"]:
+        """Number of tokens of each sequence."""
+        return self.sequence_starts.diff()
+
+
+def build_token_batch(
+    trajectories: Sequence[Trajectory],
+    advantages: Sequence[Sequence[float] | Float[np.ndarray, " turn"]],
+) -> TokenBatch:
+    """Joins trajectories into one flat batch.
+
+    A sequence is the prompt, then action and observation of each turn; an observation after
+    the last action is left out, because nothing is predicted from it.
+
+    Args:
+        trajectories: At least one, each with a prompt of at least one token.
+        advantages: For each trajectory one value a turn; entries beyond its turns are ignored.
+
+    Returns:
+        The batch, in the order of the trajectories.
+
+    Raises:
+        ValueError: if the numbers do not match, a prompt is empty or an advantage not finite.
+    """
+    if not trajectories:
+        raise ValueError("trajectories must not be empty")
+    if len(advantages) != len(trajectories):
+        raise ValueError(
+            f"advantages must have one row a trajectory ({len(trajectories)}), "
+            f"got {len(advantages)}"
+        )
+    lengths = [_sequence_length(trajectory) for trajectory in trajectories]
+    turns = [turn for trajectory in trajectories for turn in trajectory.turns]
+    turn_lengths = np.array([len(turn.action_ids) for turn in turns])
+    num_turns = np.array([len(trajectory.turns) for trajectory in trajectories])
+    turn_sequence = np.repeat(np.arange(len(trajectories)), num_turns)
+    turn_index = np.concatenate([np.arange(count) for count in num_turns])
+    values = np.concatenate(
+        [_turn_values(row, trajectory) for row, trajectory in zip(advantages, trajectories)]
+    )
+    return TokenBatch(
+        input_ids=torch.tensor(_flat_ids(trajectories), dtype=torch.int64),
+        sequence_starts=torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int64),
+        action_mask=torch.from_numpy(_flat_mask(trajectories)),
+        advantages=torch.from_numpy(np.repeat(values, turn_lengths).astype(np.float32)),
+        sampling_logprobs=torch.tensor(
+            list(chain.from_iterable(turn.logprobs for turn in turns)), dtype=torch.float32
+        ),
+        sequence=torch.from_numpy(np.repeat(turn_sequence, turn_lengths)),
+        turn=torch.from_numpy(np.repeat(turn_index, turn_lengths)),
+    )
+
+
+def select_sequences(batch: TokenBatch, indices: Sequence[int]) -> TokenBatch:
+    """A batch of some of the sequences, in the order given and numbered anew.
+
+    Args:
+        batch: Where to take them from.
+        indices: Which sequences, each between 0 and ``num_sequences - 1``.
+
+    Returns:
+        A new batch with copies of their tokens.
+    """
+    chosen = torch.as_tensor(indices, dtype=torch.int64)
+    positions = _ranges(batch.sequence_starts, chosen)
+    counts = torch.bincount(batch.sequence, minlength=batch.num_sequences)
+    token_starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    tokens = _ranges(token_starts, chosen)
+    starts = torch.nn.functional.pad(batch.lengths[chosen].cumsum(0), (1, 0))
+    ref = batch.ref_logprobs
+    return TokenBatch(
+        input_ids=batch.input_ids[positions],
+        sequence_starts=starts,
+        action_mask=batch.action_mask[positions],
+        advantages=batch.advantages[tokens],
+        sampling_logprobs=batch.sampling_logprobs[tokens],
+        sequence=torch.arange(len(chosen)).repeat_interleave(counts[chosen]),
+        turn=batch.turn[tokens],
+        ref_logprobs=None if ref is None else ref[tokens],
+    )
+
+
+def replace_logprobs(
+    batch: TokenBatch,
+    *,
+    sampling: Float[Tensor, " token"] | None = None,
+    ref: Float[Tensor, " token"] | None = None,
+) -> TokenBatch:
+    """The same batch with other log-probabilities; None keeps what is there."""
+    return replace(
+        batch,
+        sampling_logprobs=batch.sampling_logprobs if sampling is None else sampling,
+        ref_logprobs=batch.ref_logprobs if ref is None else ref,
+    )
+
+
+def minibatch_indices(
+    num_sequences: int, num_minibatches: int, rng: np.random.Generator
+) -> list[list[int]]:
+    """Deals sequences at random into minibatches of nearly equal numbers of sequences.
+
+    Args:
+        num_sequences: How many there are.
+        num_minibatches: How many minibatches; fewer come back if there are fewer sequences.
+        rng: Source of the order.
+
+    Returns:
+        Lists of sequence indices, none of them empty; each sequence is in exactly one.
+
+    Raises:
+        ValueError: if ``num_minibatches`` is not positive.
+    """
+    if num_minibatches < 1:
+        raise ValueError(f"num_minibatches must be positive, got {num_minibatches}")
+    order = rng.permutation(num_sequences)
+    parts = np.array_split(order, min(num_minibatches, num_sequences))
+    return [part.tolist() for part in parts]
+
+
+def split_minibatches(
+    batch: TokenBatch, num_minibatches: int, rng: np.random.Generator
+) -> list[TokenBatch]:
+    """Cuts a batch at random into minibatches of whole sequences; see `minibatch_indices`."""
+    parts = minibatch_indices(batch.num_sequences, num_minibatches, rng)
+    return [select_sequences(batch, part) for part in parts]
+
+
+def split_by_tokens(batch: TokenBatch, max_tokens: int) -> list[TokenBatch]:
+    """Cuts a batch into micro-batches of whole sequences within a token budget.
+
+    Sequences are sorted by length first, so that neighbours are of like length.
+
+    Args:
+        batch: What to cut.
+        max_tokens: Most tokens of a micro-batch; a longer sequence gets one of its own.
+
+    Returns:
+        Micro-batches in order of rising length.
+
+    Raises:
+        ValueError: if ``max_tokens`` is not positive.
+    """
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens must be positive, got {max_tokens}")
+    lengths = batch.lengths.tolist()
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    parts: list[list[int]] = []
+    room = 0
+    for index in order:
+        if not parts or lengths[index] > room:
+            parts.append([])
+            room = max_tokens
+        parts[-1].append(index)
+        room -= lengths[index]
+    return [select_sequences(batch, part) for part in parts]
+
+
+def sequences_with_signal(batch: TokenBatch) -> list[int]:
+    """Indices of the sequences that have a token whose advantage is not zero."""
+    has_signal = torch.zeros(batch.num_sequences, dtype=torch.bool)
+    has_signal[batch.sequence[batch.advantages != 0]] = True
+    return [int(index) for index in has_signal.nonzero().flatten()]
+
+
+def _sequence_length(trajectory: Trajectory) -> int:
+    """Tokens of the sequence: the whole trajectory without its last observation."""
+    if not trajectory.prompt_ids:
+        raise ValueError(f"prompt_ids must not be empty (task {trajectory.task_id!r})")
+    return trajectory.num_tokens - len(trajectory.turns[-1].observation_ids)
+
+
+def _flat_ids(trajectories: Sequence[Trajectory]) -> list[int]:
+    """Token ids in order of position."""
+    ids: list[int] = []
+    for trajectory in trajectories:
+        ids.extend(trajectory.prompt_ids)
+        for turn in trajectory.turns[:-1]:
+            ids.extend(turn.action_ids)
+            ids.extend(turn.observation_ids)
+        ids.extend(trajectory.turns[-1].action_ids)
+    return ids
+
+
+def _flat_mask(trajectories: Sequence[Trajectory]) -> Bool[np.ndarray, " position"]:
+    """Which of the tokens of `_flat_ids` are actions."""
+    runs: list[tuple[bool, int]] = []
+    for trajectory in trajectories:
+        runs.append((False, len(trajectory.prompt_ids)))
+        for turn in trajectory.turns[:-1]:
+            runs.append((True, len(turn.action_ids)))
+            runs.append((False, len(turn.observation_ids)))
+        runs.append((True, len(trajectory.turns[-1].action_ids)))
+    flags, counts = zip(*runs, strict=True)
+    return np.repeat(np.array(flags, dtype=bool), counts)
+
+
+def _turn_values(
+    row: Sequence[float] | Float[np.ndarray, " turn"], trajectory: Trajectory
+) -> Float[np.ndarray, " turn"]:
+    """The advantages of a trajectory's own turns, checked."""
+    values = np.asarray(row, dtype=np.float64)
+    count = len(trajectory.turns)
+    if values.ndim != 1 or len(values) < count:
+        raise ValueError(
+            f"advantages must have a value for each of the {count} turns of task "
+            f"{trajectory.task_id!r}, got shape {values.shape}"
+        )
+    if not np.isfinite(values[:count]).all():
+        raise ValueError(
+            f"advantages must be finite, got {values[:count]} for task {trajectory.task_id!r}"
+        )
+    return values[:count]
+
+
+def _ranges(
+    starts: Int[Tensor, " bound"], chosen: Int[Tensor, " choice"]
+) -> Int[Tensor, " element"]:
+    """The positions ``starts[i] … starts[i + 1] - 1`` of each chosen ``i``, joined."""
+    lengths = (starts[1:] - starts[:-1])[chosen]
+    ends = lengths.cumsum(0)
+    offsets = starts[:-1][chosen] - (ends - lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    return torch.arange(total) + offsets.repeat_interleave(lengths)

@@ -1,0 +1,45 @@
+"""`calibadv list`: names that other commands take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from calibadv_algo.arms import ARMS
+from calibadv_algo.commands.setup import SHIPPED_POLICIES
+from calibadv_algo.config import PRESETS
+from calibadv_env.data.registry import get_dataset, list_datasets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class List:
+    """List the arms, datasets, presets or policies that there are."""
+
+    what: Annotated[Literal["arms", "datasets", "presets", "policies"], tyro.conf.Positional]
+    """Which names."""
+
+    def run(self) -> int:
+        """Prints a table of names and one-line descriptions."""
+        table = Table("name", "what it is", box=None, pad_edge=False)
+        for name, description in self._rows().items():
+            table.add_row(name, description)
+        Console(highlight=False).print(table)
+        return 0
+
+    def _rows(self) -> dict[str, str]:
+        if self.what == "arms":
+            return {name: arm.description for name, arm in ARMS.items()}
+        if self.what == "datasets":
+            return {name: get_dataset(name).description for name in list_datasets()}
+        if self.what == "policies":
+            return dict.fromkeys(SHIPPED_POLICIES, "shipped with the package")
+        return {
+            name: f"{config.model}, {type(config.advantage).__name__}, "
+            f"{config.rollout.num_questions} x {config.rollout.group_size} episodes an update, "
+            f"lr {config.optim.lr:g}"
+            for name, config in PRESETS.items()
+        }

@@ -1,0 +1,98 @@
+"""What several commands need: policies by name, and the facts that stand beside results."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from calibadv_algo.config import EnvConfig
+
+SHIPPED_POLICIES: Final = {"atlas-tiny": "atlas_policy"}
+"""Names of the policies that come with the package, and their folders under ``assets``."""
+
+
+def policy_path(name: str) -> str:
+    """Where a policy's files are: a shipped one's folder, else the name itself."""
+    if name in SHIPPED_POLICIES:
+        folder = resources.files("calibadv_algo") / "assets" / SHIPPED_POLICIES[name]
+        return str(folder)
+    return name
+
+
+def load_policy(
+    name: str, dtype: torch.dtype = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Loads a causal language model and its tokenizer.
+
+    Args:
+        name: A shipped policy's name, a path, or a name on the hub.
+        dtype: Type of the weights.
+
+    Returns:
+        The model, on a GPU if there is one, and the tokenizer.
+
+    Raises:
+        ValueError: if there is no such policy.
+    """
+    path = policy_path(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    except OSError as error:
+        shipped = ", ".join(SHIPPED_POLICIES)
+        raise ValueError(
+            f"model must be a shipped policy ({shipped}), a folder with a Hugging Face model or a "
+            f"name on the hub; {name!r} could not be loaded: {error}"
+        ) from error
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device), tokenizer
+
+
+def warm_start_facts(name: str) -> dict[str, Any]:
+    """The recipe of a policy that was made by `calibadv warmstart`, else its name alone."""
+    recipe = Path(policy_path(name)) / "recipe.json"
+    if not recipe.is_file():
+        return {"model": name}
+    return {"model": name, "recipe": json.loads(recipe.read_text(encoding="utf-8"))}
+
+
+def git_commit() -> str:
+    """The commit of the code, "+changes" if files differ from it, "" outside a checkout."""
+    folder = Path(__file__).parent
+    try:
+        commit = _git("rev-parse", "HEAD", folder=folder)
+        is_dirty = bool(_git("status", "--porcelain", folder=folder))
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return commit + ("+changes" if is_dirty else "")
+
+
+def _git(*arguments: str, folder: Path) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def data_sha256(env: EnvConfig) -> str:
+    """Hash of the corpus behind a search environment, "" for other environments."""
+    if not env.env_id.startswith("calibadv_env:"):
+        return ""
+    from calibadv_env.data.registry import get_dataset
+
+    return get_dataset(env.dataset).corpus().sha256

@@ -1,0 +1,485 @@
+"""Credit: which turns of a group were good ones, from the facts that the environment reports.
+
+Everything here maps a group to a ``[group, turn]`` matrix of *correctness*, 0 to 1. NaN means
+that a turn has no score (it is not a search, or nothing is known about it);
+:data:`SCORED_BAD` means that it was scored and found bad. Advantages live elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from calibadv_algo.errors import MissingInfoKeyError
+from calibadv_algo.types import Group, Trajectory, Turn
+
+SCORED_BAD: Final = 1e-6
+"""Correctness of a turn that was scored and found bad: no higher value counts as bad."""
+
+SilverCalculator = Literal["old", "mean", "max"]
+"""How the hits of a search become its score; see :func:`silver_correctness`."""
+
+_SEARCH_KEYS: Final = frozenset({"action"})
+
+
+class Credit(Protocol):
+    """Judges the turns of a group."""
+
+    @property
+    def required_info_keys(self) -> frozenset[str]:
+        """Keys that the turns' ``info`` must hold."""
+        ...
+
+    def __call__(self, group: Group) -> Float[np.ndarray, "group turn"]:
+        """Returns the correctness of every turn, NaN where there is no score."""
+        ...
+
+
+def check_info_keys(required: Iterable[str], info: Collection[str], who: str) -> None:
+    """Checks that an environment reports what an algorithm needs.
+
+    Args:
+        required: Keys that are needed.
+        info: Keys that the environment gives (an ``info`` dictionary, or the union of the
+            keys of an episode, as some appear at its end only).
+        who: What needs them, for the message.
+
+    Raises:
+        MissingInfoKeyError: if a key is missing; it names every missing key.
+    """
+    missing = sorted(set(required) - set(info))
+    if missing:
+        raise _missing(missing, who, info)
+
+
+def search_mask(group: Group, who: str = "search_mask") -> Bool[np.ndarray, "group turn"]:
+    """Marks the search turns that something followed.
+
+    The last turn of a trajectory is never marked, whatever it is: a search that was left
+    dangling ends the episode like an answer and is treated as one.
+
+    Args:
+        group: Trajectories of one question.
+        who: What asks, for the message of a missing key.
+
+    Returns:
+        True at search turns other than a trajectory's last.
+
+    Raises:
+        MissingInfoKeyError: if a turn lacks the info key ``action``.
+    """
+    mask = np.zeros((len(group), group.max_turns), dtype=np.bool_)
+    for row, trajectory in enumerate(group.trajectories):
+        for column, _ in _searches(trajectory, who):
+            mask[row, column] = True
+    return mask
+
+
+def silver_correctness(
+    group: Group,
+    calculator: SilverCalculator = "old",
+    answer_threshold: float = 0.7,
+    think_similarity_threshold: float = 0.5,
+    max_shared_passages: int = 1,
+) -> Float[np.ndarray, "group turn"]:
+    """Scores searches by the passages that the group's best trajectories found.
+
+    Silver passages are those retrieved anywhere in the trajectories that reached the group's
+    highest reward, provided that their format is valid and the reward is at least
+    ``answer_threshold``; ``frequency`` is the number of these trajectories that hold a
+    passage, divided by the largest such number. A search of any trajectory of valid format
+    *hits* the silver passages that its own trajectory has not retrieved before. It is
+    redundant if its thought is more similar than ``think_similarity_threshold`` to that of
+    an earlier search, or if it shares more than ``max_shared_passages`` distinct passages
+    with one earlier search. Redundant searches and those without a hit are bad; others score
+
+    - ``old``: number of hits / number of passages (duplicates counted),
+    - ``mean``: sum of the hits' frequencies / number of passages,
+    - ``max``: largest frequency of a hit.
+
+    **Source:** CalibAdv (arXiv 2604.18235), section on silver documents; the authors' reward
+    manager for the redundancy rules and the calculators.
+
+    **Differs:** passages are compared by id, not by their printed text. Groups whose best
+    trajectories retrieved nothing score every search as bad, where the original raises.
+
+    Args:
+        group: Trajectories of one question.
+        calculator: How hits become a score.
+        answer_threshold: Least reward of a trajectory whose passages can be silver.
+        think_similarity_threshold: Largest word-level similarity, 0 to 1, of the thoughts of
+            two searches that are not redundant.
+        max_shared_passages: Most passages that two searches that are not redundant share.
+
+    Returns:
+        Correctness in [SCORED_BAD, 1]; NaN for turns that are no searches, for each last
+        turn, for trajectories of invalid format, and everywhere if no trajectory qualifies.
+
+    Raises:
+        MissingInfoKeyError: if ``action``, ``passage_ids``, ``think`` or (at the end)
+            ``is_format_valid`` is missing.
+        ValueError: if the calculator is unknown.
+    """
+    if calculator not in ("old", "mean", "max"):
+        raise ValueError(f"calculator must be old, mean or max, got {calculator!r}")
+    who = "silver correctness"
+    correctness = np.full((len(group), group.max_turns), np.nan)
+    frequencies = silver_frequencies(group, answer_threshold)
+    if frequencies is None:
+        return correctness
+    for row, trajectory in enumerate(group.trajectories):
+        if not _fact(trajectory.turns[-1], "is_format_valid", who):
+            continue
+        searches = _searches(trajectory, who)
+        scores = _silver_scores(
+            [(_fact(turn, "passage_ids", who), _fact(turn, "think", who)) for _, turn in searches],
+            frequencies,
+            calculator,
+            think_similarity_threshold,
+            max_shared_passages,
+        )
+        for (column, _), score in zip(searches, scores, strict=True):
+            correctness[row, column] = score
+    return correctness
+
+
+def silver_frequencies(group: Group, answer_threshold: float = 0.7) -> dict[str, float] | None:
+    """Collects the silver passages of a group and how common they are.
+
+    Args:
+        group: Trajectories of one question.
+        answer_threshold: Least reward of a trajectory whose passages can be silver.
+
+    Returns:
+        For each silver passage the share, relative to the commonest one, of the best
+        trajectories that retrieved it, in (0, 1]; None if no trajectory qualifies. Rewards
+        tie only if they are exactly equal.
+
+    Raises:
+        MissingInfoKeyError: if a key is missing.
+    """
+    eligible = [
+        trajectory
+        for trajectory in group.trajectories
+        if _fact(trajectory.turns[-1], "is_format_valid", "silver correctness")
+        and trajectory.reward >= answer_threshold
+    ]
+    if not eligible:
+        return None
+    best = max(trajectory.reward for trajectory in eligible)
+    counts: Counter[str] = Counter()
+    for trajectory in eligible:
+        if trajectory.reward == best:
+            found: set[str] = set()
+            for _, turn in _searches(trajectory, "silver correctness"):
+                found.update(_fact(turn, "passage_ids", "silver correctness"))
+            counts.update(found)
+    most = max(counts.values(), default=1)
+    return {passage: count / most for passage, count in counts.items()}
+
+
+def word_distance(first: Sequence[str], second: Sequence[str]) -> int:
+    """Counts the word insertions, deletions and substitutions between two texts.
+
+    Hyyrö's bit-parallel form of Myers' algorithm: one column of the Levenshtein table is
+    held as two integers (where it rises, where it falls), so a row costs a few operations
+    whatever the length.
+
+    Args:
+        first: Words of one text.
+        second: Words of the other.
+
+    Returns:
+        The Levenshtein distance, 0 for equal texts.
+    """
+    if not first or not second:
+        return max(len(first), len(second))
+    positions: dict[str, int] = {}
+    for index, word in enumerate(first):
+        positions[word] = positions.get(word, 0) | (1 << index)
+    full = (1 << len(first)) - 1
+    last = 1 << (len(first) - 1)
+    rises, falls, distance = full, 0, len(first)
+    for word in second:
+        match = positions.get(word, 0)
+        diagonal = (((match & rises) + rises) ^ rises) | match | falls
+        across_rises = falls | (full & ~(diagonal | rises))
+        across_falls = diagonal & rises
+        distance += bool(across_rises & last) - bool(across_falls & last)
+        across_rises = ((across_rises << 1) | 1) & full
+        rises = ((across_falls << 1) & full) | (full & ~(diagonal | across_rises))
+        falls = across_rises & diagonal & full
+    return distance
+
+
+def is_more_similar(first: Sequence[str], second: Sequence[str], threshold: float) -> bool:
+    """Tells whether two texts are more similar, word by word, than a threshold.
+
+    The similarity is ``1 - distance / longer length``; two empty texts have similarity 0.
+
+    **Source:** CalibAdv, the redundancy check of the authors' reward manager.
+
+    Args:
+        first: Words of one text.
+        second: Words of the other.
+        threshold: Similarity that must be exceeded.
+
+    Returns:
+        Whether the similarity is strictly greater.
+    """
+    longest = max(len(first), len(second))
+    if longest == 0:
+        return threshold < 0
+    shared = min(
+        sum(map(set(second).__contains__, first)), sum(map(set(first).__contains__, second))
+    )
+    # A distance is at least the number of words of the longer text that have no partner:
+    # where even that is too far, the table need not be filled.
+    if not 1 - (longest - shared) / longest > threshold:
+        return False
+    return 1 - word_distance(first, second) / longest > threshold
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SilverCredit:
+    """Correctness by the passages of the group's best trajectories, as in CalibAdv.
+
+    Attributes:
+        calculator: How hits become a score.
+        answer_threshold: Least reward of a trajectory whose passages can be silver.
+        think_similarity_threshold: Largest similarity of two thoughts that is not redundant.
+        max_shared_passages: Most passages that two searches may share.
+    """
+
+    calculator: SilverCalculator = "old"
+    answer_threshold: float = 0.7
+    think_similarity_threshold: float = 0.5
+    max_shared_passages: int = 1
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        if self.calculator not in ("old", "mean", "max"):
+            raise ValueError(f"calculator must be old, mean or max, got {self.calculator!r}")
+        if self.max_shared_passages < 0:
+            raise ValueError(
+                f"max_shared_passages must not be negative, got {self.max_shared_passages}"
+            )
+
+    @property
+    def required_info_keys(self) -> frozenset[str]:
+        """Keys that the turns' ``info`` must hold (``is_format_valid``: the last turn's)."""
+        return frozenset({"action", "passage_ids", "think", "is_format_valid"})
+
+    def __call__(self, group: Group) -> Float[np.ndarray, "group turn"]:
+        """Applies :func:`silver_correctness`."""
+        return silver_correctness(
+            group,
+            self.calculator,
+            self.answer_threshold,
+            self.think_similarity_threshold,
+            self.max_shared_passages,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldCredit:
+    """Correctness by the task's gold passages: a search that newly hits one scores 1.
+
+    A search reaches one hop of a chain at best, so dividing by the number of gold passages
+    would call a perfect search half good; hence all or nothing. Trajectories of invalid
+    format are scored too, as a gold passage was found whatever came later. Tasks that name
+    no gold passages (``gold_recall`` is NaN) have no scores.
+    """
+
+    @property
+    def required_info_keys(self) -> frozenset[str]:
+        """Keys that the turns' ``info`` must hold."""
+        return frozenset({"action", "gold_new", "gold_recall"})
+
+    def __call__(self, group: Group) -> Float[np.ndarray, "group turn"]:
+        """Returns 1 for searches with a new gold passage, SCORED_BAD for others."""
+
+        def score(turn: Turn) -> float:
+            recall = float(_fact(turn, "gold_recall", "GoldCredit"))
+            if np.isnan(recall):
+                return np.nan
+            return 1.0 if len(_fact(turn, "gold_new", "GoldCredit")) else SCORED_BAD
+
+        return _score_searches(group, score, "GoldCredit")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerMatchCredit:
+    """Correctness by whether an accepted answer stands in the passages that were found."""
+
+    @property
+    def required_info_keys(self) -> frozenset[str]:
+        """Keys that the turns' ``info`` must hold."""
+        return frozenset({"action", "answer_in_passages"})
+
+    def __call__(self, group: Group) -> Float[np.ndarray, "group turn"]:
+        """Returns 1 for searches whose passages hold an answer, SCORED_BAD for others."""
+
+        def score(turn: Turn) -> float:
+            is_match = _fact(turn, "answer_in_passages", "AnswerMatchCredit")
+            return 1.0 if is_match else SCORED_BAD
+
+        return _score_searches(group, score, "AnswerMatchCredit")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandomCredit:
+    """A coin for every search: the false-label control.
+
+    The draw depends on the seed, the group's id, the trajectory's place in the group and the
+    turn alone, so it is the same in every process and in any order of groups.
+
+    Attributes:
+        seed: Seed of the draws.
+        probability: Chance that a search is called correct, 0 to 1.
+    """
+
+    seed: int = 0
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f"probability must be in [0, 1], got {self.probability}")
+
+    @property
+    def required_info_keys(self) -> frozenset[str]:
+        """Keys that the turns' ``info`` must hold."""
+        return _SEARCH_KEYS
+
+    def __call__(self, group: Group) -> Float[np.ndarray, "group turn"]:
+        """Returns 1 or SCORED_BAD for every search."""
+        digest = hashlib.sha256(group.group_id.encode("utf-8", "surrogatepass")).digest()
+        correctness = np.full((len(group), group.max_turns), np.nan)
+        for row, trajectory in enumerate(group.trajectories):
+            key = [self.seed, int.from_bytes(digest[:8], "little"), row]
+            draws = np.random.default_rng(key).random(len(trajectory.turns))
+            for column, _ in _searches(trajectory, "RandomCredit"):
+                is_correct = draws[column] < self.probability
+                correctness[row, column] = 1.0 if is_correct else SCORED_BAD
+        return correctness
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvertedCredit:
+    """Calls good what another credit calls bad: ``1 - c`` for every scored turn.
+
+    Attributes:
+        base: The credit that is turned round.
+    """
+
+    base: Credit
+
+    @property
+    def required_info_keys(self) -> frozenset[str]:
+        """Keys that the base needs."""
+        return self.base.required_info_keys
+
+    def __call__(self, group: Group) -> Float[np.ndarray, "group turn"]:
+        """Returns the inverted scores: bad becomes 1, perfect becomes SCORED_BAD."""
+        base = self.base(group)
+        inverted = np.where(base <= SCORED_BAD, 1.0, np.maximum(1.0 - base, SCORED_BAD))
+        return np.where(np.isnan(base), np.nan, inverted)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoCredit:
+    """Knows nothing: no turn has a score. Runs on any environment."""
+
+    @property
+    def required_info_keys(self) -> frozenset[str]:
+        """No key is needed."""
+        return frozenset()
+
+    def __call__(self, group: Group) -> Float[np.ndarray, "group turn"]:
+        """Returns NaN everywhere."""
+        return np.full((len(group), group.max_turns), np.nan)
+
+
+def _silver_scores(
+    searches: Sequence[tuple[Sequence[str], str]],
+    frequencies: Mapping[str, float],
+    calculator: SilverCalculator,
+    think_similarity_threshold: float,
+    max_shared_passages: int,
+) -> list[float]:
+    """Scores one trajectory's searches (passages, thought) in order."""
+    scores: list[float] = []
+    seen: set[str] = set()
+    earlier: list[tuple[set[str], list[str]]] = []
+    for passages, thought in searches:
+        distinct, words = set(passages), thought.split()
+        hits = [
+            frequencies[passage]
+            for passage in dict.fromkeys(passages)
+            if passage in frequencies and passage not in seen
+        ]
+        # Redundancy is looked at only where it can change the score: it is the costly part.
+        is_bad = not hits or any(
+            len(distinct & earlier_passages) > max_shared_passages
+            or is_more_similar(words, earlier_words, think_similarity_threshold)
+            for earlier_passages, earlier_words in earlier
+        )
+        scores.append(SCORED_BAD if is_bad else _combine(hits, len(passages), calculator))
+        seen |= distinct
+        earlier.append((distinct, words))
+    return scores
+
+
+def _combine(hits: Sequence[float], num_passages: int, calculator: SilverCalculator) -> float:
+    """Turns the frequencies of a search's hits (at least one) into its score."""
+    if calculator == "old":
+        return len(hits) / num_passages
+    if calculator == "mean":
+        return sum(hits) / num_passages
+    return max(hits)
+
+
+def _score_searches(
+    group: Group, score: Callable[[Turn], float], who: str
+) -> Float[np.ndarray, "group turn"]:
+    """Scores every search turn by itself, NaN elsewhere."""
+    correctness = np.full((len(group), group.max_turns), np.nan)
+    for row, trajectory in enumerate(group.trajectories):
+        for column, turn in _searches(trajectory, who):
+            correctness[row, column] = score(turn)
+    return correctness
+
+
+def _searches(trajectory: Trajectory, who: str) -> list[tuple[int, Turn]]:
+    """Lists the searches that something followed, with their places."""
+    return [
+        (column, turn)
+        for column, turn in enumerate(trajectory.turns[:-1])
+        if _fact(turn, "action", who) == "search"
+    ]
+
+
+def _fact(turn: Turn, key: str, who: str) -> Any:
+    """Reads an info key."""
+    try:
+        return turn.info[key]
+    except KeyError as error:
+        raise _missing([key], who, turn.info) from error
+
+
+def _missing(keys: Sequence[str], who: str, given: Collection[str]) -> MissingInfoKeyError:
+    """Words the complaint about missing keys."""
+    names = ", ".join(repr(key) for key in keys)
+    return MissingInfoKeyError(
+        f"{who} needs the info key {names}, which the environment does not give; "
+        f"it gives {sorted(given)}"
+    )

@@ -1,0 +1,1 @@
+"""Turns a comparison directory into tables, curves and one self-contained page."""

@@ -1,0 +1,280 @@
+"""Learning curves: the numbers behind them, and a picture of small multiples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib.figure
+import matplotlib.ticker
+import numpy as np
+from jaxtyping import Float
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from calibadv_algo.report.reading import Comparison, Run, read_comparison
+from calibadv_algo.report.statistics import draw_resamples, percentile_interval, resampled_means
+
+CURVES_FILE: Final[str] = "curves.png"
+ARM_COLOURS: Final[tuple[str, ...]] = (
+    "#6b7280",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#e69f00",
+    "#8c6bb1",
+)
+"""Distinct for all common kinds of colour blindness; the baseline is grey. Red and blue are
+left to the advantages."""
+
+LINE_STYLES: Final[tuple[str, ...]] = ("-", "-", "--", "-.", ":", "--")
+
+_METRIC_PANELS: Final[tuple[tuple[str, str, str], ...]] = (
+    ("reward_mean", "Sampled reward", "mean reward of an episode"),
+    ("searches_mean", "Searches", "searches per episode"),
+    ("format_valid_share", "Format validity", "share of episodes"),
+    ("mispenalized_share", "Mis-penalised searches", "share of punished searches"),
+    ("entropy", "Policy entropy", "nats per token"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmCurve:
+    """One arm's line.
+
+    Attributes:
+        arm: Name of the arm.
+        updates: Positions on the horizontal axis, ascending.
+        mean: Mean over the seeds that have a value there; NaN where none has.
+        low: Lower end of the band, None without a band.
+        high: Upper end of the band, None without a band.
+        by_seed: Values of each seed at the same positions, NaN where missing.
+    """
+
+    arm: str
+    updates: tuple[int, ...]
+    mean: tuple[float, ...]
+    low: tuple[float, ...] | None
+    high: tuple[float, ...] | None
+    by_seed: Mapping[int, tuple[float, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """One small plot.
+
+    Attributes:
+        key: Name of the number.
+        title: Heading.
+        unit: Label of the vertical axis.
+        curves: One an arm that has values.
+    """
+
+    key: str
+    title: str
+    unit: str
+    curves: tuple[ArmCurve, ...]
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _mean_of_known(values: Float[np.ndarray, "seed update"]) -> tuple[float, ...]:
+    known = np.isfinite(values)
+    counts = known.sum(axis=0)
+    totals = np.where(known, values, 0.0).sum(axis=0)
+    return tuple(np.where(counts > 0, totals / np.maximum(counts, 1), math.nan).tolist())
+
+
+def _metric_curve(arm: str, runs: Sequence[Run], key: str) -> ArmCurve | None:
+    lines = [{int(line["update"]): _number(line.get(key)) for line in run.metrics} for run in runs]
+    updates = tuple(sorted({update for line in lines for update in line}))
+    values = np.array([[line.get(update, math.nan) for update in updates] for line in lines])
+    if not np.isfinite(values).any():
+        return None
+    return ArmCurve(
+        arm=arm,
+        updates=updates,
+        mean=_mean_of_known(values),
+        low=None,
+        high=None,
+        by_seed={run.seed: tuple(row.tolist()) for run, row in zip(runs, values, strict=True)},
+    )
+
+
+def _f1_scores(
+    runs: Sequence[Run], split: str, update: int
+) -> Float[np.ndarray, "1 seed question"]:
+    rows = [run.rows(split, update) for run in runs]
+    rows = [line for line in rows if line]
+    shared = sorted(set.intersection(*(set(line) for line in rows)))
+    return np.array(
+        [[[float(np.mean([row.f1 for row in line[t]])) for t in shared] for line in rows]]
+    )
+
+
+def _eval_curve(
+    arm: str, runs: Sequence[Run], split: str, rng: np.random.Generator, num_resamples: int
+) -> ArmCurve | None:
+    updates = sorted({update for run in runs for update in run.eval_updates(split)})
+    by_seed: dict[int, list[float]] = {run.seed: [] for run in runs}
+    means, lows, highs = [], [], []
+    for update in updates:
+        scores = _f1_scores(runs, split, update)
+        _, num_seeds, num_questions = scores.shape
+        resamples = draw_resamples(
+            num_seeds=num_seeds, num_questions=num_questions, num_resamples=num_resamples, rng=rng
+        )
+        band = percentile_interval(float(scores.mean()), resampled_means(scores, resamples)[:, 0])
+        means.append(band.estimate)
+        lows.append(band.low)
+        highs.append(band.high)
+        for run in runs:
+            found = [row.f1 for rows in run.rows(split, update).values() for row in rows]
+            by_seed[run.seed].append(float(np.mean(found)) if found else math.nan)
+    if not updates:
+        return None
+    return ArmCurve(
+        arm=arm,
+        updates=tuple(updates),
+        mean=tuple(means),
+        low=tuple(lows),
+        high=tuple(highs),
+        by_seed={seed: tuple(values) for seed, values in by_seed.items()},
+    )
+
+
+def make_panels(
+    comparison: Comparison, *, num_resamples: int = 1000, bootstrap_seed: int = 0
+) -> tuple[Panel, ...]:
+    """Collects the numbers of every plot.
+
+    Args:
+        comparison: The comparison.
+        num_resamples: Resamples of the band round the evaluated F1.
+        bootstrap_seed: Seed of its generator.
+
+    Returns:
+        F1 of the first split, then the training metrics that at least one run has.
+    """
+    rng = np.random.default_rng(bootstrap_seed)
+    split = comparison.splits[0]
+    by_arm = {
+        arm: [comparison.run(arm, seed) for seed in comparison.seeds] for arm in comparison.arms
+    }
+    evaluated = [_eval_curve(arm, runs, split, rng, num_resamples) for arm, runs in by_arm.items()]
+    panels = [
+        Panel(
+            key="f1",
+            title=f"F1 on {split}",
+            unit="token F1",
+            curves=tuple(curve for curve in evaluated if curve is not None),
+        )
+    ]
+    for key, title, unit in _METRIC_PANELS:
+        found = [_metric_curve(arm, runs, key) for arm, runs in by_arm.items()]
+        curves = tuple(curve for curve in found if curve is not None)
+        if curves:
+            panels.append(Panel(key=key, title=title, unit=unit, curves=curves))
+    return tuple(panels)
+
+
+def arm_colours(arms: Sequence[str], baseline: str) -> dict[str, str]:
+    """Gives every arm a colour, the baseline always grey.
+
+    Args:
+        arms: Names of the arms.
+        baseline: One of them.
+
+    Returns:
+        Colour by arm; colours repeat after six arms.
+    """
+    others = [arm for arm in arms if arm != baseline]
+    colours = {baseline: ARM_COLOURS[0]}
+    for i, arm in enumerate(others):
+        colours[arm] = ARM_COLOURS[1 + i % (len(ARM_COLOURS) - 1)]
+    return {arm: colours[arm] for arm in arms}
+
+
+def _draw_panel(axes: Any, panel: Panel, colours: Mapping[str, str]) -> None:
+    for i, curve in enumerate(panel.curves):
+        colour, style = colours[curve.arm], LINE_STYLES[i % len(LINE_STYLES)]
+        for values in curve.by_seed.values():
+            axes.plot(curve.updates, values, color=colour, linewidth=0.7, alpha=0.45)
+        if curve.low is not None and curve.high is not None:
+            axes.fill_between(
+                curve.updates, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0
+            )
+        axes.plot(
+            curve.updates, curve.mean, color=colour, linewidth=2, linestyle=style, label=curve.arm
+        )
+    axes.set_title(panel.title, loc="left", fontsize=10, fontweight="bold")
+    axes.set_ylabel(panel.unit, fontsize=8)
+    axes.set_xlabel("update", fontsize=8)
+    axes.tick_params(labelsize=8, length=3, color="#9ca3af")
+    axes.grid(axis="y", color="#e5e7eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(nbins=6, integer=True))
+    axes.margins(x=0.02)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#9ca3af")
+
+
+def draw_curves(panels: Sequence[Panel], colours: Mapping[str, str]) -> matplotlib.figure.Figure:
+    """Draws small multiples, three a row, with one legend.
+
+    Args:
+        panels: What to draw, at least one.
+        colours: Colour by arm.
+
+    Returns:
+        The figure; it belongs to no global state of matplotlib.
+    """
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = matplotlib.figure.Figure(
+        figsize=(3.6 * columns, 2.6 * rows + 0.5), layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        _draw_panel(axes, panel, colours)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    handles, labels = grid.flat[0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper left",
+        ncols=len(labels),
+        frameon=False,
+        fontsize=9,
+        title="Bold: mean over seeds. Thin: single seeds. Band: 95 % interval.",
+        title_fontsize=8,
+        alignment="left",
+    )
+    return figure
+
+
+def write_curves(comparison_dir: Path | str) -> Path:
+    """Writes ``curves.png`` into a comparison directory.
+
+    Args:
+        comparison_dir: The comparison directory.
+
+    Returns:
+        The path of the picture.
+
+    Raises:
+        ReportError: if the directory is incomplete or a file cannot be read.
+    """
+    comparison = read_comparison(comparison_dir)
+    colours = arm_colours(comparison.arms, comparison.baseline)
+    path = comparison.directory / CURVES_FILE
+    draw_curves(make_panels(comparison), colours).savefig(path, dpi=150)
+    return path

@@ -1,0 +1,385 @@
+"""Reads a comparison directory: what was compared, the metrics, the evaluations.
+
+Trajectories are large and are read one file at a time by ``groups.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Float
+
+from calibadv_algo.errors import CalibadvAlgoError
+
+SCORE_NAMES: Final[tuple[str, ...]] = ("em", "f1", "cover_em", "num_searches", "is_format_valid")
+"""The numbers of an evaluation row that can be averaged."""
+
+BASELINE_ARM: Final[str] = "grpo"
+"""The arm that the others are compared with, where it took part."""
+
+
+class ReportError(CalibadvAlgoError):
+    """A comparison directory is incomplete or holds a line that cannot be read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalRow:
+    """The result of one question at one update.
+
+    Attributes:
+        update: Number of updates behind the policy.
+        split: Name of the split.
+        task_id: Which question.
+        hops: Number of reasoning steps, 0 when unknown.
+        em: Exact match, 0 or 1.
+        f1: Token F1, 0 to 1.
+        cover_em: Cover exact match, 0 or 1.
+        num_searches: Searches carried out.
+        is_format_valid: Whether the whole response is well-formed.
+        seed: Seed of the episode's sampling.
+    """
+
+    update: int
+    split: str
+    task_id: str
+    hops: int
+    em: float
+    f1: float
+    cover_em: float
+    num_searches: float
+    is_format_valid: bool
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One arm trained with one seed.
+
+    Attributes:
+        arm: Name of the arm.
+        seed: Seed of the run.
+        directory: Where its files are.
+        metrics: One mapping an update, in order of updates.
+        evals: Every evaluation row, in the order of the file.
+    """
+
+    arm: str
+    seed: int
+    directory: Path
+    metrics: tuple[Mapping[str, Any], ...]
+    evals: tuple[EvalRow, ...]
+
+    def rows(self, split: str, update: int) -> dict[str, list[EvalRow]]:
+        """Evaluation rows of a split at an update, by question."""
+        found: dict[str, list[EvalRow]] = {}
+        for row in self.evals:
+            if row.split == split and row.update == update:
+                found.setdefault(row.task_id, []).append(row)
+        return found
+
+    def eval_updates(self, split: str) -> list[int]:
+        """Updates at which the split was evaluated, ascending."""
+        return sorted({row.update for row in self.evals if row.split == split})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Everything in a comparison directory except the trajectories.
+
+    Attributes:
+        directory: The comparison directory.
+        arms: Names of the arms, in the order of the tables.
+        seeds: Seeds of the runs.
+        config: The resolved settings.
+        git_commit: Commit of the code, "" when unknown.
+        data_sha256: Hash of the data, a string or one a file.
+        warm_start: What is known about the policy that every run began with.
+        wall_time_s: Duration of the whole comparison in seconds, NaN when unknown.
+        runs: One an arm and seed, arms outermost.
+    """
+
+    directory: Path
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    config: Mapping[str, Any]
+    git_commit: str
+    data_sha256: Any
+    warm_start: Mapping[str, Any]
+    wall_time_s: float
+    runs: tuple[Run, ...]
+
+    @property
+    def baseline(self) -> str:
+        """The arm that the others are compared with."""
+        return BASELINE_ARM if BASELINE_ARM in self.arms else self.arms[0]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Splits that were evaluated: ``dev`` first, the others by name."""
+        names = {row.split for run in self.runs for row in run.evals}
+        return tuple(sorted(names, key=lambda name: (name != "dev", name)))
+
+    def run(self, arm: str, seed: int) -> Run:
+        """The run of an arm and a seed."""
+        return self.runs[self.arms.index(arm) * len(self.seeds) + self.seeds.index(seed)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """Scores of the same questions for every arm and seed.
+
+    Attributes:
+        task_ids: Names of the questions.
+        hops: Reasoning steps of each question.
+        values: By name of the score.
+    """
+
+    task_ids: tuple[str, ...]
+    hops: tuple[int, ...]
+    values: Mapping[str, Float[np.ndarray, "arm seed question"]]
+
+
+def iterate_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Reads a JSONL file.
+
+    Args:
+        path: The file.
+
+    Yields:
+        Line number from 1 and the object; empty lines are passed over.
+
+    Raises:
+        ReportError: if the file is missing or a line is not a JSON object.
+    """
+    if not path.is_file():
+        raise ReportError(f"{path} is missing")
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ReportError(f"{path}:{number}: not valid JSON: {error.msg}") from error
+            if not isinstance(value, dict):
+                raise ReportError(f"{path}:{number}: must be an object, got {type(value).__name__}")
+            yield number, value
+
+
+def read_metrics(path: Path) -> tuple[Mapping[str, Any], ...]:
+    """Reads ``metrics.jsonl``.
+
+    A resumed run may write an update again; the last line of an update counts.
+
+    Args:
+        path: The file.
+
+    Returns:
+        One mapping an update, ascending.
+
+    Raises:
+        ReportError: if a line has no integer ``update``.
+    """
+    by_update: dict[int, Mapping[str, Any]] = {}
+    for number, value in iterate_json_lines(path):
+        update = value.get("update")
+        if not isinstance(update, int) or isinstance(update, bool):
+            raise ReportError(f"{path}:{number}: update must be an integer, got {update!r}")
+        by_update[update] = value
+    return tuple(by_update[update] for update in sorted(by_update))
+
+
+def _eval_row(value: Mapping[str, Any], where: str) -> EvalRow:
+    needed = [field.name for field in fields(EvalRow) if field.name != "seed"]
+    missing = [name for name in needed if name not in value]
+    if missing:
+        raise ReportError(f"{where}: the evaluation row lacks {', '.join(missing)}")
+    try:
+        row = EvalRow(
+            update=int(value["update"]),
+            split=str(value["split"]),
+            task_id=str(value["task_id"]),
+            hops=int(value["hops"]),
+            em=float(value["em"]),
+            f1=float(value["f1"]),
+            cover_em=float(value["cover_em"]),
+            num_searches=float(value["num_searches"]),
+            is_format_valid=bool(value["is_format_valid"]),
+            seed=int(value.get("seed", 0)),
+        )
+    except (TypeError, ValueError) as error:
+        raise ReportError(f"{where}: {error}") from error
+    for name in ("em", "f1", "cover_em", "num_searches"):
+        if not math.isfinite(getattr(row, name)):
+            raise ReportError(f"{where}: {name} must be finite, got {getattr(row, name)}")
+    return row
+
+
+def read_evals(path: Path) -> tuple[EvalRow, ...]:
+    """Reads ``evals.jsonl``.
+
+    A resumed run may write a row again; the same row twice counts once.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The rows in the order of the file.
+
+    Raises:
+        ReportError: if a row lacks a field, holds another type, or contradicts an earlier row
+            of the same question, update, split and seed.
+    """
+    rows: dict[tuple[int, str, str, int], EvalRow] = {}
+    for number, value in iterate_json_lines(path):
+        row = _eval_row(value, f"{path}:{number}")
+        key = (row.update, row.split, row.task_id, row.seed)
+        if rows.setdefault(key, row) != row:
+            raise ReportError(
+                f"{path}:{number}: question {row.task_id!r} of split {row.split!r} has two "
+                f"different results at update {row.update}"
+            )
+    return tuple(rows.values())
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ReportError(f"{path} is missing: is this a comparison directory?")
+    try:
+        header = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ReportError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
+    if not isinstance(header, dict):
+        raise ReportError(f"{path}: must be an object, got {type(header).__name__}")
+    for name in ("arms", "seeds"):
+        value = header.get(name)
+        if not isinstance(value, list) or not value or len(set(map(str, value))) != len(value):
+            raise ReportError(f"{path}: {name} must be a list of distinct names, got {value!r}")
+    return header
+
+
+def _read_run(directory: Path, arm: str, seed: int) -> Run:
+    place = directory / "runs" / f"{arm}-seed{seed}"
+    if not place.is_dir():
+        raise ReportError(f"{place} is missing: comparison.json names arm {arm!r}, seed {seed}")
+    return Run(
+        arm=arm,
+        seed=seed,
+        directory=place,
+        metrics=read_metrics(place / "metrics.jsonl"),
+        evals=read_evals(place / "evals.jsonl"),
+    )
+
+
+def read_comparison(directory: Path | str) -> Comparison:
+    """Reads a comparison directory.
+
+    Args:
+        directory: Where ``comparison.json`` and ``runs/`` are.
+
+    Returns:
+        Everything except the trajectories.
+
+    Raises:
+        ReportError: naming the file, and the line where there is one.
+    """
+    place = Path(directory)
+    header = _read_header(place / "comparison.json")
+    arms = tuple(str(arm) for arm in header["arms"])
+    seeds = tuple(int(seed) for seed in header["seeds"])
+    wall_time_s = header.get("wall_time_s")
+    comparison = Comparison(
+        directory=place,
+        arms=arms,
+        seeds=seeds,
+        config=header.get("config") or {},
+        git_commit=str(header.get("git_commit") or ""),
+        data_sha256=header.get("data_sha256") or "",
+        warm_start=header.get("warm_start") or {},
+        wall_time_s=math.nan if wall_time_s is None else float(wall_time_s),
+        runs=tuple(_read_run(place, arm, seed) for arm in arms for seed in seeds),
+    )
+    if not comparison.splits:
+        raise ReportError(f"{place}: no run has an evaluation row")
+    return comparison
+
+
+def _stack(rows_by_run: list[list[dict[str, list[EvalRow]]]], where: list[list[str]]) -> Scores:
+    first = rows_by_run[0][0]
+    task_ids = tuple(sorted(first))
+    for names, line in zip(where, rows_by_run, strict=True):
+        for name, rows in zip(names, line, strict=True):
+            odd = sorted(set(rows) ^ set(task_ids))
+            if odd:
+                raise ReportError(
+                    f"{name} and {where[0][0]} were not evaluated on the same questions: "
+                    f"{len(odd)} are in one only, such as {odd[0]!r}"
+                )
+    values = {
+        score: np.array(
+            [
+                [
+                    [np.mean([float(getattr(row, score)) for row in rows[t]]) for t in task_ids]
+                    for rows in line
+                ]
+                for line in rows_by_run
+            ],
+            dtype=np.float64,
+        )
+        for score in SCORE_NAMES
+    }
+    return Scores(task_ids=task_ids, hops=tuple(first[t][0].hops for t in task_ids), values=values)
+
+
+def final_scores(comparison: Comparison, split: str) -> Scores:
+    """Scores of every arm and seed at the last evaluation of each run.
+
+    Args:
+        comparison: The comparison.
+        split: Name of the split.
+
+    Returns:
+        Arrays ``[arm, seed, question]``; several samples of a question are averaged.
+
+    Raises:
+        ReportError: if a run never evaluated the split, or on other questions than the rest.
+    """
+    rows, names = [], []
+    for arm in comparison.arms:
+        line = [comparison.run(arm, seed) for seed in comparison.seeds]
+        for run in line:
+            if not run.eval_updates(split):
+                raise ReportError(f"{run.directory} has no evaluation of split {split!r}")
+        rows.append([run.rows(split, run.eval_updates(split)[-1]) for run in line])
+        names.append([str(run.directory) for run in line])
+    return _stack(rows, names)
+
+
+def warm_start_scores(comparison: Comparison, split: str) -> Scores | None:
+    """Scores before the first update.
+
+    Every arm of a seed begins with the same policy, so the first arm whose runs were all
+    evaluated at update 0 speaks for all.
+
+    Args:
+        comparison: The comparison.
+        split: Name of the split.
+
+    Returns:
+        Arrays ``[1, seed, question]``, or None where no arm was evaluated at update 0.
+
+    Raises:
+        ReportError: if the seeds were evaluated on different questions.
+    """
+    for arm in comparison.arms:
+        line = [comparison.run(arm, seed) for seed in comparison.seeds]
+        rows = [run.rows(split, 0) for run in line]
+        if all(rows):
+            return _stack([rows], [[str(run.directory) for run in line]])
+    return None

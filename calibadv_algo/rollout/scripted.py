@@ -1,0 +1,118 @@
+"""Engines without a model, for tests and demonstrations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from calibadv_algo.errors import EngineError
+from calibadv_algo.rollout.base import (
+    FinishReason,
+    Generation,
+    GenerationRequest,
+    SamplingParams,
+    Tokenizer,
+)
+
+Script = Callable[[str, int], str]
+
+
+class ScriptedEngine:
+    """Writes what a function of the context's text and the turn's seed says.
+
+    Log-probabilities are 0: the script is certain of what it writes. Text beyond a stop string
+    or ``max_tokens`` is cut as a model's would be.
+    """
+
+    def __init__(self, script: Script, tokenizer: Tokenizer) -> None:
+        """Takes the function ``(context_text, seed) -> turn_text``."""
+        self._script = script
+        self._tokenizer = tokenizer
+
+    def generate(
+        self, requests: Sequence[GenerationRequest], params: SamplingParams
+    ) -> list[Generation]:
+        """Asks the script for each request.
+
+        Raises:
+            EngineError: if it writes a text without tokens.
+        """
+        generations = []
+        for request in requests:
+            context = self._tokenizer.decode(request.token_ids, skip_special_tokens=False)
+            text = self._script(context, request.seed)
+            generations.append(encode_turn(text, self._tokenizer, params))
+        return generations
+
+    def release(self, episode_ids: Sequence[str]) -> None:
+        """Does nothing: nothing is kept."""
+
+    def sync_weights(self, model: torch.nn.Module, version: int) -> None:
+        """Does nothing: there are no weights."""
+
+
+class ReplayEngine:
+    """Writes given texts, one a turn, by the name of the episode.
+
+    Attributes:
+        num_released: Episodes released so far.
+    """
+
+    def __init__(self, texts: Mapping[str, Sequence[str]], tokenizer: Tokenizer) -> None:
+        """Takes the turns of every episode by episode id."""
+        self._texts = {episode: list(turns) for episode, turns in texts.items()}
+        self._turn = dict.fromkeys(texts, 0)
+        self._tokenizer = tokenizer
+        self.num_released = 0
+
+    def generate(
+        self, requests: Sequence[GenerationRequest], params: SamplingParams
+    ) -> list[Generation]:
+        """Gives each episode its next text.
+
+        Raises:
+            EngineError: if an episode is not known or has no text left.
+        """
+        generations = []
+        for request in requests:
+            turn = self._turn.get(request.episode_id, 0)
+            texts = self._texts.get(request.episode_id, [])
+            if turn >= len(texts):
+                raise EngineError(f"episode {request.episode_id!r} has no text for turn {turn}")
+            self._turn[request.episode_id] = turn + 1
+            generations.append(encode_turn(texts[turn], self._tokenizer, params))
+        return generations
+
+    def release(self, episode_ids: Sequence[str]) -> None:
+        """Counts the releases."""
+        self.num_released += len(episode_ids)
+
+    def sync_weights(self, model: torch.nn.Module, version: int) -> None:
+        """Does nothing: there are no weights."""
+
+
+def encode_turn(text: str, tokenizer: Tokenizer, params: SamplingParams) -> Generation:
+    """Makes a generation of a written text.
+
+    Args:
+        text: What the turn says.
+        tokenizer: Encodes it.
+        params: Its ``stop`` and ``max_tokens`` are kept to; the tokens end with the one that
+            completes the first stop string.
+
+    Raises:
+        EngineError: if the text has no tokens.
+    """
+    ids = tuple(tokenizer.encode(text, add_special_tokens=False))
+    if not ids:
+        raise EngineError(f"a turn needs at least one token, got {text!r}")
+    for count in range(1, min(len(ids), params.max_tokens) + 1):
+        written = tokenizer.decode(ids[:count], skip_special_tokens=False)
+        ends = [written.find(stop) + len(stop) for stop in params.stop if stop in written]
+        if ends:
+            return Generation(ids[:count], (0.0,) * count, written[: min(ends)], "stop")
+    count = min(len(ids), params.max_tokens)
+    written = tokenizer.decode(ids[:count], skip_special_tokens=False)
+    reason: FinishReason = "length" if count < len(ids) else "eos"
+    return Generation(ids[:count], (0.0,) * count, written, reason)

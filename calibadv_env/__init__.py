@@ -1,0 +1,51 @@
+"""Gymnasium environments in which a language model learns to search.
+
+Importing the package registers ``DeepSearch-v0``, ``DeepSearch-Atlas-v0`` and
+``DeepSearch-Toy-v0``; no data is read and no torch is imported before an environment is made.
+"""
+
+from __future__ import annotations
+
+from gymnasium.envs.registration import registry as _gymnasium_registry
+
+from calibadv_env.data.registry import (
+    Dataset,
+    env_id_of,
+    get_dataset,
+    list_datasets,
+    register_dataset,
+    register_env_id,
+)
+from calibadv_env.errors import (
+    CalibadvEnvError,
+    DataError,
+    MissingDependencyError,
+    RetrieverError,
+)
+from calibadv_env.info import STOP_STRINGS, ResetInfo, StepInfo
+
+__all__ = [
+    "STOP_STRINGS",
+    "CalibadvEnvError",
+    "DataError",
+    "Dataset",
+    "MissingDependencyError",
+    "ResetInfo",
+    "RetrieverError",
+    "StepInfo",
+    "get_dataset",
+    "list_datasets",
+    "register_dataset",
+    "register_envs",
+]
+
+
+def register_envs() -> None:
+    """Registers the ids of the built-in datasets with Gymnasium; harmless when repeated."""
+    ids = {"DeepSearch-v0": None} | {env_id_of(name): name for name in ("atlas", "toy")}
+    for env_id, dataset in ids.items():
+        if env_id not in _gymnasium_registry:
+            register_env_id(env_id, dataset)
+
+
+register_envs()

@@ -1,0 +1,212 @@
+"""Facts about one turn, measured against gold evidence and earlier turns. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Final
+
+from calibadv_env.retrieval.base import Passage, ScoredPassage
+from calibadv_env.rewards import normalize_answer
+
+MAX_WORDS: Final = 4096
+"""Words of a thought that are compared. Far above what a policy writes in a turn; it bounds the
+time that a hostile text can take."""
+
+
+class _UndefinedShare(float):
+    """NaN that equals itself.
+
+    Gymnasium's environment checker compares the infos of two equal steps with ``==``; with the
+    ordinary NaN it would call every task without gold passages non-deterministic.
+    """
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _UndefinedShare)
+
+    def __ne__(self, other: object) -> bool:
+        return not isinstance(other, _UndefinedShare)
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __reduce__(self) -> tuple[type[_UndefinedShare], tuple[str]]:
+        return _UndefinedShare, ("nan",)
+
+
+UNDEFINED_SHARE: Final = _UndefinedShare("nan")
+"""The gold recall of a task that names no gold passages."""
+
+
+def split_words(text: str) -> tuple[str, ...]:
+    """Words of a thought, at most ``MAX_WORDS`` of them."""
+    return tuple(text.split(None, MAX_WORDS)[:MAX_WORDS])
+
+
+def word_distance(a: Sequence[str], b: Sequence[str]) -> int:
+    """Levenshtein distance between two sequences of words.
+
+    The least number of insertions, deletions and replacements of a word that turn one into the
+    other. The columns of the usual table are kept as bits of two integers, so a step costs a few
+    operations on integers of ``len(a)`` bits.
+
+    **Source:** Hyyrö, A Bit-Vector Algorithm for Computing Levenshtein and Damerau Edit
+    Distances, 2003.
+
+    Args:
+        a: Words.
+        b: Words.
+
+    Returns:
+        0 to ``max(len(a), len(b))``.
+    """
+    a, b = _without_common_ends(a, b)
+    if len(a) <= 1 or len(b) <= 1:
+        longer, shorter = (a, b) if len(a) > len(b) else (b, a)
+        return len(longer) - (shorter[0] in longer if shorter else 0)
+    places: dict[str, int] = {}
+    for index, word in enumerate(a):
+        places[word] = places.get(word, 0) | 1 << index
+    full = (1 << len(a)) - 1
+    top = 1 << (len(a) - 1)
+    plus, minus, distance = full, 0, len(a)
+    for word in b:
+        equal = places.get(word, 0)
+        vertical = equal | minus
+        diagonal = (((equal & plus) + plus) ^ plus) | equal
+        rises = minus | (full & ~(diagonal | plus))
+        falls = plus & diagonal
+        if rises & top:
+            distance += 1
+        elif falls & top:
+            distance -= 1
+        rises = (rises << 1) | 1
+        plus = full & ((falls << 1) | ~(vertical | rises))
+        minus = full & rises & vertical
+    return distance
+
+
+def _without_common_ends(a: Sequence[str], b: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Drops what two sequences begin and end with; it does not add to their distance."""
+    start = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        start += 1
+    a, b = a[start:], b[start:]
+    end = 0
+    for x, y in zip(reversed(a), reversed(b), strict=False):
+        if x != y:
+            break
+        end += 1
+    return a[: len(a) - end], b[: len(b) - end]
+
+
+def word_similarity(a: Sequence[str], b: Sequence[str]) -> float:
+    """How alike two thoughts are: ``1 - distance / max(len(a), len(b))`` over words.
+
+    **Source:** the redundancy rule of CalibAdv's query score.
+
+    **Differs:** only the first ``MAX_WORDS`` words count, see :func:`split_words`.
+
+    Args:
+        a: Words of one thought.
+        b: Words of the other.
+
+    Returns:
+        0 to 1; 0 if both are empty.
+    """
+    if not a or not b:
+        return 0.0
+    if a == b:
+        return 1.0
+    return 1.0 - word_distance(a, b) / max(len(a), len(b))
+
+
+def highest_similarity(words: Sequence[str], earlier: Iterable[Sequence[str]]) -> float:
+    """Similarity of a thought to the earlier one that is most like it.
+
+    Args:
+        words: Words of this thought.
+        earlier: Words of each earlier thought.
+
+    Returns:
+        0 to 1; 0 if there is no earlier thought.
+    """
+    highest, own = 0.0, set(words)
+    for other in earlier:
+        if not own.isdisjoint(other):
+            similarity = word_similarity(words, other)
+            if similarity > highest:
+                highest = similarity
+    return highest
+
+
+def new_gold(
+    passage_ids: Iterable[str], gold: Mapping[str, object], found: Collection[str]
+) -> tuple[str, ...]:
+    """Gold passages that a turn is the first to hit.
+
+    Args:
+        passage_ids: Ids in rank order.
+        gold: Ids of the task's gold passages are its keys.
+        found: Gold passages that earlier turns hit.
+
+    Returns:
+        Their ids in rank order, each once.
+    """
+    if not gold:
+        return ()
+    hits = [pid for pid in passage_ids if pid in gold and pid not in found]
+    return tuple(dict.fromkeys(hits)) if hits else ()
+
+
+def gold_recall(
+    found: Iterable[str], hops_of: Mapping[str, Collection[int]], num_gold_hops: int
+) -> float:
+    """Share of the hops of which some gold passage has been hit.
+
+    Args:
+        found: Gold passages hit so far.
+        hops_of: For each gold passage the hops whose fact it states.
+        num_gold_hops: Number of hops that name gold passages.
+
+    Returns:
+        0 to 1; NaN if no hop names any.
+    """
+    if not num_gold_hops:
+        return UNDEFINED_SHARE
+    return len({hop for pid in found for hop in hops_of[pid]}) / num_gold_hops
+
+
+def contains_answer(passages: Iterable[ScoredPassage], answers: Sequence[str]) -> bool:
+    """Whether an accepted answer stands in a passage, as whole words.
+
+    Args:
+        passages: What a search returned.
+        answers: Accepted answers as :func:`searchable_answers` gives them.
+
+    Returns:
+        Whether one of them stands in the title or the text of one passage. "Oman" does not
+        stand in "Romania".
+    """
+    for scored in passages:
+        text = _searchable(scored.passage)
+        for answer in answers:
+            if answer in text:
+                return True
+    return False
+
+
+def searchable_answers(golden_answers: Iterable[str]) -> tuple[str, ...]:
+    """Accepted answers, normalised and between spaces; those of which nothing is left drop out."""
+    normalized = [normalize_answer(golden) for golden in golden_answers]
+    return tuple([f" {answer} " for answer in normalized if answer])
+
+
+@lru_cache(maxsize=16_384)
+def _searchable(passage: Passage) -> str:
+    """Normalised title and text, padded; the bar keeps an answer from spanning both."""
+    return f" {normalize_answer(passage.title)} | {normalize_answer(passage.text)} "

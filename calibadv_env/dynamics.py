@@ -1,0 +1,315 @@
+"""What happens in one step. The whole decision process on a page: pure, frozen, no I/O.
+
+A step has three parts. :func:`plan` reads the action and says which query, if any, has to be
+carried out. The caller, an environment with one episode or with many, asks its retriever.
+:func:`transition` takes the passages and gives the next state, the observation, the reward and
+the facts. Nothing changes before the last part, so a retriever that fails leaves no trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from calibadv_env import correctness, prompts, rewards
+from calibadv_env.actions import Action, Answer, Malformed, Search, parse_action
+from calibadv_env.data.base import QATask
+from calibadv_env.info import THINK_OPEN, ResetInfo, StepInfo, StopReason
+from calibadv_env.retrieval.base import ScoredPassage
+from calibadv_env.rewards import RewardName
+
+InvalidAction = Literal["end", "continue"]
+"""What a malformed action does to the episode."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodeConfig:
+    """The rules of an episode.
+
+    Attributes:
+        max_turns: Turns in which a search is carried out; one last turn for the answer follows.
+        top_k: Passages a search, at least 1.
+        reward: Which answer metric is the reward.
+        format_gate: Whether an ill-formed response earns nothing.
+        invalid_action: Whether a malformed action ends the episode, or only uses up its turn.
+        prompt: A name in ``prompts.PROMPTS`` or a template that holds ``{question}``.
+        prepend_think: Whether observations end with the opening think tag that the policy then
+            does not write.
+        max_observation_chars: Most characters of passages in an observation, None for all.
+    """
+
+    max_turns: int = 4
+    top_k: int = 3
+    reward: RewardName = "f1"
+    format_gate: bool = True
+    invalid_action: InvalidAction = "end"
+    prompt: str = "search_r1"
+    prepend_think: bool = False
+    max_observation_chars: int | None = None
+
+    def __post_init__(self) -> None:
+        """Checks every field."""
+        for name in ("max_turns", "top_k"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, choices in (("reward", RewardName), ("invalid_action", InvalidAction)):
+            if getattr(self, name) not in get_args(choices):
+                allowed = ", ".join(get_args(choices))
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        if self.max_observation_chars is not None and self.max_observation_chars < 0:
+            raise ValueError(
+                f"max_observation_chars must not be negative, got {self.max_observation_chars}"
+            )
+        prompts.resolve_prompt(self.prompt)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFacts:
+    """A task, with what the steps of an episode look up in it worked out once.
+
+    Attributes:
+        id: Id of the task.
+        index: Its position in the split.
+        num_tasks: Size of the split.
+        question: The bare question.
+        golden_answers: Accepted answers.
+        hops: Number of reasoning steps, 0 if unknown.
+        searchable_answers: The accepted answers as ``correctness.contains_answer`` takes them.
+        hops_of: For each gold passage the hops whose fact it states.
+        num_gold_hops: Number of hops that name gold passages.
+    """
+
+    id: str
+    index: int
+    num_tasks: int
+    question: str
+    golden_answers: tuple[str, ...]
+    hops: int
+    searchable_answers: tuple[str, ...]
+    hops_of: Mapping[str, tuple[int, ...]]
+    num_gold_hops: int
+
+    @classmethod
+    def of(cls, task: QATask, *, index: int, num_tasks: int) -> TaskFacts:
+        """Works the facts out."""
+        hops_of: dict[str, tuple[int, ...]] = {}
+        for hop, passage_ids in enumerate(task.gold_passages):
+            for passage_id in passage_ids:
+                hops_of[passage_id] = (*hops_of.get(passage_id, ()), hop)
+        return cls(
+            id=task.id,
+            index=index,
+            num_tasks=num_tasks,
+            question=task.question,
+            golden_answers=tuple(task.golden_answers),
+            hops=task.hops,
+            searchable_answers=correctness.searchable_answers(task.golden_answers),
+            hops_of=hops_of,
+            num_gold_hops=sum(bool(passage_ids) for passage_ids in task.gold_passages),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeState:
+    """Everything that the future of an episode depends on.
+
+    Attributes:
+        task: What is asked.
+        turn: Actions taken so far.
+        num_searches: Searches carried out so far.
+        thinks: Words of the thought of each action so far.
+        seen: Ids of the passages retrieved so far.
+        found: Ids of the gold passages among them.
+        is_format_valid: Whether every action so far was well-formed.
+        stop_reason: Why the episode ended, None while it runs.
+    """
+
+    task: TaskFacts
+    turn: int = 0
+    num_searches: int = 0
+    thinks: tuple[tuple[str, ...], ...] = ()
+    seen: frozenset[str] = frozenset()
+    found: frozenset[str] = frozenset()
+    is_format_valid: bool = True
+    stop_reason: StopReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """An action that has been read but not yet carried out.
+
+    Attributes:
+        text: The whole turn, with a think tag that was given to the policy put back.
+        action: What it means.
+        query: The query to carry out; None if no search is due.
+    """
+
+    text: str
+    action: Action
+    query: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """What one step leads to.
+
+    Attributes:
+        state: The state after it.
+        observation: New text for the policy.
+        reward: 0 until the episode ends.
+        terminated: Whether the task came to its end.
+        truncated: Whether the turns ran out; never together with ``terminated``.
+        info: Facts about the step.
+    """
+
+    state: EpisodeState
+    observation: str
+    reward: float
+    terminated: bool
+    truncated: bool
+    info: StepInfo
+
+
+def begin(config: EpisodeConfig, task: TaskFacts) -> tuple[EpisodeState, str, ResetInfo]:
+    """Starts an episode: its state, the first observation and what ``reset`` reports."""
+    template = prompts.resolve_prompt(config.prompt)
+    observation = prompts.instruct(template, task.question)
+    info = ResetInfo(
+        task_id=task.id,
+        task_index=task.index,
+        num_tasks=task.num_tasks,
+        question=task.question,
+        golden_answers=task.golden_answers,
+        max_turns=config.max_turns,
+        has_gold=task.num_gold_hops > 0,
+        hops=task.hops,
+    )
+    return EpisodeState(task), _open_think(config, observation), info
+
+
+def plan(config: EpisodeConfig, state: EpisodeState, text: str) -> Move:
+    """Reads an action. A search in the last turn, which is for the answer, is not carried out."""
+    whole = THINK_OPEN + text if config.prepend_think else text
+    action = parse_action(whole)
+    query = action.query if isinstance(action, Search) else None
+    return Move(whole, action, query if state.turn < config.max_turns else None)
+
+
+def transition(
+    config: EpisodeConfig, state: EpisodeState, move: Move, passages: Sequence[ScoredPassage]
+) -> Transition:
+    """Carries a move out.
+
+    Args:
+        config: The rules.
+        state: A state of a running episode.
+        move: What :func:`plan` made of the action.
+        passages: What the retriever gave for ``move.query``; empty if that is None.
+
+    Returns:
+        The next state, the observation and the facts. The arguments are left as they were.
+    """
+    stop_reason = _stop_reason(config, state, move.action)
+    after, facts = _advance(state, move, passages, stop_reason)
+    reward = 0.0
+    if stop_reason is not None:
+        answer = move.action.answer if isinstance(move.action, Answer) else None
+        scores = rewards.grade_answer(answer, state.task.golden_answers)
+        is_valid = after.is_format_valid and after.num_searches > 0 and answer is not None
+        facts["em"], facts["f1"], facts["cover_em"] = scores.em, scores.f1, scores.cover_em
+        facts["is_format_valid"] = is_valid
+        reward = rewards.compose_reward(
+            scores,
+            reward=config.reward,
+            is_format_valid=is_valid,
+            format_gate=config.format_gate,
+        )
+    return Transition(
+        state=after,
+        observation=_observe(config, move, passages, stop_reason),
+        reward=reward,
+        terminated=stop_reason is not None and stop_reason != "no_answer",
+        truncated=stop_reason == "no_answer",
+        info=facts,
+    )
+
+
+def _stop_reason(config: EpisodeConfig, state: EpisodeState, action: Action) -> StopReason | None:
+    """Why the episode ends with this action, None if it goes on."""
+    if isinstance(action, Answer):
+        return "answered"
+    if isinstance(action, Malformed) and config.invalid_action == "end":
+        return "malformed"
+    return "no_answer" if state.turn >= config.max_turns else None
+
+
+def _observe(
+    config: EpisodeConfig,
+    move: Move,
+    passages: Sequence[ScoredPassage],
+    stop_reason: StopReason | None,
+) -> str:
+    """The text that follows: passages, the corrective sentence, or nothing."""
+    if move.query is not None:
+        block = prompts.information_block(
+            prompts.format_passages(passages),
+            compact=prompts.is_compact(config.prompt),
+            max_chars=config.max_observation_chars,
+        )
+        return _open_think(config, block)
+    if stop_reason == "malformed":
+        return prompts.INVALID_ACTION_TEXT
+    if stop_reason is None:
+        return _open_think(config, prompts.INVALID_ACTION_TEXT)
+    return ""
+
+
+def _advance(
+    state: EpisodeState,
+    move: Move,
+    passages: Sequence[ScoredPassage],
+    stop_reason: StopReason | None,
+) -> tuple[EpisodeState, StepInfo]:
+    """The state after a move, and the facts that hold at every step."""
+    task, action = state.task, move.action
+    ids = tuple([scored.passage.id for scored in passages])
+    distinct = set(ids)
+    num_seen = len(distinct & state.seen)
+    gold_new = correctness.new_gold(ids, task.hops_of, state.found)
+    words = correctness.split_words(action.think)
+    after = EpisodeState(
+        task,
+        state.turn + 1,
+        state.num_searches + (move.query is not None),
+        (*state.thinks, words),
+        state.seen | distinct,
+        state.found.union(gold_new),
+        state.is_format_valid and rewards.is_turn_well_formed(move.text, action.kind),
+        stop_reason,
+    )
+    facts: StepInfo = {
+        "task_id": task.id,
+        "task_index": task.index,
+        "turn": after.turn,
+        "num_searches": after.num_searches,
+        "action": action.kind,
+        "think": action.think,
+        "query": action.query if isinstance(action, Search) else None,
+        "answer": action.answer if isinstance(action, Answer) else None,
+        "passage_ids": ids,
+        "passage_scores": tuple([float(scored.score) for scored in passages]),
+        "gold_new": gold_new,
+        "gold_recall": correctness.gold_recall(after.found, task.hops_of, task.num_gold_hops),
+        "answer_in_passages": correctness.contains_answer(passages, task.searchable_answers),
+        "num_passages_new": len(distinct) - num_seen,
+        "num_passages_seen": num_seen,
+        "think_similarity": correctness.highest_similarity(words, state.thinks),
+        "stop_reason": stop_reason,
+    }
+    return after, facts
+
+
+def _open_think(config: EpisodeConfig, text: str) -> str:
+    """Ends a text that the policy continues."""
+    return text + THINK_OPEN if config.prepend_think else text

@@ -1,0 +1,348 @@
+"""One episode at a time: a thin shell round :mod:`calibadv_env.dynamics`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final, Literal, SupportsFloat
+
+import gymnasium
+import numpy as np
+from gymnasium.error import ResetNeeded
+
+from calibadv_env.data.base import TaskSet
+from calibadv_env.data.registry import Dataset, get_dataset
+from calibadv_env.dynamics import (
+    EpisodeConfig,
+    EpisodeState,
+    InvalidAction,
+    TaskFacts,
+    begin,
+    plan,
+    transition,
+)
+from calibadv_env.errors import RetrieverError
+from calibadv_env.retrieval.base import Retriever, ScoredPassage
+from calibadv_env.rewards import RewardName
+from calibadv_env.spaces import UnicodeText
+
+MAX_ACTION_CHARS: Final = 1_000_000
+"""Size of the action space. A longer action is still read."""
+
+MAX_TEXT_CHARS: Final = 100_000_000
+"""Size of the observation space, far above any prompt or set of passages."""
+
+RenderMode = Literal["ansi"]
+
+
+@dataclass
+class World:
+    """What episodes are made from: tasks, a retriever and rules.
+
+    Attributes:
+        tasks: The split that tasks are picked from.
+        retriever: Answers the queries.
+        config: The rules.
+    """
+
+    tasks: TaskSet
+    retriever: Retriever
+    config: EpisodeConfig
+    _facts: dict[int, TaskFacts] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def open(
+        cls, dataset: str | Dataset, split: str, retriever: str | Retriever, config: EpisodeConfig
+    ) -> World:
+        """Fetches tasks and retriever; those of a dataset are shared within the process.
+
+        Raises:
+            ValueError: if the dataset, the split or the retriever is unknown.
+        """
+        data = get_dataset(dataset) if isinstance(dataset, str) else dataset
+        return cls(data.tasks(split), data.retriever(retriever), config)
+
+    def facts(self, index: int) -> TaskFacts:
+        """The task at an index, prepared; worked out once."""
+        facts = self._facts.get(index)
+        if facts is None:
+            facts = TaskFacts.of(self.tasks[index], index=index, num_tasks=len(self.tasks))
+            self._facts[index] = facts
+        return facts
+
+    def pick(self, rng: np.random.Generator) -> int:
+        """Draws the index of a task."""
+        return int(rng.integers(len(self.tasks)))
+
+    def search(self, queries: list[str]) -> list[list[ScoredPassage]]:
+        """Asks the retriever for all queries at once.
+
+        Raises:
+            RetrieverError: if it fails, or answers another number of queries.
+        """
+        if not queries:
+            return []
+        results = self.retriever.search(queries, self.config.top_k)
+        if len(results) != len(queries):
+            raise RetrieverError(
+                f"retriever must answer all {len(queries)} queries, got {len(results)} answers"
+            )
+        return results
+
+
+def task_index_of(tasks: TaskSet, key: str, value: Any) -> int:
+    """Reads one reset option.
+
+    Args:
+        tasks: The split.
+        key: "task_index" or "task_id".
+        value: What was given for it.
+
+    Returns:
+        The index of the task.
+
+    Raises:
+        ValueError: if there is no such task.
+    """
+    if key == "task_id":
+        try:
+            return tasks.index_of(value)
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"options['task_id'] must be the id of a task in split {tasks.split!r} of dataset "
+                f"{tasks.name!r}, got {value!r}"
+            ) from error
+    is_index = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_index or not 0 <= value < len(tasks):
+        raise ValueError(
+            f"options['task_index'] must be an integer from 0 to {len(tasks) - 1}, got {value!r}"
+        )
+    return int(value)
+
+
+def check_options(options: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
+    """Refuses reset options that would be ignored.
+
+    Raises:
+        ValueError: if a key is unknown, or two keys both pick the task.
+    """
+    unknown = sorted(str(key) for key in options if key not in allowed)
+    if unknown:
+        raise ValueError(f"options must only have the keys {allowed}, got {unknown}")
+    if "task_index" in options and "task_id" in options:
+        raise ValueError("options must have at most one of task_index and task_id, got both")
+
+
+def check_render_mode(render_mode: str | None) -> None:
+    """Refuses render modes other than "ansi" and None.
+
+    Raises:
+        ValueError: if the mode is another one.
+    """
+    if render_mode not in (None, "ansi"):
+        raise ValueError(f"render_mode must be None or 'ansi', got {render_mode!r}")
+
+
+class DeepSearchEnv(gymnasium.Env[str, str]):
+    r"""Answer a question by searching a corpus.
+
+    ## Description
+
+    The agent is given a question. In each turn it thinks and then either searches, and is
+    shown passages, or answers, which ends the episode.
+
+    ## Action Space
+
+    ``UnicodeText``: all text of one turn, ``<think>…</think><search>…</search>`` or
+    ``<think>…</think><answer>…</answer>``. Text after the first ``</search>`` or ``</answer>`` is
+    not read. Any text is accepted; one that holds neither a search nor an answer is malformed.
+
+    ## Observation Space
+
+    ``UnicodeText``: only the new text. At reset the instruction and the question; after a search
+    the passages between ``<information>`` and ``</information>``; after a malformed action a
+    sentence that says what is wrong with it; after an answer, and after a search in the last
+    turn, nothing. With ``prepend_think`` every observation but the last ends with ``<think>``.
+
+    ## Starting State
+
+    A task of the split, drawn with the environment's generator, or the one that
+    ``options={"task_index": i}`` or ``options={"task_id": s}`` names.
+
+    ## Rewards
+
+    0 until the end; then the metric named by ``reward`` between the answer and the accepted ones,
+    or 0 if ``format_gate`` is set and the response is not well-formed.
+
+    ## Episode End
+
+    Terminated by an answer, and by a malformed action if ``invalid_action="end"``. Truncated when
+    the last turn brings no answer. At most ``max_turns + 1`` actions are taken: the search of the
+    last one is not carried out. With ``invalid_action="continue"`` a malformed action uses up a
+    turn.
+
+    ## Information
+
+    See ``ResetInfo`` and ``StepInfo`` in ``calibadv_env.info``.
+
+    ## Arguments
+
+    Args:
+        dataset: Name of a dataset, or a ``Dataset``.
+        split: Name of its split.
+        retriever: "bm25", "rank_bm25", "memory", or an object that searches.
+        top_k: Passages a search.
+        max_turns: Searches in an episode, at most.
+        reward: "f1", "em" or "cover_em".
+        format_gate: Whether an ill-formed response earns nothing.
+        invalid_action: "end", as in CalibAdv, or "continue", as in Search-R1.
+        prompt: "search_r1", "question", or a template that holds ``{question}``.
+        prepend_think: Whether observations end with ``<think>``; actions then come without it.
+        max_observation_chars: Most characters of passages in an observation, None for all.
+        render_mode: "ansi" for a transcript, or None.
+
+    Raises:
+        ValueError: if an argument is out of its range or names nothing that exists.
+
+    ## Version History
+
+    * v0: first version.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}  # type: ignore[misc]
+
+    def __init__(
+        self,
+        *,
+        dataset: str | Dataset = "atlas",
+        split: str = "train",
+        retriever: str | Retriever = "bm25",
+        top_k: int = 3,
+        max_turns: int = 4,
+        reward: RewardName = "f1",
+        format_gate: bool = True,
+        invalid_action: InvalidAction = "end",
+        prompt: str = "search_r1",
+        prepend_think: bool = False,
+        max_observation_chars: int | None = None,
+        render_mode: RenderMode | None = None,
+    ) -> None:
+        check_render_mode(render_mode)
+        config = EpisodeConfig(
+            max_turns=max_turns,
+            top_k=top_k,
+            reward=reward,
+            format_gate=format_gate,
+            invalid_action=invalid_action,
+            prompt=prompt,
+            prepend_think=prepend_think,
+            max_observation_chars=max_observation_chars,
+        )
+        self.render_mode = render_mode
+        self.action_space = UnicodeText(MAX_ACTION_CHARS)
+        self.observation_space = UnicodeText(MAX_TEXT_CHARS)
+        self._source = (dataset, split, retriever, config)
+        self._world = World.open(*self._source)
+        self._state: EpisodeState | None = None
+        self._transcript: list[str] = []
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Starts an episode.
+
+        Args:
+            seed: Seeds the environment's own generator; None lets it run on.
+            options: ``{"task_index": i}`` or ``{"task_id": s}`` to choose the task, which then
+                is not drawn.
+
+        Returns:
+            The instruction with the question, and a ``ResetInfo``.
+
+        Raises:
+            ValueError: if an option is unknown or names no task.
+        """
+        chosen = self._chosen_task(options or {})
+        super().reset(seed=seed)
+        index = self._world.pick(self.np_random) if chosen is None else chosen
+        self._state, observation, info = begin(self._world.config, self._world.facts(index))
+        self._transcript = [observation]
+        return observation, dict(info)
+
+    def step(self, action: str) -> tuple[str, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Takes one turn.
+
+        Args:
+            action: All text of the turn.
+
+        Returns:
+            The new text, the reward, whether the episode is terminated or truncated, and a
+            ``StepInfo``.
+
+        Raises:
+            ResetNeeded: before the first reset and after the end of an episode.
+            ValueError: if the action is not a string.
+            RetrieverError: if the search failed. The episode is as before: the same action can
+                be sent again.
+        """
+        if self._state is None or self._state.stop_reason is not None:
+            raise ResetNeeded("step needs a running episode: call reset first")
+        if not isinstance(action, str):
+            raise ValueError(f"action must be a str, got {type(action).__name__}")
+        config = self._world.config
+        move = plan(config, self._state, action)
+        passages = [] if move.query is None else self._world.search([move.query])[0]
+        result = transition(config, self._state, move, passages)
+        self._state = result.state
+        self._transcript += [action, result.observation]
+        return (
+            result.observation,
+            result.reward,
+            result.terminated,
+            result.truncated,
+            dict(result.info),
+        )
+
+    def render(self) -> str | None:
+        """The transcript of the episode so far, or None without a render mode."""
+        if self.render_mode is None:
+            gymnasium.logger.warn('render needs a mode: make the environment with "ansi"')
+            return None
+        return render_transcript(self._transcript, self._state)
+
+    def _chosen_task(self, options: Mapping[str, Any]) -> int | None:
+        check_options(options, ("task_index", "task_id"))
+        for key, value in options.items():
+            return task_index_of(self._world.tasks, key, value)
+        return None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out what the dataset gives again: tasks and index."""
+        return {key: value for key, value in self.__dict__.items() if key != "_world"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._world = World.open(*self._source)
+
+
+def render_transcript(texts: list[str], state: EpisodeState | None) -> str:
+    """An episode for people to read.
+
+    Args:
+        texts: The first observation, then action and observation in turns.
+        state: The state of the episode, None before the first reset.
+
+    Returns:
+        The texts under headings, and how the episode ended.
+    """
+    if state is None:
+        return "(no episode yet)\n"
+    parts = [f"=== task {state.task.id} ===\n{texts[0].strip()}\n"]
+    for turn, start in enumerate(range(1, len(texts), 2), start=1):
+        parts.append(f"--- turn {turn}: action ---\n{texts[start].strip()}\n")
+        if texts[start + 1]:
+            parts.append(f"--- turn {turn}: observation ---\n{texts[start + 1].strip()}\n")
+    if state.stop_reason is not None:
+        accepted = " | ".join(state.task.golden_answers)
+        parts.append(f"=== end: {state.stop_reason}; accepted answers: {accepted} ===\n")
+    return "".join(parts)

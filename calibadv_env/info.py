@@ -1,0 +1,97 @@
+"""Typed keys of the ``info`` dictionaries: the one seam between environment and algorithms.
+
+This is the only module of the package that ``calibadv_algo`` may import, so it holds names
+and types alone: no logic, no third-party import.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, NotRequired, TypedDict
+
+STOP_STRINGS: Final[tuple[str, ...]] = ("</search>", "</answer>")
+"""Strings that end a turn; whatever a policy writes after one of them is not read."""
+
+THINK_OPEN: Final[str] = "<think>"
+"""The tag that every well-formed turn begins with (see ``prepend_think``)."""
+
+ActionKind = Literal["search", "answer", "malformed"]
+"""What a turn turned out to be."""
+
+StopReason = Literal["answered", "malformed", "no_answer"]
+"""Why an episode ended: an answer; an invalid action under ``invalid_action="end"``; the last
+turn was spent without an answer (reported as ``truncated``)."""
+
+
+class ResetInfo(TypedDict):
+    """What ``reset`` reports.
+
+    Attributes:
+        task_id: Unique id of the task within its dataset.
+        task_index: Position of the task in its split, ``0 <= task_index < num_tasks``.
+        num_tasks: Number of tasks in the split.
+        question: The bare question, without the instruction round it.
+        golden_answers: Accepted answers.
+        max_turns: Number of searches that the episode allows.
+        has_gold: Whether the task names gold passages.
+        hops: Number of reasoning steps, 0 where the dataset does not say.
+    """
+
+    task_id: str
+    task_index: int
+    num_tasks: int
+    question: str
+    golden_answers: tuple[str, ...]
+    max_turns: int
+    has_gold: bool
+    hops: int
+
+
+class StepInfo(TypedDict):
+    """Facts about one turn; every key is present at every step unless marked otherwise.
+
+    Attributes:
+        task_id: As in :class:`ResetInfo`.
+        task_index: As in :class:`ResetInfo`.
+        turn: Number of the action just taken, from 1.
+        num_searches: Searches carried out so far in the episode, this one included.
+        action: Kind of the action.
+        think: Text of the thought, "" if there is none.
+        query: The search query; None unless the action is a search.
+        answer: The answer; None unless the action is an answer.
+        passage_ids: Ids of the retrieved passages in rank order; empty unless a search ran.
+        passage_scores: Their retrieval scores.
+        gold_new: Gold passages hit by this turn and by no earlier one.
+        gold_recall: Share of the task's hops whose gold has been hit so far, 0 to 1; NaN when
+            the task names no gold passages.
+        answer_in_passages: Whether an accepted answer stands in this turn's passages.
+        num_passages_new: Distinct passages of this turn not seen in an earlier turn.
+        num_passages_seen: Distinct passages of this turn seen in an earlier turn.
+        think_similarity: Highest word-level similarity of this thought to an earlier one, 0 to 1.
+        stop_reason: Why the episode ended; None while it runs.
+        em: Exact match, 0 or 1. Only at the end of an episode.
+        f1: Token F1, 0 to 1. Only at the end of an episode.
+        cover_em: Whether an accepted answer is contained in the answer. Only at the end.
+        is_format_valid: Whether the whole response is well-formed. Only at the end.
+    """
+
+    task_id: str
+    task_index: int
+    turn: int
+    num_searches: int
+    action: ActionKind
+    think: str
+    query: str | None
+    answer: str | None
+    passage_ids: tuple[str, ...]
+    passage_scores: tuple[float, ...]
+    gold_new: tuple[str, ...]
+    gold_recall: float
+    answer_in_passages: bool
+    num_passages_new: int
+    num_passages_seen: int
+    think_similarity: float
+    stop_reason: StopReason | None
+    em: NotRequired[float]
+    f1: NotRequired[float]
+    cover_em: NotRequired[float]
+    is_format_valid: NotRequired[bool]

@@ -1,0 +1,65 @@
+"""Retrieval behind one protocol: ``search(queries, top_k)`` gives ranked passages per query."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from calibadv_env.retrieval.base import Passage, Retriever, ScoredPassage
+from calibadv_env.retrieval.corpus import Corpus
+from calibadv_env.retrieval.memory import MemoryRetriever
+
+__all__ = [
+    "RETRIEVERS",
+    "Corpus",
+    "MemoryRetriever",
+    "Passage",
+    "Retriever",
+    "ScoredPassage",
+    "make_retriever",
+]
+
+
+def _make_bm25(corpus: Corpus) -> Retriever:
+    from calibadv_env.retrieval.bm25 import Bm25Retriever
+
+    return Bm25Retriever(corpus)
+
+
+def _make_rank_bm25(corpus: Corpus) -> Retriever:
+    from calibadv_env.retrieval.rank_bm25 import RankBm25Retriever
+
+    return RankBm25Retriever(corpus)
+
+
+RETRIEVERS: Final[dict[str, Callable[[Corpus], Retriever]]] = {
+    "bm25": _make_bm25,
+    "rank_bm25": _make_rank_bm25,
+    "memory": MemoryRetriever,
+}
+"""How each named retriever is built; a builder imports its package only when it is called."""
+
+
+def make_retriever(spec: str | Retriever, corpus: Corpus) -> Retriever:
+    """Gives the retriever that a specification names.
+
+    Args:
+        spec: A name in :data:`RETRIEVERS`, or any object with a method ``search``, which is
+            given back as it is.
+        corpus: What to search.
+
+    Returns:
+        The retriever.
+
+    Raises:
+        ValueError: if the name is unknown or the object cannot search.
+        MissingDependencyError: if the package behind the name is not installed.
+    """
+    if isinstance(spec, str):
+        if spec not in RETRIEVERS:
+            known = ", ".join(repr(name) for name in RETRIEVERS)
+            raise ValueError(f"retriever must be one of {known} or an object, got {spec!r}")
+        return RETRIEVERS[spec](corpus)
+    if not isinstance(spec, Retriever):
+        raise ValueError(f"retriever must have a method search, got {type(spec).__name__}")
+    return spec

@@ -1,0 +1,195 @@
+"""The passages that a retriever searches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from calibadv_env.data.files import read_jsonl, text_field, write_jsonl
+from calibadv_env.errors import DataError
+from calibadv_env.retrieval.base import Passage
+
+
+class Corpus:
+    """An immutable, ordered list of passages with look-up by id.
+
+    Args:
+        passages: The passages; their order breaks ties between equal scores.
+
+    Raises:
+        ValueError: if there is none, or two share an id.
+    """
+
+    def __init__(self, passages: Sequence[Passage]) -> None:
+        self._passages = tuple(passages)
+        if not self._passages:
+            raise ValueError("passages must not be empty")
+        self._index = {passage.id: i for i, passage in enumerate(self._passages)}
+        if len(self._index) != len(self._passages):
+            twice = next(p.id for i, p in enumerate(self._passages) if self._index[p.id] != i)
+            raise ValueError(f"ids of passages must be unique, got {twice!r} twice")
+
+    @classmethod
+    def from_jsonl(cls, path: str | Path) -> Corpus:
+        r"""Reads a corpus from a plain or gzip JSONL file.
+
+        A line is ``{"id", "title", "text"}``, or ``{"id", "contents"}`` where the first line of
+        the contents is the title, with the quotes round it taken off (``"Title"\ntext``);
+        contents of a single line are a text without a title. Other keys are ignored.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The corpus, in file order.
+
+        Raises:
+            DataError: if the file cannot be read, is empty, has a malformed line or repeats an
+                id; the message begins with ``file:line:``.
+        """
+        passages: list[Passage] = []
+        lines: dict[str, int] = {}
+        for number, record in read_jsonl(path):
+            try:
+                passage = parse_passage(record)
+            except ValueError as error:
+                raise DataError(f"{path}:{number}: {error}") from error
+            if passage.id in lines:
+                raise DataError(
+                    f"{path}:{number}: id {passage.id!r} stands in line {lines[passage.id]} too"
+                )
+            lines[passage.id] = number
+            passages.append(passage)
+        if not passages:
+            raise DataError(f"{path}:1: the file holds no passage")
+        return cls(passages)
+
+    def to_jsonl(self, path: str | Path) -> None:
+        """Writes the corpus as lines of ``{"id", "title", "text"}``.
+
+        Args:
+            path: The file, compressed if its name ends in ``.gz``.
+
+        Raises:
+            OSError: if the file cannot be written.
+        """
+        write_jsonl(path, ({"id": p.id, "title": p.title, "text": p.text} for p in self._passages))
+
+    @property
+    def passages(self) -> tuple[Passage, ...]:
+        """The passages in order."""
+        return self._passages
+
+    @cached_property
+    def sha256(self) -> str:
+        r"""Hash of the content, equal for equal passages in equal order.
+
+        It is taken over one line ``["id","title","text"]`` a passage: compact JSON with
+        non-ASCII characters escaped, ended by ``\n``.
+        """
+        digest = hashlib.sha256()
+        for passage in self._passages:
+            row = [passage.id, passage.title, passage.text]
+            digest.update(json.dumps(row, separators=(",", ":")).encode("ascii") + b"\n")
+        return digest.hexdigest()
+
+    def by_id(self, passage_id: str) -> Passage:
+        """The passage of an id.
+
+        Raises:
+            KeyError: if the corpus has no such passage.
+        """
+        return self._passages[self.index_of(passage_id)]
+
+    def index_of(self, passage_id: str) -> int:
+        """The position of a passage.
+
+        Raises:
+            KeyError: if the corpus has no such passage.
+        """
+        if passage_id not in self._index:
+            raise KeyError(f"the corpus has no passage {passage_id!r}")
+        return self._index[passage_id]
+
+    def __len__(self) -> int:
+        """Number of passages."""
+        return len(self._passages)
+
+    def __iter__(self) -> Iterator[Passage]:
+        """Goes through the passages in order."""
+        return iter(self._passages)
+
+    def __contains__(self, passage_id: object) -> bool:
+        """Whether a passage has this id."""
+        return passage_id in self._index
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other one holds equal passages in equal order."""
+        return isinstance(other, Corpus) and self._passages == other._passages
+
+    def __hash__(self) -> int:
+        """Agrees with equality."""
+        return hash(self.sha256)
+
+    def __repr__(self) -> str:
+        """Names the size, not the content."""
+        return f"Corpus({len(self)} passages)"
+
+
+def parse_passage(record: Mapping[str, Any]) -> Passage:
+    """Makes a passage of one JSON object in a format of :meth:`Corpus.from_jsonl`.
+
+    Args:
+        record: The object.
+
+    Returns:
+        The passage.
+
+    Raises:
+        ValueError: if a key is missing or a value has the wrong type, naming the key.
+    """
+    passage_id = text_field(record, "id")
+    if "contents" in record and "text" not in record:
+        head, newline, body = text_field(record, "contents").partition("\n")
+        if not newline:
+            return Passage(passage_id, "", head.strip())
+        return Passage(passage_id, _strip_quotes(head.strip()), body.strip())
+    if "text" not in record:
+        raise ValueError("key 'contents' is missing, and so are 'title' and 'text'")
+    title = text_field(record, "title", allow_empty=True)
+    return Passage(passage_id, title, text_field(record, "text", allow_empty=True))
+
+
+def indexed_text(passage: Passage) -> str:
+    """The text that a lexical index sees: the title, if there is one, then the body."""
+    return f"{passage.title}. {passage.text}" if passage.title else passage.text
+
+
+def check_search(queries: Sequence[str], top_k: int, corpus: Corpus) -> int:
+    """Checks the arguments of a search.
+
+    Args:
+        queries: The queries.
+        top_k: Number of passages wanted.
+        corpus: What is searched.
+
+    Returns:
+        The number of passages to give: ``top_k``, or the size of a smaller corpus.
+
+    Raises:
+        ValueError: if ``queries`` is a bare string or ``top_k`` is below 1.
+    """
+    if isinstance(queries, str):
+        raise ValueError(f"queries must be a sequence of strings, got the string {queries[:40]!r}")
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {top_k}")
+    return min(top_k, len(corpus))
+
+
+def _strip_quotes(title: str) -> str:
+    is_quoted = len(title) >= 2 and title[0] == title[-1] == '"'
+    return title[1:-1] if is_quoted else title

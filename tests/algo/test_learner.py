@@ -1,0 +1,220 @@
+"""One update: cutting a minibatch differently must not change its gradient."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from calibadv_algo.batching import TokenBatch, select_sequences
+from calibadv_algo.config import OptimConfig
+from calibadv_algo.learner import Learner, lr_factor
+from calibadv_algo.policy import Policy
+
+VOCAB = 40
+
+
+def make_model(seed: int = 0) -> Qwen2ForCausalLM:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Qwen2ForCausalLM(
+            Qwen2Config(
+                vocab_size=VOCAB,
+                hidden_size=24,
+                intermediate_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                max_position_embeddings=64,
+                tie_word_embeddings=True,
+                initializer_range=0.2,
+            )
+        )
+
+
+def make_batch(model: Qwen2ForCausalLM, seed: int = 0, silent: tuple[int, ...] = ()) -> TokenBatch:
+    """Eight sequences of 4 to 20 tokens; the silent ones have no advantage."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(4, 21, 8)
+    masks = [np.arange(length) >= rng.integers(1, 4) for length in lengths]
+    counts = [int(mask.sum()) for mask in masks]
+    sequence = np.repeat(np.arange(8), counts)
+    advantages = rng.normal(size=len(sequence)).astype(np.float32)
+    advantages[np.isin(sequence, silent)] = 0.0
+    batch = TokenBatch(
+        input_ids=torch.from_numpy(rng.integers(0, VOCAB, lengths.sum())),
+        sequence_starts=torch.tensor([0, *np.cumsum(lengths)]),
+        action_mask=torch.from_numpy(np.concatenate(masks)),
+        advantages=torch.from_numpy(advantages),
+        sampling_logprobs=torch.zeros(len(sequence)),
+        sequence=torch.from_numpy(sequence),
+        turn=torch.zeros(len(sequence), dtype=torch.int64),
+    )
+    with torch.no_grad():
+        logprobs = Policy(model).logprobs(batch)[0]
+    noise = torch.from_numpy(rng.normal(scale=0.3, size=len(sequence)).astype(np.float32))
+    return replace(batch, sampling_logprobs=logprobs + noise)
+
+
+def gradient(config: OptimConfig, batch: TokenBatch) -> torch.Tensor:
+    """The gradient of one minibatch's loss."""
+    model = make_model()
+    learner = Learner(model, config, ref_model=make_model(seed=1))
+    learner.accumulate_gradient(batch)
+    return torch.cat(
+        [
+            torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten()
+            for p in model.parameters()
+        ]
+    )
+
+
+AGGREGATIONS = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum")
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("terms", [{}, {"kl_coef": 0.3, "entropy_coef": 0.1}])
+def test_micro_batches_add_up_to_the_minibatch(aggregation: Any, terms: dict[str, float]) -> None:
+    config = OptimConfig(aggregation=aggregation, micro_batch_tokens=10_000, **terms)  # type: ignore[arg-type]
+    batch = make_batch(make_model())
+    whole = gradient(config, batch)
+    for budget in (1, 25, 60):
+        cut = gradient(replace(config, micro_batch_tokens=budget), batch)
+        torch.testing.assert_close(cut, whole, atol=1e-6, rtol=1e-4)
+    assert float(whole.abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_the_gradient_is_that_of_the_formula(aggregation: Any) -> None:
+    """An obvious loop over sequences and tokens, with the clip written out."""
+    model = make_model()
+    batch = make_batch(model)
+    config = OptimConfig(aggregation=aggregation, clip_low=0.1, clip_high=0.3)
+    expected = torch.zeros(())
+    for start, end, index in zip(
+        batch.sequence_starts[:-1], batch.sequence_starts[1:], range(8), strict=True
+    ):
+        ids = batch.input_ids[start:end]
+        table = model(input_ids=ids[None]).logits[0].log_softmax(-1)
+        tokens = (batch.sequence == index).nonzero().flatten().tolist()
+        places = batch.action_mask[start:end].nonzero().flatten().tolist()
+        total = torch.zeros(())
+        for token, place in zip(tokens, places, strict=True):
+            ratio = (table[place - 1, ids[place]] - batch.sampling_logprobs[token]).exp()
+            advantage = batch.advantages[token]
+            clipped = min(max(ratio, torch.tensor(0.9)), torch.tensor(1.3))
+            total = total - torch.minimum(ratio * advantage, clipped * advantage)
+        weight = {
+            "token-mean": 1 / batch.num_action_tokens,
+            "seq-mean-token-mean": 1 / (8 * len(tokens)),
+            "seq-mean-token-sum": 1 / 8,
+        }[aggregation]
+        expected = expected + weight * total
+    expected.backward()
+    by_hand = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    torch.testing.assert_close(gradient(config, batch), by_hand, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_sequences_without_advantage_are_skipped_exactly(aggregation: Any) -> None:
+    config = OptimConfig(aggregation=aggregation)
+    batch = make_batch(make_model(), silent=(1, 4, 5))
+    skipped = gradient(config, batch)
+    # A vanishing entropy term forces every sequence through the model.
+    full = gradient(replace(config, entropy_coef=1e-30), batch)
+    torch.testing.assert_close(skipped, full, atol=1e-7, rtol=1e-5)
+    without = gradient(config, select_sequences(batch, [0, 2, 3, 6, 7]))
+    assert not torch.allclose(skipped, without, rtol=1e-2)
+
+
+def test_skipped_sequences_cost_nothing() -> None:
+    model = make_model()
+    learner = Learner(model, OptimConfig(num_minibatches=1))
+    batch = make_batch(model, silent=(0, 1, 2, 3, 4, 5))
+    result = learner.update(batch, 0, np.random.default_rng(0))
+    assert result.num_tokens == int(batch.lengths[6:].sum())
+    silent = learner.update(make_batch(model, silent=tuple(range(8))), 1, np.random.default_rng(0))
+    assert (silent.num_tokens, silent.num_steps, silent.loss) == (0, 1, 0.0)
+
+
+def test_an_update_without_signal_leaves_the_weights() -> None:
+    model = make_model()
+    before = [p.detach().clone() for p in model.parameters()]
+    learner = Learner(model, OptimConfig())
+    learner.update(make_batch(model, silent=tuple(range(8))), 0, np.random.default_rng(0))
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_positive_advantages_raise_the_probability() -> None:
+    model = make_model()
+    batch = replace(make_batch(model), advantages=torch.ones(make_batch(model).num_action_tokens))
+    with torch.no_grad():
+        batch = replace(batch, sampling_logprobs=Policy(model).logprobs(batch)[0])
+    learner = Learner(model, OptimConfig(lr=1e-2, num_minibatches=1))
+    learner.update(batch, 0, np.random.default_rng(0))
+    with torch.no_grad():
+        assert float((Policy(model).logprobs(batch)[0] - batch.sampling_logprobs).mean()) > 0.01
+
+
+def test_recomputed_old_logprobs_make_the_first_ratio_one() -> None:
+    model = make_model()
+    batch = make_batch(model)
+    config = OptimConfig(num_minibatches=1, micro_batch_tokens=30)
+    rng = np.random.default_rng(0)
+    sampled = Learner(model, replace(config, lr=1e-9)).update(batch, 0, rng).scores
+    assert float((sampled.logprobs - sampled.old_logprobs).abs().max()) > 0.1
+    config = replace(config, old_logprobs="recomputed")
+    recomputed = Learner(model, config).update(batch, 0, rng).scores
+    torch.testing.assert_close(recomputed.logprobs, recomputed.old_logprobs, atol=1e-5, rtol=0)
+
+
+def test_the_reference_policy_is_a_frozen_copy() -> None:
+    model = make_model()
+    learner = Learner(model, OptimConfig(kl_coef=0.1, lr=1e-2, num_minibatches=1))
+    batch = make_batch(model)
+    first = learner.update(batch, 0, np.random.default_rng(0)).scores
+    assert first.ref_logprobs is not None
+    torch.testing.assert_close(first.ref_logprobs, first.logprobs, atol=1e-5, rtol=0)
+    second = learner.update(batch, 1, np.random.default_rng(0)).scores
+    assert second.ref_logprobs is not None
+    torch.testing.assert_close(second.ref_logprobs, first.ref_logprobs, atol=1e-5, rtol=0)
+    assert float((second.logprobs - first.logprobs).abs().max()) > 1e-3
+
+
+def test_a_gradient_that_is_not_finite_is_not_applied() -> None:
+    model = make_model()
+    batch = make_batch(model)
+    bad = replace(batch, advantages=torch.full_like(batch.advantages, math.inf))
+    before = [p.detach().clone() for p in model.parameters()]
+    result = Learner(model, OptimConfig()).update(bad, 0, np.random.default_rng(0))
+    assert (result.num_steps, result.num_skipped_steps) == (0, 2)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_bf16_is_close_to_fp32() -> None:
+    batch = make_batch(make_model())
+    exact = gradient(OptimConfig(), batch)
+    rough = gradient(OptimConfig(dtype="bf16"), batch)
+    cosine = torch.nn.functional.cosine_similarity(exact, rough, dim=0)
+    assert 0.98 < float(cosine) < 1 - 1e-7
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        ("linear", [0.5, 1.0, 1.0, 0.7, 0.4, 0.1]),
+        ("cosine", [0.5, 1.0, 1.0, 0.775, 0.325, 0.1]),
+    ],
+)
+def test_schedules(schedule: Any, expected: list[float]) -> None:
+    config = OptimConfig(
+        num_updates=6, warmup_fraction=1 / 3, schedule=schedule, final_lr_fraction=0.1
+    )
+    factors = [lr_factor(update, config) for update in range(6)]
+    assert factors == pytest.approx(expected)
