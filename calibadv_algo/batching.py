@@ -96,7 +96,10 @@ def build_token_batch(
     turn_sequence = np.repeat(np.arange(len(trajectories)), num_turns)
     turn_index = np.concatenate([np.arange(count) for count in num_turns])
     values = np.concatenate(
-        [_turn_values(row, trajectory) for row, trajectory in zip(advantages, trajectories)]
+        [
+            _turn_values(row, trajectory)
+            for row, trajectory in zip(advantages, trajectories, strict=True)
+        ]
     )
     return TokenBatch(
         input_ids=torch.tensor(_flat_ids(trajectories), dtype=torch.int64),

@@ -203,12 +203,12 @@ def load_checkpoint(
 def _quiet_progress_bars() -> Iterator[None]:
     """Keeps transformers from drawing a bar for a single file."""
     was_enabled = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         if was_enabled:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _restore_weights(model: PreTrainedModel, weights: Mapping[str, Tensor], path: Path) -> None:
@@ -237,7 +237,7 @@ def _optimizer_tensors(
     model: PreTrainedModel, optimizer: torch.optim.Optimizer
 ) -> dict[str, Tensor]:
     """The optimiser's state, flat: ``{parameter name}/{entry}``."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {tensor: name for name, tensor in model.named_parameters()}
     tensors: dict[str, Tensor] = {}
     for parameter, entries in optimizer.state.items():
         for key, value in entries.items():
@@ -269,16 +269,19 @@ def _restore_optimizer(
 def _damage(path: Path) -> str | None:
     """What is wrong with a checkpoint's files, or None."""
     try:
-        expected = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError) as error:
-        return f"manifest.json cannot be read ({error})"
-    for name, entry in expected.items():
+        listed = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["files"]
+        expected = {
+            name: (int(entry["num_bytes"]), entry["sha256"]) for name, entry in listed.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"manifest.json cannot be read ({type(error).__name__}: {error})"
+    for name, (num_bytes, digest) in expected.items():
         file = path / name
         if not file.is_file():
             return f"{name} is missing"
-        if file.stat().st_size != entry["num_bytes"]:
-            return f"{name} has {file.stat().st_size} bytes instead of {entry['num_bytes']}"
-        if _sha256(file) != entry["sha256"]:
+        if file.stat().st_size != num_bytes:
+            return f"{name} has {file.stat().st_size} bytes instead of {num_bytes}"
+        if _sha256(file) != digest:
             return f"{name} has other contents than were written"
     return None
 
@@ -317,7 +320,7 @@ def _move_into_place(temporary: Path, target: Path) -> None:
     """Renames a finished folder; one of the same name is moved away first."""
     if target.exists():
         _remove(target)
-    os.replace(temporary, target)
+    temporary.replace(target)
     descriptor = os.open(target.parent, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -328,7 +331,7 @@ def _move_into_place(temporary: Path, target: Path) -> None:
 def _remove(path: Path) -> None:
     """Removes a checkpoint; it loses its name first, so that no half of it is ever found."""
     hidden = path.parent / f".{path.name}.{os.getpid()}.replaced"
-    os.replace(path, hidden)
+    path.replace(hidden)
     shutil.rmtree(hidden)
 
 

@@ -239,6 +239,8 @@ def config_to_dict(config: object) -> Any:
         return {"type": type(config).__name__, **values}
     if isinstance(config, tuple | list):
         return [config_to_dict(item) for item in config]
+    if isinstance(config, frozenset | set):
+        return sorted(config_to_dict(item) for item in config)
     if isinstance(config, Path):
         return str(config)
     return config

@@ -8,10 +8,10 @@ that a turn has no score (it is not a search, or nothing is known about it);
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -26,6 +26,7 @@ SilverCalculator = Literal["old", "mean", "max"]
 """How the hits of a search become its score; see :func:`silver_correctness`."""
 
 _SEARCH_KEYS: Final = frozenset({"action"})
+_SILVER: Final = "silver correctness"
 
 
 class Credit(Protocol):
@@ -128,60 +129,26 @@ def silver_correctness(
     """
     if calculator not in ("old", "mean", "max"):
         raise ValueError(f"calculator must be old, mean or max, got {calculator!r}")
-    who = "silver correctness"
-    correctness = np.full((len(group), group.max_turns), np.nan)
-    frequencies = silver_frequencies(group, answer_threshold)
+    width = group.max_turns
+    searches = [_read_searches(trajectory) for trajectory in group.trajectories]
+    frequencies = _silver_frequencies(group, searches, answer_threshold)
     if frequencies is None:
-        return correctness
-    for row, trajectory in enumerate(group.trajectories):
-        if not _fact(trajectory.turns[-1], "is_format_valid", who):
-            continue
-        searches = _searches(trajectory, who)
-        scores = _silver_scores(
-            [(_fact(turn, "passage_ids", who), _fact(turn, "think", who)) for _, turn in searches],
-            frequencies,
-            calculator,
-            think_similarity_threshold,
-            max_shared_passages,
-        )
-        for (column, _), score in zip(searches, scores, strict=True):
-            correctness[row, column] = score
-    return correctness
-
-
-def silver_frequencies(group: Group, answer_threshold: float = 0.7) -> dict[str, float] | None:
-    """Collects the silver passages of a group and how common they are.
-
-    Args:
-        group: Trajectories of one question.
-        answer_threshold: Least reward of a trajectory whose passages can be silver.
-
-    Returns:
-        For each silver passage the share, relative to the commonest one, of the best
-        trajectories that retrieved it, in (0, 1]; None if no trajectory qualifies. Rewards
-        tie only if they are exactly equal.
-
-    Raises:
-        MissingInfoKeyError: if a key is missing.
-    """
-    eligible = [
-        trajectory
-        for trajectory in group.trajectories
-        if _fact(trajectory.turns[-1], "is_format_valid", "silver correctness")
-        and trajectory.reward >= answer_threshold
-    ]
-    if not eligible:
-        return None
-    best = max(trajectory.reward for trajectory in eligible)
-    counts: Counter[str] = Counter()
-    for trajectory in eligible:
-        if trajectory.reward == best:
-            found: set[str] = set()
-            for _, turn in _searches(trajectory, "silver correctness"):
-                found.update(_fact(turn, "passage_ids", "silver correctness"))
-            counts.update(found)
-    most = max(counts.values(), default=1)
-    return {passage: count / most for passage, count in counts.items()}
+        return np.full((len(group), width), np.nan)
+    rows = []
+    for of_trajectory in searches:
+        row = [math.nan] * width
+        if of_trajectory:
+            scores = _silver_scores(
+                of_trajectory,
+                frequencies,
+                calculator,
+                think_similarity_threshold,
+                max_shared_passages,
+            )
+            for search, score in zip(of_trajectory, scores, strict=True):
+                row[search.column] = score
+        rows.append(row)
+    return np.array(rows)
 
 
 def word_distance(first: Sequence[str], second: Sequence[str]) -> int:
@@ -236,14 +203,12 @@ def is_more_similar(first: Sequence[str], second: Sequence[str], threshold: floa
     longest = max(len(first), len(second))
     if longest == 0:
         return threshold < 0
-    shared = min(
-        sum(map(set(second).__contains__, first)), sum(map(set(first).__contains__, second))
-    )
-    # A distance is at least the number of words of the longer text that have no partner:
-    # where even that is too far, the table need not be filled.
-    if not 1 - (longest - shared) / longest > threshold:
-        return False
-    return 1 - word_distance(first, second) / longest > threshold
+    # Most pairs differ so much in length, or share so few words, that a lower bound of the
+    # distance settles them and the table need not be filled.
+    for bound in (_length_distance, _vocabulary_distance, word_distance):
+        if not 1 - bound(first, second) / longest > threshold:
+            return False
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -409,34 +374,93 @@ class NoCredit:
         return np.full((len(group), group.max_turns), np.nan)
 
 
+class _Search(NamedTuple):
+    """What silver correctness needs to know of one search."""
+
+    column: int
+    passages: Sequence[str]
+    thought: str
+
+
+def _read_searches(trajectory: Trajectory) -> list[_Search] | None:
+    """Reads the searches of a trajectory; None if its format is invalid."""
+    if not _fact(trajectory.turns[-1], "is_format_valid", _SILVER):
+        return None
+    searches = []
+    for column, turn in enumerate(trajectory.turns[:-1]):
+        info = turn.info
+        try:
+            if info["action"] == "search":
+                searches.append(_Search(column, info["passage_ids"], info["think"]))
+        except KeyError as error:
+            raise _missing([str(error.args[0])], _SILVER, info) from error
+    return searches
+
+
+def _silver_frequencies(
+    group: Group, searches: Sequence[list[_Search] | None], answer_threshold: float
+) -> dict[str, float] | None:
+    """Collects the silver passages and how common they are; None if no trajectory qualifies."""
+    eligible = [
+        (trajectory.reward, of_trajectory)
+        for trajectory, of_trajectory in zip(group.trajectories, searches, strict=True)
+        if of_trajectory is not None
+    ]
+    best = max((reward for reward, _ in eligible), default=-math.inf)
+    if not eligible or best < answer_threshold:
+        return None
+    counts: dict[str, int] = {}
+    for reward, of_trajectory in eligible:
+        if reward == best:
+            for passage in set().union(*(search.passages for search in of_trajectory)):
+                counts[passage] = counts.get(passage, 0) + 1
+    most = max(counts.values(), default=1)
+    return {passage: count / most for passage, count in counts.items()}
+
+
 def _silver_scores(
-    searches: Sequence[tuple[Sequence[str], str]],
+    searches: Sequence[_Search],
     frequencies: Mapping[str, float],
     calculator: SilverCalculator,
     think_similarity_threshold: float,
     max_shared_passages: int,
 ) -> list[float]:
-    """Scores one trajectory's searches (passages, thought) in order."""
+    """Scores one trajectory's searches in order."""
     scores: list[float] = []
+    distinct = [set(search.passages) for search in searches]
+    thoughts: list[list[str]] = [search.thought.split() for search in searches]
     seen: set[str] = set()
-    earlier: list[tuple[set[str], list[str]]] = []
-    for passages, thought in searches:
-        distinct, words = set(passages), thought.split()
+    for index, (_, passages, _) in enumerate(searches):
         hits = [
             frequencies[passage]
             for passage in dict.fromkeys(passages)
             if passage in frequencies and passage not in seen
         ]
         # Redundancy is looked at only where it can change the score: it is the costly part.
-        is_bad = not hits or any(
-            len(distinct & earlier_passages) > max_shared_passages
-            or is_more_similar(words, earlier_words, think_similarity_threshold)
-            for earlier_passages, earlier_words in earlier
-        )
+        is_bad = not hits
+        for earlier in range(0 if hits else index, index):
+            if len(distinct[index] & distinct[earlier]) > max_shared_passages or is_more_similar(
+                thoughts[index], thoughts[earlier], think_similarity_threshold
+            ):
+                is_bad = True
+                break
         scores.append(SCORED_BAD if is_bad else _combine(hits, len(passages), calculator))
-        seen |= distinct
-        earlier.append((distinct, words))
+        seen |= distinct[index]
     return scores
+
+
+def _length_distance(first: Sequence[str], second: Sequence[str]) -> int:
+    """Bounds the word distance from below by the difference in length."""
+    return abs(len(first) - len(second))
+
+
+def _vocabulary_distance(first: Sequence[str], second: Sequence[str]) -> int:
+    """Bounds the word distance from below by the words that only the longer text has.
+
+    Each of them must be deleted or replaced. (Repeated words count once.)
+    """
+    longer, shorter = (first, second) if len(first) >= len(second) else (second, first)
+    return len(set(longer).difference(shorter))
 
 
 def _combine(hits: Sequence[float], num_passages: int, calculator: SilverCalculator) -> float:

@@ -112,9 +112,7 @@ def evaluate(
         EpisodeSpec(task_index=index, group_id=f"{split}-{update}-{place}", seed=seed)
         for place, index in enumerate(task_indices)
     ]
-    batch = collect(
-        slots, engine, tokenizer, specs, params, policy_version=update, config=driver
-    )
+    batch = collect(slots, engine, tokenizer, specs, params, policy_version=update, config=driver)
     records = tuple(to_record(each, update=update, split=split) for each in batch.trajectories)
     return EvalResult(records, batch.trajectories, len(batch.dropped))
 

@@ -206,7 +206,7 @@ class Learner:
                     self._config.aggregation,
                     denominator=denominator,
                 )
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
             scored.append(_scores(micro, logprobs, entropies))
         return total

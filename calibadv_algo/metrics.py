@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
+from calibadv_algo.advantages.base import token_counts
+from calibadv_algo.advantages.grpo import Grpo
+from calibadv_algo.config import OptimConfig
+from calibadv_algo.credit import Credit, GoldCredit, SilverCredit, search_mask
+from calibadv_algo.diagnostics import (
+    action_stats,
+    advantage_mass,
+    approximate_kl,
+    clip_fraction,
+    collapse_alarm,
+    garbled_share,
+    mispenalised,
+    perplexity_stats,
+    repeated_token_share,
+)
+from calibadv_algo.errors import MissingInfoKeyError
 from calibadv_algo.learner import UpdateResult
+from calibadv_algo.losses import KL_ESTIMATORS
 from calibadv_algo.rollout.driver import RolloutStats
 from calibadv_algo.types import Group, Trajectory
 
@@ -28,9 +45,9 @@ class UpdateFacts:
     Attributes:
         groups: The episodes.
         advantages: Advantages of each group's turns.
-        correctness: Correctness of each group's turns by the run's own credit.
         result: What the learner did; None if there was nothing to learn from.
         rollout: Counts and times of the collection.
+        optim: Settings of the loss.
         lr: Learning rate.
         rollout_s: Seconds of collection, credit and writing.
         total_s: Seconds of the whole update.
@@ -38,9 +55,9 @@ class UpdateFacts:
 
     groups: Sequence[Group]
     advantages: Sequence[Float[np.ndarray, "group turn"]]
-    correctness: Sequence[Float[np.ndarray, "group turn"]]
     result: UpdateResult | None
     rollout: RolloutStats
+    optim: OptimConfig
     lr: float
     rollout_s: float
     total_s: float
@@ -56,7 +73,9 @@ def update_metrics(facts: UpdateFacts) -> dict[str, float]:
         Numbers by name; those that the environment's facts do not allow are left out.
     """
     trajectories = [each for group in facts.groups for each in group.trajectories]
-    metrics = rollout_metrics(trajectories) | learner_metrics(facts.result)
+    metrics = rollout_metrics(trajectories) | text_metrics(trajectories)
+    metrics |= credit_metrics(facts.groups, facts.advantages)
+    metrics |= learner_metrics(facts.result, facts.optim)
     metrics["groups_with_signal_share"] = _mean(
         float(bool(np.any(values != 0))) for values in facts.advantages
     )
@@ -101,25 +120,152 @@ def rollout_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     return metrics
 
 
-def learner_metrics(result: UpdateResult | None) -> dict[str, float]:
+def text_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """What the policy wrote: perplexity, repetition, garbled text, kinds of actions.
+
+    Args:
+        trajectories: Episodes of an update.
+
+    Returns:
+        Numbers by name; kinds of actions only where the environment tells them.
+    """
+    turns = [turn for each in trajectories for turn in each.turns]
+    segment = np.repeat(np.arange(len(turns)), [len(turn.action_ids) for turn in turns])
+    logprobs = np.array([value for turn in turns for value in turn.logprobs])
+    token_ids = np.array([token for turn in turns for token in turn.action_ids], dtype=np.int64)
+    perplexities = perplexity_stats(logprobs, segment)
+    metrics = {
+        "mean_perplexity": perplexities["mean_perplexity"],
+        "max_perplexity": perplexities["max_perplexity"],
+        "high_perplexity_share": perplexities["high_perplexity_share"],
+        "repeated_token_share": repeated_token_share(token_ids, segment),
+        "garbled_share": garbled_share(turn.action_text for turn in turns),
+    }
+    if turns and all("action" in turn.info for turn in turns):
+        kinds = [[str(turn.info["action"]) for turn in each.turns] for each in trajectories]
+        stats = action_stats(kinds)
+        metrics["malformed_share"] = stats["malformed_share"]
+        metrics["answered_share"] = stats["answered_share"]
+    return metrics
+
+
+def credit_metrics(
+    groups: Sequence[Group], advantages: Sequence[Float[np.ndarray, "group turn"]]
+) -> dict[str, float]:
+    """Advantage mass, and how far correct searches are punished.
+
+    Args:
+        groups: Groups of an update.
+        advantages: Advantages of their turns.
+
+    Returns:
+        Numbers by name. ``mispenalized_share`` and ``kept_penalty`` go by gold passages where
+        the environment names them, else by silver ones; both are there with their own suffix.
+    """
+    if not groups:
+        return {}
+    counts = _flat([token_counts(group) for group in groups])
+    mass = advantage_mass(_flat(advantages), counts)
+    metrics = {
+        "positive_mass": mass["positive_mass"],
+        "negative_mass": mass["negative_mass"],
+        "negative_to_positive_ratio": mass["negative_to_positive_ratio"],
+    }
+    for label, credit in (("silver", SilverCredit()), ("gold", GoldCredit())):
+        found = _penalties(groups, advantages, credit)
+        for name, value in found.items():
+            metrics[f"{name}_{label}"] = value
+            if not math.isnan(value):
+                metrics[name] = value
+    return metrics
+
+
+def learner_metrics(result: UpdateResult | None, optim: OptimConfig) -> dict[str, float]:
     """What the update of the weights looked like.
 
     Args:
         result: None if there was nothing to learn from.
+        optim: Settings of the loss.
 
     Returns:
-        Numbers by name.
+        Numbers by name; clip fraction and divergences are over the tokens that were trained on.
     """
     if result is None:
         return {"trained_tokens": 0.0}
-    return {
+    scores = result.scores
+    logprobs, old = scores.logprobs.numpy(), scores.old_logprobs.numpy()
+    metrics = {
         "loss": result.loss,
         "grad_norm": result.grad_norm,
         "optimizer_steps": float(result.num_steps),
         "skipped_steps": float(result.num_skipped_steps),
         "trained_tokens": float(result.num_tokens),
-        "entropy": _mean(result.scores.entropies.tolist()),
+        "entropy": _mean(scores.entropies.tolist()),
+        "approximate_kl": approximate_kl(logprobs, old),
+        "clip_fraction": clip_fraction(
+            logprobs,
+            old,
+            scores.advantages.numpy(),
+            clip_low=optim.clip_low,
+            clip_high=optim.clip_high,
+        ),
     }
+    if scores.ref_logprobs is not None:
+        estimate = KL_ESTIMATORS[optim.kl_estimator](scores.logprobs, scores.ref_logprobs)
+        metrics["ref_kl"] = _mean(estimate.tolist())
+    return metrics
+
+
+def alarm(history: Sequence[Mapping[str, float | None]]) -> bool:
+    """Whether training has collapsed by the metrics of all updates so far.
+
+    Args:
+        history: Metrics of each update in order; None stands for a number that is not finite.
+
+    Returns:
+        The verdict of `diagnostics.collapse_alarm`.
+    """
+    rows = [
+        {
+            ("reward" if name == "reward_mean" else name): value
+            for name, value in row.items()
+            if value is not None
+        }
+        for row in history
+        if "reward_mean" in row
+    ]
+    return collapse_alarm(rows).is_collapsed
+
+
+def _penalties(
+    groups: Sequence[Group],
+    advantages: Sequence[Float[np.ndarray, "group turn"]],
+    credit: Credit,
+) -> dict[str, float]:
+    """Punishment of correct searches by one credit; {} if the environment lacks its facts."""
+    try:
+        correctness = [credit(group) for group in groups]
+        is_search = [search_mask(group) for group in groups]
+    except MissingInfoKeyError:
+        return {}
+    base = [Grpo()(group, values) for group, values in zip(groups, correctness, strict=True)]
+    found = mispenalised(
+        _flat(advantages),
+        _flat(base),
+        _flat(correctness),
+        np.concatenate([mask.ravel() for mask in is_search]),
+        _flat([token_counts(group) for group in groups]),
+    )
+    return {
+        "mispenalized_share": found["mispenalised_share"],
+        "own_mispenalized_share": found["own_mispenalised_share"],
+        "kept_penalty": found["kept_penalty"],
+    }
+
+
+def _flat(matrices: Sequence[Float[np.ndarray, "group turn"]]) -> Float[np.ndarray, " turn"]:
+    """All turns of all groups, one after the other."""
+    return np.concatenate([matrix.ravel() for matrix in matrices])
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -161,7 +161,7 @@ class Policy:
         output = self._call_model(
             input_ids=batch.input_ids[None].to(self.device),
             position_ids=positions[None].to(self.device),
-            sequence_lengths=tuple(lengths.tolist()),
+            sequence_lengths=lengths.tolist(),
         )
         return output[0]
 
@@ -192,17 +192,15 @@ class Policy:
         has_entropy_grad: bool,
     ) -> tuple[Float[Tensor, " token"], Float[Tensor, " token"]]:
         """Log-probabilities and entropies, in blocks that bound the memory of the logits."""
-        head = self.model.get_output_embeddings() if self.has_plain_head else None
+        head = _output_head(self.model) if self.has_plain_head else None
         vocab_size = self.model.config.get_text_config().vocab_size
         size = max(1, self.max_logit_elements // vocab_size)
         if len(states) <= size:
             return _score_block(states, targets, head, temperature, has_entropy_grad)
         blocks = [
-            _checkpointed(
-                _score_block, block, block_targets, head, temperature, has_entropy_grad
-            )
+            _checkpointed(_score_block, block, block_targets, head, temperature, has_entropy_grad)
             for block, block_targets in zip(
-                states.split(size), targets.split(size), strict=True
+                torch.split(states, size), torch.split(targets, size), strict=True
             )
         ]
         logprobs, entropies = zip(*blocks, strict=True)
@@ -217,7 +215,7 @@ class Policy:
     @torch.no_grad()
     def _probe_head(self) -> bool:
         """Whether the head applied to the last hidden states gives the model's logits."""
-        head = self.model.get_output_embeddings()
+        head = _output_head(self.model)
         if head is None or self.model.base_model is self.model:
             return False
         ids = _probe_ids(self.model)[None, : max(_PROBE_LENGTHS)].to(self.device)
@@ -252,7 +250,7 @@ def packed_attention_forward(
     value: Float[Tensor, "1 kv_head position dim"],
     attention_mask: Tensor | None,
     *,
-    sequence_lengths: tuple[int, ...] | None = None,
+    sequence_lengths: list[int] | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -293,9 +291,9 @@ def packed_attention_forward(
     parts = [
         _attend(*tensors, scaling=scaling, window=sliding_window)
         for tensors in zip(
-            query.split(sequence_lengths, dim=2),
-            key.split(sequence_lengths, dim=2),
-            value.split(sequence_lengths, dim=2),
+            torch.split(query, sequence_lengths, dim=2),
+            torch.split(key, sequence_lengths, dim=2),
+            torch.split(value, sequence_lengths, dim=2),
             strict=True,
         )
     ]
@@ -341,13 +339,20 @@ def _checkpointed(function: Callable[..., Any], *args: Any) -> Any:
     return checkpoint(function, *args, use_reentrant=False)
 
 
+def _output_head(model: PreTrainedModel) -> nn.Module | None:
+    """The layer that makes logits, if the model names one."""
+    head: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return head
+
+
 def _enable_checkpointing(model: PreTrainedModel) -> None:
     """Turns gradient checkpointing on, under the name that this transformers gives it."""
     arguments = {"use_reentrant": False}
     if hasattr(model, "activation_checkpointing_enable"):
         model.activation_checkpointing_enable(activation_checkpointing_kwargs=arguments)
     else:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=arguments)
+        enable: Callable[..., None] = model.gradient_checkpointing_enable
+        enable(gradient_checkpointing_kwargs=arguments)
 
 
 def _disable_dropout(model: nn.Module) -> None:
@@ -361,7 +366,7 @@ def _disable_dropout(model: nn.Module) -> None:
 
 def _probe_ids(model: PreTrainedModel) -> Int[Tensor, " position"]:
     """A few different tokens."""
-    vocab_size = model.config.get_text_config().vocab_size
+    vocab_size = int(model.config.get_text_config().vocab_size)
     stride = max(1, vocab_size // sum(_PROBE_LENGTHS))
     return torch.arange(sum(_PROBE_LENGTHS)) * stride % vocab_size
 

@@ -104,7 +104,9 @@ class ProgressTracker:
     )
     _RESULTS = ("eval_em", "eval_f1", "eval_cover_em", "eval_searches", "eval_format_valid")
 
-    def __init__(self, num_updates: int, *, console: Console | None = None, label: str = "") -> None:
+    def __init__(
+        self, num_updates: int, *, console: Console | None = None, label: str = ""
+    ) -> None:
         """Starts the display.
 
         Args:
@@ -203,7 +205,7 @@ def truncate_lines(file: Path, after_update: int | None) -> None:
     kept = [line for row, line in _complete_rows(file) if row["update"] <= limit]
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, file)
+    temporary.replace(file)
 
 
 def _complete_rows(file: Path) -> list[tuple[dict[str, Any], str]]:

@@ -39,7 +39,7 @@ from calibadv_algo.evaluation import (
     summarize,
 )
 from calibadv_algo.learner import Learner, UpdateResult
-from calibadv_algo.metrics import UpdateFacts, update_metrics
+from calibadv_algo.metrics import UpdateFacts, alarm, update_metrics
 from calibadv_algo.rollout.base import GenerationEngine, SamplingParams, Tokenizer
 from calibadv_algo.rollout.driver import DriverConfig, EpisodeSpec, RolloutStats, collect, regroup
 from calibadv_algo.rollout.records import trajectory_to_json
@@ -152,6 +152,7 @@ class Trainer:
         self._num_questions_seen = 0
         self._rng = np.random.Generator(np.random.PCG64([config.seed, 0]))
         self._hash = config_hash(config)
+        self._history: list[Mapping[str, float | None]] = []
 
     def train(
         self,
@@ -207,14 +208,16 @@ class Trainer:
             UpdateFacts(
                 groups=groups,
                 advantages=[each.advantages for each in judged],
-                correctness=[each.correctness for each in judged],
                 result=result,
                 rollout=stats,
+                optim=self.config.optim,
                 lr=self.learner.lr,
                 rollout_s=rollout_s,
                 total_s=total_s,
             )
         )
+        self._history.append(metrics)
+        metrics["collapse_alarm"] = float(alarm(self._history))
         self.num_updates_done += 1
         self._num_questions_seen += self.config.rollout.num_questions
         if self._is_eval_due():
@@ -364,6 +367,8 @@ class Trainer:
         self.num_updates_done = state.update
         self._num_questions_seen = state.num_questions_seen
         self._rng.bit_generator.state = state.generators["minibatches"]
+        rows = read_metrics(self.config.output_dir / "metrics.jsonl")
+        self._history = [row for row in rows if 0 < row["update"] <= state.update]
 
     def _save(self) -> None:
         """Writes a checkpoint."""
@@ -493,7 +498,7 @@ def write_atomically(file: Path, text: str) -> None:
     """Replaces a file in one step."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)
+    temporary.replace(file)
 
 
 def _reset_first(slots: EnvSlots) -> SlotReset:

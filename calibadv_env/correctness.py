@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
+from operator import eq
 from typing import Final
 
 from calibadv_env.retrieval.base import Passage, ScoredPassage
@@ -90,17 +91,9 @@ def word_distance(a: Sequence[str], b: Sequence[str]) -> int:
 
 def _without_common_ends(a: Sequence[str], b: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     """Drops what two sequences begin and end with; it does not add to their distance."""
-    start = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        start += 1
+    start = [*map(eq, a, b), False].index(False)
     a, b = a[start:], b[start:]
-    end = 0
-    for x, y in zip(reversed(a), reversed(b), strict=False):
-        if x != y:
-            break
-        end += 1
+    end = [*map(eq, reversed(a), reversed(b)), False].index(False)
     return a[: len(a) - end], b[: len(b) - end]
 
 

@@ -284,7 +284,7 @@ def _advance(
         state.num_searches + (move.query is not None),
         (*state.thinks, words),
         state.seen | distinct,
-        state.found.union(gold_new),
+        state.found.union(gold_new) if gold_new else state.found,
         state.is_format_valid and rewards.is_turn_well_formed(move.text, action.kind),
         stop_reason,
     )

@@ -32,12 +32,9 @@ def group_rewards(group: Group) -> Float[np.ndarray, " group"]:
 
 def token_counts(group: Group) -> Float[np.ndarray, "group turn"]:
     """Returns the number of sampled tokens of every turn, 0 where there is no turn."""
-    width = group.max_turns
-    rows = []
-    for trajectory in group.trajectories:
-        row = [len(turn.action_ids) for turn in trajectory.turns]
-        rows.append(row + [0] * (width - len(row)))
-    return np.array(rows, dtype=np.float64)
+    rows = [[len(turn.action_ids) for turn in each.turns] for each in group.trajectories]
+    width = max(map(len, rows))
+    return np.array([row + [0] * (width - len(row)) for row in rows], dtype=np.float64)
 
 
 def last_turns(counts: Float[np.ndarray, "group turn"]) -> Bool[np.ndarray, "group turn"]:

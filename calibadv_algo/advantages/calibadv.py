@@ -77,8 +77,8 @@ def rebalance_answers(
     """
     answers = np.where(last_turn, advantages, 0.0)
     masses = answers * token_counts
-    positive = float(masses.sum(where=masses > 0))
-    negative = -float(masses.sum(where=masses < 0))
+    positive = float(np.maximum(masses, 0.0).sum())
+    negative = -float(np.minimum(masses, 0.0).sum())
     if positive == 0 or negative == 0:
         return np.where(last_turn, 0.0, advantages)
     if adjust_positive:

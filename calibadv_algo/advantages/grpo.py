@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,17 +54,16 @@ def group_normalized(
     Returns:
         One advantage a trajectory: zeros if all rewards are equal (a group of one apart).
     """
-    scale = 1.0
-    if len(rewards) == 1:
-        deviations = rewards.copy() if singleton == "raw" else np.zeros_like(rewards)
+    values = rewards.tolist()
+    if len(values) == 1:
+        deviations, std = (values if singleton == "raw" else [0.0]), 1.0
     else:
-        deviations = rewards - rewards.mean()
-        deviations[np.abs(deviations) <= _ROUNDING * np.abs(rewards).max()] = 0.0
-        if normalization == "group":
-            scale = float(np.sqrt(deviations @ deviations / (len(rewards) - 1)))
-    if normalization == "none":
-        return deviations
-    return deviations / (scale + epsilon) if deviations.any() else deviations
+        mean = math.fsum(values) / len(values)
+        rounding = _ROUNDING * max(map(abs, values))
+        deviations = [value - mean if abs(value - mean) > rounding else 0.0 for value in values]
+        std = math.sqrt(math.fsum(d * d for d in deviations) / (len(values) - 1))
+    scale = std + epsilon if normalization == "group" else 1.0
+    return np.array(deviations) / scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

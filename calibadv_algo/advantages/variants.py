@@ -215,4 +215,4 @@ def _masses(
 ) -> tuple[float, float]:
     """Sums positive and negative advantage over the tokens of a pool, both as magnitudes."""
     masses = np.where(pool, advantages * token_counts, 0.0)
-    return float(masses.sum(where=masses > 0)), -float(masses.sum(where=masses < 0))
+    return float(np.maximum(masses, 0.0).sum()), -float(np.minimum(masses, 0.0).sum())

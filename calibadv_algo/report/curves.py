@@ -26,7 +26,7 @@ ARM_COLOURS: Final[tuple[str, ...]] = (
     "#e69f00",
     "#8c6bb1",
 )
-"""Distinct for all common kinds of colour blindness; the baseline is grey. Red and blue are
+"""Distinct for all common kinds of colour blindness; the baseline is grey. Orange-red and blue are
 left to the advantages."""
 
 LINE_STYLES: Final[tuple[str, ...]] = ("-", "-", "--", "-.", ":", "--")

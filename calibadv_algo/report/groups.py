@@ -20,7 +20,6 @@ from calibadv_algo.credit import (
     GoldCredit,
     SilverCredit,
     search_mask,
-    silver_frequencies,
 )
 from calibadv_algo.errors import MissingInfoKeyError
 from calibadv_algo.report.reading import Comparison, ReportError, Run, iterate_json_lines
@@ -204,6 +203,28 @@ class JudgedGroup:
         return "eased" if eased else "punished"
 
 
+def _silver_passages(
+    group: Group,
+    silver: Float[np.ndarray, "group turn"],
+    is_search: Bool[np.ndarray, "group turn"],
+) -> frozenset[str]:
+    """What the best trajectories of valid format retrieved, in a group that has silver scores."""
+    if np.isnan(silver).all():
+        return frozenset()
+    rewards = [
+        each.reward if each.final_info["is_format_valid"] else -math.inf
+        for each in group.trajectories
+    ]
+    return frozenset(
+        str(passage)
+        for row, trajectory in enumerate(group.trajectories)
+        if rewards[row] == max(rewards)
+        for column, turn in enumerate(trajectory.turns)
+        if is_search[row, column]
+        for passage in turn.info["passage_ids"]
+    )
+
+
 def judge(group: Group) -> JudgedGroup:
     """Computes both advantages and the correctness of every turn, whichever arm sampled it.
 
@@ -220,7 +241,7 @@ def judge(group: Group) -> JudgedGroup:
     try:
         silver = SilverCredit()(group)
         is_search = search_mask(group)
-        silver_passages = frozenset(silver_frequencies(group) or ())
+        silver_passages = _silver_passages(group, silver, is_search)
     except MissingInfoKeyError:
         silver = np.full(shape, np.nan)
     try:

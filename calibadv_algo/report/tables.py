@@ -107,8 +107,8 @@ def main_table(summary: Summary, split: SplitSummary) -> Table:
         The table; gains over the warm start stand in a column of their own.
     """
     gains = {row.name.split(" − ")[0]: row for row in split.rows if row.kind == "gain"}
-    rows = []
-    emphasised = set()
+    rows: list[tuple[str, ...]] = []
+    emphasised: set[int] = set()
     for row in split.rows:
         if row.kind == "gain":
             continue
@@ -142,8 +142,8 @@ def hops_table(split: SplitSummary) -> Table:
     """
     hops = sorted(split.by_hops)
     names = [row.name for row in split.by_hops[hops[0]] if row.kind != "gain"]
-    rows = []
-    emphasised = set()
+    rows: list[tuple[str, ...]] = []
+    emphasised: set[int] = set()
     for name in names:
         lines = [next(row for row in split.by_hops[hop] if row.name == name) for hop in hops]
         signed = lines[0].kind == "difference"

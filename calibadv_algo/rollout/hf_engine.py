@@ -12,6 +12,7 @@ One call of :meth:`HfEngine.generate` goes through these steps:
 
 from __future__ import annotations
 
+import inspect
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -72,7 +73,7 @@ class HfEngine:
         *,
         max_slots: int = 128,
         max_context: int | None = None,
-        max_prefill_tokens: int = 2048,
+        max_prefill_tokens: int | None = None,
         compact_share: float = 0.125,
     ) -> None:
         """Takes a model whose attention is causal, full and positional by ``position_ids``.
@@ -83,7 +84,8 @@ class HfEngine:
             max_slots: Most episodes whose keys and values are kept; bounds the memory.
             max_context: Longest context in tokens; the model's own limit if None.
             max_prefill_tokens: Most tokens, padding included, in one forward pass over
-                contexts; a single row may exceed it.
+                contexts; a single row may exceed it. If None, 1024 on a CPU, where a larger
+                batch no longer fits its caches, and 16384 elsewhere.
             compact_share: Rows that have ended are left out once they are this share of the
                 batch, 0 to 1; 0 leaves out each at once.
 
@@ -93,6 +95,8 @@ class HfEngine:
         """
         if max_slots < 1:
             raise ValueError(f"max_slots must be positive, got {max_slots}")
+        if max_prefill_tokens is None:
+            max_prefill_tokens = 1024 if model.device.type == "cpu" else 16384
         if max_prefill_tokens < 1:
             raise ValueError(f"max_prefill_tokens must be positive, got {max_prefill_tokens}")
         if not 0 <= compact_share <= 1:
@@ -467,6 +471,9 @@ def check_attention(model: PreTrainedModel, max_context: int) -> None:
         raise ValueError("model must be decoder-only, got an encoder-decoder")
     if getattr(model, "_is_stateful", False):
         raise ValueError(f"model must keep keys and values only, got {type(model).__name__}")
+    takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+    if not takes_positions or getattr(config, "alibi", False):
+        raise ValueError(f"model must be positional by position_ids, got {type(model).__name__}")
     kinds = set(getattr(config, "layer_types", None) or ())
     other = kinds - {"full_attention", "sliding_attention"}
     if other:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -244,7 +245,12 @@ def build_comparison() -> Callable[[Path, Plan | None], Path]:
     return make_comparison
 
 
+@pytest.fixture(scope="session")
+def _made_comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_comparison(tmp_path_factory.mktemp("made") / "comparison")
+
+
 @pytest.fixture
-def comparison_dir(tmp_path: Path) -> Path:
+def comparison_dir(tmp_path: Path, _made_comparison: Path) -> Path:
     """Two arms, two seeds, 8 updates, 40 questions, groups of trajectories of 1 to 3 turns."""
-    return make_comparison(tmp_path / "comparison")
+    return Path(shutil.copytree(_made_comparison, tmp_path / "comparison"))

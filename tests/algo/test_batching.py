@@ -120,9 +120,7 @@ def check_sequence(batch: TokenBatch, index: int, trajectories: list[Trajectory]
     """Checks one sequence of a split batch against its trajectory, and says which it was."""
     start, end = batch.sequence_starts[index : index + 2].tolist()
     name = int(batch.input_ids[start]) // 1000
-    alone = build_token_batch(
-        [trajectories[name]], [turn_advantages(trajectories)[name]]
-    )
+    alone = build_token_batch([trajectories[name]], [turn_advantages(trajectories)[name]])
     tokens = batch.sequence == index
     assert torch.equal(batch.input_ids[start:end], alone.input_ids)
     assert torch.equal(batch.action_mask[start:end], alone.action_mask)

@@ -103,9 +103,7 @@ FAMILIES = {
         True,
     ),
     "gpt2": (
-        lambda: make(
-            GPT2LMHeadModel, GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4)
-        ),
+        lambda: make(GPT2LMHeadModel, GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4)),
         True,
         True,
     ),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibadv_algo.report.groups import (
@@ -157,6 +157,7 @@ def test_split_passages(
     assert split_passages(observation, num_passages) == expected
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.text(), st.integers(0, 4))
 def test_split_passages_takes_any_text(text: str, num_passages: int) -> None:
     assert len(split_passages(f"Doc 1(Title: {text}", num_passages)) <= num_passages
@@ -198,6 +199,7 @@ def test_a_damaged_record_is_named(comparison_dir: Path) -> None:
         list(iterate_groups(path))
 
 
+@settings(deadline=None, max_examples=60)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.text() | st.floats(allow_nan=False, allow_infinity=False),

@@ -11,6 +11,7 @@ import json
 
 from calibadv_env.data.atlas.build import load_files, parse_facts
 from calibadv_env.data.atlas.selection import SPLITS
+from calibadv_env.data.atlas.wiki import load_wiki_passages
 from calibadv_env.data.atlas.world import AtlasFact, AtlasWorld
 from calibadv_env.data.base import TaskSet
 from calibadv_env.data.files import parse_task
@@ -18,7 +19,7 @@ from calibadv_env.data.registry import Dataset
 from calibadv_env.retrieval.base import Passage
 from calibadv_env.retrieval.corpus import Corpus
 
-__all__ = ["AtlasFact", "AtlasWorld", "load_dataset", "load_world"]
+__all__ = ["AtlasFact", "AtlasWorld", "load_dataset", "load_wiki_dataset", "load_world"]
 
 
 def load_dataset() -> Dataset:
@@ -39,6 +40,22 @@ def load_dataset() -> Dataset:
     )
 
 
+def load_wiki_dataset() -> Dataset:
+    """The dataset ``atlas-wiki``: the tasks of the atlas, its passages and Wikipedia's.
+
+    Returns:
+        The dataset; loading its corpus raises :class:`MissingDependencyError` where the extra
+        ``wiki`` is not installed, and :class:`DataError` as for ``atlas``.
+    """
+    return Dataset(
+        name="atlas-wiki",
+        splits=SPLITS,
+        load_tasks=lambda split: _load_tasks(split, name="atlas-wiki"),
+        load_corpus=_load_wiki_corpus,
+        description="The atlas with ten thousand Wikipedia summaries as further distractors.",
+    )
+
+
 def load_world() -> AtlasWorld:
     """The passages of the atlas with the facts and names that stand in them.
 
@@ -52,13 +69,18 @@ def load_world() -> AtlasWorld:
     return AtlasWorld(_parse_passages(files["corpus.jsonl"]), parse_facts(files["facts.jsonl"]))
 
 
-def _load_tasks(split: str) -> TaskSet:
+def _load_tasks(split: str, name: str = "atlas") -> TaskSet:
     lines = load_files()[f"tasks-{split}.jsonl"].splitlines()
-    return TaskSet([parse_task(json.loads(line)) for line in lines], name="atlas", split=split)
+    return TaskSet([parse_task(json.loads(line)) for line in lines], name=name, split=split)
 
 
 def _load_corpus() -> Corpus:
     return Corpus(_parse_passages(load_files()["corpus.jsonl"]))
+
+
+def _load_wiki_corpus() -> Corpus:
+    wiki = load_wiki_passages()
+    return Corpus([*_parse_passages(load_files()["corpus.jsonl"]), *wiki])
 
 
 def _parse_passages(content: bytes) -> list[Passage]:

@@ -1,6 +1,6 @@
 """Measures whether questions are sound and worth several searches. Pure; made for any dataset.
 
-``tests/env/test_atlas_audit.py`` holds the atlas to the figures that ``docs/atlas.md`` states.
+``tests/env/test_atlas.py`` holds the atlas to the figures that ``docs/atlas.md`` states.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from calibadv_env.data.atlas.world import AtlasFact, compile_world
 from calibadv_env.errors import DataError
 
 #: Hash over the names and bytes of all files, as :func:`digest_of` takes it.
-EXPECTED_SHA256: Final = "a56c5da73ab0fb3a98eb2003a01de5baeb05a19d9f7eb7d00c62e88d06db31c3"
+EXPECTED_SHA256: Final = "48a33af4d1e20d9cbb2060588440459ebb273b3d817dbbec808d9a061da6b6f2"
 FILES: Final = ("corpus.jsonl", "facts.jsonl", *(f"tasks-{split}.jsonl" for split in SPLITS))
 CACHE_VARIABLE: Final = "CALIBADV_CACHE"
 

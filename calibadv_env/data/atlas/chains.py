@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 from calibadv_env.data.atlas.records import fold
 from calibadv_env.data.atlas.states import find_state
@@ -182,16 +183,17 @@ def all_chains(world: AtlasWorld) -> Iterator[Chain]:
 def is_sound(chain: Chain) -> bool:
     """Whether a chain makes a question without a short cut or a give-away.
 
-    Its relations differ, no passage serves two hops, nothing on the way is named twice, no hop's
-    subject names what the hop is to find (except in a single hop along a country's fact, where
-    only the answer itself must not stand in the question), and the answer is new.
+    Each hop begins at the very name that the hop before ends at, its relations differ, no passage
+    serves two hops, and nothing on the way is named twice. Where there are several hops, the name
+    that the question mentions shares no telling word with anything to be found; where there is
+    one, it must not hold the answer.
     """
     relations = [hop.relation for hop in chain]
     passages = [passage for hop in chain for passage in hop.gold]
     names = [fold(chain[0].subject), *(fold(hop.object) for hop in chain)]
     if len(set(relations)) < len(relations) or len(set(passages)) < len(passages):
         return False
-    if len(set(names)) < len(names):
+    if len(set(names)) < len(names) or any(a.object != b.subject for a, b in pairwise(chain)):
         return False
     if len(chain) > 1 and any(_gives_away(chain[0].subject, hop.object) for hop in chain):
         return False
@@ -230,7 +232,8 @@ def _chains_from(index: FactIndex, fact: AtlasFact) -> Iterator[Chain]:
         elif fact.relation == "country":
             yield from _from_country(index, (first,))
             airport = index.airport_of(fact.subject, fact.country_code)
-            if airport is not None and fact.subject_kind == "city":
+            is_asked = airport is not None and not _gives_away(airport.subject, airport.object)
+            if airport is not None and is_asked and fact.subject_kind == "city":
                 yield (airport,)
         elif fact.relation in COUNTRY_LINKS:
             yield from _final_facts(index, (first,))

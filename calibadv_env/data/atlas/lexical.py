@@ -50,7 +50,7 @@ class ExactBm25:
             for word in words:
                 postings = counts.setdefault(word, {})
                 postings[i] = postings.get(i, 0) + 1
-        mean = math.fsum(lengths.tolist()) / len(passages)
+        mean = math.fsum(lengths.tolist()) / len(passages) or 1.0
         saturation = K1 * (1 - B + B * lengths / mean)
         self._weights = {word: _weights(postings, saturation) for word, postings in counts.items()}
 

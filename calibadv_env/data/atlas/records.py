@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from calibadv_env.data.atlas.aliases import spellings_of
 from calibadv_env.data.atlas.currencies import (
     CODES_BY_STATE,
     STATES_WITHOUT_CURRENCY,
@@ -39,7 +40,7 @@ _STATES_WITHOUT_ANTHEM = frozenset(
     {"AF", "AG", "AU", "BS", "BZ", "CA", "CH", "DK", "GD", "IQ", "KN", "LC", "NZ", "PT", "SB"}
     | {"SY", "TV", "VC", "XK", "ZW"}
 )
-_STATES_WITHOUT_INDEPENDENCE = frozenset({"GW", "PH", "XK"})
+_STATES_WITHOUT_INDEPENDENCE = frozenset({"GW", "PH", "RU", "XK"})
 _STATES_WITHOUT_DOMAIN = frozenset({"XK", "GB"})
 
 _WATERS = re.compile(
@@ -152,7 +153,11 @@ def country_record(state: State, entry: Mapping[str, Any]) -> CountryRecord:
     neighbors, is_complete = _neighbors(entry)
     return CountryRecord(
         state=state,
-        values={relation: forms for relation, forms in values.items() if forms},
+        values={
+            relation: _unique(forms[0], *spellings_of(relation, forms[0]), *forms[1:])
+            for relation, forms in values.items()
+            if forms
+        },
         ruler=_ruler(state, entry),
         neighbors=neighbors,
         has_all_neighbors=is_complete,
@@ -308,7 +313,7 @@ def _heritage(entry: Mapping[str, Any]) -> tuple[str, ...]:
         name = re.sub(r"(?:\s*\([cnm]\))+$", "", raw.strip()).strip()
         name = name.replace("–", "-").replace("’", "'")
         name = re.sub(r"^The ", "", name)
-        is_wanted = is_clean_name(name.replace(",", "")) and not _SHARED_SITES.search(name)
+        is_wanted = is_clean_name(name.replace(",", ".")) and not _SHARED_SITES.search(name)
         if is_wanted and find_state(name) is None:
             sites.append(name)
     return tuple(dict.fromkeys(sites))

@@ -61,10 +61,7 @@ _DESCRIPTIONS: Mapping[tuple[str, str, bool], tuple[str, ...]] = MappingProxyTyp
             "the only land neighbor of {}",
             "the only country with a land border to {}",
         ),
-        ("country", "independence from", False): (
-            "the country from which {} gained independence",
-            "the country that ruled {} before independence",
-        ),
+        ("country", "independence from", False): ("the country from which {} gained independence",),
     }
 )
 
@@ -83,12 +80,12 @@ _QUESTIONS: Mapping[tuple[str, str, bool], tuple[str, ...]] = MappingProxyType(
         ),
         ("country", "highest point", False): (
             "What is the highest point of {}?",
-            "Which is the highest point in {}?",
+            "What is the highest point in {}?",
             "Name the highest point of {}.",
         ),
         ("country", "lowest point", False): (
             "What is the lowest point of {}?",
-            "Which is the lowest point in {}?",
+            "What is the lowest point in {}?",
             "Name the lowest point of {}.",
         ),
         ("country", "national anthem", False): (
@@ -118,7 +115,7 @@ _QUESTIONS: Mapping[tuple[str, str, bool], tuple[str, ...]] = MappingProxyType(
         ),
         ("country", "independence from", False): (
             "From which country did {} gain independence?",
-            "Which country ruled {} before independence?",
+            "Which country did {} gain independence from?",
         ),
         ("airport", "city", False): (
             "Which city does {} serve?",

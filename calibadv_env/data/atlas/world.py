@@ -69,6 +69,7 @@ OBJECT_KINDS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+_WITH_ARTICLE = (" Depression", " Nile", " River")
 MAX_LISTED_NEIGHBORS = 6
 MAX_SENTENCE_WORDS = 20
 
@@ -175,7 +176,7 @@ def compile_world(
 
 def phrase(name: str) -> str:
     """A name as it stands inside a sentence: with "the" where a country's name takes it."""
-    if name in ("Soviet Union", "Ottoman Empire") or name.endswith(" River"):
+    if name in ("Soviet Union", "Ottoman Empire") or name.endswith(_WITH_ARTICLE):
         return f"the {name}"
     state = find_state(name)
     return state.phrase if state and state.name == name else name

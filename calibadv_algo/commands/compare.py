@@ -1,0 +1,102 @@
+"""`calibadv compare`: the main job. Arms times seeds, a table, curves and a page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from calibadv_algo.commands.setup import data_sha256, git_commit, warm_start_facts
+from calibadv_algo.commands.train import run_training
+from calibadv_algo.compare import (
+    CompareConfig,
+    Job,
+    check_output_dir,
+    last_metrics,
+    plan_jobs,
+    run_jobs,
+    write_comparison,
+)
+from calibadv_algo.config import TrainConfig
+from calibadv_algo.report.curves import write_curves
+from calibadv_algo.report.page import write_report
+from calibadv_algo.report.reading import read_comparison
+from calibadv_algo.report.summary import summarise, write_summary
+from calibadv_algo.report.tables import all_tables, markdown_table, rich_table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compare:
+    """Train every arm with every seed from one warm start, and compare."""
+
+    preset: str = "quick"
+    """quick: GRPO and CalibAdv, 2 seeds; full: every arm, 5 seeds; smoke: a trial of a minute."""
+    config: Annotated[CompareConfig, tyro.conf.arg(name="")] = field(default_factory=CompareConfig)
+    """What is compared."""
+
+    def run(self) -> int:
+        """Trains, then writes table, curves and page into the output folder."""
+        console = Console(highlight=False)
+        config = self.config
+        check_output_dir(config)
+        facts = {
+            "git_commit": git_commit(),
+            "data_sha256": data_sha256(config.train.env),
+            "warm_start": warm_start_facts(config.train.model),
+        }
+        write_comparison(config, facts, None)
+        started = time.monotonic()
+        jobs = plan_jobs(config)
+        console.print(
+            f"{len(jobs)} runs: {', '.join(config.arms)}; seeds {', '.join(map(str, config.seeds))}"
+        )
+        with Live(console=console, refresh_per_second=2, transient=True) as live:
+            run_jobs(
+                jobs,
+                _train_quietly,
+                config.num_workers,
+                lambda running: live.update(_progress_table(jobs, running, started)),
+            )
+        write_comparison(config, facts, round(time.monotonic() - started, 1))
+        write_results(config.output_dir, console)
+        return 0
+
+
+def write_results(comparison_dir: Path, console: Console) -> None:
+    """Writes table, curves, summary and page from the files of the runs, and prints the table."""
+    tables = all_tables(summarise(read_comparison(comparison_dir)))
+    for table in tables:
+        console.print(rich_table(table))
+    text = "\n\n".join(markdown_table(table) for table in tables) + "\n"
+    (comparison_dir / "table.md").write_text(text, encoding="utf-8")
+    written = [
+        write_curves(comparison_dir),
+        write_summary(comparison_dir),
+        write_report(comparison_dir),
+    ]
+    for path in (comparison_dir / "table.md", *written):
+        console.print(f"wrote {path}")
+
+
+def _train_quietly(config: TrainConfig) -> None:
+    run_training(config)
+
+
+def _progress_table(jobs: Sequence[Job], running: Sequence[Job], started: float) -> Table:
+    """One line a run: how far it is and what its newest metrics are."""
+    names = {job.name for job in running}
+    columns = ("reward_mean", "searches_mean", "entropy", "mispenalized_gold", "eval_f1")
+    table = Table("run", "update", *columns, title=f"{time.monotonic() - started:.0f} s", box=None)
+    for job in jobs:
+        metrics = last_metrics(job.config.output_dir)
+        update = f"{metrics.get('update', 0)}/{job.config.optim.num_updates}" if metrics else "-"
+        values = [f"{metrics[name]:.3f}" if name in metrics else "" for name in columns]
+        table.add_row(job.name, update, *values, style="" if job.name in names else "dim")
+    return table

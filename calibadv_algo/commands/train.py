@@ -1,0 +1,95 @@
+"""`calibadv train`: one training run. Also what `compare` runs in each of its processes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import torch
+import tyro
+from rich.console import Console
+
+from calibadv_algo.commands.setup import data_sha256, git_commit, load_policy
+from calibadv_algo.config import ATLAS_TINY, TrainConfig
+from calibadv_algo.rollout.driver import DriverConfig
+from calibadv_algo.rollout.hf_engine import HfEngine
+from calibadv_algo.rollout.slots import make_slots
+from calibadv_algo.trainer import Trainer, TrainResult, write_atomically
+from calibadv_env.errors import RetrieverError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Train:
+    """Train a policy in a search environment; goes on from its last checkpoint if there is one."""
+
+    preset: str = "atlas-tiny"
+    """Named settings that the flags below change; `calibadv list presets`."""
+    arm: str = "calibadv"
+    """Algorithm: sets advantage, credit and think tag; `calibadv list arms`."""
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(
+        default_factory=lambda: ATLAS_TINY
+    )
+    """All settings of the run."""
+
+    def run(self) -> int:
+        """Trains and says where the policy is."""
+        result = run_training(self.config)
+        Console(highlight=False).print(
+            f"{result.num_updates} updates done; the policy is in {result.policy_dir}"
+        )
+        return 0
+
+
+def run_training(config: TrainConfig) -> TrainResult:
+    """Joins environment, engine and algorithm, and trains.
+
+    Args:
+        config: The settings.
+
+    Returns:
+        How the run ended.
+
+    Raises:
+        ValueError: if the model or the environment is not there, or the settings do not fit.
+        CheckpointError: if the output folder holds another run.
+    """
+    _write_provenance(config)
+    model, tokenizer = load_policy(config.model)
+    rollout = config.rollout
+    slots = make_slots(config.env.env_id, rollout.num_slots, config.env.kwargs())
+    eval_slots = None
+    if config.evaluation.every:
+        eval_slots = make_slots(
+            config.env.env_id, rollout.num_slots, config.env.kwargs(config.evaluation.split)
+        )
+    trainer = Trainer(
+        config,
+        model=model,
+        tokenizer=tokenizer,
+        engine=HfEngine(
+            model, tokenizer, max_slots=rollout.num_slots, max_context=rollout.max_context
+        ),
+        slots=slots,
+        eval_slots=eval_slots,
+        driver=DriverConfig(retry_on=(RetrieverError, OSError)),
+    )
+    try:
+        return trainer.train()
+    finally:
+        slots.close()
+        if eval_slots is not None:
+            eval_slots.close()
+
+
+def _write_provenance(config: TrainConfig) -> None:
+    """Writes beside the results which code and data they come from."""
+    config.output_dir.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "git_commit": git_commit(),
+        "data_sha256": data_sha256(config.env),
+        "torch": torch.__version__,
+        "num_threads": torch.get_num_threads(),
+    }
+    text = json.dumps(facts, indent=1, sort_keys=True) + "\n"
+    write_atomically(config.output_dir / "provenance.json", text)

@@ -1,0 +1,117 @@
+"""Settings: checked when they are made, described by their own text, hashed by what matters."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tyro
+
+from calibadv_algo.advantages.calibadv import CalibAdv
+from calibadv_algo.advantages.grpo import Grpo
+from calibadv_algo.config import (
+    ATLAS_TINY,
+    CALIBADV_QWEN25_3B,
+    PRESETS,
+    SEARCH_R1_GRPO,
+    EnvConfig,
+    EvalConfig,
+    OptimConfig,
+    RolloutConfig,
+    TrainConfig,
+    config_hash,
+    config_to_dict,
+)
+from calibadv_algo.credit import NoCredit, SilverCredit
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "message"),
+    [
+        (EnvConfig, "top_k", 0, "top_k must be positive, got 0"),
+        (EnvConfig, "max_turns", -1, "max_turns must be positive, got -1"),
+        (RolloutConfig, "group_size", 0, "group_size must be positive, got 0"),
+        (RolloutConfig, "temperature", 0.0, "temperature must be positive in training, got 0.0"),
+        (RolloutConfig, "top_p", 1.5, r"top_p must be in \(0, 1\], got 1.5"),
+        (OptimConfig, "lr", 0.0, "lr must be positive, got 0.0"),
+        (OptimConfig, "betas", (0.9, 1.0), r"betas must be in \[0, 1\), got \(0.9, 1.0\)"),
+        (OptimConfig, "clip_low", 1.2, r"clip_low must be in \[0, 1\], got 1.2"),
+        (OptimConfig, "kl_coef", -0.1, "kl_coef must not be negative, got -0.1"),
+        (EvalConfig, "every", -1, "every must not be negative, got -1"),
+        (EvalConfig, "max_tokens", 0, "max_tokens must be positive, got 0"),
+        (TrainConfig, "keep_checkpoints", 0, "keep_checkpoints must be positive, got 0"),
+        (TrainConfig, "credit", NoCredit(), "credit must judge turns for the advantage CalibAdv"),
+    ],
+)
+def test_bad_values_are_named(kind: Any, field: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        kind(**{field: value})
+
+
+def test_env_kwargs_leave_out_what_is_not_set() -> None:
+    kwargs = EnvConfig(dataset="toy").kwargs("dev")
+    assert kwargs["dataset"] == "toy"
+    assert kwargs["split"] == "dev"
+    assert not {"env_id", "prompt", "max_observation_chars"} & set(kwargs)
+    assert EnvConfig(prompt="question").kwargs()["prompt"] == "question"
+
+
+def test_the_hash_follows_what_determines_the_numbers() -> None:
+    base = config_hash(ATLAS_TINY)
+    assert base == config_hash(replace(ATLAS_TINY, output_dir=Path("/else"), quiet=True))
+    assert base == config_hash(replace(ATLAS_TINY, checkpoint_every=3, keep_checkpoints=9))
+    others = [
+        replace(ATLAS_TINY, seed=1),
+        replace(ATLAS_TINY, advantage=Grpo()),
+        replace(ATLAS_TINY, advantage=CalibAdv(target_ratio=2.0)),
+        replace(ATLAS_TINY, credit=SilverCredit(calculator="max")),
+        replace(ATLAS_TINY, optim=replace(ATLAS_TINY.optim, lr=1e-3)),
+    ]
+    assert len({base, *map(config_hash, others)}) == len(others) + 1
+
+
+def test_variants_are_recorded_with_their_type() -> None:
+    values = config_to_dict(ATLAS_TINY)
+    assert values["advantage"]["type"] == "CalibAdv"
+    assert values["credit"] == {"type": "SilverCredit"} | {
+        item.name: getattr(SilverCredit(), item.name) for item in fields(SilverCredit)
+    }
+
+
+def test_published_settings() -> None:
+    paper = CALIBADV_QWEN25_3B
+    assert (paper.rollout.num_questions, paper.rollout.group_size) == (512, 5)
+    assert (paper.optim.lr, paper.optim.kl_coef, paper.env.max_turns) == (5e-7, 0.0, 4)
+    assert paper.env.prepend_think
+    assert (SEARCH_R1_GRPO.optim.kl_coef, SEARCH_R1_GRPO.optim.warmup_fraction) == (0.001, 0.285)
+    assert SEARCH_R1_GRPO.env.invalid_action == "continue"
+    assert all(isinstance(preset, TrainConfig) for preset in PRESETS.values())
+
+
+def test_every_field_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    def check(config: Any) -> None:
+        source = Path(str(__import__(type(config).__module__, fromlist=["x"]).__file__)).read_text()
+        for item in fields(config):
+            value = getattr(config, item.name)
+            if is_dataclass(value) and type(value).__module__ == TrainConfig.__module__:
+                check(value)
+            if type(config).__module__ == TrainConfig.__module__:
+                after = source.split(f"class {type(config).__name__}:")[1]
+                lines = after.split(f"\n    {item.name}: ")[1].splitlines()
+                assert lines[1].strip().startswith('"""'), item.name
+
+    check(TrainConfig())
+
+
+def test_a_command_line_can_change_any_field() -> None:
+    config = tyro.cli(
+        TrainConfig,
+        args=["--env.top-k", "5", "--optim.lr", "0.1", "advantage:grpo", "credit:no-credit"],
+    )
+    assert config.env.top_k == 5
+    assert config.optim.lr == 0.1
+    assert config.advantage == Grpo()
+    with pytest.raises(SystemExit):
+        tyro.cli(TrainConfig, args=["--no-such-flag", "1"], console_outputs=False)

@@ -1,0 +1,172 @@
+"""A list of environments and a vector environment look the same through slots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Text
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from calibadv_algo.rollout.slots import (
+    ListSlots,
+    SlotFailure,
+    SlotReset,
+    SlotStart,
+    SlotStep,
+    VectorSlots,
+    make_slots,
+    unstack_info,
+)
+
+
+class Countdown(gymnasium.Env[str, str]):
+    """Ends after as many steps as the task's index; knows nothing of search."""
+
+    action_space = Text(100)
+    observation_space = Text(100)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.left = self.task = (options or {})["task_index"]
+        return f"count down from {self.task}", {"task_id": f"t{self.task}", "noise": seed}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        if action == "break":
+            raise ConnectionError("lost")
+        self.left -= 1
+        return f"{self.left} left", 0.5, self.left == 0, False, {"said": action, "path": (1, "x")}
+
+
+class CountdownVector(VectorEnv[Any, Any, Any]):
+    """The same, many at a time, without automatic resets."""
+
+    metadata = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012
+
+    def __init__(self, num_envs: int = 1) -> None:
+        self.num_envs = num_envs
+        self.envs = [Countdown() for _ in range(num_envs)]
+        self.is_over = np.ones(num_envs, dtype=bool)
+        self.is_started = np.zeros(num_envs, dtype=bool)
+        self.received: list[tuple[str, ...]] = []
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        infos: dict[str, Any] = {}
+        texts = [""] * self.num_envs
+        for i in np.flatnonzero(options["reset_mask"]):
+            task = {"task_index": options["task_index"][i]}
+            texts[i], info = self.envs[i].reset(seed=seed[i], options=task)
+            infos = self._add_info(infos, info, i)
+            self.is_over[i], self.is_started[i] = False, True
+        return tuple(texts), infos
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        assert self.is_started.all()
+        self.received.append(actions)
+        infos: dict[str, Any] = {}
+        texts, rewards = [""] * self.num_envs, np.zeros(self.num_envs)
+        for i, action in enumerate(actions):
+            if not self.is_over[i]:
+                texts[i], rewards[i], self.is_over[i], _, info = self.envs[i].step(action)
+                values = np.empty(self.num_envs, dtype=object)
+                values[i] = info.pop("path")
+                infos = self._add_info(infos, info, i)
+                old = infos.get("path", np.full(self.num_envs, None, dtype=object))
+                old[i] = values[i]
+                infos["path"] = old
+                infos["_path"] = infos.get("_path", np.zeros(self.num_envs, dtype=bool))
+                infos["_path"][i] = True
+        return tuple(texts), rewards, self.is_over.copy(), np.zeros(self.num_envs, bool), infos
+
+
+class AutoVector(CountdownVector):
+    """One that resets finished slots by itself."""
+
+    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
+
+
+@pytest.fixture(autouse=True)
+def _registered() -> Iterator[None]:
+    gymnasium.register("SlotsSingle-v0", entry_point=Countdown)
+    gymnasium.register("SlotsVector-v0", entry_point=Countdown, vector_entry_point=CountdownVector)
+    gymnasium.register("SlotsAuto-v0", entry_point=Countdown, vector_entry_point=AutoVector)
+    yield
+    for name in ("SlotsSingle-v0", "SlotsVector-v0", "SlotsAuto-v0"):
+        del gymnasium.registry[name]
+
+
+@pytest.mark.parametrize("env_id", ["SlotsSingle-v0", "SlotsVector-v0"])
+def test_both_kinds_play_the_same_episodes(env_id: str) -> None:
+    slots = make_slots(env_id, 3)
+    assert slots.num_slots == 3
+    starts = {2: SlotStart(1, 70), 0: SlotStart(2, 80)}
+    assert slots.reset(starts, ()) == {
+        2: SlotReset("count down from 1", {"task_id": "t1", "noise": 70}),
+        0: SlotReset("count down from 2", {"task_id": "t2", "noise": 80}),
+    }
+    first = slots.step({0: "hello", 2: "there"}, ())
+    assert first[0] == SlotStep("1 left", 0.5, False, False, {"said": "hello", "path": (1, "x")})
+    assert first[2].is_terminated  # type: ignore[union-attr]
+    slots.reset({2: SlotStart(3, 1)}, ())
+    second = slots.step({0: "a", 2: "b"}, ())
+    assert second[0] == SlotStep("0 left", 0.5, True, False, {"said": "a", "path": (1, "x")})
+    assert second[2] == SlotStep("2 left", 0.5, False, False, {"said": "b", "path": (1, "x")})
+    slots.close()
+
+
+def test_kinds_are_chosen_by_the_spec() -> None:
+    assert isinstance(make_slots("SlotsSingle-v0", 2), ListSlots)
+    assert isinstance(make_slots("SlotsVector-v0", 2), VectorSlots)
+    assert isinstance(make_slots("SlotsAuto-v0", 2), ListSlots)
+    assert isinstance(make_slots("gymnasium:SlotsVector-v0", 2), VectorSlots)
+    with pytest.raises(ModuleNotFoundError):
+        make_slots("no_such_module:SlotsVector-v0", 2)
+    with pytest.raises(ValueError, match="num_slots must be positive, got 0"):
+        make_slots("SlotsSingle-v0", 0)
+    with pytest.raises(ValueError, match="must be DISABLED"):
+        VectorSlots(AutoVector(1))
+    with pytest.raises(ValueError, match="envs must not be empty"):
+        ListSlots([])
+
+
+def test_expected_errors_are_failures_and_others_are_raised() -> None:
+    single = make_slots("SlotsSingle-v0", 2)
+    vector = make_slots("SlotsVector-v0", 2)
+    starts = {0: SlotStart(2, 0), 1: SlotStart(2, 0)}
+    for slots, others_go_on in ((single, True), (vector, False)):
+        slots.reset(starts, ())
+        results = slots.step({0: "break", 1: "fine"}, (OSError,))
+        assert isinstance(results[0], SlotFailure)
+        assert isinstance(results[0].error, ConnectionError)
+        assert isinstance(results[1], SlotStep) == others_go_on
+        with pytest.raises(ConnectionError):
+            slots.step({0: "break", 1: "fine"}, (KeyError,))
+
+
+def test_slots_without_an_episode_of_ours_get_the_empty_action() -> None:
+    env = CountdownVector(3)
+    slots = VectorSlots(env)
+    slots.reset({1: SlotStart(5, 0)}, ())
+    slots.step({1: "go"}, ())
+    assert env.received == [("", "go", "")]
+    assert slots.reset({}, ()) == {}
+    assert slots.step({}, ()) == {}
+
+
+def test_unstacking_follows_masks_and_nesting() -> None:
+    infos = {
+        "a": np.array([1, 2]),
+        "_a": np.array([True, False]),
+        "b": {"c": np.array([0.5, 1.5]), "_c": np.array([True, True])},
+        "_b": np.array([True, True]),
+        "_odd": np.array(["x", "y"]),
+        "plain": np.array([True, False]),
+    }
+    assert unstack_info(infos, 0) == {"a": 1, "b": {"c": 0.5}, "_odd": "x", "plain": True}
+    assert unstack_info(infos, 1) == {"b": {"c": 1.5}, "_odd": "y", "plain": False}
+    assert type(unstack_info(infos, 0)["a"]) is int
