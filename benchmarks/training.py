@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -107,15 +108,22 @@ def flat_gradient(model: Qwen2ForCausalLM) -> torch.Tensor:
     return vector
 
 
-def best_time(function: Callable[[], object], model: Qwen2ForCausalLM, repeats: int) -> float:
-    """Shortest of several runs, in seconds; the gradient is cleared after each."""
-    times = []
+def best_times(
+    functions: dict[str, Callable[[], object]], model: Qwen2ForCausalLM, repeats: int
+) -> dict[str, float]:
+    """Shortest of several runs of each, in seconds.
+
+    They take turns, so that a busy moment of the machine does not hit one of them alone. The
+    gradient is cleared after each run.
+    """
+    times = dict.fromkeys(functions, float("inf"))
     for _ in range(repeats):
-        began = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - began)
-        model.zero_grad()
-    return min(times)
+        for name, function in functions.items():
+            began = time.perf_counter()
+            function()
+            times[name] = min(times[name], time.perf_counter() - began)
+            model.zero_grad()
+    return times
 
 
 def main() -> None:
@@ -141,21 +149,21 @@ def main() -> None:
         f"{batch.num_sequences} episodes, {batch.num_tokens} tokens, {batch.num_action_tokens} of "
         f"them sampled; gradients agree to {difference:.1e}"
     )
-    speeds = {}
-    for num_rows in (4, 8, 16, 32):
-        seconds = best_time(
-            lambda rows=num_rows: padded_gradient(model, batch, rows),  # type: ignore[misc]
-            model,
-            arguments.repeats,
-        )
-        speeds[num_rows] = batch.num_tokens / seconds
-        print(f"right-padded, {num_rows:2d} rows   {speeds[num_rows]:8,.0f} tokens/s")
-    seconds = best_time(lambda: learner.accumulate_gradient(batch), model, arguments.repeats)
-    speed = batch.num_tokens / seconds
-    print(f"this library          {speed:8,.0f} tokens/s")
-    for num_rows, padded in speeds.items():
-        print(f"ratio to {num_rows:2d} rows      {speed / padded:8.2f}")
-    print(f"ratio to the best     {speed / max(speeds.values()):8.2f}  (target {TARGET_RATIO})")
+    functions: dict[str, Callable[[], object]] = {
+        f"right-padded, {num_rows:2d} rows": partial(padded_gradient, model, batch, num_rows)
+        for num_rows in (4, 8, 16, 32)
+    }
+    functions["this library"] = partial(learner.accumulate_gradient, batch)
+    times = best_times(functions, model, arguments.repeats)
+    speeds = {name: batch.num_tokens / seconds for name, seconds in times.items()}
+    for name, speed in speeds.items():
+        print(f"{name:24s}{speed:8,.0f} tokens/s")
+    speed = speeds.pop("this library")
+    for name, padded in speeds.items():
+        print(f"ratio to {name:24s}{speed / padded:6.2f}")
+    print(
+        f"ratio to the best of them {speed / max(speeds.values()):12.2f}  (target {TARGET_RATIO})"
+    )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ from calibadv_algo.diagnostics import (
     perplexity_stats,
     repeated_token_share,
 )
-from calibadv_algo.errors import MissingInfoKeyError
 from calibadv_algo.learner import UpdateResult
 from calibadv_algo.losses import KL_ESTIMATORS
 from calibadv_algo.rollout.driver import RolloutStats
@@ -226,11 +225,7 @@ def alarm(history: Sequence[Mapping[str, float | None]]) -> bool:
         The verdict of `diagnostics.collapse_alarm`.
     """
     rows = [
-        {
-            ("reward" if name == "reward_mean" else name): value
-            for name, value in row.items()
-            if value is not None
-        }
+        {name: value for name, value in row.items() if value is not None}
         for row in history
         if "reward_mean" in row
     ]
@@ -243,11 +238,17 @@ def _penalties(
     credit: Credit,
 ) -> dict[str, float]:
     """Punishment of correct searches by one credit; {} if the environment lacks its facts."""
-    try:
-        correctness = [credit(group) for group in groups]
-        is_search = [search_mask(group) for group in groups]
-    except MissingInfoKeyError:
+    known = set.intersection(
+        *(
+            {key for turn in each.turns for key in turn.info}
+            for g in groups
+            for each in g.trajectories
+        )
+    )
+    if not credit.required_info_keys <= known:
         return {}
+    correctness = [credit(group) for group in groups]
+    is_search = [search_mask(group) for group in groups]
     base = [Grpo()(group, values) for group, values in zip(groups, correctness, strict=True)]
     found = mispenalised(
         _flat(advantages),

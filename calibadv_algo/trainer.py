@@ -41,7 +41,14 @@ from calibadv_algo.evaluation import (
 from calibadv_algo.learner import Learner, UpdateResult
 from calibadv_algo.metrics import UpdateFacts, alarm, update_metrics
 from calibadv_algo.rollout.base import GenerationEngine, SamplingParams, Tokenizer
-from calibadv_algo.rollout.driver import DriverConfig, EpisodeSpec, RolloutStats, collect, regroup
+from calibadv_algo.rollout.driver import (
+    OVERFLOW_KEY,
+    DriverConfig,
+    EpisodeSpec,
+    RolloutStats,
+    collect,
+    regroup,
+)
 from calibadv_algo.rollout.records import trajectory_to_json
 from calibadv_algo.rollout.slots import EnvSlots, SlotReset, SlotStart, SlotStep
 from calibadv_algo.tracking import (
@@ -53,7 +60,7 @@ from calibadv_algo.tracking import (
     read_metrics,
     truncate_lines,
 )
-from calibadv_algo.types import Group
+from calibadv_algo.types import Group, Trajectory
 from calibadv_env.info import STOP_STRINGS
 
 MAX_PROBE_TURNS = 64
@@ -254,7 +261,8 @@ class Trainer:
             policy_version=self.num_updates_done,
             config=self._driver,
         )
-        return regroup(batch.trajectories, min(2, rollout.group_size)), batch.stats
+        trajectories = [close_overflow(each) for each in batch.trajectories]
+        return regroup(trajectories, min(2, rollout.group_size)), batch.stats
 
     def _judge(self, group: Group) -> Judged:
         """Credit and advantages of one group."""
@@ -419,6 +427,24 @@ def to_batch(judged: Sequence[Judged]) -> TokenBatch:
     trajectories = [item for each in judged for item in each.group.trajectories]
     rows = [row for each in judged for row in each.advantages]
     return build_token_batch(trajectories, rows)
+
+
+def close_overflow(trajectory: Trajectory) -> Trajectory:
+    """Says of an episode that the context cut off that its response is not well-formed.
+
+    The environment did not see its end and reported none of the facts that stand there.
+
+    Args:
+        trajectory: Any episode.
+
+    Returns:
+        The same one, unless it overflowed: then its last info has ``is_format_valid``.
+    """
+    last = trajectory.turns[-1]
+    if OVERFLOW_KEY not in last.info:
+        return trajectory
+    info = {"is_format_valid": False, **last.info}
+    return replace(trajectory, turns=(*trajectory.turns[:-1], replace(last, info=info)))
 
 
 def questions_at(position: int, count: int, num_tasks: int, seed: int) -> list[int]:

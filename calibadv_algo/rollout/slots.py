@@ -147,7 +147,8 @@ class VectorSlots:
 
     The environment takes ``options={"task_index": [...], "reset_mask": [...]}`` and does
     nothing in slots whose episode has ended. A slot whose episode the driver has given up is
-    sent the empty action until it is reset, and what comes back is not looked at.
+    sent the empty action until it is reset, and what comes back is not looked at. The key
+    ``is_idle``, which speaks of slots and not of turns, is left out of the infos.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
@@ -206,7 +207,7 @@ class VectorSlots:
                 float(rewards[slot]),
                 bool(terminated[slot]),
                 bool(truncated[slot]),
-                unstack_info(infos, slot),
+                {k: v for k, v in unstack_info(infos, slot).items() if k != "is_idle"},
             )
             for slot in actions
         }

@@ -314,6 +314,19 @@ def test_length_ends_a_turn_at_the_token_or_the_context_limit(
     assert (cut.text, cut.finish_reason) == ("ab", "length")
 
 
+def test_an_ended_row_at_the_context_limit_can_wait_for_the_others(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    model = make_model("gpt2", tokenizer)
+    engine = HfEngine(model, tokenizer, compact_share=1.0)
+    contexts = [(7,) * (LIMIT - 2), (5, 6, 7)]
+    requests = [GenerationRequest(str(i), ids, i) for i, ids in enumerate(contexts)]
+    full, short = engine.generate(requests, SamplingParams(max_tokens=20))
+    assert (len(full.token_ids), len(short.token_ids)) == (2, 20)
+    oracle = plain_logprobs(model, contexts[1], short.token_ids, 1.0)
+    np.testing.assert_allclose(short.logprobs, oracle, atol=1e-4)
+
+
 def test_new_weights_drop_what_was_computed(tokenizer: PreTrainedTokenizerFast) -> None:
     model, other = make_model("qwen2", tokenizer), make_model("qwen2", tokenizer, seed=5)
     engine = HfEngine(model, tokenizer)

@@ -218,8 +218,8 @@ def test_entropies_carry_gradients_only_on_request() -> None:
 
 def test_autocast_computes_in_bfloat16_and_scores_in_float32() -> None:
     batch = make_batch()
-    exact = Policy(qwen2()).logprobs(batch)[0]
-    rough = Policy(qwen2(), autocast_dtype=torch.bfloat16).logprobs(batch)[0]
+    exact = Policy(qwen2()).logprobs(batch)[0].detach()
+    rough = Policy(qwen2(), autocast_dtype=torch.bfloat16).logprobs(batch)[0].detach()
     assert rough.dtype == torch.float32
     assert 1e-5 < float((rough - exact).abs().max()) < 0.2
 

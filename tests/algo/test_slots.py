@@ -81,6 +81,7 @@ class CountdownVector(VectorEnv[Any, Any, Any]):
                 infos["path"] = old
                 infos["_path"] = infos.get("_path", np.zeros(self.num_envs, dtype=bool))
                 infos["_path"][i] = True
+        infos["is_idle"] = np.zeros(self.num_envs, dtype=bool)
         return tuple(texts), rewards, self.is_over.copy(), np.zeros(self.num_envs, bool), infos
 
 

@@ -214,6 +214,19 @@ def test_a_failing_engine_is_not_swallowed(tmp_path: Path) -> None:
         letters.make_trainer(short_config(tmp_path), engine=engine).train()
 
 
+def test_an_episode_that_overflows_is_trained_on_as_ill_formed(tmp_path: Path) -> None:
+    rollout = letters.RolloutConfig(
+        num_questions=2, group_size=4, max_tokens=3, max_context=8, num_slots=8
+    )
+    letters.make_trainer(short_config(tmp_path, 1, rollout=rollout)).train()
+    row = read_lines(tmp_path / "metrics.jsonl")[-1]
+    assert row["context_overflows"] > 0
+    turns = [r["turns"] for r in read_lines(tmp_path / "trajectories" / "update_000000.jsonl")]
+    cut = [each for each in turns if "is_context_overflow" in each[-1]["info"]]
+    assert len(cut) == row["context_overflows"]
+    assert all(each[-1]["info"]["is_format_valid"] is False for each in cut)
+
+
 def test_every_epoch_visits_every_task_once() -> None:
     order = [questions_at(4 * i, 4, 10, seed=3) for i in range(5)]
     flat = [task for tasks in order for task in tasks]
