@@ -115,7 +115,9 @@ def rollout_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     }
     infos = [each.final_info for each in trajectories]
     for name, key in _FINAL_MEANS.items():
-        metrics[name] = _mean(float(info[key]) for info in infos if key in info)
+        # Where some episodes have a score, one that was cut off before its end scores 0.
+        is_known = any(key in info for info in infos)
+        metrics[name] = _mean(float(info.get(key, 0)) for info in infos if is_known)
     return metrics
 
 

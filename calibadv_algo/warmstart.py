@@ -23,9 +23,7 @@ from calibadv_algo.batching import TokenBatch
 from calibadv_algo.policy import Policy
 
 TAGS: tuple[str, ...] = tuple(
-    f"<{slash}{tag}>"
-    for tag in ("think", "search", "information", "answer")
-    for slash in ("", "/")
+    f"<{slash}{tag}>" for tag in ("think", "search", "information", "answer") for slash in ("", "/")
 )
 """Tags of the action grammar, one token each."""
 

@@ -200,9 +200,7 @@ def rename(
     unique = sorted(set(entities), key=lambda name: (-len(name), name))
     drawn = [names[index] for index in rng.integers(len(names), size=2 * len(unique) + 1)]
     fresh = iter(dict.fromkeys(name for name in drawn if name not in unique))
-    mapping = {
-        name: next(fresh, name) if rng.random() < probability else name for name in unique
-    }
+    mapping = {name: next(fresh, name) if rng.random() < probability else name for name in unique}
     if not mapping:
         return demonstration
     alternatives = "|".join(re.escape(name) for name in unique)
@@ -286,9 +284,7 @@ class Demonstrator:
                     searchers[slot].read(passage_ids, budget - searches)
             is_running &= ~(terminated | truncated)
         return [
-            rename(
-                tuple(played), sorted(names), self._names.names, self._config.rename, self._rng
-            )
+            rename(tuple(played), sorted(names), self._names.names, self._config.rename, self._rng)
             for played, names in zip(segments, entities, strict=True)
         ]
 

@@ -71,7 +71,9 @@ class Eval:
         slots.close()
         if self.output is not None:
             append_records(self.output, result.records)
-        table = Table("metric", "mean", title=f"{self.model} on {self.env.dataset} {self.env.split}")
+        table = Table(
+            "metric", "mean", title=f"{self.model} on {self.env.dataset} {self.env.split}"
+        )
         for name, value in summarize(result.records).items():
             table.add_row(name, f"{value:.3f}")
         table.add_row("questions", str(len(result.records)))

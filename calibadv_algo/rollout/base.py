@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -79,8 +79,8 @@ class Tokenizer(Protocol):
         """Token ids of a text."""
         ...
 
-    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = ...) -> str:
-        """Text of token ids."""
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool = ...) -> Any:
+        """Text of token ids, a string for one sequence."""
         ...
 
 

@@ -40,7 +40,9 @@ class ScriptedEngine:
         """
         generations = []
         for request in requests:
-            context = self._tokenizer.decode(request.token_ids, skip_special_tokens=False)
+            context = str(
+                self._tokenizer.decode(list(request.token_ids), skip_special_tokens=False)
+            )
             text = self._script(context, request.seed)
             generations.append(encode_turn(text, self._tokenizer, params))
         return generations
@@ -108,11 +110,11 @@ def encode_turn(text: str, tokenizer: Tokenizer, params: SamplingParams) -> Gene
     if not ids:
         raise EngineError(f"a turn needs at least one token, got {text!r}")
     for count in range(1, min(len(ids), params.max_tokens) + 1):
-        written = tokenizer.decode(ids[:count], skip_special_tokens=False)
+        written = str(tokenizer.decode(list(ids[:count]), skip_special_tokens=False))
         ends = [written.find(stop) + len(stop) for stop in params.stop if stop in written]
         if ends:
             return Generation(ids[:count], (0.0,) * count, written[: min(ends)], "stop")
     count = min(len(ids), params.max_tokens)
-    written = tokenizer.decode(ids[:count], skip_special_tokens=False)
+    written = str(tokenizer.decode(list(ids[:count]), skip_special_tokens=False))
     reason: FinishReason = "length" if count < len(ids) else "eos"
     return Generation(ids[:count], (0.0,) * count, written, reason)
