@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
+import gymnasium
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -26,7 +27,15 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
 }
 """Command -> module under `calibadv_algo.commands`, its class, and one line of help."""
 
-EXPECTED_ERRORS: Final = (CalibadvAlgoError, CalibadvEnvError, ValueError)
+EXPECTED_ERRORS: Final = (
+    CalibadvAlgoError,
+    CalibadvEnvError,
+    ValueError,
+    OSError,
+    ImportError,
+    FloatingPointError,
+    gymnasium.error.Error,
+)
 """What a user can mend: shown as one line, without a traceback."""
 
 

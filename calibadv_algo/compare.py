@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Final
+from types import FrameType
+from typing import Any, Final, NoReturn
 
 from calibadv_algo.arms import ARMS, find_arm
 from calibadv_algo.config import ATLAS_TINY, TrainConfig, config_to_dict
@@ -24,6 +28,9 @@ from calibadv_algo.errors import CalibadvAlgoError
 
 POLL_INTERVAL_S: Final = 0.5
 """How often the parent looks after its runs."""
+
+STOP_TIMEOUT_S: Final = 10.0
+"""How long a run that was told to stop may take before it is killed."""
 
 
 class ComparisonError(CalibadvAlgoError):
@@ -135,14 +142,51 @@ def check_output_dir(config: CompareConfig) -> None:
     """
     path = config.output_dir / "comparison.json"
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8")).get("config")
+        found = _read_record(path).get("config")
         wanted = json.loads(json.dumps(config_to_dict(config.train)))
         if found != wanted:
+            shown = ", ".join(_differences(found, wanted)[:3])
             raise ComparisonError(
-                f"{config.output_dir} holds a comparison with other settings; choose another "
-                "--output-dir, or remove it"
+                f"{config.output_dir} holds a comparison with other settings ({shown}); choose "
+                "another --output-dir, or remove it"
             )
     config.output_dir.mkdir(parents=True, exist_ok=True)
+
+
+def recorded_wall_time_s(output_dir: Path) -> float | None:
+    """Seconds that a comparison has run for so far, None if it is not known to have begun.
+
+    Raises:
+        ComparisonError: if the record in the folder cannot be read.
+    """
+    path = output_dir / "comparison.json"
+    wall_time_s = _read_record(path).get("wall_time_s") if path.exists() else None
+    return None if wall_time_s is None else float(wall_time_s)
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """What `write_comparison` wrote."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ComparisonError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(record, dict):
+        raise ComparisonError(f"{path}: must hold an object, got {type(record).__name__}")
+    return record
+
+
+def _differences(found: Any, wanted: Any, place: str = "") -> list[str]:
+    """The settings that differ, as "name: found, not wanted"."""
+    if not isinstance(found, dict) or not isinstance(wanted, dict):
+        return [] if found == wanted else [f"{place}: {found!r} there, {wanted!r} here"]
+    names = [*wanted, *(name for name in found if name not in wanted)]
+    return [
+        line
+        for name in names
+        for line in _differences(
+            found.get(name), wanted.get(name), f"{place}.{name}" if place else name
+        )
+    ]
 
 
 def run_jobs(
@@ -159,46 +203,101 @@ def run_jobs(
         num_workers: Runs at a time; 0 means one a core.
         on_poll: Called again and again with the jobs that are running.
 
+    Whatever ends the call, no run goes on: they are stopped when it raises or is interrupted or
+    terminated, and stop by themselves when this process is killed.
+
     Raises:
         ComparisonError: if a run failed, after the others have been stopped.
     """
     limit = num_workers or len(os.sched_getaffinity(0))
-    context = multiprocessing.get_context("spawn")
     waiting = list(jobs)
     running: dict[str, tuple[Job, BaseProcess]] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < limit:
-                job = waiting.pop(0)
-                job.config.output_dir.mkdir(parents=True, exist_ok=True)
-                process = context.Process(target=_run_job, args=(target, job), name=job.name)
-                with _single_threaded():
-                    process.start()
-                running[job.name] = (job, process)
-            time.sleep(POLL_INTERVAL_S)
-            on_poll([job for job, _ in running.values()])
-            for name, (job, process) in list(running.items()):
-                if process.exitcode is None:
-                    continue
-                del running[name]
-                if process.exitcode != 0:
-                    log = job.config.output_dir / "log.txt"
-                    raise ComparisonError(
-                        f"run {name} ended with exit code {process.exitcode}; see {log}"
-                    )
-    finally:
-        for _, process in running.values():
-            process.terminate()
-        for _, process in running.values():
+    with _exit_on_sigterm():
+        try:
+            while waiting or running:
+                while waiting and len(running) < limit:
+                    job = waiting.pop(0)
+                    running[job.name] = (job, _start(target, job))
+                time.sleep(POLL_INTERVAL_S)
+                on_poll([job for job, _ in running.values()])
+                for name, (job, process) in list(running.items()):
+                    if process.exitcode is not None:
+                        del running[name]
+                        _require_success(job, process.exitcode)
+        finally:
+            _stop([process for _, process in running.values()])
+
+
+def _start(target: Callable[[TrainConfig], None], job: Job) -> BaseProcess:
+    """Starts a run in a process of its own, with one thread."""
+    job.config.output_dir.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_run_job, args=(target, job), name=job.name)
+    with _single_threaded():
+        process.start()
+    return process
+
+
+def _require_success(job: Job, exitcode: int) -> None:
+    """Raises ComparisonError unless a run has ended well."""
+    log = job.config.output_dir / "log.txt"
+    if exitcode < 0:
+        name = signal.Signals(-exitcode).name
+        hint = " (perhaps memory ran out)" if -exitcode == signal.SIGKILL else ""
+        raise ComparisonError(f"run {job.name} was ended by {name}{hint}; see {log}")
+    if exitcode > 0:
+        lines = (
+            log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
+        )
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        raise ComparisonError(
+            f"run {job.name} ended with exit code {exitcode}; see {log}" + (last and f": {last}")
+        )
+
+
+def _stop(processes: Sequence[BaseProcess]) -> None:
+    """Ends processes, and waits until they have ended."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(STOP_TIMEOUT_S)
+        if process.exitcode is None:
+            process.kill()
             process.join()
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Turns SIGTERM into SystemExit, so that clean-up runs; only the main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(signum: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + signum)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run_job(target: Callable[[TrainConfig], None], job: Job) -> None:
     """In the child: everything it prints goes to the run's log."""
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     log = os.open(job.config.output_dir / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
     target(job.config)
+
+
+def _exit_with_parent() -> None:
+    """In the child: waits for the end of the parent, however it ends, and ends this process."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 @contextmanager

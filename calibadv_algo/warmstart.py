@@ -32,10 +32,14 @@ class Segment(Protocol):
     """A piece of a demonstration: some text, and who wrote it."""
 
     @property
-    def text(self) -> str: ...
+    def text(self) -> str:
+        """Exactly as the policy would have written or read it."""
+        ...
 
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """``prompt``, ``action`` or ``observation``."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,15 +66,15 @@ class PolicyShape:
 class CloningConfig:
     """How to clone."""
 
-    num_steps: int = 900
+    num_steps: int = 1200
     """Optimiser steps."""
     batch_size: int = 24
     """Demonstrations a step."""
-    lr: float = 2e-3
+    lr: float = 3e-3
     """Peak learning rate."""
-    warmup_steps: int = 50
+    warmup_steps: int = 100
     """Steps of linear warm-up."""
-    decay_from: float = 0.7
+    decay_from: float = 0.6
     """Share of the steps after which the rate falls linearly to 5 % of its peak."""
     short_steps: int = 200
     """Steps at the start that see one-hop demonstrations only."""

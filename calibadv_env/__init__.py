@@ -1,7 +1,8 @@
 """Gymnasium environments in which a language model learns to search.
 
-Importing the package registers ``DeepSearch-v0``, ``DeepSearch-Atlas-v0`` and
-``DeepSearch-Toy-v0``; no data is read and no torch is imported before an environment is made.
+Importing the package registers ``DeepSearch-v0``, ``DeepSearch-Atlas-v0``,
+``DeepSearch-AtlasWiki-v0`` and ``DeepSearch-Toy-v0``; no data is read and no torch is imported
+before an environment is made.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from gymnasium.envs.registration import registry as _gymnasium_registry
 
 from calibadv_env.data.registry import (
     Dataset,
+    built_in_datasets,
     env_id_of,
     get_dataset,
     list_datasets,
@@ -42,7 +44,7 @@ __all__ = [
 
 def register_envs() -> None:
     """Registers the ids of the built-in datasets with Gymnasium; harmless when repeated."""
-    ids = {"DeepSearch-v0": None} | {env_id_of(name): name for name in ("atlas", "toy")}
+    ids = {"DeepSearch-v0": None} | {env_id_of(name): name for name in built_in_datasets()}
     for env_id, dataset in ids.items():
         if env_id not in _gymnasium_registry:
             register_env_id(env_id, dataset)

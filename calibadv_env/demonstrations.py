@@ -65,7 +65,7 @@ class SearcherConfig:
         rename: For each entity of an episode: give it another name throughout.
     """
 
-    stop_early: float = 0.6
+    stop_early: float = 0.52
     wrong_relation: float = 0.12
     wrong_copy: float = 0.08
     retry: float = 0.5
@@ -77,6 +77,21 @@ class SearcherConfig:
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {value}")
+
+
+def chain_of(task: QATask) -> Sequence[Mapping[str, str]]:
+    """The chain of facts that leads to a task's answer.
+
+    Returns:
+        One mapping a hop with the keys ``subject``, ``relation`` and ``object``.
+
+    Raises:
+        ValueError: if the task's metadata holds no such chain.
+    """
+    chain: Sequence[Mapping[str, str]] | None = task.metadata.get("chain")
+    if not chain:
+        raise ValueError(f"task {task.id!r} has no metadata['chain'] to follow")
+    return chain
 
 
 def search_action(relation: str, subject: str) -> str:
@@ -104,10 +119,8 @@ class _Searcher:
         names: NameSource,
         rng: np.random.Generator,
     ) -> None:
-        chain = task.metadata.get("chain")
-        if not chain:
-            raise ValueError(f"task {task.id!r} has no metadata['chain'] to follow")
-        self._chain: Sequence[Mapping[str, str]] = chain
+        chain = chain_of(task)
+        self._chain = chain
         self._config = config
         self._relations = relations
         self._names = names
@@ -126,7 +139,7 @@ class _Searcher:
             return answer_action(self._subject)
         relation = self._chain[self._hop]["relation"]
         if not self._is_retry and self._chance(self._config.wrong_relation):
-            relation = self._relations[self._rng.integers(len(self._relations))]
+            relation = self._relations[int(self._rng.integers(len(self._relations)))]
         return search_action(relation, self._subject)
 
     def read(self, passage_ids: Sequence[str], searches_left: int) -> None:
@@ -142,7 +155,7 @@ class _Searcher:
         if is_hit and not (others and self._chance(self._config.wrong_copy)):
             self._subject = wanted
         elif others:
-            self._subject = others[self._rng.integers(len(others))]
+            self._subject = others[int(self._rng.integers(len(others)))]
         self._hop += 1
         is_last = self._hop == len(self._chain)
         self._is_done = is_last or self._chance(self._config.stop_early)
@@ -159,7 +172,7 @@ class ChainNames:
         by_passage: dict[str, dict[str, None]] = {}
         names: dict[str, None] = {}
         for task in tasks:
-            for hop, golds in zip(task.metadata["chain"], task.gold_passages, strict=True):
+            for hop, golds in zip(chain_of(task), task.gold_passages, strict=True):
                 pair = (str(hop["subject"]), str(hop["object"]))
                 names.update(dict.fromkeys(pair))
                 for gold in golds:
@@ -236,9 +249,7 @@ class Demonstrator:
         self._config = config
         self._env = env
         self._rng = rng
-        self._relations = sorted(
-            {str(hop["relation"]) for task in tasks for hop in task.metadata["chain"]}
-        )
+        self._relations = sorted({str(hop["relation"]) for task in tasks for hop in chain_of(task)})
 
     def play(self, *, max_hops: int | None = None) -> list[Demonstration]:
         """Plays one episode in every slot.
@@ -263,7 +274,7 @@ class Demonstrator:
         ]
         segments = [[Segment(prompt, "prompt")] for prompt in prompts]
         entities = [
-            {name for hop in self._tasks[i].metadata["chain"] for name in _ends(hop)} for i in picks
+            {name for hop in chain_of(self._tasks[i]) for name in _ends(hop)} for i in picks
         ]
         is_running = np.ones(len(picks), dtype=bool)
         searches = 0

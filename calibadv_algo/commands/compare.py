@@ -21,15 +21,11 @@ from calibadv_algo.compare import (
     check_output_dir,
     last_metrics,
     plan_jobs,
+    recorded_wall_time_s,
     run_jobs,
     write_comparison,
 )
 from calibadv_algo.config import TrainConfig
-from calibadv_algo.report.curves import write_curves
-from calibadv_algo.report.page import write_report
-from calibadv_algo.report.reading import read_comparison
-from calibadv_algo.report.summary import summarise, write_summary
-from calibadv_algo.report.tables import all_tables, markdown_table, rich_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,26 +47,36 @@ class Compare:
             "data_sha256": data_sha256(config.train.env),
             "warm_start": warm_start_facts(config.train.model),
         }
-        write_comparison(config, facts, None)
+        earlier = recorded_wall_time_s(config.output_dir)
+        write_comparison(config, facts, earlier)
         started = time.monotonic()
         jobs = plan_jobs(config)
         console.print(
             f"{len(jobs)} runs: {', '.join(config.arms)}; seeds {', '.join(map(str, config.seeds))}"
         )
-        with Live(console=console, refresh_per_second=2, transient=True) as live:
-            run_jobs(
-                jobs,
-                _train_quietly,
-                config.num_workers,
-                lambda running: live.update(_progress_table(jobs, running, started)),
-            )
-        write_comparison(config, facts, round(time.monotonic() - started, 1))
+        try:
+            with Live(console=console, refresh_per_second=2, transient=True) as live:
+                run_jobs(
+                    jobs,
+                    _train_quietly,
+                    config.num_workers,
+                    lambda running: live.update(_progress_table(jobs, running, started)),
+                )
+        finally:
+            wall_time_s = round((earlier or 0.0) + time.monotonic() - started, 1)
+            write_comparison(config, facts, wall_time_s)
         write_results(config.output_dir, console)
         return 0
 
 
 def write_results(comparison_dir: Path, console: Console) -> None:
     """Writes table, curves, summary and page from the files of the runs, and prints the table."""
+    from calibadv_algo.report.curves import write_curves
+    from calibadv_algo.report.page import write_report
+    from calibadv_algo.report.reading import read_comparison
+    from calibadv_algo.report.summary import summarise, write_summary
+    from calibadv_algo.report.tables import all_tables, markdown_table, rich_table
+
     tables = all_tables(summarise(read_comparison(comparison_dir)))
     for table in tables:
         console.print(rich_table(table))

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from calibadv_algo.commands.setup import load_policy
 from calibadv_algo.config import EnvConfig
-from calibadv_algo.evaluation import append_records, eval_task_indices, evaluate, summarize
-from calibadv_algo.rollout.base import SamplingParams
-from calibadv_algo.rollout.driver import DriverConfig
-from calibadv_algo.rollout.hf_engine import HfEngine
-from calibadv_algo.rollout.slots import make_slots
-from calibadv_algo.trainer import count_tasks
 from calibadv_env.errors import RetrieverError
 from calibadv_env.info import STOP_STRINGS
+
+if TYPE_CHECKING:
+    from calibadv_algo.evaluation import EvalResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,33 +48,47 @@ class Eval:
 
     def run(self) -> int:
         """Evaluates and prints a table."""
-        model, tokenizer = load_policy(self.model)
-        slots = make_slots(self.env.env_id, self.num_slots, self.env.kwargs())
-        driver = DriverConfig(
-            max_context_tokens=self.max_context,
-            chat_template=self.chat_template,
-            retry_on=(RetrieverError, OSError),
-        )
-        result = evaluate(
-            slots,
-            HfEngine(model, tokenizer, max_slots=self.num_slots, max_context=self.max_context),
-            tokenizer,
-            eval_task_indices(count_tasks(slots), self.episodes),
-            SamplingParams(
-                temperature=self.temperature, max_tokens=self.max_tokens, stop=STOP_STRINGS
-            ),
-            split=self.env.split,
-            seed=self.seed,
-            driver=driver,
-        )
-        slots.close()
+        from calibadv_algo.evaluation import append_records, summarize
+
+        result = self._evaluate()
         if self.output is not None:
             append_records(self.output, result.records)
-        table = Table(
-            "metric", "mean", title=f"{self.model} on {self.env.dataset} {self.env.split}"
-        )
+        title = f"{self.model} on {self.env.dataset} {self.env.split}"
+        table = Table("metric", "mean", title=Text(title))
         for name, value in summarize(result.records).items():
             table.add_row(name, f"{value:.3f}")
         table.add_row("questions", str(len(result.records)))
-        Console().print(table)
+        if result.num_dropped:
+            table.add_row("dropped", str(result.num_dropped))
+        Console(highlight=False).print(table)
         return 0
+
+    def _evaluate(self) -> EvalResult:
+        from calibadv_algo.evaluation import eval_task_indices, evaluate
+        from calibadv_algo.rollout.base import SamplingParams
+        from calibadv_algo.rollout.driver import DriverConfig
+        from calibadv_algo.rollout.hf_engine import HfEngine
+        from calibadv_algo.rollout.slots import make_slots
+        from calibadv_algo.trainer import count_tasks
+
+        model, tokenizer = load_policy(self.model)
+        slots = make_slots(self.env.env_id, self.num_slots, self.env.kwargs())
+        try:
+            return evaluate(
+                slots,
+                HfEngine(model, tokenizer, max_slots=self.num_slots, max_context=self.max_context),
+                tokenizer,
+                eval_task_indices(count_tasks(slots), self.episodes),
+                SamplingParams(
+                    temperature=self.temperature, max_tokens=self.max_tokens, stop=STOP_STRINGS
+                ),
+                split=self.env.split,
+                seed=self.seed,
+                driver=DriverConfig(
+                    max_context_tokens=self.max_context,
+                    chat_template=self.chat_template,
+                    retry_on=(RetrieverError, OSError),
+                ),
+            )
+        finally:
+            slots.close()

@@ -11,11 +11,10 @@ import gymnasium
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from calibadv_algo.commands.setup import load_policy
 from calibadv_algo.config import EnvConfig
-from calibadv_algo.rollout.base import GenerationRequest, SamplingParams
-from calibadv_algo.rollout.hf_engine import HfEngine
 from calibadv_env.info import STOP_STRINGS
 
 HELP = "s QUERY searches, a ANSWER answers, q quits"
@@ -45,24 +44,31 @@ class Play:
         if module:
             importlib.import_module(module)
         env = gymnasium.make(name, disable_env_checker=True, **self.env.kwargs())
+        try:
+            self._play(env, console)
+        finally:
+            env.close()
+        return 0
+
+    def _play(self, env: gymnasium.Env[str, str], console: Console) -> None:
+        """One episode; a person may leave before its end."""
         options = None if self.task_index is None else {"task_index": self.task_index}
         observation, info = env.reset(seed=self.seed, options=options)
-        console.print(Panel(observation.strip(), title=str(info.get("task_id", "task"))))
+        title = Text(str(info.get("task_id", "task")))
+        console.print(Panel(Text(observation.strip()), title=title))
         act = self._ask(console) if self.model is None else self._policy(self.model)
         context, is_over = observation, False
         while not is_over:
             action = act(context)
             if action is None:
-                return 0
+                return
             if self.model is not None:
                 console.print(action, style="cyan", markup=False)
             observation, reward, terminated, truncated, info = env.step(action)
             context += action + observation
             console.print(observation.strip(), markup=False)
             is_over = terminated or truncated
-        console.print(_result(reward, info))
-        env.close()
-        return 0
+        console.print(_result(float(reward), info))
 
     def _ask(self, console: Console) -> Callable[[str], str | None]:
         """A person's turns: short commands become actions of the grammar."""
@@ -88,6 +94,9 @@ class Play:
 
     def _policy(self, name: str) -> Callable[[str], str | None]:
         """A policy's turns; what was sampled is kept as token ids."""
+        from calibadv_algo.rollout.base import GenerationRequest, SamplingParams
+        from calibadv_algo.rollout.hf_engine import HfEngine
+
         model, tokenizer = load_policy(name)
         engine = HfEngine(model, tokenizer, max_slots=1)
         params = SamplingParams(

@@ -1,4 +1,7 @@
-"""What several commands need: policies by name, and the facts that stand beside results."""
+"""What several commands need: policies by name, and the facts that stand beside results.
+
+Commands import torch and transformers when they run, not before, so that ``--help`` is quick.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,12 @@ import json
 import subprocess
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
-
-import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from typing import TYPE_CHECKING, Any, Final
 
 from calibadv_algo.config import EnvConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SHIPPED_POLICIES: Final = {"atlas-tiny": "atlas_policy"}
 """Names of the policies that come with the package, and their folders under ``assets``."""
@@ -30,30 +28,39 @@ def policy_path(name: str) -> str:
     return name
 
 
-def load_policy(
-    name: str, dtype: torch.dtype = torch.float32
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def silence_transformers() -> None:
+    """Switches off the progress bars of transformers, which would break into our own output."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def load_policy(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads a causal language model and its tokenizer.
 
     Args:
         name: A shipped policy's name, a path, or a name on the hub.
-        dtype: Type of the weights.
 
     Returns:
-        The model, on a GPU if there is one, and the tokenizer.
+        The model with weights in fp32, on a GPU if there is one, and the tokenizer.
 
     Raises:
         ValueError: if there is no such policy.
     """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    silence_transformers()
     path = policy_path(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
-    except OSError as error:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    except (OSError, ValueError) as error:
         shipped = ", ".join(SHIPPED_POLICIES)
+        reason = " ".join(str(error).split())
         raise ValueError(
             f"model must be a shipped policy ({shipped}), a folder with a Hugging Face model or a "
-            f"name on the hub; {name!r} could not be loaded: {error}"
+            f"name on the hub; {name!r} could not be loaded: {reason}"
         ) from error
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device), tokenizer

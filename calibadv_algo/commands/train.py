@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import tyro
 from rich.console import Console
 
 from calibadv_algo.commands.setup import data_sha256, git_commit, load_policy
 from calibadv_algo.config import ATLAS_TINY, TrainConfig
-from calibadv_algo.rollout.driver import DriverConfig
-from calibadv_algo.rollout.hf_engine import HfEngine
-from calibadv_algo.rollout.slots import make_slots
-from calibadv_algo.trainer import Trainer, TrainResult, write_atomically
 from calibadv_env.errors import RetrieverError
+
+if TYPE_CHECKING:
+    from calibadv_algo.trainer import TrainResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +52,11 @@ def run_training(config: TrainConfig) -> TrainResult:
         ValueError: if the model or the environment is not there, or the settings do not fit.
         CheckpointError: if the output folder holds another run.
     """
+    from calibadv_algo.rollout.driver import DriverConfig
+    from calibadv_algo.rollout.hf_engine import HfEngine
+    from calibadv_algo.rollout.slots import make_slots
+    from calibadv_algo.trainer import Trainer
+
     _write_provenance(config)
     model, tokenizer = load_policy(config.model)
     rollout = config.rollout
@@ -84,6 +87,10 @@ def run_training(config: TrainConfig) -> TrainResult:
 
 def _write_provenance(config: TrainConfig) -> None:
     """Writes beside the results which code and data they come from."""
+    import torch
+
+    from calibadv_algo.trainer import write_atomically
+
     config.output_dir.mkdir(parents=True, exist_ok=True)
     facts = {
         "git_commit": git_commit(),

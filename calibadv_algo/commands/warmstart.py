@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from calibadv_algo.commands.setup import silence_transformers
 from calibadv_algo.warmstart import (
     CloningConfig,
     PolicyShape,
@@ -28,6 +29,7 @@ from calibadv_env.demonstrations import (
     Demonstrator,
     NameSource,
     SearcherConfig,
+    chain_of,
 )
 from calibadv_env.prompts import format_passages
 from calibadv_env.retrieval.base import ScoredPassage
@@ -56,8 +58,10 @@ class WarmStart:
     searcher: SearcherConfig = field(default_factory=SearcherConfig)
     """How the scripted searcher errs."""
 
-    def run(self) -> None:
+    def run(self) -> int:
         """Trains the tokenizer, plays and clones demonstrations, saves the policy."""
+        silence_transformers()
+        self.output_dir.mkdir(parents=True, exist_ok=True)
         dataset = get_dataset(self.dataset)
         tasks = dataset.tasks("train")
         names = name_source(dataset, tasks)
@@ -77,10 +81,10 @@ class WarmStart:
                 progress.update(bar, completed=step + 1, loss=loss, speed=speed)
 
             clone(model, tokenizer, self._demonstrations(tasks, names), self.cloning, on_step)
-        self.output_dir.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(self.output_dir)
         tokenizer.save_pretrained(self.output_dir)
         self._write_recipe(dataset, model.num_parameters(), seen, time.monotonic() - started)
+        return 0
 
     def _demonstrations(
         self, tasks: TaskSet, names: NameSource
@@ -172,7 +176,7 @@ def tokenizer_texts(dataset: Dataset, tasks: TaskSet, names: NameSource) -> list
         for passage in dataset.corpus().passages
     ]
     questions = [f"Question: {task.question}\n" for task in tasks]
-    relations = sorted({hop["relation"] for task in tasks for hop in task.metadata["chain"]})
+    relations = sorted({hop["relation"] for task in tasks for hop in chain_of(task)})
     wanted = [f" need {relation} of {names.names[0]}" for relation in relations]
     return [*passages, *questions, *[f" found {name}" for name in names.names], *wanted * 200]
 

@@ -31,10 +31,24 @@ from calibadv_env.retrieval.corpus import Corpus, parse_passage
 SPLITS: Final = ("train", "dev", "test")
 """The usual splits, and the names of their files in a folder."""
 
+EVAL: Final = "eval"
+"""Stands for the split that a dataset is evaluated on; see :attr:`Dataset.eval_split`."""
+
 _BUILT_IN: Final = {
-    "atlas": "calibadv_env.data.atlas",
-    "toy": "calibadv_env.data.toy",
+    "atlas": ("calibadv_env.data.atlas", "load_dataset"),
+    "atlas-wiki": ("calibadv_env.data.atlas", "load_wiki_dataset"),
+    "toy": ("calibadv_env.data.toy", "load_dataset"),
+    "NQ": ("calibadv_env.data.benchmarks", "load_nq"),
+    "TriviaQA": ("calibadv_env.data.benchmarks", "load_triviaqa"),
+    "PopQA": ("calibadv_env.data.benchmarks", "load_popqa"),
+    "HotpotQA": ("calibadv_env.data.benchmarks", "load_hotpotqa"),
+    "2WikiMultihopQA": ("calibadv_env.data.benchmarks", "load_2wikimultihopqa"),
+    "MuSiQue": ("calibadv_env.data.benchmarks", "load_musique"),
+    "Bamboogle": ("calibadv_env.data.benchmarks", "load_bamboogle"),
 }
+"""Name -> module and function that makes the dataset. Upper and lower case are told apart only
+where a user has registered a name that differs from one of these by nothing else."""
+_BUILT_IN_BY_LOWER: Final = {name.lower(): name for name in _BUILT_IN}
 _NAME: Final = re.compile(r"[A-Za-z0-9]+(?:[-_][A-Za-z0-9]+)*")
 
 TaskSource: TypeAlias = str | Path | Sequence[QATask | Mapping[str, Any]]
@@ -81,12 +95,18 @@ class Dataset:
             raise pickle.PicklingError(f"dataset {self.name!r} is not the registered one")
         return get_dataset, (self.name,)
 
+    @property
+    def eval_split(self) -> str:
+        """The split to evaluate on: test, else dev, else train, else the first one."""
+        return next((s for s in ("test", "dev", "train") if s in self.splits), self.splits[0])
+
     def tasks(self, split: str) -> TaskSet:
         """The tasks of a split.
 
         Args:
             split: One of ``splits``; where ``lone_split`` is set, also "train", "dev" or "test",
-                which then all mean the lone split.
+                which then all mean the lone split; or "eval" for ``eval_split``. The ``split`` of
+                what is returned names the one that was meant.
 
         Returns:
             The tasks, the same object at every call.
@@ -96,6 +116,8 @@ class Dataset:
             DataError: if the data is faulty, or a task names a gold passage that the corpus
                 does not hold.
         """
+        if split == EVAL and EVAL not in self.splits:
+            split = self.eval_split
         if split not in self.splits:
             if self.lone_split is None or split not in SPLITS:
                 known = ", ".join(self.splits)
@@ -154,8 +176,9 @@ def get_dataset(name: str) -> Dataset:
     """The dataset of a name.
 
     Args:
-        name: A built-in dataset, one given to :func:`register_dataset`, or a folder in the form
-            that function takes. A text counts as a folder if it has a path separator in it.
+        name: A built-in dataset (in any case: "hotpotqa" is "HotpotQA"), one given to
+            :func:`register_dataset`, or a folder in the form that function takes. A text counts
+            as a folder if it has a path separator in it.
 
     Returns:
         The dataset, the same object at every call.
@@ -167,8 +190,12 @@ def get_dataset(name: str) -> Dataset:
     with _registry_lock:
         if name in _datasets:
             return _datasets[name]
+        name = _BUILT_IN_BY_LOWER.get(name.lower(), name)
+        if name in _datasets:
+            return _datasets[name]
         if name in _BUILT_IN:
-            _datasets[name] = importlib.import_module(_BUILT_IN[name]).load_dataset()
+            module, function = _BUILT_IN[name]
+            _datasets[name] = getattr(importlib.import_module(module), function)()
             return _datasets[name]
         if "/" in name or "\\" in name:
             folder = Path(name).resolve()
@@ -227,6 +254,11 @@ def register_dataset(
         gymnasium_registry.pop(env_id, None)
         register_env_id(env_id, name)
     return env_id
+
+
+def built_in_datasets() -> tuple[str, ...]:
+    """The names that are known without registration, in alphabetical order."""
+    return tuple(sorted(_BUILT_IN))
 
 
 def register_env_id(env_id: str, dataset: str | None = None) -> None:
