@@ -28,6 +28,10 @@ TAGS: tuple[str, ...] = tuple(
 """Tags of the action grammar, one token each."""
 
 
+CONTROL_TOKENS: tuple[str, ...] = ("<pad>", "<eos>")
+"""Tokens that stand for no text: padding and the end."""
+
+
 class Segment(Protocol):
     """A piece of a demonstration: some text, and who wrote it."""
 
@@ -61,6 +65,23 @@ class PolicyShape:
     max_context: int = 1024
     """Longest context in tokens."""
 
+    def __post_init__(self) -> None:
+        """Checks that the sizes fit together."""
+        for name in ("hidden_size", "num_layers", "num_heads", "num_kv_heads"):
+            _require_positive(self, name)
+        for name in ("intermediate_size", "max_context"):
+            _require_positive(self, name)
+        if self.hidden_size % (2 * self.num_heads):
+            raise ValueError(
+                f"hidden_size must be a multiple of twice num_heads ({self.num_heads}), "
+                f"got {self.hidden_size}"
+            )
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"num_heads must be a multiple of num_kv_heads ({self.num_kv_heads}), "
+                f"got {self.num_heads}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class CloningConfig:
@@ -93,11 +114,26 @@ class CloningConfig:
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        for name in ("num_steps", "batch_size", "lr"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("num_steps", "batch_size", "lr", "grad_clip", "micro_batch_tokens"):
+            _require_positive(self, name)
+        for name in ("warmup_steps", "short_steps", "weight_decay", "seed"):
+            _require_not_negative(self, name)
+        for name in ("observation_weight", "prompt_weight"):
+            _require_not_negative(self, name)
         if not 0 <= self.decay_from <= 1:
             raise ValueError(f"decay_from must be in [0, 1], got {self.decay_from}")
+
+
+def _require_positive(config: object, name: str) -> None:
+    value = getattr(config, name)
+    if value <= 0:
+        raise ValueError(f"{name} must be positive, got {value}")
+
+
+def _require_not_negative(config: object, name: str) -> None:
+    value = getattr(config, name)
+    if value < 0:
+        raise ValueError(f"{name} must not be negative, got {value}")
 
 
 def train_tokenizer(
@@ -112,7 +148,13 @@ def train_tokenizer(
 
     Returns:
         A Hugging Face tokenizer that adds no special tokens of its own.
+
+    Raises:
+        ValueError: if the vocabulary is too small for the bytes and the fixed tokens.
     """
+    least = len(CONTROL_TOKENS) + len(TAGS) + len(phrases) + 256
+    if vocab_size < least:
+        raise ValueError(f"vocab_size must be at least {least}, got {vocab_size}")
     raw = RawTokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -123,7 +165,7 @@ def train_tokenizer(
     raw.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(TAGS) - len(phrases),
-        special_tokens=["<pad>", "<eos>"],
+        special_tokens=list(CONTROL_TOKENS),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -131,10 +173,10 @@ def train_tokenizer(
     raw.add_tokens(
         [AddedToken(text, normalized=False, special=False) for text in (*TAGS, *phrases)]
     )
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=raw,
-        pad_token="<pad>",
-        eos_token="<eos>",
+        pad_token=CONTROL_TOKENS[0],
+        eos_token=CONTROL_TOKENS[1],
         clean_up_tokenization_spaces=False,
     )
 
@@ -288,11 +330,11 @@ def clone(
             batch, weights = _as_batch(part)
             logprobs, _ = policy.logprobs(batch, temperature=1.0)
             part_loss = cloning_loss(logprobs, weights, total_weight)
-            part_loss.backward()
+            part_loss.backward()  # type: ignore[no-untyped-call]
             loss += float(part_loss.detach())
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
         if not math.isfinite(float(norm)):
             raise FloatingPointError(f"the gradient of step {step} is not finite")
         optimizer.step()
         on_step(step, loss, sum(len(item.input_ids) for item in items))
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]

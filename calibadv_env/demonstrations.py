@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from calibadv_env.data.base import QATask, TaskSet
 from calibadv_env.vector import DeepSearchVectorEnv
 
 SegmentKind = Literal["prompt", "action", "observation"]
+
+_FIXED_TEXT: Final = r"</?\w+>|Doc \d+\(Title:"
+"""Tags and the heads of passages, which stay as they are whatever entities are called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,14 +168,23 @@ class ChainNames:
     """Names for datasets that list none of their own: those of the tasks' chains.
 
     Args:
-        tasks: Tasks with ``metadata["chain"]``.
+        tasks: Tasks with ``metadata["chain"]``, and gold passages for each of its hops.
+
+    Raises:
+        ValueError: if a task has no chain, or gold passages for another number of hops.
     """
 
     def __init__(self, tasks: TaskSet) -> None:
         by_passage: dict[str, dict[str, None]] = {}
         names: dict[str, None] = {}
         for task in tasks:
-            for hop, golds in zip(chain_of(task), task.gold_passages, strict=True):
+            chain = chain_of(task)
+            if len(task.gold_passages) != len(chain):
+                raise ValueError(
+                    f"gold_passages of task {task.id!r} must be given for each of the "
+                    f"{len(chain)} hops of its chain, got {len(task.gold_passages)}"
+                )
+            for hop, golds in zip(chain, task.gold_passages, strict=True):
                 pair = (str(hop["subject"]), str(hop["object"]))
                 names.update(dict.fromkeys(pair))
                 for gold in golds:
@@ -208,7 +220,8 @@ def rename(
 
     Returns:
         The episode with every whole-word occurrence replaced, longer names first, so that a name
-        inside another one is left alone.
+        inside another one is left alone. Tags and the heads of passages stay as they are, even
+        if an entity is called "1" or "answer".
     """
     unique = sorted(set(entities), key=lambda name: (-len(name), name))
     drawn = [names[index] for index in rng.integers(len(names), size=2 * len(unique) + 1)]
@@ -217,10 +230,13 @@ def rename(
     if not mapping:
         return demonstration
     alternatives = "|".join(re.escape(name) for name in unique)
-    pattern = re.compile(rf"(?<!\w)(?:{alternatives})(?!\w)")
+    pattern = re.compile(rf"{_FIXED_TEXT}|(?<!\w)(?P<name>{alternatives})(?!\w)")
+
+    def replacement(match: re.Match[str]) -> str:
+        return mapping[match["name"]] if match["name"] is not None else match.group()
+
     return tuple(
-        Segment(pattern.sub(lambda match: mapping[match.group()], segment.text), segment.kind)
-        for segment in demonstration
+        Segment(pattern.sub(replacement, segment.text), segment.kind) for segment in demonstration
     )
 
 
@@ -233,6 +249,9 @@ class Demonstrator:
         config: How to err.
         env: The environment to play in, on the same tasks.
         rng: Source of all randomness.
+
+    Raises:
+        ValueError: if a task has no chain.
     """
 
     def __init__(
@@ -259,12 +278,17 @@ class Demonstrator:
 
         Returns:
             One demonstration a slot.
+
+        Raises:
+            ValueError: if no task is that short.
         """
         allowed = [
             index
             for index, task in enumerate(self._tasks)
             if max_hops is None or task.hops <= max_hops
         ]
+        if not allowed:
+            raise ValueError(f"max_hops must leave at least one task, got {max_hops}")
         picks = [allowed[i] for i in self._rng.integers(len(allowed), size=self._env.num_envs)]
         prompts, reset_info = self._env.reset(options={"task_index": picks})
         budget = int(reset_info["max_turns"][0])

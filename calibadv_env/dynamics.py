@@ -72,6 +72,7 @@ class TaskFacts:
         id: Id of the task.
         index: Its position in the split.
         num_tasks: Size of the split.
+        split: Name of the split.
         question: The bare question.
         golden_answers: Accepted answers.
         hops: Number of reasoning steps, 0 if unknown.
@@ -83,6 +84,7 @@ class TaskFacts:
     id: str
     index: int
     num_tasks: int
+    split: str
     question: str
     golden_answers: tuple[str, ...]
     hops: int
@@ -91,7 +93,7 @@ class TaskFacts:
     num_gold_hops: int
 
     @classmethod
-    def of(cls, task: QATask, *, index: int, num_tasks: int) -> TaskFacts:
+    def of(cls, task: QATask, *, index: int, num_tasks: int, split: str = "") -> TaskFacts:
         """Works the facts out."""
         hops_of: dict[str, tuple[int, ...]] = {}
         for hop, passage_ids in enumerate(task.gold_passages):
@@ -101,6 +103,7 @@ class TaskFacts:
             id=task.id,
             index=index,
             num_tasks=num_tasks,
+            split=split,
             question=task.question,
             golden_answers=tuple(task.golden_answers),
             hops=task.hops,
@@ -179,6 +182,7 @@ def begin(config: EpisodeConfig, task: TaskFacts) -> tuple[EpisodeState, str, Re
         task_id=task.id,
         task_index=task.index,
         num_tasks=task.num_tasks,
+        split=task.split,
         question=task.question,
         golden_answers=task.golden_answers,
         max_turns=config.max_turns,

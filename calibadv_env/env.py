@@ -66,7 +66,12 @@ class World:
         """The task at an index, prepared; worked out once."""
         facts = self._facts.get(index)
         if facts is None:
-            facts = TaskFacts.of(self.tasks[index], index=index, num_tasks=len(self.tasks))
+            facts = TaskFacts.of(
+                self.tasks[index],
+                index=index,
+                num_tasks=len(self.tasks),
+                split=self.tasks.split,
+            )
             self._facts[index] = facts
         return facts
 
@@ -189,7 +194,8 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
 
     Args:
         dataset: Name of a dataset, or a ``Dataset``.
-        split: Name of its split.
+        split: Name of its split, or "eval" for the one to evaluate on: test, else dev, else
+            train.
         retriever: "bm25", "rank_bm25", "memory", or an object that searches.
         top_k: Passages a search.
         max_turns: Searches in an episode, at most.

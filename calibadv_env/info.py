@@ -29,6 +29,7 @@ class ResetInfo(TypedDict):
         task_id: Unique id of the task within its dataset.
         task_index: Position of the task in its split, ``0 <= task_index < num_tasks``.
         num_tasks: Number of tasks in the split.
+        split: The split that the task belongs to; never "eval", but the one that it stands for.
         question: The bare question, without the instruction round it.
         golden_answers: Accepted answers.
         max_turns: Number of searches that the episode allows.
@@ -39,6 +40,7 @@ class ResetInfo(TypedDict):
     task_id: str
     task_index: int
     num_tasks: int
+    split: str
     question: str
     golden_answers: tuple[str, ...]
     max_turns: int

@@ -32,7 +32,7 @@ def silence_transformers() -> None:
     """Switches off the progress bars of transformers, which would break into our own output."""
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def load_policy(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -63,7 +63,7 @@ def load_policy(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             f"name on the hub; {name!r} could not be loaded: {reason}"
         ) from error
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device), tokenizer
+    return model.to(device), tokenizer  # type: ignore[arg-type]
 
 
 def warm_start_facts(name: str) -> dict[str, Any]:

@@ -1,0 +1,353 @@
+"""A corpus that stays on disk: passages are read by their offset when they are asked for."""
+
+from __future__ import annotations
+
+import array
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, NoReturn, TypeAlias, overload
+
+import numpy as np
+
+from calibadv_env.data.files import read_jsonl
+from calibadv_env.errors import DataError, RetrieverError
+from calibadv_env.retrieval.base import Passage
+from calibadv_env.retrieval.corpus import Corpus, parse_passage
+from calibadv_env.retrieval.index_files import (
+    FileFacts,
+    HashedFile,
+    Manifest,
+    Progress,
+    check_files,
+    map_array,
+    no_progress,
+    read_manifest,
+    write_array,
+    write_manifest,
+)
+
+FOLDER: Final = "corpus"
+"""Where an index keeps its copy of the passages."""
+_PASSAGES: Final = "passages.jsonl"
+_OFFSETS: Final = "offsets.u64"
+_ID_HASHES: Final = "id_hashes.u64"
+_ID_ORDER: Final = "id_order.u32"
+_REPORT_EVERY: Final = 4096
+
+CorpusSource: TypeAlias = str | Path | Corpus
+"""A JSONL file, plain or gzip; a folder with an index or a corpus on disk; or a corpus."""
+
+
+class DiskCorpus(Corpus):
+    r"""A :class:`Corpus` whose passages are read from disk one by one.
+
+    ``passages.jsonl`` holds one line ``["id","title","text"]`` a passage, exactly what
+    :attr:`Corpus.sha256` is the hash of, so the hash of the file is the hash of the corpus.
+    Look-up by id goes through a sorted table of 64-bit hashes. Both tables are memory-mapped;
+    nothing grows with the corpus but page cache, which the system takes back when it needs it.
+
+    It pickles by its path. Threads may share it.
+
+    Args:
+        folder: What :func:`write_corpus` wrote, or an index that holds such a folder.
+        verify: Whether to hash every file; else only sizes are compared.
+
+    Raises:
+        DataError: if there is no corpus, or its files are not the ones that were written.
+    """
+
+    def __init__(self, folder: str | Path, *, verify: bool = False) -> None:
+        folder = Path(folder).absolute()
+        if (folder / FOLDER).is_dir():
+            folder = folder / FOLDER
+        self.folder = folder
+        self._manifest = read_manifest(folder, "corpus")
+        check_files(folder, self._manifest, verify=verify)
+        self._offsets = map_array(folder / _OFFSETS, "<u8")
+        self._id_hashes = map_array(folder / _ID_HASHES, "<u8")
+        self._id_order = map_array(folder / _ID_ORDER, "<u4")
+        self._descriptor = os.open(folder / _PASSAGES, os.O_RDONLY)
+        self._view = _Passages(self)
+
+    @classmethod
+    def from_jsonl(cls, path: str | Path) -> NoReturn:
+        """Not for this class: :func:`write_corpus` brings a file into the right form.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"a DiskCorpus is opened from a folder, got {path}; use write_corpus")
+
+    @property
+    def passages(self) -> Sequence[Passage]:  # type: ignore[override]
+        """The passages in order; each is read when it is asked for."""
+        return self._view
+
+    @property
+    def sha256(self) -> str:  # type: ignore[override]
+        """Hash of the content, as :attr:`Corpus.sha256` gives it."""
+        return self._manifest.corpus_sha256
+
+    def read(self, position: int) -> Passage:
+        """Reads one passage.
+
+        Args:
+            position: 0 to ``len(corpus) - 1``.
+
+        Returns:
+            The passage.
+
+        Raises:
+            RetrieverError: if the file no longer holds it.
+        """
+        start, end = int(self._offsets[position]), int(self._offsets[position + 1])
+        try:
+            passage_id, title, text = json.loads(os.pread(self._descriptor, end - start, start))
+        except (OSError, ValueError) as error:
+            raise RetrieverError(
+                f"{self.folder / _PASSAGES}: passage {position} cannot be read: {error}"
+            ) from error
+        return Passage(passage_id, title, text)
+
+    def index_of(self, passage_id: str) -> int:
+        """The position of a passage.
+
+        Raises:
+            KeyError: if the corpus has no such passage.
+        """
+        position = self._find(passage_id)
+        if position is None:
+            raise KeyError(f"the corpus has no passage {passage_id!r}")
+        return position
+
+    def by_id(self, passage_id: str) -> Passage:
+        """The passage of an id.
+
+        Raises:
+            KeyError: if the corpus has no such passage.
+        """
+        return self.read(self.index_of(passage_id))
+
+    def _find(self, passage_id: str) -> int | None:
+        wanted = np.uint64(_id_hash(passage_id))
+        place = int(np.searchsorted(self._id_hashes, wanted))
+        while place < len(self) and self._id_hashes[place] == wanted:
+            position = int(self._id_order[place])
+            if self.read(position).id == passage_id:
+                return position
+            place += 1
+        return None
+
+    def close(self) -> None:
+        """Closes the file of passages; the corpus cannot be read after that."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", -1) >= 0:
+            self.close()
+
+    def __len__(self) -> int:
+        """Number of passages."""
+        return self._manifest.num_passages
+
+    def __iter__(self) -> Iterator[Passage]:
+        """Goes through the passages in order, reading the file once."""
+        with (self.folder / _PASSAGES).open("rb") as lines:
+            for line in lines:
+                yield Passage(*json.loads(line))
+
+    def __contains__(self, passage_id: object) -> bool:
+        """Whether a passage has this id."""
+        return isinstance(passage_id, str) and self._find(passage_id) is not None
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other one holds equal passages in equal order."""
+        return isinstance(other, Corpus) and self.sha256 == other.sha256
+
+    def __hash__(self) -> int:
+        """Agrees with equality."""
+        return hash(self.sha256)
+
+    def __reduce__(self) -> tuple[type[DiskCorpus], tuple[Path]]:
+        """Pickles by path."""
+        return DiskCorpus, (self.folder,)
+
+    def __repr__(self) -> str:
+        """Names the place and the size."""
+        return f"DiskCorpus({str(self.folder)!r}, {len(self)} passages)"
+
+
+class _Passages(Sequence[Passage]):
+    """The passages of a corpus on disk, as a sequence."""
+
+    def __init__(self, corpus: DiskCorpus) -> None:
+        self._corpus_len = len(corpus)
+        self._read = corpus.read
+
+    def __len__(self) -> int:
+        return self._corpus_len
+
+    @overload
+    def __getitem__(self, index: int) -> Passage: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Passage, ...]: ...
+    def __getitem__(self, index: int | slice) -> Passage | tuple[Passage, ...]:
+        if isinstance(index, slice):
+            return tuple(self._read(i) for i in range(*index.indices(len(self))))
+        position = index + len(self) if index < 0 else index
+        if not 0 <= position < len(self):
+            raise IndexError(f"position must be below {len(self)}, got {index}")
+        return self._read(position)
+
+
+def write_corpus(
+    source: CorpusSource, folder: str | Path, progress: Progress = no_progress
+) -> DiskCorpus:
+    """Brings a corpus into the form that :class:`DiskCorpus` opens.
+
+    The text streams through; what is held in memory is 8 bytes a passage, for the table of ids.
+    A source that already has this form is linked, not copied, where the file system allows it.
+
+    Args:
+        source: A JSONL file as for :meth:`Corpus.from_jsonl`, plain or gzip; the folder of an
+            index; or a corpus.
+        folder: Where to write; is made.
+        progress: Is told how far it is.
+
+    Returns:
+        The corpus, open.
+
+    Raises:
+        DataError: if a line is malformed (with file and line), an id stands twice, or there is
+            no passage.
+        OSError: if the disk does not take the files.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(source, (str, Path)) and Path(source).is_dir():
+        source = DiskCorpus(source)
+    if isinstance(source, DiskCorpus):
+        _link_files(source, folder)
+        return DiskCorpus(folder)
+    is_file = not isinstance(source, Corpus)
+    total = estimate_passages(Path(source)) if is_file else len(source)  # type: ignore[arg-type]
+    passages = _read_passages(Path(source)) if is_file else iter(source)  # type: ignore[arg-type]
+    name = str(source) if is_file else "the corpus"
+    _write_files(_reporting(passages, total, progress), folder, name)
+    return DiskCorpus(folder)
+
+
+def estimate_passages(path: Path, sample_bytes: int = 1 << 20) -> int | None:
+    """Guesses from its beginning how many lines a file has, for a progress bar.
+
+    Args:
+        path: A plain JSONL file; for a compressed one there is no guess.
+        sample_bytes: How much of it to look at.
+
+    Returns:
+        The guess; None if there is none.
+    """
+    try:
+        with path.open("rb") as stream:
+            sample = stream.read(sample_bytes)
+    except OSError:
+        return None
+    lines = sample.count(b"\n")
+    if sample.startswith(b"\x1f\x8b") or not lines:
+        return None
+    return max(1, round(path.stat().st_size * lines / len(sample)))
+
+
+def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Cuts a stream into lists of at most ``size`` items."""
+    stream = iter(items)
+    while batch := list(islice(stream, size)):
+        yield batch
+
+
+def _read_passages(path: Path) -> Iterator[Passage]:
+    for number, record in read_jsonl(path):
+        try:
+            yield parse_passage(record)
+        except ValueError as error:
+            raise DataError(f"{path}:{number}: {error}") from error
+
+
+def _reporting(
+    passages: Iterable[Passage], total: int | None, progress: Progress
+) -> Iterator[Passage]:
+    done = 0
+    for done, passage in enumerate(passages, start=1):
+        if done % _REPORT_EVERY == 0:
+            progress("read passages", done, total if total is None else max(total, done))
+        yield passage
+    progress("read passages", done, done)
+
+
+def _write_files(passages: Iterable[Passage], folder: Path, name: str) -> None:
+    hashes = array.array("Q")
+    with HashedFile(folder / _PASSAGES) as lines, HashedFile(folder / _OFFSETS) as offsets:
+        offsets.write(np.zeros(1, "<u8"))
+        for batch in batched(passages, _REPORT_EVERY):
+            rows = [
+                json.dumps([p.id, p.title, p.text], separators=(",", ":")).encode("ascii") + b"\n"
+                for p in batch
+            ]
+            ends = lines.num_bytes + np.cumsum([len(row) for row in rows], dtype=np.uint64)
+            offsets.write(ends.astype("<u8"))
+            lines.write(b"".join(rows))
+            hashes.extend(_id_hash(passage.id) for passage in batch)
+        files = {_PASSAGES: lines.close(), _OFFSETS: offsets.close()}
+    if not hashes:
+        raise DataError(f"{name}:1: the file holds no passage")
+    files.update(_write_ids(hashes, folder))
+    manifest = Manifest(
+        kind="corpus",
+        corpus_sha256=files[_PASSAGES].sha256,
+        num_passages=len(hashes),
+        files=files,
+    )
+    write_manifest(folder, manifest)
+    _refuse_equal_ids(DiskCorpus(folder), name)
+
+
+def _write_ids(hashes: array.array[int], folder: Path) -> dict[str, FileFacts]:
+    values = np.frombuffer(hashes, dtype=np.uint64)
+    order = np.argsort(values, kind="stable")
+    return {
+        _ID_HASHES: write_array(folder / _ID_HASHES, values[order].astype("<u8")),
+        _ID_ORDER: write_array(folder / _ID_ORDER, order.astype("<u4")),
+    }
+
+
+def _refuse_equal_ids(corpus: DiskCorpus, name: str) -> None:
+    hashes = corpus._id_hashes
+    for place in np.flatnonzero(hashes[1:] == hashes[:-1]).tolist():
+        first, second = (int(corpus._id_order[place + i]) for i in (0, 1))
+        if corpus.read(first).id == corpus.read(second).id:
+            raise DataError(
+                f"{name}: id {corpus.read(first).id!r} stands twice, as passage {first + 1} and "
+                f"passage {second + 1}"
+            )
+
+
+def _link_files(source: DiskCorpus, folder: Path) -> None:
+    for name in (*source._manifest.files, "manifest.json"):
+        target = folder / name
+        target.unlink(missing_ok=True)
+        try:
+            target.hardlink_to(source.folder / name)
+        except OSError:
+            shutil.copyfile(source.folder / name, target)
+
+
+def _id_hash(passage_id: str) -> int:
+    digest = hashlib.blake2b(passage_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
