@@ -209,7 +209,7 @@ def run_jobs(
     Raises:
         ComparisonError: if a run failed, after the others have been stopped.
     """
-    limit = num_workers or len(os.sched_getaffinity(0))
+    limit = num_workers or _num_cores()
     waiting = list(jobs)
     running: dict[str, tuple[Job, BaseProcess]] = {}
     with _exit_on_sigterm():
@@ -226,6 +226,13 @@ def run_jobs(
                         _require_success(job, process.exitcode)
         finally:
             _stop([process for _, process in running.values()])
+
+
+def _num_cores() -> int:
+    """Cores that this process may use, as far as the system says."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _start(target: Callable[[TrainConfig], None], job: Job) -> BaseProcess:

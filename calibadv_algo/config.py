@@ -277,7 +277,8 @@ def _require_not_negative(config: object, *names: str) -> None:
 
 ATLAS_TINY: Final = TrainConfig(
     env=EnvConfig(prompt="question", max_turns=5),
-    optim=OptimConfig(num_updates=30),
+    optim=OptimConfig(num_updates=25, micro_batch_tokens=1200),
+    evaluation=EvalConfig(every=5, episodes=300),
 )
 """The shipped tiny policy on the atlas, on two CPU cores."""
 

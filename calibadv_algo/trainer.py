@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float
@@ -299,6 +299,11 @@ class Trainer:
             driver=self._driver,
         )
         append_records(self.config.output_dir / "evals.jsonl", result.records)
+        if self.config.save_trajectories:
+            self._write_records(
+                "eval_trajectories",
+                [json.loads(trajectory_to_json(each)) for each in result.trajectories],
+            )
         metrics = {f"eval_{name}": value for name, value in summarize(result.records).items()}
         metrics["eval_dropped"] = float(result.num_dropped)
         metrics["time_eval_s"] = time.perf_counter() - began
@@ -410,16 +415,24 @@ class Trainer:
         return TrackerGroup(trackers)
 
     def _write_trajectories(self, judged: Sequence[Judged]) -> None:
-        """Writes the episodes of an update with their advantages, in one step."""
-        lines = []
+        """Writes the episodes of an update with their advantages."""
+        records = []
         for each in judged:
             for trajectory, row in zip(each.group.trajectories, each.advantages, strict=True):
                 record = json.loads(trajectory_to_json(trajectory))
                 record["advantages"] = row[: len(trajectory.turns)].tolist()
-                lines.append(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
-        folder = self.config.output_dir / "trajectories"
+                records.append(record)
+        self._write_records("trajectories", records)
+
+    def _write_records(self, folder_name: str, records: Sequence[Mapping[str, Any]]) -> None:
+        """Writes the records of this update into a file of their own, in one step."""
+        folder = self.config.output_dir / folder_name
         folder.mkdir(exist_ok=True)
-        write_atomically(folder / f"update_{self.num_updates_done:06d}.jsonl", "".join(lines))
+        text = "".join(
+            json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n"
+            for record in records
+        )
+        write_atomically(folder / f"update_{self.num_updates_done:06d}.jsonl", text)
 
 
 def to_batch(judged: Sequence[Judged]) -> TokenBatch:

@@ -88,7 +88,7 @@ def write_results(comparison_dir: Path, console: Console) -> None:
         write_report(comparison_dir),
     ]
     for path in (comparison_dir / "table.md", *written):
-        console.print(f"wrote {path}")
+        console.print(f"wrote {path}", markup=False, soft_wrap=True)
 
 
 def _train_quietly(config: TrainConfig) -> None:

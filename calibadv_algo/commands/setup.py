@@ -48,12 +48,12 @@ def load_policy(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         ValueError: if there is no such policy.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     silence_transformers()
     path = policy_path(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = _load_tokenizer(path)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     except (OSError, ValueError) as error:
         shipped = ", ".join(SHIPPED_POLICIES)
@@ -64,6 +64,24 @@ def load_policy(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         ) from error
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device), tokenizer  # type: ignore[arg-type]
+
+
+def _load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """Loads a tokenizer as it was saved.
+
+    `AutoTokenizer` goes by the model's type and gives a tokenizer that was trained for a Qwen2
+    shape Qwen2's own pre-tokenizer, so a generic one is loaded by its own class.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    file = Path(path) / "tokenizer_config.json"
+    if file.is_file():
+        kind = json.loads(file.read_text(encoding="utf-8")).get("tokenizer_class")
+        if kind in ("TokenizersBackend", "PreTrainedTokenizerFast"):
+            generic: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(path)
+            return generic
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+    return tokenizer
 
 
 def warm_start_facts(name: str) -> dict[str, Any]:

@@ -34,7 +34,9 @@ class Train:
         """Trains and says where the policy is."""
         result = run_training(self.config)
         Console(highlight=False).print(
-            f"{result.num_updates} updates done; the policy is in {result.policy_dir}"
+            f"{result.num_updates} updates done; the policy is in {result.policy_dir}",
+            markup=False,
+            soft_wrap=True,
         )
         return 0
 

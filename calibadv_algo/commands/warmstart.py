@@ -123,7 +123,8 @@ class WarmStart:
         }
         path = self.output_dir / "recipe.json"
         path.write_text(json.dumps(recipe, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        Console().print(f"wrote {self.output_dir} ({num_parameters:,} parameters)")
+        text = f"wrote {self.output_dir} ({num_parameters:,} parameters)"
+        Console(highlight=False).print(text, markup=False, soft_wrap=True)
 
 
 class KindNames:

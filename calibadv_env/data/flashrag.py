@@ -119,9 +119,10 @@ class FlashragHub:
             raise MissingDependencyError(
                 "reading from the hub needs the package datasets: pip install 'calibadv[data]'"
             ) from error
+        failures = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError)
         try:
             return datasets.load_dataset(self.repository, self.config)
-        except (OSError, ValueError, RuntimeError) as error:
+        except failures as error:
             raise DataError(
                 f"{self.label} cannot be loaded: {error}\n{how_to_fetch(self.config)}"
             ) from error

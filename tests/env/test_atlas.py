@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from calibadv_env.data.atlas import AtlasWorld, audit, build, load_dataset, load_world, sources
+from calibadv_env.data import audit
+from calibadv_env.data.atlas import AtlasWorld, build, load_dataset, load_world, sources
 from calibadv_env.data.atlas.selection import SPLITS
 from calibadv_env.data.atlas.states import sovereign_states
 from calibadv_env.data.base import QATask

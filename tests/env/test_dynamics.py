@@ -152,7 +152,7 @@ def test_the_opening_tag_is_put_back():
 
 
 def test_first_observation_and_reset_info():
-    facts = TaskFacts.of(TASK, index=3, num_tasks=9)
+    facts = TaskFacts.of(TASK, index=3, num_tasks=9, split="dev")
     config = EpisodeConfig(prompt="question", prepend_think=True, max_turns=7)
     state, observation, info = begin(config, facts)
     assert observation == "Question: Where?\n<think>"
@@ -161,6 +161,7 @@ def test_first_observation_and_reset_info():
         "task_id": "t",
         "task_index": 3,
         "num_tasks": 9,
+        "split": "dev",
         "question": "Where?",
         "golden_answers": ("Oslo", "Christiania"),
         "max_turns": 7,

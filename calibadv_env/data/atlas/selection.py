@@ -13,12 +13,12 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any
 
-from calibadv_env.data.atlas.audit import contains_words
 from calibadv_env.data.atlas.chains import Chain, Hop, country_codes, hop_key, kind_of
 from calibadv_env.data.atlas.lexical import ExactBm25
 from calibadv_env.data.atlas.states import find_state
 from calibadv_env.data.atlas.wording import paraphrases
 from calibadv_env.data.atlas.world import AtlasWorld
+from calibadv_env.data.audit import contains_words
 
 SPLITS = ("train", "dev", "test")
 TOP_K = 3

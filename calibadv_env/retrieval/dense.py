@@ -1,0 +1,366 @@
+"""Models that turn text into vectors or scores; torch is imported when one is loaded.
+
+What a family of encoders wants differs, and a wrong prefix or pooling costs recall without any
+error. :data:`FAMILIES` holds the facts, one row a family.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from calibadv_env.errors import DataError, MissingDependencyError
+from calibadv_env.retrieval.base import Passage
+from calibadv_env.retrieval.corpus import indexed_text
+
+_FINGERPRINT_FILES: Final = ("config.json", "tokenizer.json", "vocab.txt")
+_WEIGHTS: Final = ("*.safetensors", "pytorch_model*.bin")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderFamily:
+    """What a family of encoders wants.
+
+    Attributes:
+        query_prefix: Text put before every query.
+        passage_prefix: Text put before every passage.
+        pooling: "mean" over the tokens that are no padding, or "cls": the first token.
+        is_normalized: Whether vectors are scaled to length 1, so that the inner product is the
+            cosine.
+        max_tokens: Longer texts are cut.
+        has_title_pair: Whether title and text go in as a pair of segments; else as one text.
+        passage_class: Class in transformers of the passage encoder; "" for the usual one.
+        source: Where the facts stand.
+    """
+
+    query_prefix: str = ""
+    passage_prefix: str = ""
+    pooling: Literal["mean", "cls"] = "mean"
+    is_normalized: bool = True
+    max_tokens: int = 512
+    has_title_pair: bool = False
+    passage_class: str = ""
+    source: str = ""
+
+
+FAMILIES: Final[dict[str, EncoderFamily]] = {
+    "e5": EncoderFamily(
+        query_prefix="query: ",
+        passage_prefix="passage: ",
+        source="Wang et al. (2022), arXiv 2212.03533; model card of intfloat/e5-base-v2",
+    ),
+    "bge": EncoderFamily(
+        query_prefix="Represent this sentence for searching relevant passages: ",
+        pooling="cls",
+        source="Xiao et al. (2023), arXiv 2309.07597; model card of BAAI/bge-base-en-v1.5",
+    ),
+    "contriever": EncoderFamily(
+        is_normalized=False,
+        source="Izacard et al. (2022), arXiv 2112.09118; model card of facebook/contriever",
+    ),
+    "minilm": EncoderFamily(
+        max_tokens=256,
+        source="model card of sentence-transformers/all-MiniLM-L6-v2",
+    ),
+    "dpr": EncoderFamily(
+        pooling="cls",
+        is_normalized=False,
+        max_tokens=256,
+        has_title_pair=True,
+        passage_class="DPRContextEncoder",
+        source="Karpukhin et al. (2020), arXiv 2004.04906; facebook/dpr-*-single-nq-base",
+    ),
+}
+"""What each family of encoders wants, by name."""
+
+
+def family_of(model: str) -> str:
+    """Guesses the family of an encoder from its name or path.
+
+    Args:
+        model: A path or a name on the hub.
+
+    Returns:
+        A key of :data:`FAMILIES`.
+
+    Raises:
+        ValueError: if the name does not tell; the family has to be named then.
+    """
+    name = model.lower()
+    found = [family for family in FAMILIES if family in name]
+    if len(found) != 1:
+        known = ", ".join(FAMILIES)
+        raise ValueError(f"family must be named ({known}) for the encoder {model!r}")
+    return found[0]
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Turns queries and passages into vectors whose inner product ranks."""
+
+    @property
+    def dimension(self) -> int:
+        """Length of the vectors."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for encoders that give equal vectors; written into the index."""
+        ...
+
+    def encode_queries(self, queries: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Gives one vector a query, which does not depend on the other queries."""
+        ...
+
+    def encode_passages(self, passages: Sequence[Passage]) -> npt.NDArray[np.float32]:
+        """Gives one vector a passage."""
+        ...
+
+
+class TransformerEncoder:
+    """An encoder from a folder or from the hub.
+
+    Queries are encoded one by one and unpadded, so that a query's vector never depends on which
+    queries share the batch, to the last bit. Passages are encoded in batches of similar length.
+
+    Args:
+        model: Folder with a Hugging Face model, or its name on the hub.
+        family: A key of :data:`FAMILIES`; None guesses it from the name.
+        query_model: The encoder of queries where it is another one (DPR); None: the same.
+        device: "cpu", "cuda", …; None takes a GPU if there is one.
+        batch_size: Passages that are encoded at a time.
+
+    Raises:
+        ValueError: if the family is unknown, or DPR lacks its second model.
+        DataError: if the model cannot be loaded.
+        MissingDependencyError: if torch or transformers is not installed.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        family: str | None = None,
+        *,
+        query_model: str | None = None,
+        device: str | None = None,
+        batch_size: int = 32,
+    ) -> None:
+        self.family_name = family_of(model) if family is None else family
+        if self.family_name not in FAMILIES:
+            known = ", ".join(FAMILIES)
+            raise ValueError(f"family must be one of {known}, got {self.family_name!r}")
+        self.family = FAMILIES[self.family_name]
+        if self.family.passage_class and query_model is None:
+            raise ValueError(f"query_model must be named for the family {self.family_name!r}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.model = model
+        self.query_model = query_model
+        self.device = device or _default_device()
+        self.batch_size = batch_size
+        self._tokenizer = _load(model, "AutoTokenizer")
+        self._passages = _load_model(model, self.family.passage_class, self.device)
+        self._queries, self._query_tokenizer = self._passages, self._tokenizer
+        if query_model is not None:
+            self._queries = _load_model(query_model, "", self.device)
+            self._query_tokenizer = _load(query_model, "AutoTokenizer")
+        self.fingerprint = self._make_fingerprint()
+
+    @property
+    def dimension(self) -> int:
+        """Length of the vectors."""
+        return int(self._passages.config.hidden_size)
+
+    def encode_queries(self, queries: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Gives one vector a query, each computed alone.
+
+        Args:
+            queries: Any text.
+
+        Returns:
+            Array ``[query, dimension]``.
+        """
+        rows = [
+            self._encode(self._queries, self._query_tokenizer, [self.family.query_prefix + query])
+            for query in queries
+        ]
+        return np.concatenate(rows) if rows else np.empty((0, self.dimension), np.float32)
+
+    def encode_passages(self, passages: Sequence[Passage]) -> npt.NDArray[np.float32]:
+        """Gives one vector a passage.
+
+        Args:
+            passages: Any passages.
+
+        Returns:
+            Array ``[passage, dimension]``.
+        """
+        vectors = np.empty((len(passages), self.dimension), np.float32)
+        lengths = [len(p.title) + len(p.text) for p in passages]
+        order = sorted(range(len(passages)), key=lengths.__getitem__)
+        for start in range(0, len(order), self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            texts, pairs = self._passage_texts([passages[i] for i in chosen])
+            vectors[chosen] = self._encode(self._passages, self._tokenizer, texts, pairs)
+        return vectors
+
+    def _passage_texts(self, passages: list[Passage]) -> tuple[list[str], list[str] | None]:
+        if self.family.has_title_pair:
+            return [p.title for p in passages], [p.text for p in passages]
+        return [self.family.passage_prefix + indexed_text(p) for p in passages], None
+
+    def _encode(
+        self, model: Any, tokenizer: Any, texts: list[str], pairs: list[str] | None = None
+    ) -> npt.NDArray[np.float32]:
+        torch = _import("torch")
+        inputs = tokenizer(
+            _valid(texts),
+            None if pairs is None else _valid(pairs),
+            padding=True,
+            truncation="longest_first",
+            max_length=self.family.max_tokens,
+            return_tensors="pt",
+        ).to(self.device)
+        with torch.inference_mode():
+            outputs = model(**inputs)
+            hidden = getattr(outputs, "last_hidden_state", None)
+            if self.family.passage_class:
+                vectors = outputs.pooler_output
+            elif self.family.pooling == "cls":
+                vectors = hidden[:, 0]
+            else:
+                mask = inputs["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+                vectors = (hidden * mask).sum(1) / mask.sum(1)
+            if self.family.is_normalized:
+                vectors = torch.nn.functional.normalize(vectors, dim=-1)
+        found: npt.NDArray[np.float32] = vectors.float().cpu().numpy()
+        return found
+
+    def _make_fingerprint(self) -> str:
+        parts = [self.family_name, _model_fingerprint(self.model, self._passages)]
+        if self.query_model is not None:
+            parts.append(_model_fingerprint(self.query_model, self._queries))
+        return ":".join(parts)
+
+
+class TransformerCrossEncoder:
+    """Scores a query and a passage together: a model with one output, such as ms-marco-MiniLM.
+
+    Args:
+        model: Folder with a Hugging Face model for sequence classification, or its hub name.
+        device: "cpu", "cuda", …; None takes a GPU if there is one.
+        batch_size: Passages that are scored at a time.
+        max_tokens: Longer pairs are cut.
+
+    Raises:
+        ValueError: if the model has more than one output.
+        DataError: if the model cannot be loaded.
+        MissingDependencyError: if torch or transformers is not installed.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        device: str | None = None,
+        batch_size: int = 32,
+        max_tokens: int = 512,
+    ) -> None:
+        self.device = device or _default_device()
+        self.batch_size = batch_size
+        self.max_tokens = max_tokens
+        self._tokenizer = _load(model, "AutoTokenizer")
+        self._model = _load_model(model, "AutoModelForSequenceClassification", self.device)
+        if self._model.config.num_labels != 1:
+            raise ValueError(
+                f"a cross-encoder must have one output, got {self._model.config.num_labels} from "
+                f"{model!r}"
+            )
+
+    def score(self, query: str, passages: Sequence[Passage]) -> list[float]:
+        """Scores the passages of one query.
+
+        Args:
+            query: Any text.
+            passages: What to score.
+
+        Returns:
+            One score a passage; higher is better.
+        """
+        torch = _import("torch")
+        scores: list[float] = []
+        for start in range(0, len(passages), self.batch_size):
+            texts = _valid([indexed_text(p) for p in passages[start : start + self.batch_size]])
+            inputs = self._tokenizer(
+                _valid([query]) * len(texts),
+                texts,
+                padding=True,
+                truncation="longest_first",
+                max_length=self.max_tokens,
+                return_tensors="pt",
+            ).to(self.device)
+            with torch.inference_mode():
+                scores += self._model(**inputs).logits[:, 0].float().cpu().tolist()
+        return scores
+
+
+def _valid(texts: Sequence[str]) -> list[str]:
+    """Lone surrogates, which no tokenizer takes, become question marks."""
+    return [text.encode("utf-8", "replace").decode() for text in texts]
+
+
+def _import(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"dense retrieval needs the package {name}: pip install 'calibadv[dense]'"
+        ) from error
+
+
+def _default_device() -> str:
+    return "cuda" if _import("torch").cuda.is_available() else "cpu"
+
+
+def _load(model: str, class_name: str) -> Any:
+    loader = getattr(_import("transformers"), class_name)
+    return _or_data_error(model, lambda: loader.from_pretrained(model))
+
+
+def _load_model(model: str, class_name: str, device: str) -> Any:
+    return _load(model, class_name or "AutoModel").to(device).eval()
+
+
+def _or_data_error(model: str, load: Callable[[], _T]) -> _T:
+    try:
+        return load()
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"the model must be a folder with a Hugging Face model or a name on the hub that can "
+            f"be reached or is in the cache; {model!r} could not be loaded: {error}"
+        ) from error
+
+
+def _model_fingerprint(model: str, loaded: Any) -> str:
+    """The hash of a folder's files; for a model of the hub its name and commit."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return f"{model}@{getattr(loaded.config, '_commit_hash', None)}"
+    names = {folder / name for name in _FINGERPRINT_FILES}
+    for pattern in _WEIGHTS:
+        names.update(folder.glob(pattern))
+    digest = hashlib.sha256()
+    for path in sorted(names):
+        if path.is_file():
+            digest.update(path.name.encode() + b"\0")
+            with path.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()

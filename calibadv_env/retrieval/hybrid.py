@@ -1,0 +1,112 @@
+"""Several retrievers as one: their rankings are fused by rank, so scores need not compare."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import TypeVar
+
+from calibadv_env.retrieval.base import Passage, Retriever, ScoredPassage
+from calibadv_env.retrieval.corpus import Corpus, check_search
+from calibadv_env.retrieval.ranking import filled_up, take
+
+_T = TypeVar("_T", bound=Hashable)
+
+
+def reciprocal_rank_fusion(
+    rankings: Sequence[Sequence[_T]], constant: float = 60.0
+) -> dict[_T, float]:
+    """Fuses rankings: an item's score is the sum over rankings of ``1 / (constant + rank)``.
+
+    Ranks count from 1; a ranking without the item adds nothing.
+
+    **Source:** Cormack, Clarke and Büttcher (2009), "Reciprocal Rank Fusion outperforms
+    Condorcet and individual Rank Learning Methods", SIGIR; 60 is their constant.
+
+    Args:
+        rankings: Lists of distinct items, best first.
+        constant: How little the first ranks stand out, at least 0.
+
+    Returns:
+        The score of every item; empty for no rankings.
+
+    Raises:
+        ValueError: if the constant is negative.
+    """
+    if not constant >= 0:
+        raise ValueError(f"constant must be at least 0, got {constant}")
+    scores: dict[_T, float] = {}
+    for ranking in rankings:
+        for rank, item in enumerate(ranking, start=1):
+            scores[item] = scores.get(item, 0.0) + 1.0 / (constant + rank)
+    return scores
+
+
+class HybridRetriever:
+    """Asks several retrievers over one corpus and fuses what they give.
+
+    A passage with the score 0 is one that BM25 gives when it has no match, and is left out. Ties
+    stand in corpus order; if too few passages are left, the first others follow with the score 0.
+
+    Args:
+        corpus: What all of them search.
+        retrievers: At least two.
+        depth: How many passages each is asked for; more if more are wanted.
+        constant: See :func:`reciprocal_rank_fusion`.
+
+    Raises:
+        ValueError: if there are fewer than two retrievers or a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        retrievers: Sequence[Retriever],
+        *,
+        depth: int = 100,
+        constant: float = 60.0,
+    ) -> None:
+        if len(retrievers) < 2:
+            raise ValueError(f"retrievers must be at least two, got {len(retrievers)}")
+        if depth < 1:
+            raise ValueError(f"depth must be at least 1, got {depth}")
+        if not constant >= 0:
+            raise ValueError(f"constant must be at least 0, got {constant}")
+        self.corpus = corpus
+        self.retrievers = tuple(retrievers)
+        self.depth = depth
+        self.constant = constant
+
+    def search(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
+        """Ranks passages for each query; see :class:`calibadv_env.retrieval.base.Retriever`.
+
+        Args:
+            queries: Any text.
+            top_k: Number of passages wanted, at least 1.
+
+        Returns:
+            One list a query, best first, ties in corpus order.
+
+        Raises:
+            ValueError: if ``queries`` is a bare string or ``top_k`` is below 1.
+            RetrieverError: if one of the retrievers fails.
+        """
+        count = check_search(queries, top_k, self.corpus)
+        depth = max(self.depth, count)
+        answers = [retriever.search(queries, depth) for retriever in self.retrievers]
+        return [self._fuse(parts, count) for parts in zip(*answers, strict=True)]
+
+    def _fuse(
+        self, parts: Sequence[Sequence[ScoredPassage]], count: int
+    ) -> list[ScoredPassage]:
+        rankings = [[hit.passage for hit in part if hit.score != 0.0] for part in parts]
+        scores = reciprocal_rank_fusion(rankings, self.constant)
+        best = sorted(scores.items(), key=lambda item: -item[1])
+        if len(best) > count:
+            last = best[count - 1][1]
+            best = [item for item in best if item[1] >= last]
+        hits = [(self._position(passage), score) for passage, score in best]
+        hits = sorted(hits, key=lambda hit: (-hit[1], hit[0]))[:count]
+        return take(self.corpus.passages, filled_up(hits, count, 0.0))
+
+    def _position(self, passage: Passage) -> int:
+        return self.corpus.index_of(passage.id)

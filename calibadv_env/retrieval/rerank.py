@@ -1,0 +1,103 @@
+"""A second look: a slower scorer puts the best passages of a fast retriever in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from calibadv_env.errors import RetrieverError
+from calibadv_env.retrieval.base import Passage, Retriever, ScoredPassage
+from calibadv_env.retrieval.dense import Encoder
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Scores the passages of one query, such as a cross-encoder does."""
+
+    def score(self, query: str, passages: Sequence[Passage]) -> list[float]:
+        """Gives one score a passage; higher is better."""
+        ...
+
+
+class EncoderScorer:
+    """Scores by the inner product of the vectors of query and passage.
+
+    Args:
+        encoder: What makes the vectors.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+
+    def score(self, query: str, passages: Sequence[Passage]) -> list[float]:
+        """Scores the passages of one query.
+
+        Args:
+            query: Any text.
+            passages: What to score.
+
+        Returns:
+            One score a passage.
+        """
+        vector = self.encoder.encode_queries([query])[0]
+        scores: list[float] = (self.encoder.encode_passages(passages) @ vector).tolist()
+        return scores
+
+
+class RerankingRetriever:
+    """Takes the best passages of a retriever and orders them by a scorer.
+
+    The scorer sees one query and that query's own passages at a time, so scores never depend on
+    which queries share the batch. Equal scores keep the order of the first retriever.
+
+    Args:
+        retriever: What finds the passages.
+        scorer: What orders them.
+        depth: How many passages are scored; more if more are wanted.
+
+    Raises:
+        ValueError: if ``depth`` is below 1.
+    """
+
+    def __init__(self, retriever: Retriever, scorer: Scorer, *, depth: int = 20) -> None:
+        if depth < 1:
+            raise ValueError(f"depth must be at least 1, got {depth}")
+        self.retriever = retriever
+        self.scorer = scorer
+        self.depth = depth
+        corpus = getattr(retriever, "corpus", None)
+        if corpus is not None:
+            self.corpus = corpus
+
+    def search(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
+        """Ranks passages for each query; see :class:`calibadv_env.retrieval.base.Retriever`.
+
+        Args:
+            queries: Any text.
+            top_k: Number of passages wanted, at least 1.
+
+        Returns:
+            One list a query, best first.
+
+        Raises:
+            ValueError: if ``queries`` is a bare string or ``top_k`` is below 1.
+            RetrieverError: if the retriever fails, or the scorer gives a wrong number of scores.
+        """
+        distinct = queries if isinstance(queries, str) else list(dict.fromkeys(queries))
+        depth = max(self.depth, top_k) if top_k >= 1 else top_k
+        answers = self.retriever.search(distinct, depth)
+        found = {
+            query: self._rerank(query, answer)[:top_k]
+            for query, answer in zip(distinct, answers, strict=True)
+        }
+        return [list(found[query]) for query in queries]
+
+    def _rerank(self, query: str, hits: Sequence[ScoredPassage]) -> list[ScoredPassage]:
+        passages = [hit.passage for hit in hits]
+        scores = self.scorer.score(query, passages)
+        if len(scores) != len(passages):
+            raise RetrieverError(
+                f"the scorer must give {len(passages)} scores, got {len(scores)}"
+            )
+        scored = [ScoredPassage(p, float(s)) for p, s in zip(passages, scores, strict=True)]
+        return sorted(scored, key=lambda hit: -hit.score)
