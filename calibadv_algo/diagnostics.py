@@ -63,16 +63,16 @@ class MisPenalised(TypedDict):
 
     Attributes:
         num_punished_searches: Search turns with a negative advantage under GRPO.
-        mispenalised_share: Share of them that were correct, 0 to 1.
-        own_mispenalised_share: The same share among the search turns that are negative under
+        mispenalized_share: Share of them that were correct, 0 to 1.
+        own_mispenalized_share: The same share among the search turns that are negative under
             the estimator in use.
         kept_penalty: Negative mass that the correct ones have under the estimator in use,
             divided by what they have under GRPO; NaN if there are none.
     """
 
     num_punished_searches: float
-    mispenalised_share: float
-    own_mispenalised_share: float
+    mispenalized_share: float
+    own_mispenalized_share: float
     kept_penalty: float
 
 
@@ -143,7 +143,7 @@ def advantage_mass(
     }
 
 
-def mispenalised(
+def mispenalized(
     advantages: Float[np.ndarray, "..."],
     grpo_advantages: Float[np.ndarray, "..."],
     correctness: Float[np.ndarray, "..."],
@@ -176,8 +176,8 @@ def mispenalised(
     after = float((np.maximum(-advantages, 0.0) * token_counts)[wronged].sum())
     return {
         "num_punished_searches": float(punished.sum()),
-        "mispenalised_share": _share(int(wronged.sum()), int(punished.sum())),
-        "own_mispenalised_share": _share(
+        "mispenalized_share": _share(int(wronged.sum()), int(punished.sum())),
+        "own_mispenalized_share": _share(
             int((own_punished & is_correct).sum()), int(own_punished.sum())
         ),
         "kept_penalty": after / before if before > 0 else math.nan,

@@ -20,7 +20,7 @@ from calibadv_algo.diagnostics import (
     clip_fraction,
     collapse_alarm,
     garbled_share,
-    mispenalised,
+    mispenalized,
     perplexity_stats,
     repeated_token_share,
 )
@@ -252,7 +252,7 @@ def _penalties(
     correctness = [credit(group) for group in groups]
     is_search = [search_mask(group) for group in groups]
     base = [Grpo()(group, values) for group, values in zip(groups, correctness, strict=True)]
-    found = mispenalised(
+    found = mispenalized(
         _flat(advantages),
         _flat(base),
         _flat(correctness),
@@ -260,8 +260,8 @@ def _penalties(
         _flat([token_counts(group) for group in groups]),
     )
     return {
-        "mispenalized_share": found["mispenalised_share"],
-        "own_mispenalized_share": found["own_mispenalised_share"],
+        "mispenalized_share": found["mispenalized_share"],
+        "own_mispenalized_share": found["own_mispenalized_share"],
         "kept_penalty": found["kept_penalty"],
     }
 

@@ -98,7 +98,7 @@ def _train_quietly(config: TrainConfig) -> None:
 def _progress_table(jobs: Sequence[Job], running: Sequence[Job], started: float) -> Table:
     """One line a run: how far it is and what its newest metrics are."""
     names = {job.name for job in running}
-    columns = ("reward_mean", "searches_mean", "entropy", "mispenalized_gold", "eval_f1")
+    columns = ("reward_mean", "searches_mean", "entropy", "mispenalized_share", "eval_f1")
     table = Table("run", "update", *columns, title=f"{time.monotonic() - started:.0f} s", box=None)
     for job in jobs:
         metrics = last_metrics(job.config.output_dir)

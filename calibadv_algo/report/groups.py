@@ -117,7 +117,7 @@ class GroupView:
         question: Its text.
         golden_answers: Accepted answers.
         hops: Number of reasoning steps, 0 when unknown.
-        num_mispenalised: Correct searches that GRPO punishes.
+        num_mispenalized: Correct searches that GRPO punishes.
         trajectories: The siblings.
     """
 
@@ -128,7 +128,7 @@ class GroupView:
     question: str
     golden_answers: tuple[str, ...]
     hops: int
-    num_mispenalised: int
+    num_mispenalized: int
     trajectories: tuple[TrajectoryView, ...]
 
 
@@ -189,13 +189,13 @@ class JudgedGroup:
         return np.asarray(self.is_search & ((self.silver > SCORED_BAD) | self.is_gold_hit))
 
     @property
-    def is_mispenalised(self) -> Bool[np.ndarray, "group turn"]:
+    def is_mispenalized(self) -> Bool[np.ndarray, "group turn"]:
         """Correct searches with a negative advantage under GRPO."""
         return np.asarray(self.is_correct & (self.grpo < -_TOLERANCE))
 
     def verdict(self, row: int, column: int) -> Verdict | None:
         """What CalibAdv does with a correct search that GRPO punishes."""
-        if not self.is_mispenalised[row, column]:
+        if not self.is_mispenalized[row, column]:
             return None
         if self.calibadv[row, column] >= -_TOLERANCE:
             return "spared"
@@ -272,15 +272,15 @@ def count(judged: JudgedGroup, tally: Tally) -> None:
         judged: The group.
         tally: Changed in place.
     """
-    mispenalised = judged.is_mispenalised
+    mispenalized = judged.is_mispenalized
     tally.num_groups += 1
     tally.num_trajectories += len(judged.group)
     tally.num_searches += int(judged.is_search.sum())
     tally.num_correct += int(judged.is_correct.sum())
-    tally.num_punished += int(mispenalised.sum())
-    tally.grpo_penalty -= float(judged.grpo[mispenalised].sum())
-    tally.calibadv_penalty -= float(judged.calibadv[mispenalised].sum())
-    for row, column in np.argwhere(mispenalised):
+    tally.num_punished += int(mispenalized.sum())
+    tally.grpo_penalty -= float(judged.grpo[mispenalized].sum())
+    tally.calibadv_penalty -= float(judged.calibadv[mispenalized].sum())
+    for row, column in np.argwhere(mispenalized):
         tally.verdicts[judged.verdict(int(row), int(column)) or "punished"] += 1
 
 
@@ -418,7 +418,7 @@ def view(judged: JudgedGroup, *, arm: str, seed: int) -> GroupView:
         ),
         golden_answers=tuple(str(a) for a in first.reset_info.get("golden_answers", ())),
         hops=int(first.reset_info.get("hops") or 0),
-        num_mispenalised=int(judged.is_mispenalised.sum()),
+        num_mispenalized=int(judged.is_mispenalized.sum()),
         trajectories=tuple(trajectories),
     )
 
@@ -472,7 +472,7 @@ def iterate_groups(path: Path) -> Iterator[Group]:
 def _interest(judged: JudgedGroup) -> tuple[int, int, int]:
     """Sorts groups: a punished correct search first, then differing rewards, then length."""
     rewards = {trajectory.reward for trajectory in judged.group.trajectories}
-    return (int(judged.is_mispenalised.sum()), len(rewards), judged.group.max_turns)
+    return (int(judged.is_mispenalized.sum()), len(rewards), judged.group.max_turns)
 
 
 def _best_by_update(run: Run, tally: Tally) -> dict[int, list[JudgedGroup]]:

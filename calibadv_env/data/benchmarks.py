@@ -261,8 +261,21 @@ def _shared_retriever(spec: str, corpus: Corpus) -> Retriever:
     key = (id(corpus), spec)
     with _shared_lock:
         if key not in _retrievers:
-            _retrievers[key] = (corpus, make_retriever(spec, corpus))
+            _retrievers[key] = (corpus, _open_index(spec, corpus) or make_retriever(spec, corpus))
         return _retrievers[key][1]
+
+
+def _open_index(spec: str, corpus: Corpus) -> Retriever | None:
+    """The index that a corpus on disk is part of, if it is of the kind that is asked for."""
+    from calibadv_env.retrieval.bm25_index import Bm25Index
+    from calibadv_env.retrieval.disk_corpus import DiskCorpus
+    from calibadv_env.retrieval.index_files import MANIFEST, read_manifest
+
+    if spec != "bm25" or not isinstance(corpus, DiskCorpus):
+        return None
+    folder = corpus.folder.parent
+    is_index = (folder / MANIFEST).is_file() and read_manifest(folder).kind == spec
+    return Bm25Index(folder) if is_index else None
 
 
 def _load_tasks(benchmark: Benchmark, split: str) -> TaskSet:

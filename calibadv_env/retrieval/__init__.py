@@ -44,8 +44,9 @@ def make_retriever(spec: str | Retriever, corpus: Corpus) -> Retriever:
     """Gives the retriever that a specification names.
 
     Args:
-        spec: A name in :data:`RETRIEVERS`, or any object with a method ``search``, which is
-            given back as it is.
+        spec: A name in :data:`RETRIEVERS`; the folder of an index (a text with a path separator
+            in it), which must be one of the same corpus; or any object with a method ``search``,
+            which is given back as it is.
         corpus: What to search.
 
     Returns:
@@ -54,11 +55,18 @@ def make_retriever(spec: str | Retriever, corpus: Corpus) -> Retriever:
     Raises:
         ValueError: if the name is unknown or the object cannot search.
         MissingDependencyError: if the package behind the name is not installed.
+        DataError: if the folder holds no index, a damaged one, or one of another corpus.
     """
     if isinstance(spec, str):
+        if spec not in RETRIEVERS and ("/" in spec or "\\" in spec):
+            from calibadv_env.retrieval.opening import open_index
+
+            return open_index(spec, corpus=corpus)
         if spec not in RETRIEVERS:
             known = ", ".join(repr(name) for name in RETRIEVERS)
-            raise ValueError(f"retriever must be one of {known} or an object, got {spec!r}")
+            raise ValueError(
+                f"retriever must be one of {known}, the path of an index or an object, got {spec!r}"
+            )
         return RETRIEVERS[spec](corpus)
     if not isinstance(spec, Retriever):
         raise ValueError(f"retriever must have a method search, got {type(spec).__name__}")

@@ -32,7 +32,8 @@ class EncoderFamily:
     Attributes:
         query_prefix: Text put before every query.
         passage_prefix: Text put before every passage.
-        pooling: "mean" over the tokens that are no padding, or "cls": the first token.
+        pooling: "mean" over the tokens that are no padding, "cls": the first token, or "pooler":
+            what the model itself calls its pooled output.
         is_normalized: Whether vectors are scaled to length 1, so that the inner product is the
             cosine.
         max_tokens: Longer texts are cut.
@@ -43,7 +44,7 @@ class EncoderFamily:
 
     query_prefix: str = ""
     passage_prefix: str = ""
-    pooling: Literal["mean", "cls"] = "mean"
+    pooling: Literal["mean", "cls", "pooler"] = "mean"
     is_normalized: bool = True
     max_tokens: int = 512
     has_title_pair: bool = False
@@ -71,7 +72,7 @@ FAMILIES: Final[dict[str, EncoderFamily]] = {
         source="model card of sentence-transformers/all-MiniLM-L6-v2",
     ),
     "dpr": EncoderFamily(
-        pooling="cls",
+        pooling="pooler",
         is_normalized=False,
         max_tokens=256,
         has_title_pair=True,
@@ -231,14 +232,13 @@ class TransformerEncoder:
         ).to(self.device)
         with torch.inference_mode():
             outputs = model(**inputs)
-            hidden = getattr(outputs, "last_hidden_state", None)
-            if self.family.passage_class:
+            if self.family.pooling == "pooler":
                 vectors = outputs.pooler_output
             elif self.family.pooling == "cls":
-                vectors = hidden[:, 0]
+                vectors = outputs.last_hidden_state[:, 0]
             else:
-                mask = inputs["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-                vectors = (hidden * mask).sum(1) / mask.sum(1)
+                mask = inputs["attention_mask"].unsqueeze(-1)
+                vectors = (outputs.last_hidden_state * mask).sum(1) / mask.sum(1)
             if self.family.is_normalized:
                 vectors = torch.nn.functional.normalize(vectors, dim=-1)
         found: npt.NDArray[np.float32] = vectors.float().cpu().numpy()

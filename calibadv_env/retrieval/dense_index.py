@@ -32,7 +32,6 @@ from calibadv_env.retrieval.index_files import (
     Manifest,
     Progress,
     building,
-    check_corpus,
     check_files,
     file_facts,
     no_progress,
@@ -44,6 +43,7 @@ from calibadv_env.retrieval.ranking import filled_up, take, with_ties
 _INDEX: Final = "vectors.faiss"
 _VECTORS: Final = "vectors"
 _PLAN: Final = "plan.json"
+_STAMP: Final = "source.json"
 
 
 def build_dense_index(
@@ -120,6 +120,7 @@ def build_dense_index(
         write_manifest(folder, manifest)
         if vectors_dir is None:
             shutil.rmtree(vectors)
+        (folder / _STAMP).unlink()
         corpus.close()
     return Path(out)
 
@@ -210,9 +211,8 @@ class DenseIndex:
                 f"{folder}: the passages were encoded by {fingerprint[:40]!r}, the encoder of the "
                 f"queries is {self.encoder.fingerprint[:40]!r}; build the index again"
             )
-        self._faiss = FaissSearcher(
-            folder / _INDEX, settings, is_mapped=is_mapped, device=device
-        )
+        self._is_mapped, self._device = is_mapped, device
+        self._faiss = FaissSearcher(folder / _INDEX, settings, is_mapped=is_mapped, device=device)
         if self._faiss.size != len(self.corpus):
             raise DataError(
                 f"{folder}: the index must hold {len(self.corpus)} vectors, got {self._faiss.size}"
@@ -230,6 +230,7 @@ class DenseIndex:
 
         Raises:
             ValueError: if ``queries`` is a bare string or ``top_k`` is below 1.
+            RetrieverError: if faiss fails.
         """
         count = check_search(queries, top_k, self.corpus)
         distinct = list(dict.fromkeys(queries))
@@ -246,10 +247,19 @@ class DenseIndex:
         last = found[-1][1] if found else 0.0
         return take(self.corpus.passages, filled_up(found, count, last))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles by path, with an encoder of the caller's own making."""
+        own = None if isinstance(self.encoder, TransformerEncoder) else self.encoder
+        return _reopen, (self.folder, own, self._is_mapped, self._device)
+
+
+def _reopen(folder: Path, encoder: Encoder | None, is_mapped: bool, device: str) -> DenseIndex:
+    return DenseIndex(folder, encoder, is_mapped=is_mapped, device=device)
+
 
 def _corpus_of(source: CorpusSource, folder: Path, progress: Progress) -> DiskCorpus:
     """The corpus that an interrupted try left, if it is of the same source; else a new one."""
-    stamp = folder / "source.json"
+    stamp = folder / _STAMP
     identity = _source_identity(source)
     kept = stamp.read_bytes() if stamp.is_file() else b""
     if kept == identity and (folder / FOLDER / MANIFEST).is_file():
@@ -297,7 +307,7 @@ def _is_chunk(path: Path, num_rows: int, plan: dict[str, Any]) -> bool:
         chunk = np.load(path, mmap_mode="r")
     except (OSError, ValueError):
         return False
-    return chunk.shape == (num_rows, plan["dimension"]) and chunk.dtype == plan["dtype"]
+    return bool(chunk.shape == (num_rows, plan["dimension"]) and chunk.dtype == plan["dtype"])
 
 
 def _write_chunk(path: Path, vectors: npt.NDArray[Any]) -> None:

@@ -89,7 +89,7 @@ class DiskCorpus(Corpus):
         return self._view
 
     @property
-    def sha256(self) -> str:  # type: ignore[override]
+    def sha256(self) -> str:
         """Hash of the content, as :attr:`Corpus.sha256` gives it."""
         return self._manifest.corpus_sha256
 
@@ -236,11 +236,12 @@ def write_corpus(
     if isinstance(source, DiskCorpus):
         _link_files(source, folder)
         return DiskCorpus(folder)
-    is_file = not isinstance(source, Corpus)
-    total = estimate_passages(Path(source)) if is_file else len(source)  # type: ignore[arg-type]
-    passages = _read_passages(Path(source)) if is_file else iter(source)  # type: ignore[arg-type]
-    name = str(source) if is_file else "the corpus"
-    _write_files(_reporting(passages, total, progress), folder, name)
+    if isinstance(source, Corpus):
+        _write_files(_reporting(source, len(source), progress), folder, "the corpus")
+    else:
+        total = estimate_passages(Path(source))
+        passages = _reporting(_read_passages(Path(source)), total, progress)
+        _write_files(passages, folder, str(source))
     return DiskCorpus(folder)
 
 

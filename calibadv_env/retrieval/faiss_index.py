@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from calibadv_env.errors import DataError, MissingDependencyError
+from calibadv_env.errors import DataError, MissingDependencyError, RetrieverError
 
 _MIN_PER_CENTROID: Final = 39
 """Below so many training points a centroid faiss warns that the clusters are poor."""
@@ -211,6 +211,9 @@ class FaissSearcher:
 
         Returns:
             At most so many positions and inner products, best first.
+
+        Raises:
+            RetrieverError: if faiss fails.
         """
         found = self._search(vector, limit, self._parameters(limit))
         if len(found) < limit and isinstance(self._settings, IvfPq):
@@ -221,7 +224,10 @@ class FaissSearcher:
     def _search(
         self, vector: npt.NDArray[np.float32], limit: int, parameters: Any
     ) -> list[tuple[int, float]]:
-        scores, positions = self._index.search(vector[None, :], limit, params=parameters)
+        try:
+            scores, positions = self._index.search(vector[None, :], limit, params=parameters)
+        except RuntimeError as error:
+            raise RetrieverError(f"faiss could not search: {error}") from error
         pairs = zip(positions[0].tolist(), scores[0].tolist(), strict=True)
         return [(position, score) for position, score in pairs if position >= 0]
 

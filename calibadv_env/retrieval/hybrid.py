@@ -95,9 +95,7 @@ class HybridRetriever:
         answers = [retriever.search(queries, depth) for retriever in self.retrievers]
         return [self._fuse(parts, count) for parts in zip(*answers, strict=True)]
 
-    def _fuse(
-        self, parts: Sequence[Sequence[ScoredPassage]], count: int
-    ) -> list[ScoredPassage]:
+    def _fuse(self, parts: Sequence[Sequence[ScoredPassage]], count: int) -> list[ScoredPassage]:
         rankings = [[hit.passage for hit in part if hit.score != 0.0] for part in parts]
         scores = reciprocal_rank_fusion(rankings, self.constant)
         best = sorted(scores.items(), key=lambda item: -item[1])

@@ -52,8 +52,6 @@ def filled_up(
     return [*found, *filler]
 
 
-def take(
-    passages: Sequence[Passage], hits: Iterable[tuple[int, float]]
-) -> list[ScoredPassage]:
+def take(passages: Sequence[Passage], hits: Iterable[tuple[int, float]]) -> list[ScoredPassage]:
     """Fetches the passages of positions."""
     return [ScoredPassage(passages[position], score) for position, score in hits]

@@ -96,8 +96,6 @@ class RerankingRetriever:
         passages = [hit.passage for hit in hits]
         scores = self.scorer.score(query, passages)
         if len(scores) != len(passages):
-            raise RetrieverError(
-                f"the scorer must give {len(passages)} scores, got {len(scores)}"
-            )
+            raise RetrieverError(f"the scorer must give {len(passages)} scores, got {len(scores)}")
         scored = [ScoredPassage(p, float(s)) for p, s in zip(passages, scores, strict=True)]
         return sorted(scored, key=lambda hit: -hit.score)

@@ -195,9 +195,6 @@ def _words(text: str) -> list[str]:
     ]
 
 
-
-
-
 def _schema(tantivy: Any) -> Any:
     builder = tantivy.SchemaBuilder()
     builder.add_integer_field("position", stored=False, indexed=False, fast=True)

@@ -17,7 +17,7 @@ from calibadv_algo.diagnostics import (
     collapse_alarm,
     garbled_share,
     is_garbled,
-    mispenalised,
+    mispenalized,
     perplexity_stats,
     repeated_token_share,
     segment_perplexities,
@@ -45,26 +45,26 @@ def test_mass_without_a_side() -> None:
     assert math.copysign(1.0, nothing["negative_mass"]) == 1.0
 
 
-def test_mispenalised_share_and_kept_penalty() -> None:
+def test_mispenalized_share_and_kept_penalty() -> None:
     grpo = np.array([[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0], [-1.0, -1.0, 0.0]])
     ours = np.array([[1.0, 1.0, 1.0], [-0.5, 0.0, -1.0], [-1.0, -1.0, 0.0]])
     scores = np.array([[1.0, 1.0, NAN], [0.5, 1.0, NAN], [BAD, NAN, NAN]])
     is_search = np.array([[True, True, False], [True, True, False], [True, False, False]])
     counts = np.array([[5.0, 5.0, 5.0], [10.0, 2.0, 4.0], [3.0, 3.0, 0.0]])
-    result = mispenalised(ours, grpo, scores, is_search, counts)
+    result = mispenalized(ours, grpo, scores, is_search, counts)
     assert result["num_punished_searches"] == 3.0
-    assert result["mispenalised_share"] == pytest.approx(2 / 3)
-    assert result["own_mispenalised_share"] == pytest.approx(1 / 2)
+    assert result["mispenalized_share"] == pytest.approx(2 / 3)
+    assert result["own_mispenalized_share"] == pytest.approx(1 / 2)
     assert result["kept_penalty"] == pytest.approx(5.0 / 12.0)
-    same = mispenalised(grpo, grpo, scores, is_search, counts)
+    same = mispenalized(grpo, grpo, scores, is_search, counts)
     assert same["kept_penalty"] == 1.0
-    assert same["own_mispenalised_share"] == same["mispenalised_share"]
+    assert same["own_mispenalized_share"] == same["mispenalized_share"]
 
 
-def test_mispenalised_without_punished_searches() -> None:
+def test_mispenalized_without_punished_searches() -> None:
     ones = np.ones((1, 2))
-    result = mispenalised(ones, ones, ones, ones > 0, ones)
-    assert result["mispenalised_share"] == 0.0
+    result = mispenalized(ones, ones, ones, ones > 0, ones)
+    assert result["mispenalized_share"] == 0.0
     assert math.isnan(result["kept_penalty"])
 
 

@@ -124,7 +124,7 @@ def test_choosing_a_trajectory_colours_its_turns(opened: Opened) -> None:
     )
 
 
-def test_the_filter_leaves_groups_with_mispenalised_searches(opened: Opened) -> None:
+def test_the_filter_leaves_groups_with_mispenalized_searches(opened: Opened) -> None:
     page = opened.page
     before = page.locator("#group option").all_inner_texts()
     page.locator("#only").check()

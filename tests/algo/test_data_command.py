@@ -1,0 +1,179 @@
+import json
+
+import pytest
+import tyro
+
+from calibadv_algo.commands.data import Audit, Data, Inspect, Prepare, dataset_facts
+from calibadv_env.data import benchmarks, registry
+from calibadv_env.data.registry import get_dataset
+from calibadv_env.errors import DataError
+
+PASSAGES = [
+    {"id": "p1", "contents": '"Nile"\nThe Nile is in Egypt.'},
+    {"id": "p2", "contents": '"Cairo"\nCairo is the capital of Egypt.'},
+]
+
+
+def record(index, answer, *titles):
+    facts = {"title": list(titles), "sent_id": [0] * len(titles)}
+    return {
+        "id": f"dev_{index}",
+        "question": f"What of {' and '.join(titles)}, {index}?",
+        "golden_answers": [answer],
+        "metadata": {"type": "bridge", "supporting_facts": facts},
+    }
+
+
+RECORDS = [record(0, "Cairo", "Nile", "Cairo"), record(1, "Lima", "Nile", "Peru")]
+
+
+def write(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("CALIBADV_DATA", str(tmp_path / "data"))
+    monkeypatch.delenv("CALIBADV_CORPUS", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(registry, "_datasets", {})
+    monkeypatch.setattr(benchmarks, "_corpora", {})
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def flashrag(tmp_path):
+    write(tmp_path / "FlashRAG" / "hotpotqa" / "dev.jsonl", RECORDS)
+    return tmp_path / "FlashRAG"
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return write(tmp_path / "wiki.jsonl", PASSAGES)
+
+
+def run(*arguments):
+    config = (tyro.conf.AvoidSubcommands,)
+    return tyro.cli(Data, args=[str(a) for a in arguments], config=config).run()
+
+
+def test_arguments_are_read_as_the_guide_writes_them():
+    data = tyro.cli(
+        Data,
+        args=[
+            "prepare",
+            "nq",
+            "hotpotqa",
+            "--from",
+            "parquet",
+            "a.parquet",
+            "b.parquet",
+            "--corpus",
+            "wiki",
+        ],
+    )
+    assert isinstance(data.action, Prepare)
+    assert data.action.names == ("nq", "hotpotqa")
+    assert data.action.source == ("parquet", "a.parquet", "b.parquet")
+    assert isinstance(tyro.cli(Data, args=["inspect", "nq"]).action, Inspect)
+    audit = tyro.cli(Data, args=["audit", "seven", "--top-k", "5", "--retriever", "none"]).action
+    assert (audit.names, audit.top_k, audit.retriever) == (("seven",), 5, "none")
+
+
+def test_prepare_inspect_and_audit_one_after_the_other(flashrag, corpus, root, capsys):
+    assert run("prepare", "HotpotQA", "--from", "flashrag", flashrag, "--corpus", corpus) == 0
+    out = capsys.readouterr().out
+    assert "dev (eval)" in out
+    assert "1 no title, 0 no sentence" in out
+    assert "warning: HotpotQA dev: expected 7405 tasks, found 2" in out
+    assert get_dataset("hotpotqa").tasks("eval")[0].gold_passages == (("p1",), ("p2",))
+
+    assert run("inspect", "hotpotqa", "--tasks", "1") == 0
+    out = capsys.readouterr().out
+    assert "7,405" in out
+    assert "2 passages, sha256" in out
+    assert "there is no train.jsonl" in out
+    assert '"dev_0"' in out
+    assert '"dev_1"' not in out
+
+    assert run("audit", "hotpotqa", "--top-k", "1") == 0
+    out = capsys.readouterr().out
+    assert "0.500 of 2" in out
+    audit = json.loads((root / "hotpotqa" / "audit.json").read_text())
+    coverage = audit["splits"]["dev"]["coverage"]
+    assert coverage["answer_in_corpus"] == coverage["gold_in_corpus"] == 0.5
+    assert coverage["chain_gold"] == 0.5
+
+
+def test_json_is_for_programs(flashrag, corpus, tmp_path, capsys):
+    run("prepare", "hotpotqa", "--from", "flashrag", flashrag, "--corpus", corpus)
+    capsys.readouterr()
+    run("inspect", "hotpotqa", "--json")
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["eval_split"] == "dev"
+    assert facts["splits"]["dev"] == {"tasks": 2, "published": 7405, "note": ""}
+    assert facts["gold"]["dev"]["tasks_complete"] == 1
+    assert facts["tasks"][0]["id"] == "dev_0"
+    run("audit", "hotpotqa", "--json", "--output", tmp_path / "figures.json")
+    (result,) = json.loads(capsys.readouterr().out)
+    assert result["split"] == "dev"
+    assert json.loads((tmp_path / "figures.json").read_text())["splits"]["dev"] == result
+
+
+def test_without_a_corpus_it_says_that_no_gold_was_looked_for(
+    flashrag, corpus, capsys, monkeypatch
+):
+    run("prepare", "hotpotqa", "--from", "flashrag", flashrag)
+    assert "No corpus was named" in capsys.readouterr().out
+    monkeypatch.setenv("CALIBADV_CORPUS", str(corpus))
+    run("prepare", "hotpotqa", "--from", "flashrag", flashrag / "hotpotqa")
+    assert "No corpus was named" not in capsys.readouterr().out
+    assert get_dataset("hotpotqa").tasks("eval")[0].gold_passages == (("p1",), ("p2",))
+
+
+def test_parquet_files_of_search_r1_are_prepared(tmp_path, corpus, capsys):
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = [
+        one | {"data_source": "hotpotqa", "extra_info": {"split": "test", "index": i}}
+        for i, one in enumerate(RECORDS)
+    ]
+    path = tmp_path / "test.parquet"
+    parquet.write_table(arrow.Table.from_pylist(rows), path)
+    run("prepare", "hotpotqa", "--from", "parquet", path, "--corpus", corpus)
+    assert [task.gold_passages for task in get_dataset("hotpotqa").tasks("eval")] == [
+        (("p1",), ("p2",)),
+        (("p1",),),
+    ]
+
+
+@pytest.mark.parametrize("source", [(), ("flashrag",), ("hub", "x"), ("parquet",), ("git", "x")])
+def test_a_source_that_makes_no_sense_is_refused(source):
+    with pytest.raises(ValueError, match="from must be flashrag FOLDER, hub, or parquet FILE"):
+        Prepare(names=("nq",), source=source).run()
+
+
+def test_names_and_folders_that_are_not_there_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"benchmark must be one of NQ, .* got 'squad'"):
+        Prepare(names=("squad",)).run()
+    with pytest.raises(ValueError, match="names must hold at least one"):
+        Prepare(names=()).run()
+    with pytest.raises(DataError, match="there is no folder nq here"):
+        Prepare(names=("nq",), source=("flashrag", str(tmp_path))).run()
+
+
+def test_seven_stands_for_all_of_them(tmp_path, flashrag):
+    with pytest.raises(DataError, match="there is no folder nq here"):
+        Prepare(names=("seven",), source=("flashrag", str(flashrag))).run()
+    with pytest.raises(DataError, match=r"there is no test\.jsonl of NQ here"):
+        Audit(names=("seven",)).run()
+
+
+def test_inspect_shows_any_dataset(capsys):
+    facts = dataset_facts(get_dataset("toy"))
+    assert facts["eval_split"] == "test"
+    assert set(facts["splits"]) == {"train", "dev", "test"}
+    Inspect(name="toy", tasks=0).run()
+    assert "toy" in capsys.readouterr().out

@@ -1,0 +1,138 @@
+import json
+import multiprocessing
+
+import pytest
+
+from calibadv_env.errors import DataError
+from calibadv_env.retrieval.index_files import (
+    Manifest,
+    building,
+    check_corpus,
+    check_files,
+    file_facts,
+    map_array,
+    read_manifest,
+    write_manifest,
+)
+
+MANIFEST = Manifest(kind="bm25", corpus_sha256="ab" * 32, num_passages=3)
+
+
+def build(out, text="x", **options):
+    with building(out, **options) as folder:
+        (folder / "data").write_text(text)
+        files = {"data": file_facts(folder / "data")}
+        write_manifest(folder, Manifest(kind="bm25", corpus_sha256="", num_passages=1, files=files))
+
+
+def test_it_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(ZeroDivisionError), building(tmp_path / "index") as folder:
+        (folder / "half").write_text("x")
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+    build(tmp_path / "index")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["index"]
+    assert sorted(p.name for p in (tmp_path / "index").iterdir()) == ["data", "manifest.json"]
+
+
+def test_what_is_there_is_not_replaced_unasked(tmp_path):
+    build(tmp_path / "index", "old")
+    with pytest.raises(DataError, match="is there already"):
+        build(tmp_path / "index", "new")
+    with pytest.raises(ZeroDivisionError), building(tmp_path / "index", overwrite=True):
+        raise ZeroDivisionError
+    assert (tmp_path / "index" / "data").read_text() == "old"
+    build(tmp_path / "index", "new", overwrite=True)
+    assert (tmp_path / "index" / "data").read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["index"]
+
+
+def test_only_an_index_is_overwritten(tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter").write_text("dear")
+    with pytest.raises(DataError, match="no index here"):
+        build(tmp_path / "home", overwrite=True)
+    assert (tmp_path / "home" / "letter").read_text() == "dear"
+
+
+def test_a_full_disk_is_a_clear_error(tmp_path):
+    with pytest.raises(DataError, match="could not be written: .*No space left"):
+        with building(tmp_path / "index"):
+            raise OSError(28, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_builder_at_a_time(tmp_path):
+    def build_too(queue):
+        try:
+            build(tmp_path / "index")
+        except DataError as error:
+            queue.put(str(error))
+
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    with building(tmp_path / "index") as folder:
+        (folder / "mine").write_text("x")
+        other = context.Process(target=build_too, args=(queue,))
+        other.start()
+        assert "another process" in queue.get(timeout=20)
+        other.join()
+        assert (folder / "mine").is_file()
+
+
+def test_a_resumable_build_finds_what_it_left(tmp_path):
+    with pytest.raises(ZeroDivisionError), building(tmp_path / "i", is_resumable=True) as folder:
+        (folder / "chunk").write_text("x")
+        raise ZeroDivisionError
+    with building(tmp_path / "i", is_resumable=True) as folder:
+        assert (folder / "chunk").read_text() == "x"
+    assert (tmp_path / "i" / "chunk").is_file()
+
+
+def test_a_manifest_reads_back(tmp_path):
+    write_manifest(tmp_path, MANIFEST)
+    assert read_manifest(tmp_path, "bm25") == MANIFEST
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 99}, "format version 99, this code reads 1"),
+        ({"format": "other"}, "not the manifest"),
+        ({"files": 3}, "damaged"),
+        ({"kind": "dense"}, "must be of kind 'bm25', got 'dense'"),
+    ],
+)
+def test_a_wrong_manifest_is_refused(tmp_path, change, message):
+    write_manifest(tmp_path, MANIFEST)
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(DataError, match=message):
+        read_manifest(tmp_path, "bm25")
+
+
+def test_a_damaged_manifest_is_refused(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"format": "calib')
+    with pytest.raises(DataError, match="damaged"):
+        read_manifest(tmp_path)
+    (tmp_path / "manifest.json").write_text("[]")
+    with pytest.raises(DataError, match="not the manifest"):
+        read_manifest(tmp_path)
+
+
+def test_files_and_corpus_are_compared(tmp_path):
+    build(tmp_path / "index")
+    manifest = read_manifest(tmp_path / "index")
+    check_files(tmp_path / "index", manifest, verify=True)
+    (tmp_path / "index" / "data").write_text("y")
+    check_files(tmp_path / "index", manifest)
+    with pytest.raises(DataError, match="not those that were written"):
+        check_files(tmp_path / "index", manifest, verify=True)
+    check_corpus("here", MANIFEST, "ab" * 32)
+    with pytest.raises(DataError, match="here: the index was made from another corpus"):
+        check_corpus("here", MANIFEST, "cd" * 32)
+
+
+def test_an_empty_array_can_be_opened(tmp_path):
+    (tmp_path / "none").write_bytes(b"")
+    assert len(map_array(tmp_path / "none", "<i4")) == 0
