@@ -23,6 +23,8 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "warmstart": ("warmstart", "WarmStart", "make the small policy that training starts from"),
     "conformance": ("conformance", "Conformance", "check our numbers against reference vectors"),
     "play": ("play", "Play", "search by hand in the terminal, or watch a policy"),
+    "index": ("index", "Index", "make an index of a corpus, or check one"),
+    "data": ("data", "Data", "prepare benchmarks, inspect datasets, audit corpora"),
     "list": ("listing", "List", "list arms, datasets, presets or policies"),
 }
 """Command -> module under `calibadv_algo.commands`, its class, and one line of help."""

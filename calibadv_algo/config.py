@@ -39,7 +39,7 @@ class EnvConfig:
     env_id: str = "calibadv_env:DeepSearch-v0"
     """Registered id of the environment, with the module that registers it."""
     dataset: str = "atlas"
-    """Name of a registered dataset."""
+    """Name of a registered dataset, or a folder's path; for the id DeepSearch-v0 alone."""
     split: str = "train"
     """Split whose tasks are trained on."""
     retriever: str = "bm25"
@@ -66,9 +66,14 @@ class EnvConfig:
         _require_positive(self, "top_k", "max_turns", "max_observation_chars")
 
     def kwargs(self, split: str | None = None) -> dict[str, Any]:
-        """Keyword arguments for ``gymnasium.make``, for another split on request."""
+        """Keyword arguments for ``gymnasium.make``, for another split on request.
+
+        An id of a single dataset, such as ``DeepSearch-HotpotQA-v0``, keeps its own.
+        """
         given = {item.name: getattr(self, item.name) for item in fields(self)}
         del given["env_id"]
+        if not self.env_id.endswith("DeepSearch-v0"):
+            del given["dataset"]
         given["split"] = split or self.split
         return {name: value for name, value in given.items() if value is not None}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal, SupportsFloat
 
@@ -22,6 +22,7 @@ from calibadv_env.dynamics import (
     transition,
 )
 from calibadv_env.errors import RetrieverError
+from calibadv_env.retrieval.asking import search_with_tasks
 from calibadv_env.retrieval.base import Retriever, ScoredPassage
 from calibadv_env.rewards import RewardName
 from calibadv_env.spaces import UnicodeText
@@ -79,15 +80,15 @@ class World:
         """Draws the index of a task."""
         return int(rng.integers(len(self.tasks)))
 
-    def search(self, queries: list[str]) -> list[list[ScoredPassage]]:
-        """Asks the retriever for all queries at once.
+    def search(self, queries: list[str], tasks: Sequence[TaskFacts]) -> list[list[ScoredPassage]]:
+        """Asks the retriever for all queries at once, each with the task that it came from.
 
         Raises:
             RetrieverError: if it fails, or answers another number of queries.
         """
         if not queries:
             return []
-        results = self.retriever.search(queries, self.config.top_k)
+        results = search_with_tasks(self.retriever, queries, self.config.top_k, tasks)
         if len(results) != len(queries):
             raise RetrieverError(
                 f"retriever must answer all {len(queries)} queries, got {len(results)} answers"
@@ -295,9 +296,9 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
             raise ResetNeeded("step needs a running episode: call reset first")
         if not isinstance(action, str):
             raise ValueError(f"action must be a str, got {type(action).__name__}")
-        config = self._world.config
+        config, task = self._world.config, self._state.task
         move = plan(config, self._state, action)
-        passages = [] if move.query is None else self._world.search([move.query])[0]
+        passages = [] if move.query is None else self._world.search([move.query], [task])[0]
         result = transition(config, self._state, move, passages)
         self._state = result.state
         self._transcript += [action, result.observation]

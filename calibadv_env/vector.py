@@ -248,8 +248,9 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], npt.NDArray[
                 slots.append(slot)
                 states.append(state)
                 moves.append(plan(config, state, actions[slot]))
-        queries = [move.query for move in moves if move.query is not None]
-        found = iter(self._world.search(queries))
+        pairs = zip(states, moves, strict=True)
+        asked = [(move.query, state.task) for state, move in pairs if move.query is not None]
+        found = iter(self._world.search([query for query, _ in asked], [task for _, task in asked]))
         return slots, [
             transition(config, state, move, () if move.query is None else next(found))
             for state, move in zip(states, moves, strict=True)

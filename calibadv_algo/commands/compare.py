@@ -13,7 +13,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from calibadv_algo.commands.setup import data_sha256, git_commit, warm_start_facts
+from calibadv_algo.commands.setup import (
+    coverage_facts,
+    data_sha256,
+    git_commit,
+    warm_start_facts,
+)
 from calibadv_algo.commands.train import run_training
 from calibadv_algo.compare import (
     CompareConfig,
@@ -45,6 +50,7 @@ class Compare:
         facts = {
             "git_commit": git_commit(),
             "data_sha256": data_sha256(config.train.env),
+            "coverage": coverage_facts(config.train.env, config.train.evaluation.split),
             "warm_start": warm_start_facts(config.train.model),
         }
         earlier = recorded_wall_time_s(config.output_dir)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from calibadv_algo.commands.setup import load_policy
+from calibadv_algo.commands.setup import coverage_facts, load_policy
 from calibadv_algo.config import EnvConfig
 from calibadv_env.errors import RetrieverError
 from calibadv_env.info import STOP_STRINGS
@@ -50,7 +50,7 @@ class Eval:
         """Evaluates and prints a table."""
         from calibadv_algo.evaluation import append_records, summarize
 
-        result = self._evaluate()
+        result = self.evaluate()
         if self.output is not None:
             append_records(self.output, result.records)
         title = f"{self.model} on {self.env.dataset} {self.env.split}"
@@ -58,12 +58,17 @@ class Eval:
         for name, value in summarize(result.records).items():
             table.add_row(name, f"{value:.3f}")
         table.add_row("questions", str(len(result.records)))
+        coverage = coverage_facts(self.env, self.env.split)
+        for name, value in (coverage or {}).get("coverage", {}).items():
+            if isinstance(value, float):
+                table.add_row(f"corpus: {name}", f"{value:.3f}")
         if result.num_dropped:
             table.add_row("dropped", str(result.num_dropped))
         Console(highlight=False).print(table)
         return 0
 
-    def _evaluate(self) -> EvalResult:
+    def evaluate(self) -> EvalResult:
+        """Plays the episodes; prints nothing."""
         from calibadv_algo.evaluation import eval_task_indices, evaluate
         from calibadv_algo.rollout.base import SamplingParams
         from calibadv_algo.rollout.driver import DriverConfig

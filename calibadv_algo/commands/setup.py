@@ -115,9 +115,42 @@ def _git(*arguments: str, folder: Path) -> str:
 
 
 def data_sha256(env: EnvConfig) -> str:
-    """Hash of the corpus behind a search environment, "" for other environments."""
-    if not env.env_id.startswith("calibadv_env:"):
+    """Hash of the corpus behind a search environment, "" where this process holds none."""
+    name = _local_dataset(env)
+    if name is None:
         return ""
     from calibadv_env.data.registry import get_dataset
 
-    return get_dataset(env.dataset).corpus().sha256
+    return get_dataset(name).corpus().sha256
+
+
+def coverage_facts(env: EnvConfig, split: str) -> dict[str, Any] | None:
+    """The audit of a split against the corpus that is searched, None if there is none.
+
+    Args:
+        env: The environment.
+        split: The split that is evaluated.
+
+    Returns:
+        What `calibadv data audit` wrote: how much of the split the corpus can answer at all.
+    """
+    name = _local_dataset(env)
+    if name is None:
+        return None
+    from calibadv_env.data.coverage import audit_of
+    from calibadv_env.data.registry import get_dataset
+
+    return audit_of(name, split, get_dataset(name).corpus().sha256)
+
+
+def _local_dataset(env: EnvConfig) -> str | None:
+    """The dataset whose corpus this process searches, None for other environments."""
+    module, _, name = env.env_id.rpartition(":")
+    if module != "calibadv_env" or env.retriever.startswith(("http://", "https://")):
+        return None
+    import gymnasium
+
+    import calibadv_env  # noqa: F401 (registers the ids)
+
+    kwargs = {**gymnasium.spec(name).kwargs, **env.kwargs()}
+    return str(kwargs.get("dataset", env.dataset))

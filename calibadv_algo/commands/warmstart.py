@@ -12,7 +12,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from calibadv_algo.commands.evaluate import Eval
 from calibadv_algo.commands.setup import silence_transformers
+from calibadv_algo.config import EnvConfig
+from calibadv_algo.evaluation import summarize
 from calibadv_algo.warmstart import (
     CloningConfig,
     PolicyShape,
@@ -106,6 +109,25 @@ class WarmStart:
         )
         return lambda max_hops: demonstrator.stream(max_hops=max_hops)
 
+    def _scores(self, temperature: float) -> dict[str, float]:
+        """What the policy scores on the whole dev split."""
+        env = EnvConfig(
+            dataset=self.dataset,
+            split="dev",
+            prompt="question",
+            top_k=self.top_k,
+            max_turns=self.max_turns,
+        )
+        command = Eval(
+            model=str(self.output_dir),
+            env=env,
+            episodes=len(get_dataset(self.dataset).tasks("dev")),
+            temperature=temperature,
+            max_context=self.shape.max_context,
+        )
+        scores = summarize(command.evaluate().records)
+        return {name: round(value, 4) for name, value in scores.items()}
+
     def _write_recipe(
         self, dataset: Dataset, num_parameters: int, num_tokens: int, seconds: float
     ) -> None:
@@ -120,6 +142,7 @@ class WarmStart:
             "num_parameters": num_parameters,
             "num_tokens": num_tokens,
             "seconds": round(seconds, 1),
+            "scores": {"greedy": self._scores(0.0), "sampled": self._scores(1.0)},
         }
         path = self.output_dir / "recipe.json"
         path.write_text(json.dumps(recipe, indent=2, sort_keys=True) + "\n", encoding="utf-8")

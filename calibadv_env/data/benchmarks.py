@@ -116,6 +116,8 @@ class BenchmarkDataset(Dataset):
         """The retriever over the corpus; see :meth:`Dataset.retriever`."""
         if not isinstance(spec, str):
             return spec if isinstance(spec, Retriever) else super().retriever(spec)
+        if spec.startswith(("http://", "https://")):
+            return self._once("retriever", spec, lambda: _remote_retriever(spec))
         corpus = self.corpus()
         return self._once("retriever", spec, lambda: _shared_retriever(spec, corpus))
 
@@ -265,17 +267,23 @@ def _shared_retriever(spec: str, corpus: Corpus) -> Retriever:
         return _retrievers[key][1]
 
 
+def _remote_retriever(spec: str) -> Retriever:
+    from calibadv_env.retrieval.http import HttpRetriever
+
+    return HttpRetriever.from_spec(spec)
+
+
 def _open_index(spec: str, corpus: Corpus) -> Retriever | None:
     """The index that a corpus on disk is part of, if it is of the kind that is asked for."""
-    from calibadv_env.retrieval.bm25_index import Bm25Index
     from calibadv_env.retrieval.disk_corpus import DiskCorpus
     from calibadv_env.retrieval.index_files import MANIFEST, read_manifest
+    from calibadv_env.retrieval.opening import open_index
 
-    if spec != "bm25" or not isinstance(corpus, DiskCorpus):
+    if not isinstance(corpus, DiskCorpus):
         return None
     folder = corpus.folder.parent
     is_index = (folder / MANIFEST).is_file() and read_manifest(folder).kind == spec
-    return Bm25Index(folder) if is_index else None
+    return open_index(folder) if is_index else None
 
 
 def _load_tasks(benchmark: Benchmark, split: str) -> TaskSet:
@@ -338,6 +346,12 @@ def _load_corpus(benchmark: Benchmark) -> Corpus:
 
 
 def _open_folder(path: Path) -> Corpus:
-    from calibadv_env.retrieval.disk_corpus import DiskCorpus
+    """The corpus of an index; one that points to others has theirs."""
+    from calibadv_env.retrieval.disk_corpus import FOLDER, DiskCorpus
+    from calibadv_env.retrieval.index_files import read_manifest
+    from calibadv_env.retrieval.opening import open_index
 
-    return DiskCorpus(path)
+    if (path / FOLDER).is_dir() or read_manifest(path).kind == "corpus":
+        return DiskCorpus(path)
+    corpus: Corpus = open_index(path).corpus  # type: ignore[attr-defined]
+    return corpus

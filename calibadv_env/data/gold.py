@@ -95,14 +95,12 @@ class GoldFinder:
     """
 
     def __init__(self, evidence: Iterable[Evidence]) -> None:
-        self._sentences: dict[str, dict[str, frozenset[str]]] = {}
+        self._sentences: dict[str, dict[str, None]] = {}
         self._by_title: dict[str, list[str]] = {}
         self._by_sentence: dict[tuple[str, str], list[str]] = {}
         for piece in evidence:
             wanted = self._sentences.setdefault(title_key(piece.title), {})
-            for sentence in piece.sentences:
-                if sentence not in wanted:
-                    wanted[sentence] = shingles(sentence)
+            wanted.update(dict.fromkeys(piece.sentences))
 
     def add(self, passage: Passage) -> None:
         """Looks at the next passage."""
@@ -114,8 +112,8 @@ class GoldFinder:
         if sentences:
             words = normalize_answer(passage.text).split()
             held = {size: _word_groups(words, size) for size in range(1, _SHINGLE + 1)}
-            for sentence, groups in sentences.items():
-                if _share(groups, held) >= MIN_SHARE:
+            for sentence in sentences:
+                if _share(shingles(sentence), held) >= MIN_SHARE:
                     self._by_sentence.setdefault((key, sentence), []).append(passage.id)
 
     def find(self, evidence: Evidence) -> Match:

@@ -44,9 +44,10 @@ def make_retriever(spec: str | Retriever, corpus: Corpus) -> Retriever:
     """Gives the retriever that a specification names.
 
     Args:
-        spec: A name in :data:`RETRIEVERS`; the folder of an index (a text with a path separator
-            in it), which must be one of the same corpus; or any object with a method ``search``,
-            which is given back as it is.
+        spec: A name in :data:`RETRIEVERS`; the address of a server (``http://127.0.0.1:8000``,
+            with settings behind ``#`` if need be); the folder of an index (a text with a path
+            separator in it), which must be one of the same corpus; or any object with a method
+            ``search``, which is given back as it is.
         corpus: What to search.
 
     Returns:
@@ -58,6 +59,10 @@ def make_retriever(spec: str | Retriever, corpus: Corpus) -> Retriever:
         DataError: if the folder holds no index, a damaged one, or one of another corpus.
     """
     if isinstance(spec, str):
+        if spec.startswith(("http://", "https://")):
+            from calibadv_env.retrieval.http import HttpRetriever
+
+            return HttpRetriever.from_spec(spec)
         if spec not in RETRIEVERS and ("/" in spec or "\\" in spec):
             from calibadv_env.retrieval.opening import open_index
 

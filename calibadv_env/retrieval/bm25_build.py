@@ -95,7 +95,7 @@ def build_bm25_index(
     *,
     overwrite: bool = False,
     words_per_run: int = 4_000_000,
-    postings_per_range: int = 8_000_000,
+    postings_per_range: int = 2_000_000,
     progress: Progress = no_progress,
 ) -> Path:
     """Builds the index that :class:`Bm25Index` opens.
@@ -106,7 +106,7 @@ def build_bm25_index(
         settings: k1 and b; None takes the usual ones.
         overwrite: Whether an index in this place gives way.
         words_per_run: Words that are sorted at a time; about 40 bytes of memory each.
-        postings_per_range: Postings that are merged at a time; about 40 bytes each.
+        postings_per_range: Postings that are merged at a time; about 80 bytes each.
         progress: Is told how far it is.
 
     Returns:

@@ -119,7 +119,8 @@ class Bm25Index:
             for word_id, times in terms:
                 start, end = self._starts[word_id : word_id + 2].tolist()
                 scores = self._scores[start:end]
-                total[self._positions[start:end]] += scores if times == 1 else scores * times
+                scores = scores if times == 1 else scores * np.float32(times)
+                np.add.at(total, self._positions[start:end], scores)
         except IndexError as error:
             raise RetrieverError(f"{self.folder}: the index is damaged: {error}") from error
         return total

@@ -87,13 +87,9 @@ def build_dense_index(
     """
     import_faiss()
     settings = settings or Flat()
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
-    if dtype not in ("float32", "float16"):
-        raise ValueError(f"dtype must be 'float32' or 'float16', got {dtype!r}")
+    _check_chunks(chunk_size, dtype)
     with building(out, overwrite=overwrite, is_resumable=True) as folder:
         corpus = _corpus_of(source, folder, progress)
-        vectors = folder / _VECTORS if vectors_dir is None else Path(vectors_dir)
         plan = {
             "corpus_sha256": corpus.sha256,
             "encoder": encoder.fingerprint,
@@ -101,28 +97,41 @@ def build_dense_index(
             "chunk_size": chunk_size,
             "dtype": dtype,
         }
+        vectors = folder / _VECTORS if vectors_dir is None else Path(vectors_dir)
         paths = encode_corpus(corpus, encoder, vectors, plan, progress)
         progress("build the index", 0, None)
         build_faiss(settings, [np.load(path, mmap_mode="r") for path in paths], folder / _INDEX)
-        names = [_INDEX, f"{FOLDER}/{MANIFEST}"]
-        manifest = Manifest(
-            kind="dense",
-            corpus_sha256=corpus.sha256,
-            num_passages=len(corpus),
-            settings={
-                "faiss": to_record(settings),
-                "encoder": encoder.fingerprint,
-                "dimension": encoder.dimension,
-                **_encoder_record(encoder),
-            },
-            files={name: file_facts(folder / name) for name in names},
-        )
-        write_manifest(folder, manifest)
+        _write_manifest(folder, corpus, encoder, settings)
         if vectors_dir is None:
             shutil.rmtree(vectors)
         (folder / _STAMP).unlink()
         corpus.close()
     return Path(out)
+
+
+def _check_chunks(chunk_size: int, dtype: str) -> None:
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    if dtype not in ("float32", "float16"):
+        raise ValueError(f"dtype must be 'float32' or 'float16', got {dtype!r}")
+
+
+def _write_manifest(
+    folder: Path, corpus: DiskCorpus, encoder: Encoder, settings: FaissSettings
+) -> None:
+    manifest = Manifest(
+        kind="dense",
+        corpus_sha256=corpus.sha256,
+        num_passages=len(corpus),
+        settings={
+            "faiss": to_record(settings),
+            "encoder": encoder.fingerprint,
+            "dimension": encoder.dimension,
+            **_encoder_record(encoder),
+        },
+        files={name: file_facts(folder / name) for name in (_INDEX, f"{FOLDER}/{MANIFEST}")},
+    )
+    write_manifest(folder, manifest)
 
 
 def encode_corpus(
@@ -233,6 +242,8 @@ class DenseIndex:
             RetrieverError: if faiss fails.
         """
         count = check_search(queries, top_k, self.corpus)
+        if not queries:
+            return []
         distinct = list(dict.fromkeys(queries))
         vectors = self.encoder.encode_queries(distinct)
         rows = [self._search_one(vector, count) for vector in vectors]

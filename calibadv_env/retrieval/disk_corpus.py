@@ -330,13 +330,17 @@ def _write_ids(hashes: array.array[int], folder: Path) -> dict[str, FileFacts]:
 
 def _refuse_equal_ids(corpus: DiskCorpus, name: str) -> None:
     hashes = corpus._id_hashes
-    for place in np.flatnonzero(hashes[1:] == hashes[:-1]).tolist():
-        first, second = (int(corpus._id_order[place + i]) for i in (0, 1))
-        if corpus.read(first).id == corpus.read(second).id:
-            raise DataError(
-                f"{name}: id {corpus.read(first).id!r} stands twice, as passage {first + 1} and "
-                f"passage {second + 1}"
-            )
+    for value in np.unique(hashes[1:][hashes[1:] == hashes[:-1]]):
+        low, high = np.searchsorted(hashes, value), np.searchsorted(hashes, value, side="right")
+        seen: dict[str, int] = {}
+        for position in corpus._id_order[low:high].tolist():
+            passage_id = corpus.read(position).id
+            if passage_id in seen:
+                raise DataError(
+                    f"{name}: id {passage_id!r} stands twice, as passage {seen[passage_id] + 1} "
+                    f"and passage {position + 1}"
+                )
+            seen[passage_id] = position
 
 
 def _link_files(source: DiskCorpus, folder: Path) -> None:

@@ -14,7 +14,7 @@ def retriever_identity(retriever: Retriever) -> dict[str, Any]:
 
     Args:
         retriever: Any. A method ``identity() -> dict`` is asked first; else the manifest of an
-            index, else the attributes ``settings``, ``k1``, ``b`` and ``corpus`` are read.
+            index, else the attributes that our retrievers keep their settings, parts and corpus in.
 
     Returns:
         A record that JSON can hold. Equal records mean equal answers, as far as is known.
@@ -32,10 +32,17 @@ def retriever_identity(retriever: Retriever) -> dict[str, Any]:
         record["settings"] = dict(settings)
     elif is_dataclass(settings) and not isinstance(settings, type):
         record["settings"] = asdict(settings)
-    for name in ("k1", "b"):
+    for name in ("k1", "b", "depth", "constant"):
         value = getattr(retriever, name, None)
         if isinstance(value, int | float):
             record[name] = value
+    parts = getattr(retriever, "retrievers", None) or getattr(retriever, "retriever", None)
+    if parts is not None:
+        chosen = parts if isinstance(parts, tuple | list) else (parts,)
+        record["parts"] = [retriever_identity(part) for part in chosen]
+    scorer = getattr(retriever, "scorer", None)
+    if scorer is not None:
+        record["scorer"] = repr(scorer)
     corpus = getattr(retriever, "corpus", None)
     corpus_sha256 = getattr(corpus, "sha256", None)
     if isinstance(corpus_sha256, str):

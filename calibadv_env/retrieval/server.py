@@ -22,7 +22,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from calibadv_env.errors import MissingDependencyError
 from calibadv_env.retrieval.base import Retriever
@@ -43,6 +43,9 @@ from calibadv_env.retrieval.wire import (
 )
 
 LoadRetriever = Callable[[], Retriever]
+
+_READ_FACTOR: Final = 4
+"""A body up to so many times too long is read before it is refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,14 +107,13 @@ class SearchService:
         """
         executor = ThreadPoolExecutor(1, "calibadv-search")
         try:
-            loading = asyncio.get_running_loop().run_in_executor(executor, self._load)
+            loading = asyncio.get_running_loop().run_in_executor(executor, self._load_and_identify)
             await asyncio.wait((loading,))
             self.load_error = loading.exception()
             if self.load_error is not None:
                 on_failure()
                 return
-            retriever = loading.result()
-            self._identity = retriever_identity(retriever)
+            retriever, self._identity = loading.result()
             batcher = SearchBatcher(retriever, executor, self.config.batch, self.metrics)
             self._batcher = batcher
             try:
@@ -163,6 +165,10 @@ class SearchService:
         length = 0 if self._batcher is None else self._batcher.queue_length
         return self.metrics.text(is_ready=self.is_ready, queue_length=length)
 
+    def _load_and_identify(self) -> tuple[Retriever, dict[str, Any]]:
+        retriever = self._load()
+        return retriever, retriever_identity(retriever)
+
     async def _retrieve(self, body: bytes, content_type: str | None) -> Reply:
         if self._batcher is None:
             return _failure(503, "the index is loading", retry_after_s=1)
@@ -172,13 +178,13 @@ class SearchService:
             return _failure(error.status, str(error))
         answer = asyncio.ensure_future(self._batcher.submit(request.queries, request.top_k))
         await asyncio.wait((answer,))
-        error = answer.exception()
-        if isinstance(error, QueueFullError):
-            return _failure(503, str(error), retry_after_s=error.retry_after_s)
-        if isinstance(error, ExpiredError):
-            return _failure(504, str(error))
-        if error is not None:
-            return _failure(500, f"the search failed: {type(error).__name__}: {error}")
+        cause = answer.exception()
+        if isinstance(cause, QueueFullError):
+            return _failure(503, str(cause), retry_after_s=cause.retry_after_s)
+        if isinstance(cause, ExpiredError):
+            return _failure(504, str(cause))
+        if cause is not None:
+            return _failure(500, f"the search failed: {type(cause).__name__}: {cause}")
         try:
             reply, media_type = encode_reply(request, answer.result())
         except ValueError as unwritable:
@@ -244,9 +250,7 @@ def create_app(
             reply = _failure(413, f"the body must have at most {limit} bytes")
             service.count(reply, started)
             return _respond(fastapi, reply)
-        return _respond(
-            fastapi, await service.retrieve(body, request.headers.get("content-type"))
-        )
+        return _respond(fastapi, await service.retrieve(body, request.headers.get("content-type")))
 
     async def health(_: Any) -> Any:
         return _respond(fastapi, Reply(200, b'{"status": "alive"}', JSON_TYPE))
@@ -326,7 +330,10 @@ def open_port(host: str, port: int) -> socket.socket:
 
 
 async def read_body(request: Any, max_bytes: int) -> bytes | None:
-    """Reads the body of a request, no further than is allowed.
+    """Reads the body of a request, and keeps no more of it than is allowed.
+
+    A body that is too long is read to its end nevertheless, as long as that is near: a client
+    that is cut off while it sends does not get to see the reply.
 
     Args:
         request: The request of the web framework.
@@ -336,16 +343,19 @@ async def read_body(request: Any, max_bytes: int) -> bytes | None:
         The body, None if it is longer.
     """
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > max_bytes:
+    if length.isdecimal() and int(length) > _READ_FACTOR * max_bytes:
         return None
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
-        if size > max_bytes:
+        if size <= max_bytes:
+            chunks.append(chunk)
+        elif size > _READ_FACTOR * max_bytes:
             return None
-        chunks.append(chunk)
-    return b"".join(chunks)
+        else:
+            chunks.clear()
+    return b"".join(chunks) if size <= max_bytes else None
 
 
 def import_serving(name: str) -> Any:
@@ -370,6 +380,4 @@ def _failure(status: int, message: str, retry_after_s: int | None = None) -> Rep
 def _respond(fastapi: Any, reply: Reply) -> Any:
     pause = reply.retry_after_s
     headers = None if pause is None else {"retry-after": str(pause)}
-    return fastapi.Response(
-        reply.body, reply.status, media_type=reply.media_type, headers=headers
-    )
+    return fastapi.Response(reply.body, reply.status, media_type=reply.media_type, headers=headers)

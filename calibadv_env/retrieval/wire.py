@@ -265,7 +265,7 @@ def document_of(passage: Passage) -> dict[str, str]:
     ``title`` and ``text`` are added where the contents alone would not give them back.
     """
     document = {"id": passage.id, "contents": contents_of(passage)}
-    if parse_passage(document) != passage:
+    if _parse_document(document) != passage:
         document |= {"title": passage.title, "text": passage.text}
     return document
 
@@ -352,10 +352,18 @@ def _read_entry(entry: Any, where: str, rank: int) -> ScoredPassage:
     if passage_id is None:
         passage_id = content_id(json.dumps(record, sort_keys=True))
     try:
-        passage = parse_passage({**record, "id": str(passage_id)})
+        passage = _parse_document({**record, "id": str(passage_id)})
     except ValueError as error:
         raise BadReplyError(f"{where}: {error}") from error
     return ScoredPassage(passage, float(score))
+
+
+def _parse_document(record: Mapping[str, Any]) -> Passage:
+    """Unlike a corpus, a server may hold a passage without any text."""
+    contents = record.get("contents")
+    if isinstance(contents, str) and not contents.strip() and "text" not in record:
+        return Passage(str(record["id"]), "", "")
+    return parse_passage(record)
 
 
 def _is_string(entry: Any) -> bool:

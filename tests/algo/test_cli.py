@@ -152,6 +152,8 @@ def test_an_unknown_preset_lists_the_known_ones(
 
 
 def test_an_unknown_arm_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="got 'ppo'"):
+        parse("train", ["--arm", "ppo"])
     assert main(["train", "--arm", "ppo"]) == 1
     err = error_of(capsys)
     assert all(name in err for name in ARMS)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from calibadv_algo.arms import ARMS
 from calibadv_algo.cli import main
@@ -20,6 +21,7 @@ from calibadv_algo.commands.listing import List
 from calibadv_algo.commands.setup import data_sha256, git_commit, policy_path, warm_start_facts
 from calibadv_algo.commands.warmstart import WarmStart, name_source, passage_heads, tokenizer_texts
 from calibadv_algo.config import PRESETS, EnvConfig
+from calibadv_algo.rollout.base import Generation
 from calibadv_env.data.registry import get_dataset
 
 VECTORS = Path(__file__).parents[1] / "data" / "calibadv_vectors.json"
@@ -148,6 +150,7 @@ def test_eval_prints_means_and_writes_records(
     rows = read_lines(file)
     assert len({row["task_id"] for row in rows}) == 5
     assert {row["split"] for row in rows} == {"dev"}
+    assert {row["task_id"] for row in rows} <= {t.id for t in get_dataset("toy").tasks("dev")}
     assert main(["eval", *flags(arguments)]) == 0
     assert read_lines(file) == rows * 2
 
@@ -269,6 +272,30 @@ def test_watching_a_policy(
         shown.append(output_of(capfd))
     assert re.search(r"reward\W+[01]\.\d\d", shown[0])
     assert shown[0] == shown[1]
+
+
+def test_what_a_watched_policy_sampled_is_never_encoded_again(
+    policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests: list[tuple[int, ...]] = []
+    texts = ["<think>a</think><search>b</search>", "<think>a</think><answer>b</answer>"]
+
+    class Engine:
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            pass
+
+        def generate(self, asked: Any, params: Any) -> list[Generation]:
+            requests.append(asked[0].token_ids)
+            text = texts[len(requests) - 1]
+            return [Generation((7, 8, 9), (-1.0, -1.0, -1.0), text, "stop")]
+
+    monkeypatch.setattr("calibadv_algo.rollout.hf_engine.HfEngine", Engine)
+    assert play(monkeypatch, "", "--model", str(policy)) == 0
+    first, second = requests
+    assert second[: len(first) + 3] == (*first, 7, 8, 9)
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    assert tokenizer.decode(second[len(first) + 3 :]).startswith("<information>Doc 1(Title:")
+    assert tokenizer.decode(first).startswith("Question: ")
 
 
 # conformance

@@ -287,6 +287,22 @@ def test_cloning_learns_the_grammar_of_the_toy_world(
     assert not model.training
 
 
+def test_each_step_has_the_gradient_of_its_own_batch(
+    tokenizer: PreTrainedTokenizerFast, toy_demonstrations: Demonstrations
+) -> None:
+    items = cycle(list(islice(toy_demonstrations(None), 3)))
+    model = build_policy(SMALL, tokenizer, 0)
+    config = CloningConfig(num_steps=2, batch_size=3, lr=1e-12, grad_clip=1e9, short_steps=0)
+    gradients: list[torch.Tensor] = []
+
+    def on_step(step: int, loss: float, num_tokens: int) -> None:
+        flat = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        gradients.append(torch.cat(flat).clone())
+
+    clone(model, tokenizer, lambda hops: items, config, on_step)
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-6, rtol=1e-3)
+
+
 def test_cloning_is_repeatable(
     tokenizer: PreTrainedTokenizerFast, toy_demonstrations: Demonstrations
 ) -> None:

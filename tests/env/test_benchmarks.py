@@ -194,6 +194,7 @@ def test_tasks_need_no_corpus_on_this_machine(tmp_path, corpus, monkeypatch):
         get_dataset("hotpotqa").retriever(3)
     monkeypatch.setattr(registry, "_datasets", {})
     corpus.unlink()
+    assert get_dataset("hotpotqa").retriever("http://127.0.0.1:9") is not None
     env = gymnasium.make(IDS[3], retriever=retriever)
     assert env.reset(seed=0)[1]["has_gold"]
     with pytest.raises(DataError, match="there is no such corpus"):
@@ -284,3 +285,18 @@ def test_an_index_is_a_corpus_and_brings_its_own_search(tmp_path, corpus):
     env = gymnasium.make(IDS[3], split="eval", top_k=1)
     env.reset(seed=0)
     assert env.step(SEARCH)[4]["passage_ids"] == ("p2",)
+
+
+def test_an_index_that_points_to_others_has_their_corpus(tmp_path, corpus):
+    build = pytest.importorskip("calibadv_env.retrieval.bm25_build")
+    from calibadv_env.retrieval.opening import write_hybrid
+
+    build.build_bm25_index(corpus, tmp_path / "index")
+    write_hybrid([tmp_path / "index"] * 2, tmp_path / "hybrid")
+    prepare_all(tmp_path, tmp_path / "hybrid")
+    dataset = get_dataset("musique")
+    assert len(dataset.corpus()) == 2
+    hits = dataset.retriever(str(tmp_path / "hybrid")).search(["capital of Egypt"], 1)
+    assert hits[0][0].passage.id == "p2"
+    with pytest.raises(DataError, match="there is no index here"):
+        open_corpus(tmp_path)

@@ -33,7 +33,9 @@ CORPUS = make_corpus()
 MEMORY = Bm25Retriever(CORPUS)
 QUERIES = st.lists(
     st.lists(
-        st.sampled_from([f"word{i}" for i in range(45)] + ["the", "Title", "élan", "日本", "", "?"]),
+        st.sampled_from(
+            [f"word{i}" for i in range(45)] + ["the", "Title", "élan", "日本", "", "?"]
+        ),
         max_size=5,
     ).map(" ".join),
     min_size=1,
@@ -214,6 +216,6 @@ def test_progress_is_reported(tmp_path):
 
 
 def test_a_corpus_that_is_not_there_is_a_clear_error(tmp_path):
-    with pytest.raises(DataError, match="nowhere.jsonl: cannot open"):
+    with pytest.raises(DataError, match=r"nowhere\.jsonl: cannot open"):
         build_bm25_index(tmp_path / "nowhere.jsonl", tmp_path / "index")
     assert list(tmp_path.iterdir()) == []

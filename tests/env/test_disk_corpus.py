@@ -56,6 +56,17 @@ def test_any_text_survives(passages, tmp_path_factory):
     assert all(disk.index_of(p.id) == i for i, p in enumerate(passages))
 
 
+def test_ids_whose_hashes_collide_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr("calibadv_env.retrieval.disk_corpus._id_hash", lambda passage_id: 7)
+    disk = write_corpus(Corpus(ODD), tmp_path / "corpus")
+    assert [disk.index_of(passage.id) for passage in ODD] == [0, 1, 2, 3]
+    assert "z" not in disk
+    path = tmp_path / "c.jsonl"
+    path.write_text("".join(f'{{"id": "{name}", "contents": "x"}}\n' for name in "aba"))
+    with pytest.raises(DataError, match="'a' stands twice, as passage 1 and passage 3"):
+        write_corpus(path, tmp_path / "twice")
+
+
 @pytest.mark.parametrize("is_packed", [False, True])
 def test_files_in_both_forms_are_read(tmp_path, is_packed):
     lines = [

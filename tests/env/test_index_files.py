@@ -18,6 +18,17 @@ from calibadv_env.retrieval.index_files import (
 MANIFEST = Manifest(kind="bm25", corpus_sha256="ab" * 32, num_passages=3)
 
 
+def fail(out, name="half", **options):
+    with building(out, **options) as folder:
+        (folder / name).write_text("x")
+        raise ZeroDivisionError
+
+
+def fill_the_disk(out):
+    with building(out):
+        raise OSError(28, "No space left on device")
+
+
 def build(out, text="x", **options):
     with building(out, **options) as folder:
         (folder / "data").write_text(text)
@@ -26,9 +37,8 @@ def build(out, text="x", **options):
 
 
 def test_it_appears_whole_or_not_at_all(tmp_path):
-    with pytest.raises(ZeroDivisionError), building(tmp_path / "index") as folder:
-        (folder / "half").write_text("x")
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        fail(tmp_path / "index")
     assert list(tmp_path.iterdir()) == []
     build(tmp_path / "index")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["index"]
@@ -39,8 +49,8 @@ def test_what_is_there_is_not_replaced_unasked(tmp_path):
     build(tmp_path / "index", "old")
     with pytest.raises(DataError, match="is there already"):
         build(tmp_path / "index", "new")
-    with pytest.raises(ZeroDivisionError), building(tmp_path / "index", overwrite=True):
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        fail(tmp_path / "index", overwrite=True)
     assert (tmp_path / "index" / "data").read_text() == "old"
     build(tmp_path / "index", "new", overwrite=True)
     assert (tmp_path / "index" / "data").read_text() == "new"
@@ -56,9 +66,8 @@ def test_only_an_index_is_overwritten(tmp_path):
 
 
 def test_a_full_disk_is_a_clear_error(tmp_path):
-    with pytest.raises(DataError, match="could not be written: .*No space left"):
-        with building(tmp_path / "index"):
-            raise OSError(28, "No space left on device")
+    with pytest.raises(DataError, match=r"could not be written: .*No space left"):
+        fill_the_disk(tmp_path / "index")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -81,9 +90,8 @@ def test_one_builder_at_a_time(tmp_path):
 
 
 def test_a_resumable_build_finds_what_it_left(tmp_path):
-    with pytest.raises(ZeroDivisionError), building(tmp_path / "i", is_resumable=True) as folder:
-        (folder / "chunk").write_text("x")
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        fail(tmp_path / "i", "chunk", is_resumable=True)
     with building(tmp_path / "i", is_resumable=True) as folder:
         assert (folder / "chunk").read_text() == "x"
     assert (tmp_path / "i" / "chunk").is_file()

@@ -203,7 +203,8 @@ def test_wrong_arguments_are_refused(tmp_path):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"one of .*'atlas'.* 'toy'.* the path of a folder, got 'q'"):
+    pattern = r"one of .*'atlas'.* 'toy'.* the path of a folder, got 'q'"
+    with pytest.raises(ValueError, match=pattern):
         get_dataset("q")
 
 

@@ -7,8 +7,6 @@ from calibadv_env.data.search_r1 import ParquetFiles, record_of, source_name
 from calibadv_env.errors import DataError, MissingDependencyError
 
 INSTRUCTION = "Answer. Question: like this. For example <answer> Beijing </answer>."
-    "Answer the given question. Question: like this. For example <answer> Beijing </answer>."
-)
 
 
 def row(source="nq", index=0, split="test", **more):

@@ -1,0 +1,42 @@
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from calibadv_env.retrieval import Passage
+from calibadv_env.retrieval.ranking import filled_up, take, with_ties
+
+
+@given(
+    scores=st.lists(st.integers(0, 3), min_size=1, max_size=80),
+    count=st.integers(1, 80),
+)
+@example(scores=[1] * 70, count=3)
+@example(scores=[2, 1, 3] * 20, count=25)
+def test_ties_are_broken_by_position_whatever_the_engine_does(scores, count):
+    count = min(count, len(scores))
+    engine = sorted(enumerate(scores), key=lambda hit: (-hit[1], -hit[0]))
+    found = with_ties(lambda limit: engine[:limit], count, len(scores))
+    assert found == sorted(enumerate(scores), key=lambda hit: (-hit[1], hit[0]))[:count]
+
+
+def test_an_engine_with_few_hits_is_asked_once():
+    asked = []
+
+    def fetch(limit):
+        asked.append(limit)
+        return [(5, 2.0), (3, 2.0)]
+
+    assert with_ties(fetch, 3, 1000) == [(3, 2.0), (5, 2.0)]
+    assert asked == [11]
+
+
+def test_the_first_others_fill_up():
+    assert filled_up([(1, 5.0), (0, 4.0)], 4, 0.5) == [(1, 5.0), (0, 4.0), (2, 0.5), (3, 0.5)]
+    assert filled_up([(7, 5.0)], 3, 0.0) == [(7, 5.0), (0, 0.0), (1, 0.0)]
+    assert filled_up([], 2, 0.0) == [(0, 0.0), (1, 0.0)]
+    assert filled_up([(1, 5.0)], 1, 0.0) == [(1, 5.0)]
+
+
+def test_passages_are_fetched():
+    passages = [Passage("a", "", ""), Passage("b", "", "")]
+    [hit] = take(passages, [(1, 2.5)])
+    assert (hit.passage.id, hit.score) == ("b", 2.5)
