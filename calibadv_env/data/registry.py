@@ -362,6 +362,10 @@ def _read_corpus(source: CorpusSource) -> Corpus:
     if isinstance(source, Corpus):
         return source
     if isinstance(source, (str, Path)):
+        if Path(source).is_dir():
+            from calibadv_env.retrieval.disk_corpus import DiskCorpus
+
+            return DiskCorpus(source)
         return Corpus.from_jsonl(source)
     passages = []
     for i, item in enumerate(source):

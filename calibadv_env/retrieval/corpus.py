@@ -80,7 +80,7 @@ class Corpus:
         write_jsonl(path, ({"id": p.id, "title": p.title, "text": p.text} for p in self._passages))
 
     @property
-    def passages(self) -> tuple[Passage, ...]:
+    def passages(self) -> Sequence[Passage]:
         """The passages in order."""
         return self._passages
 

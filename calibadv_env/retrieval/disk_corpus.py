@@ -84,7 +84,7 @@ class DiskCorpus(Corpus):
         raise ValueError(f"a DiskCorpus is opened from a folder, got {path}; use write_corpus")
 
     @property
-    def passages(self) -> Sequence[Passage]:  # type: ignore[override]
+    def passages(self) -> Sequence[Passage]:
         """The passages in order; each is read when it is asked for."""
         return self._view
 

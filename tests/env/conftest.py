@@ -39,8 +39,11 @@ def load():
         raise RetrieverError("the index is broken")
     return Slow(get_dataset("toy").retriever("bm25"), {search_s})
 
-config = ServerConfig(port={port}, batch=BatchLimits({batch}), limits=RequestLimits({limits}), {more})
-run_server(load, config, lambda address: print("listening on", address, file=sys.stderr, flush=True))
+def announce(address):
+    print("listening on", address, file=sys.stderr, flush=True)
+
+batch, limits = BatchLimits({batch}), RequestLimits({limits})
+run_server(load, ServerConfig(port={port}, batch=batch, limits=limits, {more}), announce)
 """
 
 

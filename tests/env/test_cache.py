@@ -1,4 +1,3 @@
-import os
 import pickle
 import signal
 import sqlite3
@@ -77,7 +76,7 @@ def test_replay_needs_no_retriever_and_gives_the_same_to_the_last_bit(path):
 def test_replay_of_what_was_not_recorded_names_it(path):
     CachedRetriever(BM25, path).search(["known"], 3)
     replayed = CachedRetriever(None, path, "replay")
-    with pytest.raises(RetrieverError, match="2 of 3 queries .* top_k 3, the first is 'new'"):
+    with pytest.raises(RetrieverError, match=r"2 of 3 queries .* top_k 3, the first is 'new'"):
         replayed.search(["known", "new", "newer"], 3)
     with pytest.raises(RetrieverError, match="with top_k 2, the first is 'known'"):
         replayed.search(["known"], 2)
@@ -92,7 +91,7 @@ def test_settings_corpus_and_number_are_part_of_the_key(path):
     other_corpus = Bm25Retriever(Corpus([Passage("z", "", "zebra")]))
     for other in (other_settings, other_corpus):
         assert CachedRetriever(other, path).search(["zebra"], 3) == other.search(["zebra"], 3)
-        with pytest.raises(DataError, match="must hold the answers of one retriever .* got"):
+        with pytest.raises(DataError, match=r"must hold the answers of one retriever .* got"):
             CachedRetriever(None, path, "replay").search(["zebra"], 3)
     assert CachedRetriever(other_corpus, path, "replay").search(["zebra"], 3) == (
         other_corpus.search(["zebra"], 3)
@@ -248,12 +247,12 @@ def test_worker_processes_record_into_one_file(path):
 
 def test_a_recording_is_opened_read_only_to_replay(path):
     CachedRetriever(BM25, path).search(["a"], 3)
-    os.chmod(path, 0o444)
-    os.chmod(path.parent, 0o555)
+    path.chmod(0o444)
+    path.parent.chmod(0o555)
     try:
         assert len(CachedRetriever(None, path, "replay").search(["a"], 3)[0]) == 3
     finally:
-        os.chmod(path.parent, 0o755)
+        path.parent.chmod(0o755)
 
 
 def test_identity_tells_what_answers_depend_on():

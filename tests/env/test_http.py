@@ -338,9 +338,12 @@ def test_the_dialect_is_found_out(dialect, top_k):
 
 
 def test_a_server_that_speaks_none_is_an_error():
-    with fake_server(lambda *_: (422, {}, b"no")) as (url, _):
-        with pytest.raises(RetrieverError, match=r"none of the dialects; search_r1: .*gem: "):
-            HttpRetriever(url, **FAST).search(["q"], 1)
+    message = r"none of the dialects; search_r1: .*gem: "
+    with (
+        fake_server(lambda *_: (422, {}, b"no")) as (url, _),
+        pytest.raises(RetrieverError, match=message),
+    ):
+        HttpRetriever(url, **FAST).search(["q"], 1)
     with pytest.raises(RetrieverError, match="ConnectError"):
         HttpRetriever(url, max_retries=0, **FAST).search(["q"], 1)
 
