@@ -5,9 +5,9 @@ for any index, or ``python benchmarks/server.py --vectors 100000`` for an exact 
 many random vectors of E5's size (768), which stands for dense retrieval with the encoder left out.
 
 Both servers have the same settings but for ``max_batch=1``. So many clients (64) each ask one
-query at a time, another one each time, over connections that stay open; the clients are plain
-sockets, so that they cost little. The servers take turns, so that other load on the machine hits
-both. The ratio of their throughputs is that of the medians over the rounds.
+query at a time, the next of the questions of the atlas, over connections that stay open; the
+clients are plain sockets, so that they cost little. The servers take turns, so that
+other load on the machine hits both. The ratio is that of the median throughputs of the rounds.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -178,7 +179,8 @@ async def ask_all(
 ) -> Round:
     result = Round()
     stop = time.monotonic() + seconds
-    source = iter(queries[(number * 7919) % len(queries) :] + queries)
+    first = (number * 7919) % len(queries)
+    source = itertools.cycle(queries[first:] + queries[:first])
     started = time.monotonic()
     await asyncio.gather(*(ask(port, stop, source, result) for _ in range(num_clients)))
     result.seconds = time.monotonic() - started

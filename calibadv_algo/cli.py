@@ -24,6 +24,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "conformance": ("conformance", "Conformance", "check our numbers against reference vectors"),
     "play": ("play", "Play", "search by hand in the terminal, or watch a policy"),
     "index": ("index", "Index", "make an index of a corpus, or check one"),
+    "serve": ("serve", "Serve", "serve searches over HTTP"),
     "data": ("data", "Data", "prepare benchmarks, inspect datasets, audit corpora"),
     "list": ("listing", "List", "list arms, datasets, presets or policies"),
 }

@@ -8,11 +8,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from jaxtyping import install_import_hook  # noqa: E402 (the settings above come first)
+from jaxtyping import install_import_hook
 
-# Shapes in these modules' signatures are checked at every call. The others' tests pass wrong types
-# on purpose, to see the modules' own errors.
-install_import_hook(
-    ["calibadv_algo.diagnostics", "calibadv_algo.policy"],
-    "beartype.beartype",
-)
+# Shapes in this module's signatures are checked at every call. Tests of the other formulas pass
+# wrong types on purpose, to see the modules' own errors.
+install_import_hook(["calibadv_algo.policy"], "beartype.beartype")

@@ -23,7 +23,7 @@ from calibadv_env.data.files import read_tasks
 from calibadv_env.data.flashrag import FlashragFolder, how_to_fetch, parse_record, split_file
 from calibadv_env.data.registry import Dataset
 from calibadv_env.errors import DataError
-from calibadv_env.retrieval import make_retriever
+from calibadv_env.retrieval import is_remote, make_retriever
 from calibadv_env.retrieval.base import Retriever
 from calibadv_env.retrieval.corpus import Corpus
 
@@ -116,8 +116,8 @@ class BenchmarkDataset(Dataset):
         """The retriever over the corpus; see :meth:`Dataset.retriever`."""
         if not isinstance(spec, str):
             return spec if isinstance(spec, Retriever) else super().retriever(spec)
-        if spec.startswith(("http://", "https://")):
-            return self._once("retriever", spec, lambda: _remote_retriever(spec))
+        if is_remote(spec):
+            return super().retriever(spec)
         corpus = self.corpus()
         return self._once("retriever", spec, lambda: _shared_retriever(spec, corpus))
 
@@ -265,12 +265,6 @@ def _shared_retriever(spec: str, corpus: Corpus) -> Retriever:
         if key not in _retrievers:
             _retrievers[key] = (corpus, _open_index(spec, corpus) or make_retriever(spec, corpus))
         return _retrievers[key][1]
-
-
-def _remote_retriever(spec: str) -> Retriever:
-    from calibadv_env.retrieval.http import HttpRetriever
-
-    return HttpRetriever.from_spec(spec)
 
 
 def _open_index(spec: str, corpus: Corpus) -> Retriever | None:

@@ -24,7 +24,7 @@ from gymnasium.envs.registration import registry as gymnasium_registry
 from calibadv_env.data.base import QATask, TaskSet
 from calibadv_env.data.files import parse_task, read_tasks
 from calibadv_env.errors import DataError
-from calibadv_env.retrieval import make_retriever
+from calibadv_env.retrieval import is_remote, make_retriever, remote_retriever
 from calibadv_env.retrieval.base import Passage, Retriever
 from calibadv_env.retrieval.corpus import Corpus, parse_passage
 
@@ -145,6 +145,8 @@ class Dataset:
         """
         if not isinstance(spec, str):
             return make_retriever(spec, self.corpus())
+        if is_remote(spec):
+            return self._once("retriever", spec, lambda: remote_retriever(spec))
         return self._once("retriever", spec, lambda: make_retriever(spec, self.corpus()))
 
     def _once(self, kind: str, key: str, make: Callable[[], _T]) -> _T:

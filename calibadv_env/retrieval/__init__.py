@@ -16,7 +16,9 @@ __all__ = [
     "Passage",
     "Retriever",
     "ScoredPassage",
+    "is_remote",
     "make_retriever",
+    "remote_retriever",
 ]
 
 
@@ -40,6 +42,18 @@ RETRIEVERS: Final[dict[str, Callable[[Corpus], Retriever]]] = {
 """How each named retriever is built; a builder imports its package only when it is called."""
 
 
+def is_remote(spec: str) -> bool:
+    """Whether a specification is the address of a server, which needs no corpus here."""
+    return spec.startswith(("http://", "https://"))
+
+
+def remote_retriever(spec: str) -> Retriever:
+    """The client of the server at an address; see :func:`make_retriever`."""
+    from calibadv_env.retrieval.http import HttpRetriever
+
+    return HttpRetriever.from_spec(spec)
+
+
 def make_retriever(spec: str | Retriever, corpus: Corpus) -> Retriever:
     """Gives the retriever that a specification names.
 
@@ -59,10 +73,8 @@ def make_retriever(spec: str | Retriever, corpus: Corpus) -> Retriever:
         DataError: if the folder holds no index, a damaged one, or one of another corpus.
     """
     if isinstance(spec, str):
-        if spec.startswith(("http://", "https://")):
-            from calibadv_env.retrieval.http import HttpRetriever
-
-            return HttpRetriever.from_spec(spec)
+        if is_remote(spec):
+            return remote_retriever(spec)
         if spec not in RETRIEVERS and ("/" in spec or "\\" in spec):
             from calibadv_env.retrieval.opening import open_index
 

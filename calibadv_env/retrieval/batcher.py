@@ -92,7 +92,7 @@ class SearchBatcher:
         self._metrics = metrics
         self._jobs: deque[_Job] = deque()
         self._num_waiting = 0
-        self._num_running = 0
+        self._running: Sequence[_Job] = ()
         self._has_jobs = asyncio.Event()
         self._is_full = asyncio.Event()
         self._seconds_per_query = 0.0
@@ -136,20 +136,21 @@ class SearchBatcher:
         while True:
             await self._has_jobs.wait()
             await self._gather()
-            batch = self._take_batch()
-            if batch:
-                await self._search(batch)
+            self._running = self._take_batch()
+            if self._running:
+                await self._search(self._running)
+            self._running = ()
 
     def fail_all(self, error: Exception) -> None:
-        """Gives every request that waits an error instead of an answer."""
-        for job in self._jobs:
+        """Gives every request that has no answer yet an error instead."""
+        for job in (*self._running, *self._jobs):
             if not job.answer.done():
                 job.answer.set_exception(error)
         self._jobs.clear()
         self._num_waiting = 0
 
     def _retry_after_s(self) -> int:
-        waiting = self._num_waiting + self._num_running
+        waiting = self._num_waiting + sum(len(job.queries) for job in self._running)
         return min(60, max(1, math.ceil(waiting * self._seconds_per_query)))
 
     async def _gather(self) -> None:
@@ -192,15 +193,11 @@ class SearchBatcher:
         top_k = batch[0].top_k
         queries = list(dict.fromkeys(query for job in batch for query in job.queries))
         num_queries = sum(len(job.queries) for job in batch)
-        self._num_running = num_queries
         started = time.monotonic()
         search = asyncio.get_running_loop().run_in_executor(
             self._executor, search_in_parts, self._retriever, queries, top_k, self._limits.max_batch
         )
-        try:
-            await asyncio.wait((search,))
-        finally:
-            self._num_running = 0
+        await asyncio.wait((search,))
         took = time.monotonic() - started
         self._count(len(batch), num_queries, len(queries), took)
         error = search.exception()

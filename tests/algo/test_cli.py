@@ -87,7 +87,7 @@ def test_help_shows_nested_fields_and_defaults(capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_unknown_flags_are_fatal(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    positional = {"list": ["arms"], "report": ["folder"], "conformance": ["file"]}
+    positional = {"serve": ["toy"], "list": ["arms"], "report": ["folder"], "conformance": ["file"]}
     with pytest.raises(SystemExit) as caught:
         main([name, *positional.get(name, []), "--no-such-flag", "1"])
     assert caught.value.code == 2

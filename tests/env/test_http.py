@@ -289,8 +289,11 @@ def test_no_more_requests_run_than_allowed():
 
     with fake_server(answer) as (url, requests):
         retriever = HttpRetriever(url, dialect="skyrl", max_concurrency=3)
-        assert ids(retriever.search([str(i) for i in range(12)], 1)) == [["x"]] * 12
-        assert len(requests) == 12
+        with ThreadPoolExecutor(6) as pool:
+            found = list(pool.map(lambda _: ids(retriever.search(["a", "b"], 1)), range(6)))
+            found += list(pool.map(lambda _: ids(retriever.search(["a"], 1)), range(6)))
+        assert found == [[["x"], ["x"]]] * 6 + [[["x"]]] * 6
+        assert len(requests) == 18
         assert 2 <= most[0] <= 3
 
 

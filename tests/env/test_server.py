@@ -22,7 +22,13 @@ from calibadv_env.retrieval.batcher import (
     SearchBatcher,
     search_in_parts,
 )
-from calibadv_env.retrieval.server import ServerConfig, create_app, open_port, run_server
+from calibadv_env.retrieval.server import (
+    SearchService,
+    ServerConfig,
+    create_app,
+    open_port,
+    run_server,
+)
 from calibadv_env.retrieval.server_metrics import Histogram, ServerMetrics
 
 pytest.importorskip("fastapi")
@@ -325,7 +331,8 @@ def batched(jobs, limits=None, *, held_s=0.05):
             tasks = [asyncio.create_task(batcher.submit(*job)) for job in jobs]
             await asyncio.sleep(held_s)
             recorder.gate.set()
-            answers = await asyncio.gather(first, *tasks, return_exceptions=True)
+            async with asyncio.timeout(10):
+                answers = await asyncio.gather(first, *tasks, return_exceptions=True)
             worker.cancel()
             assert batcher.queue_length == 0
         return answers[1:], recorder.asked[1:], metrics
@@ -374,6 +381,28 @@ def test_who_waited_too_long_or_finds_no_room_is_told():
     assert isinstance(answers[2], QueueFullError)
     assert answers[2].retry_after_s >= 1
     assert metrics.rejected == 1
+
+
+def test_a_stop_that_cannot_wait_still_answers():
+    async def main():
+        recorder = Recorder()
+        recorder.gate.clear()
+        service = SearchService(lambda: recorder, ServerConfig())
+        worker = asyncio.create_task(service.run(lambda: None))
+        while not service.is_ready:
+            await asyncio.sleep(0.005)
+        body = json.dumps({"query": "a"}).encode()
+        running = asyncio.create_task(service.retrieve(body, None))
+        await asyncio.sleep(0.05)
+        waiting = asyncio.create_task(service.retrieve(body, None))
+        await asyncio.sleep(0.01)
+        worker.cancel()
+        async with asyncio.timeout(5):
+            replies = await asyncio.gather(running, waiting)
+        recorder.gate.set()
+        return [reply.status for reply in replies]
+
+    assert asyncio.run(main()) == [503, 503]
 
 
 def test_a_retriever_that_answers_too_little_is_an_error():

@@ -217,11 +217,13 @@ def test_environments_tell_the_question_of_the_episode_even_when_others_have_end
     questions = list(infos["question"])
     assert len(set(questions)) > 3
     search, answer = "<think>x</think><search>q</search>", "<think>x</think><answer>a</answer>"
-    env.step([answer, search, answer, search, search, search])
-    observations, *_ = env.step([search] * 5 + [answer])
-    for slot in (1, 3, 4):
-        assert questions[slot] in observations[slot]
-    assert [bool(text) for text in observations] == [False, True, False, True, True, False]
+    running = {0, 1, 2, 3, 4, 5}
+    for ends in ({0, 2}, {3}, set()):
+        actions = [answer if slot in ends else search for slot in range(num_envs)]
+        observations, *_ = env.step(actions)
+        running -= ends
+        for slot in range(num_envs):
+            assert (questions[slot] in observations[slot]) == (slot in running)
     single = gymnasium.make("calibadv_env:DeepSearch-v0", dataset="toy", retriever=simulator())
     _, info = single.reset(seed=5)
     observation, *_ = single.step(search)
