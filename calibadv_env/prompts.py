@@ -65,12 +65,13 @@ def instruct(template: str, question: str) -> str:
 
     Args:
         template: Holds ``{question}``; other braces are left alone.
-        question: The bare question. The Search-R1 prompt adds a question mark that is missing.
+        question: The bare question. The Search-R1 prompt adds a question mark that is missing;
+            **Differs** from it in that "Name the capital." keeps its full stop and gets none.
 
     Returns:
         The first observation of an episode.
     """
-    if template == SEARCH_R1 and not question.rstrip().endswith("?"):
+    if template == SEARCH_R1 and not question.rstrip().endswith(("?", ".", "!")):
         question = question.rstrip() + "?"
     return template.replace(_SLOT, question)
 

@@ -40,6 +40,8 @@ def test_named_prompts_hold_the_question_and_the_format():
         assert f"<{tag}>" in text
         assert f"</{tag}>" in text
     assert "<answer> Beijing </answer>" in text
+    request = prompts.instruct(prompts.resolve_prompt("search_r1"), "Name it.")
+    assert request.endswith("Question: Name it.\n")
     assert prompts.instruct(prompts.resolve_prompt("question"), "Who is it") == (
         "Question: Who is it\n"
     )
