@@ -43,7 +43,7 @@ class EnvConfig:
     split: str = "train"
     """Split whose tasks are trained on."""
     retriever: str = "bm25"
-    """Name of the retriever."""
+    """Name of a retriever, path of an index, or address of a search server."""
     top_k: int = 3
     """Passages that a search returns."""
     max_turns: int = 4
@@ -287,8 +287,14 @@ ATLAS_TINY: Final = TrainConfig(
 )
 """The shipped tiny policy on the atlas, on two CPU cores."""
 
+# The papers train on merged sets: register one under this name (docs/datasets.md), and serve the
+# corpus at this address, or name others by --env.dataset and --env.retriever.
 _PAPER_ENV: Final = EnvConfig(
-    dataset="hotpotqa-2wiki", prompt="search_r1", max_turns=4, top_k=3, retriever="http"
+    dataset="hotpotqa-2wiki",
+    prompt="search_r1",
+    max_turns=4,
+    top_k=3,
+    retriever="http://127.0.0.1:8000",
 )
 
 _PAPER_ROLLOUT: Final = RolloutConfig(

@@ -34,7 +34,10 @@ class List:
         if self.what == "arms":
             return {name: arm.description for name, arm in ARMS.items()}
         if self.what == "datasets":
-            return {name: get_dataset(name).description for name in list_datasets()}
+            return {
+                name: get_dataset(name).description or "registered by this process"
+                for name in list_datasets()
+            }
         if self.what == "policies":
             return dict.fromkeys(SHIPPED_POLICIES, "shipped with the package")
         return {
