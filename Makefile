@@ -17,7 +17,7 @@ help:
 	@echo "make check     format, lint, types, all tests: what CI runs"
 	@echo "make bench     every benchmark; each prints its ratio"
 
-$(CORE): pyproject.toml constraints.txt
+$(CORE): pyproject.toml setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(PIP) --editable .

@@ -1,13 +1,17 @@
 """What batching brings to the search server: two servers, one with it and one without.
 
-Run ``python benchmarks/server.py`` for BM25 over the atlas, ``python benchmarks/server.py INDEX``
-for any index, or ``python benchmarks/server.py --vectors 100000`` for an exact scan by faiss of so
-many random vectors of E5's size (768), which stands for dense retrieval with the encoder left out.
+Run ``python benchmarks/server.py`` for BM25 over the atlas, and ``python benchmarks/server.py
+INDEX`` for any index that ``calibadv index`` made. Both servers are ``calibadv serve`` with the
+same settings but for ``--batch.max-batch 1 --batch.max-wait-ms 0``. So many clients (64) each ask
+one query at a time, the next of the questions of the atlas, over connections that stay open. The
+servers take turns, so that other load on the machine hits both; the ratio is that of the median
+throughputs of the rounds.
 
-Both servers have the same settings but for ``max_batch=1``. So many clients (64) each ask one
-query at a time, the next of the questions of the atlas, over connections that stay open; the
-clients are plain sockets, so that they cost little. The servers take turns, so that
-other load on the machine hits both. The ratio is that of the median throughputs of the rounds.
+The clients run in one process of their own, on raw sockets without an HTTP library, so that they
+cost little (about 40 microseconds a query); ``--wrk PATH`` takes the load generator wrk instead
+(in Debian; about 10). "cpu ms" is the processor time of the server and its helpers for one query:
+unlike the throughput it hardly depends on what else runs on the machine. "load" is the load average
+at the end of the round. ``OMP_NUM_THREADS`` of the servers is 1 unless the environment sets it.
 """
 
 from __future__ import annotations
@@ -17,192 +21,336 @@ import asyncio
 import contextlib
 import itertools
 import json
+import multiprocessing
 import os
 import re
 import statistics
 import subprocess
-import sys
+import tempfile
 import time
 import urllib.request
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from sysconfig import get_path
 
-import numpy as np
-
-from calibadv_algo.commands.serve import open_source
 from calibadv_env.data.registry import get_dataset
-from calibadv_env.retrieval import Passage, Retriever, ScoredPassage
-from calibadv_env.retrieval.batcher import BatchLimits
-from calibadv_env.retrieval.server import ServerConfig, run_server
 
 TOP_K = 3
-DIMENSION = 768
-
-
-class FlatScan:
-    """Finds the nearest of many random vectors to a random one that the query seeds."""
-
-    def __init__(self, num_vectors: int) -> None:
-        import faiss
-
-        faiss.omp_set_num_threads(1)
-        faiss.cvar.distance_compute_blas_threshold = 16  # 128,000 in faiss 1.15: never
-        self.index = faiss.IndexFlatIP(DIMENSION)
-        rng = np.random.default_rng(0)
-        for start in range(0, num_vectors, 10_000):
-            size = min(10_000, num_vectors - start)
-            self.index.add(rng.standard_normal((size, DIMENSION), dtype=np.float32))
-
-    def search(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
-        """Ranks the vectors for all queries in one call of faiss."""
-        seeds = [zlib.crc32(query.encode()) for query in queries]
-        vectors = [
-            np.random.default_rng(seed).standard_normal(DIMENSION, dtype=np.float32)
-            for seed in seeds
-        ]
-        scores, positions = self.index.search(np.stack(vectors), top_k)
-        return [
-            [
-                ScoredPassage(Passage(str(position), "Title", "word " * 100), float(score))
-                for position, score in zip(*row, strict=True)
-            ]
-            for row in zip(positions.tolist(), scores.tolist(), strict=True)
-        ]
+UNBATCHED = ("--batch.max-batch", "1", "--batch.max-wait-ms", "0")
+TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
 class Round:
-    """What one round with one server gave."""
+    """What one round with one server gave.
+
+    Attributes:
+        seconds: How long it took.
+        latencies_ms: Of each answer; of wrk, which keeps none, the 50th and 99th percentile.
+        num_answers: Right answers.
+        num_failed: Anything else.
+        cpu_ms: Processor time of the server for one answer.
+        num_searches: Calls of the retriever.
+        load: Load average of the last minute.
+    """
 
     seconds: float = 0.0
-    latencies_s: list[float] = field(default_factory=list)
+    latencies_ms: list[float] = field(default_factory=list)
+    num_answers: int = 0
     num_failed: int = 0
+    cpu_ms: float = 0.0
     num_searches: float = 0.0
+    load: float = 0.0
 
     @property
     def rate(self) -> float:
         """Queries answered a second."""
-        return len(self.latencies_s) / self.seconds
+        return self.num_answers / self.seconds
+
+    def percentile(self, share: float) -> float:
+        """A percentile of the latencies, in milliseconds."""
+        values = sorted(self.latencies_ms)
+        return values[min(len(values) - 1, int(len(values) * share))] if values else float("nan")
+
+
+class Server:
+    """``calibadv serve`` in a process of its own."""
+
+    def __init__(self, source: str, *flags: str) -> None:
+        command = [str(Path(get_path("scripts")) / "calibadv"), "serve", source, "--port", "0"]
+        environment = {"OMP_NUM_THREADS": "1", **os.environ}
+        self.process = subprocess.Popen(
+            [*command, *flags], stderr=subprocess.PIPE, text=True, env=environment
+        )
+        self.port = 0
+        self.name = ""
+        for line in self.process.stderr:
+            if found := re.search(r"listening on http://127.0.0.1:(\d+)", line):
+                self.port = int(found.group(1))
+            if found := re.search(r"ready after (.*)", line):
+                self.name = found.group(1)
+                break
+        else:
+            raise SystemExit(f"the server ended with exit code {self.process.wait()}")
+        while not self.is_ready():
+            time.sleep(0.05)
+
+    def is_ready(self) -> bool:
+        """Whether it answers."""
+        with contextlib.suppress(OSError):
+            return urllib.request.urlopen(f"http://127.0.0.1:{self.port}/ready").status == 200
+        return False
+
+    def metric(self, name: str) -> float:
+        """A number of /metrics."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics") as reply:
+            return float(re.search(rf"^{name} (\S+)", reply.read().decode(), re.M).group(1))
+
+    def processes(self) -> list[int]:
+        """The server and its helpers."""
+        found = [self.process.pid]
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                values = path.read_text().rpartition(")")[2].split()
+                if int(values[1]) == self.process.pid:
+                    found.append(int(path.parent.name))
+        return found
+
+    def cpu_s(self) -> float:
+        """Processor time so far, in seconds."""
+        total = 0
+        for pid in self.processes():
+            with contextlib.suppress(OSError):
+                values = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                total += int(values[11]) + int(values[12])
+        return total / TICKS
+
+    def memory_mb(self) -> dict[str, float]:
+        """Resident memory of all processes: own (RssAnon) and mapped files (RssFile)."""
+        found = {"RssAnon": 0.0, "RssFile": 0.0}
+        for pid in self.processes():
+            with contextlib.suppress(OSError):
+                for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+                    name, _, value = line.partition(":")
+                    if name in found:
+                        found[name] += int(value.split()[0]) / 1000
+        return found
+
+    def stop(self) -> int:
+        """Ends it and gives its exit code."""
+        self.process.terminate()
+        code = self.process.wait(timeout=60)
+        self.process.stderr.close()
+        return code
+
+
+@contextlib.contextmanager
+def serving(source: str, *flags: str) -> Iterator[Server]:
+    """Runs a server."""
+    server = Server(source, *flags)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+class Client(asyncio.Protocol):
+    """Asks one query after the other over one connection."""
+
+    def __init__(self, stop: float, bodies: Iterator[bytes], result: Round) -> None:
+        self.stop, self.bodies, self.result = stop, bodies, result
+        self.done = asyncio.get_running_loop().create_future()
+        self.buffer = b""
+        self.length = -1
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begins."""
+        self.transport = transport
+        self.ask()
+
+    def ask(self) -> None:
+        """Sends the next query."""
+        self.buffer, self.length = b"", -1
+        self.started = time.monotonic()
+        self.transport.write(next(self.bodies))
+
+    def data_received(self, data: bytes) -> None:
+        """Takes a part of an answer."""
+        self.buffer += data
+        if self.length < 0:
+            head, end, _ = self.buffer.partition(b"\r\n\r\n")
+            if not end:
+                return
+            found = re.search(rb"content-length: (\d+)", head)
+            self.length = len(head) + 4 + int(found.group(1))
+        if len(self.buffer) < self.length:
+            return
+        now = time.monotonic()
+        if self.buffer.startswith(b"HTTP/1.1 200") and b'{"result": [[{' in self.buffer:
+            self.result.num_answers += 1
+            self.result.latencies_ms.append(1000 * (now - self.started))
+        else:
+            self.result.num_failed += 1
+        if now < self.stop:
+            self.ask()
+        else:
+            self.transport.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """An answer that did not come is a failure."""
+        self.result.num_failed += error is not None or self.started > self.stop
+        self.done.set_result(None)
+
+
+def request(query: str) -> bytes:
+    """The bytes of a request."""
+    body = json.dumps({"query": query, "topk": TOP_K, "return_scores": True}).encode()
+    head = f"POST /retrieve HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def ask_all(port: int, num_clients: int, seconds: float, queries: list[str], first: int) -> Round:
+    """What the process of the clients runs."""
+
+    async def main() -> Round:
+        result = Round()
+        chosen = queries[first % len(queries) :] + queries[: first % len(queries)]
+        bodies = itertools.cycle([request(query) for query in chosen])
+        loop = asyncio.get_running_loop()
+        started = time.monotonic()
+        clients = [
+            (
+                await loop.create_connection(
+                    lambda: Client(started + seconds, bodies, result), "127.0.0.1", port
+                )
+            )[1]
+            for _ in range(num_clients)
+        ]
+        await asyncio.gather(*(client.done for client in clients))
+        result.seconds = time.monotonic() - started
+        return result
+
+    return asyncio.run(main())
+
+
+def ask_by_wrk(
+    wrk: str, port: int, num_clients: int, seconds: float, queries: list[str], first: int
+) -> Round:
+    """The same by wrk."""
+    with tempfile.TemporaryDirectory() as work:
+        bodies = [request(query).partition(b"\r\n\r\n")[2].decode() for query in queries]
+        (Path(work) / "bodies").write_text("\n".join(bodies))
+        script = Path(work) / "ask.lua"
+        script.write_text(
+            f'local b = {{}} for line in io.lines("{work}/bodies") do b[#b + 1] = line end\n'
+            f"local i = {first} % #b\n"
+            "request = function() i = i % #b + 1 "
+            'return wrk.format("POST", "/retrieve", nil, b[i]) end\n'
+        )
+        command = [wrk, "-t1", f"-c{num_clients}", f"-d{max(1, round(seconds))}s", "--latency"]
+        url = f"http://127.0.0.1:{port}/"
+        text = subprocess.run(
+            [*command, "--timeout", "60s", "-s", str(script), url],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+    found = re.search(r"(\d+) requests in ([\d.]+)s", text)
+    failed = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
+    errors = re.search(r"Socket errors: (.*)", text)
+    num_failed = int(failed.group(1)) if failed else 0
+    num_failed += sum(map(int, re.findall(r"\d+", errors.group(1)))) if errors else 0
+    unit = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+    shares = dict(re.findall(r"^\s+(\d+)%\s+(\S+)$", text, re.M))
+    values = [re.fullmatch(r"([\d.]+)(us|ms|s)", shares[share]).groups() for share in ("50", "99")]
+    return Round(
+        seconds=float(found.group(2)),
+        latencies_ms=[float(value) * unit[name] for value, name in values],
+        num_answers=int(found.group(1)) - num_failed,
+        num_failed=num_failed,
+    )
+
+
+def one_round(
+    server: Server,
+    queries: list[str],
+    *,
+    clients: int,
+    seconds: float,
+    first: int = 0,
+    wrk: str | None = None,
+) -> Round:
+    """Asks a server for some seconds."""
+    cpu, searches = server.cpu_s(), server.metric("calibadv_searches_total")
+    if wrk:
+        one = ask_by_wrk(wrk, server.port, clients, seconds, queries, first)
+    else:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            one = pool.apply(ask_all, (server.port, clients, seconds, queries, first))
+    one.cpu_ms = 1000 * (server.cpu_s() - cpu) / max(1, one.num_answers)
+    one.num_searches = server.metric("calibadv_searches_total") - searches
+    one.load = os.getloadavg()[0]
+    return one
+
+
+def report(name: str, rounds: Sequence[Round]) -> float:
+    """Prints a line and gives the median throughput."""
+    rate = statistics.median(one.rate for one in rounds)
+    size = sum(one.num_answers for one in rounds) / max(1, sum(one.num_searches for one in rounds))
+    p50, p99 = (statistics.median(one.percentile(q) for one in rounds) for q in (0.5, 0.99))
+    cpu = statistics.median(one.cpu_ms for one in rounds)
+    failed = sum(one.num_failed for one in rounds)
+    load = max(one.load for one in rounds)
+    print(f"{name:10s} {rate:9.0f} {p50:8.1f} {p99:8.1f} {size:14.1f}", end="")
+    print(f" {cpu:7.2f} {failed:7d} {load:6.1f}", flush=True)
+    return rate
+
+
+HEADER = "server     queries/s   p50 ms   p99 ms queries/search  cpu ms  failed   load"
+
+
+def atlas_questions() -> list[str]:
+    """The questions of the atlas's training split."""
+    return [task.question for task in get_dataset("atlas").tasks("train")]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", nargs="?", default="atlas", help="what is served")
-    parser.add_argument("--retriever", default="bm25", help="for a corpus or a dataset")
-    parser.add_argument("--vectors", type=int, metavar="N", help="scan N vectors instead")
-    parser.add_argument("--serve-batch", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=5.0, help="of a round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--processes", help="of the servers; by default as many as serve takes")
+    parser.add_argument("--wrk", metavar="PATH", help="take this load generator")
     args = parser.parse_args()
-    if args.serve_batch:
-        serve(args)
-        return
-    queries = [task.question for task in get_dataset("atlas").tasks("train")]
-    kinds = {"batched": BatchLimits().max_batch, "unbatched": 1}
+    queries = atlas_questions()
+    flags = ("--processes", args.processes) if args.processes else ()
+    kinds = {"batched": flags, "unbatched": (*flags, *UNBATCHED)}
     rounds: dict[str, list[Round]] = {name: [] for name in kinds}
     with contextlib.ExitStack() as stack:
-        ports = {name: stack.enter_context(serving(size)) for name, size in kinds.items()}
+        servers = {
+            name: stack.enter_context(serving(args.source, *flags)) for name, flags in kinds.items()
+        }
         for number in range(args.rounds + 1):
-            for name, port in ports.items():
-                before = count_searches(port)
-                one = asyncio.run(ask_all(port, args.clients, args.seconds, queries, number))
-                one.num_searches = count_searches(port) - before
-                if number > 0:
+            for name, server in servers.items():
+                one = one_round(
+                    server,
+                    queries,
+                    clients=args.clients,
+                    seconds=args.seconds if number else 1.0,
+                    first=number * 7919,
+                    wrk=args.wrk,
+                )
+                if number:
                     rounds[name].append(one)
-    served = f"{args.vectors:,} vectors" if args.vectors else f"{args.source} ({args.retriever})"
-    print(f"{served}, {args.clients} clients, {args.rounds} rounds of {args.seconds:.0f} s")
-    print("server      queries/s   p50 ms   p99 ms  queries/search  failed")
+        name = servers["batched"].name
+    print(f"{args.source} ({name}), {args.clients} clients, {args.rounds} x {args.seconds:.0f} s")
+    print(HEADER)
     rates = {name: report(name, of_kind) for name, of_kind in rounds.items()}
     print(f"batched / unbatched {rates['batched'] / rates['unbatched']:.2f}")
-
-
-def report(name: str, rounds: list[Round]) -> float:
-    latencies = sorted(latency for one in rounds for latency in one.latencies_s)
-    rate = statistics.median(one.rate for one in rounds)
-    size = len(latencies) / max(1.0, sum(one.num_searches for one in rounds))
-    p50, p99 = (1000 * latencies[int(len(latencies) * q)] for q in (0.5, 0.99))
-    failed = sum(one.num_failed for one in rounds)
-    print(f"{name:10s} {rate:10.0f} {p50:8.1f} {p99:8.1f} {size:15.1f} {failed:7d}")
-    return rate
-
-
-def serve(args: argparse.Namespace) -> None:
-    """What the server processes run."""
-    is_batched = args.serve_batch > 1
-    batch = BatchLimits(max_batch=args.serve_batch, max_wait_ms=2.0 if is_batched else 0.0)
-
-    def load() -> Retriever:
-        retriever: Retriever = (
-            FlatScan(args.vectors) if args.vectors else open_source(args.source, args.retriever)
-        )
-        print("ready", file=sys.stderr, flush=True)
-        return retriever
-
-    def announce(address: str) -> None:
-        print("listening on", address, file=sys.stderr, flush=True)
-
-    run_server(load, ServerConfig(port=0, batch=batch), announce)
-
-
-@contextlib.contextmanager
-def serving(max_batch: int) -> Iterator[int]:
-    """Runs a server and gives its port once it is ready."""
-    command = [sys.executable, *sys.argv, "--serve-batch", str(max_batch)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    port = 0
-    try:
-        for line in process.stderr or ():
-            if found := re.search(r"listening on http://127.0.0.1:(\d+)", line):
-                port = int(found.group(1))
-            if line.startswith("ready"):
-                break
-        else:
-            raise SystemExit(f"the server ended with exit code {process.wait()}")
-        time.sleep(0.2)
-        yield port
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def count_searches(port: int) -> float:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as reply:
-        text = reply.read().decode()
-    return float(re.search(r"^calibadv_searches_total (\S+)", text, re.M).group(1))
-
-
-async def ask_all(
-    port: int, num_clients: int, seconds: float, queries: list[str], number: int
-) -> Round:
-    result = Round()
-    stop = time.monotonic() + seconds
-    first = (number * 7919) % len(queries)
-    source = itertools.cycle(queries[first:] + queries[:first])
-    started = time.monotonic()
-    await asyncio.gather(*(ask(port, stop, source, result) for _ in range(num_clients)))
-    result.seconds = time.monotonic() - started
-    return result
-
-
-async def ask(port: int, stop: float, source: Iterator[str], result: Round) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    while time.monotonic() < stop:
-        record = {"query": next(source), "topk": TOP_K, "return_scores": True}
-        body = json.dumps(record).encode()
-        head = f"POST /retrieve HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
-        started = time.monotonic()
-        writer.write(head.encode() + body)
-        header = await reader.readuntil(b"\r\n\r\n")
-        length = int(re.search(rb"content-length: (\d+)", header).group(1))
-        reply = await reader.readexactly(length)
-        if b" 200 " in header[:20] and reply.startswith(b'{"result": [[{'):
-            result.latencies_s.append(time.monotonic() - started)
-        else:
-            result.num_failed += 1
-    writer.close()
+    cpu = {kind: statistics.median(one.cpu_ms for one in of) for kind, of in rounds.items()}
+    print(f"the same in processor time {cpu['unbatched'] / cpu['batched']:.2f}")
 
 
 if __name__ == "__main__":

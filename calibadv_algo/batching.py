@@ -6,8 +6,8 @@ where sequences begin. There is no padding, so nothing has to be masked away lat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
@@ -30,7 +30,11 @@ class TokenBatch:
         sampling_logprobs: Log-probability of each action token when it was sampled.
         sequence: Index, within this batch, of each action token's sequence.
         turn: Index of each action token's turn.
+        sequence_rewards: Return of each sequence, as shaped; None if it is not known.
+        old_logprobs: Log-probabilities under the policy before the update, once they are known.
         ref_logprobs: Log-probabilities under the reference policy, if there is one.
+        values: The critic's value before each action token, if there is a critic.
+        returns: The critic's targets.
     """
 
     input_ids: Int[Tensor, " position"]
@@ -40,7 +44,11 @@ class TokenBatch:
     sampling_logprobs: Float[Tensor, " token"]
     sequence: Int[Tensor, " token"]
     turn: Int[Tensor, " token"]
+    sequence_rewards: Float[Tensor, " sequence"] | None = None
+    old_logprobs: Float[Tensor, " token"] | None = None
     ref_logprobs: Float[Tensor, " token"] | None = None
+    values: Float[Tensor, " token"] | None = None
+    returns: Float[Tensor, " token"] | None = None
 
     @property
     def num_sequences(self) -> int:
@@ -62,10 +70,26 @@ class TokenBatch:
         """Number of tokens of each sequence."""
         return self.sequence_starts.diff()
 
+    @property
+    def is_last_turn(self) -> Bool[Tensor, " token"]:
+        """Whether an action token's turn is the last of its sequence."""
+        last = self.turn.new_zeros(self.num_sequences)
+        last = last.scatter_reduce(0, self.sequence, self.turn, "amax")
+        return self.turn == last[self.sequence]
+
+    def per_sequence(self, values: Float[Tensor, " token"]) -> list[Float[np.ndarray, " _"]]:
+        """Cuts a vector over the action tokens into one vector a sequence."""
+        counts = torch.bincount(self.sequence, minlength=self.num_sequences)
+        return [part.numpy() for part in torch.split(values, counts.tolist())]
+
+
+_OPTIONAL_VECTORS = ("old_logprobs", "ref_logprobs", "values", "returns")
+"""Fields of a batch that hold one number an action token, or None."""
+
 
 def build_token_batch(
     trajectories: Sequence[Trajectory],
-    advantages: Sequence[Sequence[float] | Float[np.ndarray, " turn"]],
+    advantages: Sequence[Sequence[float] | Float[np.ndarray, " turn"]] | None = None,
 ) -> TokenBatch:
     """Joins trajectories into one flat batch.
 
@@ -75,6 +99,7 @@ def build_token_batch(
     Args:
         trajectories: At least one, each with a prompt of at least one token.
         advantages: For each trajectory one value a turn; entries beyond its turns are ignored.
+            None means zeros, until there are some.
 
     Returns:
         The batch, in the order of the trajectories.
@@ -84,34 +109,70 @@ def build_token_batch(
     """
     if not trajectories:
         raise ValueError("trajectories must not be empty")
-    if len(advantages) != len(trajectories):
-        raise ValueError(
-            f"advantages must have one row a trajectory ({len(trajectories)}), "
-            f"got {len(advantages)}"
-        )
     lengths = [_sequence_length(trajectory) for trajectory in trajectories]
     turns = [turn for trajectory in trajectories for turn in trajectory.turns]
     turn_lengths = np.array([len(turn.action_ids) for turn in turns])
     num_turns = np.array([len(trajectory.turns) for trajectory in trajectories])
     turn_sequence = np.repeat(np.arange(len(trajectories)), num_turns)
     turn_index = np.concatenate([np.arange(count) for count in num_turns])
-    values = np.concatenate(
-        [
-            _turn_values(row, trajectory)
-            for row, trajectory in zip(advantages, trajectories, strict=True)
-        ]
-    )
+    if advantages is None:
+        values = np.zeros(int(turn_lengths.sum()))
+    else:
+        values = np.concatenate(turns_to_tokens(trajectories, advantages))
     return TokenBatch(
         input_ids=torch.tensor(_flat_ids(trajectories), dtype=torch.int64),
         sequence_starts=torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int64),
         action_mask=torch.from_numpy(_flat_mask(trajectories)),
-        advantages=torch.from_numpy(np.repeat(values, turn_lengths).astype(np.float32)),
+        advantages=torch.from_numpy(values.astype(np.float32)),
         sampling_logprobs=torch.tensor(
             list(chain.from_iterable(turn.logprobs for turn in turns)), dtype=torch.float32
         ),
         sequence=torch.from_numpy(np.repeat(turn_sequence, turn_lengths)),
         turn=torch.from_numpy(np.repeat(turn_index, turn_lengths)),
+        sequence_rewards=torch.tensor([each.reward for each in trajectories]),
     )
+
+
+def turns_to_tokens(
+    trajectories: Sequence[Trajectory],
+    values: Sequence[Sequence[float] | Float[np.ndarray, " turn"]],
+) -> list[Float[np.ndarray, " _"]]:
+    """Gives every action token the value of its turn.
+
+    Args:
+        trajectories: The episodes.
+        values: For each of them one value a turn; entries beyond its turns are ignored.
+
+    Returns:
+        One vector a trajectory, over its action tokens in order.
+
+    Raises:
+        ValueError: if the numbers do not match or a value is not finite.
+    """
+    if len(values) != len(trajectories):
+        raise ValueError(
+            f"advantages must have one row a trajectory ({len(trajectories)}), got {len(values)}"
+        )
+    return [
+        np.repeat(_turn_values(row, each), [len(turn.action_ids) for turn in each.turns])
+        for row, each in zip(values, trajectories, strict=True)
+    ]
+
+
+def last_token_rewards(trajectory: Trajectory) -> Float[np.ndarray, " token"]:
+    """The reward of every action token: its turn's if it is the turn's last, else 0."""
+    rewards = np.zeros(trajectory.num_action_tokens)
+    ends = np.cumsum([len(turn.action_ids) for turn in trajectory.turns]) - 1
+    rewards[ends] = [turn.reward for turn in trajectory.turns]
+    return rewards
+
+
+def tokens_to_turns(
+    trajectory: Trajectory, values: Float[np.ndarray, " token"]
+) -> Float[np.ndarray, " turn"]:
+    """The sum over each turn of a value of every action token."""
+    starts = np.cumsum([0, *(len(turn.action_ids) for turn in trajectory.turns[:-1])])
+    return np.add.reduceat(values, starts)
 
 
 def select_sequences(batch: TokenBatch, indices: Sequence[int]) -> TokenBatch:
@@ -130,7 +191,7 @@ def select_sequences(batch: TokenBatch, indices: Sequence[int]) -> TokenBatch:
     token_starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
     tokens = _ranges(token_starts, chosen)
     starts = torch.nn.functional.pad(batch.lengths[chosen].cumsum(0), (1, 0))
-    ref = batch.ref_logprobs
+    rewards = batch.sequence_rewards
     return TokenBatch(
         input_ids=batch.input_ids[positions],
         sequence_starts=starts,
@@ -139,22 +200,35 @@ def select_sequences(batch: TokenBatch, indices: Sequence[int]) -> TokenBatch:
         sampling_logprobs=batch.sampling_logprobs[tokens],
         sequence=torch.arange(len(chosen)).repeat_interleave(counts[chosen]),
         turn=batch.turn[tokens],
-        ref_logprobs=None if ref is None else ref[tokens],
+        sequence_rewards=None if rewards is None else rewards[chosen],
+        **_optional_vectors(batch, lambda vector: vector[tokens]),
     )
 
 
-def replace_logprobs(
-    batch: TokenBatch,
-    *,
-    sampling: Float[Tensor, " token"] | None = None,
-    ref: Float[Tensor, " token"] | None = None,
-) -> TokenBatch:
-    """The same batch with other log-probabilities; None keeps what is there."""
-    return replace(
-        batch,
-        sampling_logprobs=batch.sampling_logprobs if sampling is None else sampling,
-        ref_logprobs=batch.ref_logprobs if ref is None else ref,
+def to_device(batch: TokenBatch, device: torch.device) -> TokenBatch:
+    """The batch with what belongs to action tokens on a device; the rest is not needed there."""
+    if device.type == "cpu":
+        return batch
+    rewards = batch.sequence_rewards
+    return TokenBatch(
+        input_ids=batch.input_ids,
+        sequence_starts=batch.sequence_starts,
+        action_mask=batch.action_mask,
+        advantages=batch.advantages.to(device),
+        sampling_logprobs=batch.sampling_logprobs.to(device),
+        sequence=batch.sequence.to(device),
+        turn=batch.turn.to(device),
+        sequence_rewards=None if rewards is None else rewards.to(device),
+        **_optional_vectors(batch, lambda vector: vector.to(device)),
     )
+
+
+def _optional_vectors(
+    batch: TokenBatch, change: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor | None]:
+    """The vectors that need not be there, changed alike."""
+    vectors = {name: getattr(batch, name) for name in _OPTIONAL_VECTORS}
+    return {name: None if each is None else change(each) for name, each in vectors.items()}
 
 
 def minibatch_indices(

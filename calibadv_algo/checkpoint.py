@@ -4,6 +4,7 @@ A checkpoint is a folder ``update_000010`` that holds
 
 * ``policy/``: weights, model config and tokenizer, as `transformers` loads them,
 * ``optimizer.safetensors``: the optimiser's averages and step counts by parameter name,
+* ``critic.safetensors``, ``critic_optimizer.safetensors``: the same of a critic, if there is one,
 * ``state.json``: counters, generator states, the hash of the run's config,
 * ``manifest.json``: size and SHA-256 of every file above; written last.
 
@@ -27,7 +28,7 @@ from typing import Any, Protocol
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -74,6 +75,7 @@ def save_checkpoint(
     model: PreTrainedModel,
     optimizer: torch.optim.Optimizer,
     tokenizer: SavableTokenizer | None = None,
+    critic: tuple[nn.Module, torch.optim.Optimizer] | None = None,
     keep: int = 2,
 ) -> Path:
     """Writes a checkpoint and removes those that are too old.
@@ -84,6 +86,7 @@ def save_checkpoint(
         model: Its weights and config are saved in the type that they have.
         optimizer: AdamW or another whose state is made of tensors, over the model's parameters.
         tokenizer: Saved beside the weights, so that the policy can be used alone.
+        critic: Critic and its optimiser.
         keep: How many of the latest checkpoints stay, at least 1.
 
     Returns:
@@ -104,6 +107,9 @@ def save_checkpoint(
     if tokenizer is not None:
         tokenizer.save_pretrained(str(temporary / "policy"))
     save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
+    if critic is not None:
+        save_file(_distinct_tensors(critic[0]), temporary / "critic.safetensors")
+        save_file(_optimizer_tensors(*critic), temporary / "critic_optimizer.safetensors")
     _write_json(temporary / "state.json", {"format": FORMAT_VERSION, **asdict(state)})
     _write_json(temporary / "manifest.json", {"files": _manifest(temporary)})
     _flush(temporary)
@@ -164,7 +170,12 @@ def find_checkpoint(directory: Path, *, allow_older: bool = False) -> Path | Non
 
 
 def load_checkpoint(
-    path: Path, *, model: PreTrainedModel, optimizer: torch.optim.Optimizer, config_hash: str
+    path: Path,
+    *,
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    config_hash: str,
+    critic: tuple[nn.Module, torch.optim.Optimizer] | None = None,
 ) -> TrainerState:
     """Puts a checkpoint's weights and optimiser state into existing objects.
 
@@ -173,6 +184,7 @@ def load_checkpoint(
         model: Takes the weights; its shape and type must be those that were saved.
         optimizer: Takes the averages; made over the model's parameters.
         config_hash: Hash of the settings of the run that wants to go on.
+        critic: Critic and its optimiser, if the run has them.
 
     Returns:
         Counters and generators.
@@ -184,6 +196,9 @@ def load_checkpoint(
         values = json.loads((path / "state.json").read_text(encoding="utf-8"))
         weights = load_file(path / "policy" / "model.safetensors")
         moments = load_file(path / "optimizer.safetensors")
+        if critic is not None:
+            critic_weights = load_file(path / "critic.safetensors")
+            critic_moments = load_file(path / "critic_optimizer.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
     if values.pop("format", None) != FORMAT_VERSION:
@@ -196,6 +211,9 @@ def load_checkpoint(
         )
     _restore_weights(model, weights, path)
     _restore_optimizer(model, optimizer, moments, path)
+    if critic is not None:
+        _restore_weights(critic[0], critic_weights, path)
+        _restore_optimizer(*critic, critic_moments, path)
     return state
 
 
@@ -211,7 +229,18 @@ def _quiet_progress_bars() -> Iterator[None]:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def _restore_weights(model: PreTrainedModel, weights: Mapping[str, Tensor], path: Path) -> None:
+def _distinct_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """A module's weights; of those that share memory the first one alone."""
+    seen: set[int] = set()
+    tensors = {}
+    for name, tensor in module.state_dict().items():
+        if tensor.data_ptr() not in seen:
+            seen.add(tensor.data_ptr())
+            tensors[name] = tensor.detach().cpu().contiguous()
+    return tensors
+
+
+def _restore_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
     """Copies weights into the model; weights that are tied need not be in the file."""
     own = model.state_dict()
     known = {own[name].data_ptr() for name in weights if name in own}
@@ -233,9 +262,7 @@ def _restore_weights(model: PreTrainedModel, weights: Mapping[str, Tensor], path
             own[name].copy_(tensor)
 
 
-def _optimizer_tensors(
-    model: PreTrainedModel, optimizer: torch.optim.Optimizer
-) -> dict[str, Tensor]:
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's state, flat: ``{parameter name}/{entry}``."""
     names: dict[Tensor, str] = {tensor: name for name, tensor in model.named_parameters()}
     tensors: dict[str, Tensor] = {}
@@ -247,7 +274,7 @@ def _optimizer_tensors(
 
 
 def _restore_optimizer(
-    model: PreTrainedModel,
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
     tensors: Mapping[str, Tensor],
     path: Path,

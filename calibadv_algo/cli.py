@@ -18,7 +18,7 @@ from calibadv_env.errors import CalibadvEnvError
 COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "compare": ("compare", "Compare", "train arms x seeds from one warm start, and compare them"),
     "train": ("train", "Train", "train one policy"),
-    "eval": ("evaluate", "Eval", "evaluate a policy on a split"),
+    "eval": ("evaluate", "Eval", "evaluate a policy on a split, or on all seven benchmarks"),
     "report": ("report", "Report", "make the report of a comparison again"),
     "warmstart": ("warmstart", "WarmStart", "make the small policy that training starts from"),
     "conformance": ("conformance", "Conformance", "check our numbers against reference vectors"),
@@ -26,9 +26,12 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "index": ("index", "Index", "make an index of a corpus, or check one"),
     "serve": ("serve", "Serve", "serve searches over HTTP"),
     "data": ("data", "Data", "prepare benchmarks, inspect datasets, audit corpora"),
-    "list": ("listing", "List", "list arms, datasets, presets or policies"),
+    "list": ("listing", "List", "list arms, baselines, datasets, presets or policies"),
 }
 """Command -> module under `calibadv_algo.commands`, its class, and one line of help."""
+
+LIST_FLAGS: Final = ("--arms", "--seeds")
+"""Flags of `compare` whose values may be separated by commas."""
 
 EXPECTED_ERRORS: Final = (
     CalibadvAlgoError,
@@ -89,7 +92,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     default = _default(name, command, arguments)
     return tyro.cli(
         command,
-        args=list(arguments),
+        args=split_lists(arguments) if name == "compare" else list(arguments),
         prog=f"calibadv {name}",
         config=(tyro.conf.AvoidSubcommands,),
         **({} if default is None else {"default": default}),
@@ -97,21 +100,46 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
 
 
 def _default(name: str, command: Any, arguments: Sequence[str]) -> Any:
-    """Settings that `--preset` and `--arm` name; the flags of a command change these."""
+    """Settings that `--preset`, `--arm` and `--baseline` name; a command's flags change these."""
+    names = {flag: _peek(arguments, flag) for flag in ("preset", "arm", "baseline")}
     if name == "train":
-        from calibadv_algo.arms import find_arm
-        from calibadv_algo.config import PRESETS
+        from calibadv_algo.commands.train import train_config
 
-        preset = _peek(arguments, "preset") or "atlas-tiny"
-        arm = _peek(arguments, "arm") or "calibadv"
-        config = find_arm(arm).apply(_named(PRESETS, preset))
-        return command(preset=preset, arm=arm, config=config)
+        return command(**_given(names), config=train_config(**names))
     if name == "compare":
         from calibadv_algo.compare import COMPARE_PRESETS
+        from calibadv_algo.study import STUDIES, study_defaults
 
-        preset = _peek(arguments, "preset") or "quick"
-        return command(preset=preset, config=_named(COMPARE_PRESETS, preset))
+        preset = names["preset"] or "quick"
+        studies = {key: study_defaults(study) for key, study in STUDIES.items()}
+        return command(preset=preset, config=_named({**COMPARE_PRESETS, **studies}, preset))
     return None
+
+
+def _given(values: dict[str, str | None]) -> dict[str, str]:
+    """The values that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def split_lists(arguments: Sequence[str]) -> list[str]:
+    """Lets a list be written with commas: ``--arms a,b`` becomes ``--arms a b``.
+
+    Args:
+        arguments: Those of a command.
+
+    Returns:
+        The same ones, with what follows ``--arms`` and ``--seeds`` cut at its commas.
+    """
+    result: list[str] = []
+    is_list = False
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if flag.startswith("--"):
+            is_list = flag in LIST_FLAGS
+            result += [flag, *value.split(",")] if is_list and equals else [argument]
+        else:
+            result += [part for part in argument.split(",") if part] if is_list else [argument]
+    return result
 
 
 def _named(presets: dict[str, Any], name: str) -> Any:

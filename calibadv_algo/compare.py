@@ -22,7 +22,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, NoReturn
 
-from calibadv_algo.arms import ARMS, find_arm
+from calibadv_algo.arms import ARMS
+from calibadv_algo.baseline import find_algorithm
 from calibadv_algo.config import ATLAS_TINY, TrainConfig, config_to_dict
 from calibadv_algo.errors import CalibadvAlgoError
 
@@ -42,7 +43,7 @@ class CompareConfig:
     """What is compared."""
 
     arms: tuple[str, ...] = ("grpo", "calibadv")
-    """Names of the arms; `calibadv list arms` shows them all."""
+    """Names of arms or baselines, with spaces or commas; `calibadv list arms`, `list baselines`."""
     seeds: tuple[int, ...] = (0, 1)
     """One run of every arm for each seed."""
     output_dir: Path = Path("runs/compare")
@@ -55,7 +56,7 @@ class CompareConfig:
     def __post_init__(self) -> None:
         """Checks names and numbers."""
         for name in self.arms:
-            find_arm(name)
+            find_algorithm(name)
         for name in ("arms", "seeds"):
             values: tuple[object, ...] = getattr(self, name)
             if not values or len(set(values)) != len(values):
@@ -104,7 +105,7 @@ def plan_jobs(config: CompareConfig) -> list[Job]:
         for arm in config.arms:
             directory = config.output_dir / "runs" / f"{arm}-seed{seed}"
             train = replace(
-                find_arm(arm).apply(config.train), seed=seed, output_dir=directory, quiet=True
+                find_algorithm(arm).apply(config.train), seed=seed, output_dir=directory, quiet=True
             )
             jobs.append(Job(arm, seed, train))
     return jobs
@@ -122,7 +123,7 @@ def write_comparison(
     """
     record = {
         "arms": list(config.arms),
-        "arm_descriptions": {name: ARMS[name].description for name in config.arms},
+        "arm_descriptions": {name: find_algorithm(name).description for name in config.arms},
         "seeds": list(config.seeds),
         "config": config_to_dict(config.train),
         "wall_time_s": wall_time_s,

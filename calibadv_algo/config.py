@@ -10,10 +10,15 @@ import hashlib
 import json
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
+
+import tyro
 
 from calibadv_algo.advantages.calibadv import CalibAdv, Rebalance, SoftPenalty
 from calibadv_algo.advantages.grpo import Grpo
+from calibadv_algo.advantages.mass_matched import MassMatchedGrpo
+from calibadv_algo.advantages.registry import PublishedAdvantage, PublishedValueAdvantage
+from calibadv_algo.advantages.template import TemplateBalanced
 from calibadv_algo.credit import (
     AnswerMatchCredit,
     GoldCredit,
@@ -22,14 +27,47 @@ from calibadv_algo.credit import (
     RandomCredit,
     SilverCredit,
 )
+from calibadv_algo.filters import GroupFilter, LossMask
+from calibadv_algo.judges import JudgeCredit
+from calibadv_algo.mismatch import Mismatch, NoCorrection
+from calibadv_algo.objectives import Cispo, ClippedSurrogate, Gspo
+from calibadv_algo.objectives_llds import Llds
+from calibadv_algo.objectives_variants import BalancedSurrogate, GeometricMean, KlCov, Sapo
+from calibadv_algo.rollout.tree_config import Collection, EpisodeGroups, TreeSearch
+from calibadv_algo.shaping.base import RewardShaping
 
-Advantage = Grpo | CalibAdv | SoftPenalty | Rebalance
+Advantage = (
+    Grpo
+    | CalibAdv
+    | SoftPenalty
+    | Rebalance
+    | MassMatchedGrpo
+    | TemplateBalanced
+    | PublishedAdvantage
+    | PublishedValueAdvantage
+)
 """Advantage estimators that a run can be configured with."""
 
 CreditRule = (
-    SilverCredit | GoldCredit | AnswerMatchCredit | RandomCredit | InvertedCredit | NoCredit
+    SilverCredit
+    | GoldCredit
+    | AnswerMatchCredit
+    | RandomCredit
+    | InvertedCredit
+    | JudgeCredit
+    | NoCredit
 )
 """Judges of turns that a run can be configured with."""
+
+Objective = (
+    ClippedSurrogate | Gspo | Cispo | Llds | Sapo | GeometricMean | KlCov | BalancedSurrogate
+)
+"""Policy objectives that a run can be configured with."""
+
+Aggregation = Literal[
+    "token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"
+]
+"""How per-token losses become a number; see `calibadv_algo.losses.aggregate`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +88,8 @@ class EnvConfig:
     """Searches that an episode allows; one last turn for the answer follows."""
     prompt: str | None = None
     """Named prompt, or a template that holds {question}; None means the dataset's own."""
-    reward: Literal["f1", "em", "cover_em"] = "f1"
-    """Score that a final answer earns."""
+    reward: Literal["f1", "em", "cover_em", "step_search"] = "f1"
+    """Score that a final answer earns; step_search is F1, with facts about each search."""
     format_gate: bool = True
     """Whether an ill-formed episode earns 0."""
     invalid_action: Literal["end", "continue"] = "end"
@@ -96,6 +134,8 @@ class RolloutConfig:
     """Most tokens of an episode, prompt and observations included."""
     num_slots: int = 64
     """Environments that run side by side."""
+    collection: Collection = field(default_factory=EpisodeGroups)
+    """Whether the episodes of a group are played one by one or grow on trees."""
 
     def __post_init__(self) -> None:
         """Checks ranges."""
@@ -106,6 +146,28 @@ class RolloutConfig:
             raise ValueError(f"temperature must be positive in training, got {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+        trees = self.collection
+        if isinstance(trees, TreeSearch) and self.group_size != trees.group_size:
+            raise ValueError(
+                f"group_size must be that of the trees ({trees.group_size}), got {self.group_size}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CriticConfig:
+    """The critic: a copy of the policy with a value head, where the advantage needs values."""
+
+    lr: float = 3e-4
+    """Peak learning rate of AdamW; the other settings are the policy's."""
+    warmup_fraction: float = 0.0
+    """Share of the updates in which the learning rate rises from 0."""
+    value_clip: float = 0.5
+    """How far a value may move in an update before its loss is clipped."""
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        _require_positive(self, "lr", "value_clip")
+        _require_fraction(self, "warmup_fraction")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,26 +194,32 @@ class OptimConfig:
     """Optimiser steps for each pass over the episodes of an update."""
     num_epochs: int = 1
     """Passes over the episodes of an update."""
-    clip_low: float = 0.2
-    """How far below 1 the probability ratio may go."""
-    clip_high: float = 0.2
-    """How far above 1 the probability ratio may go (clip-higher: more than clip_low)."""
-    aggregation: Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum"] = "token-mean"
+    objective: Objective = field(default_factory=ClippedSurrogate)
+    """The surrogate that makes a loss of advantages, and its clip."""
+    aggregation: Aggregation = "token-mean"
     """How token losses become one number, over the whole minibatch."""
+    length_norm: int | None = None
+    """Tokens that an episode counts for, whatever it has; for seq-mean-token-sum-norm alone."""
     kl_coef: float = 0.0
-    """Weight of the divergence from the starting policy; 0 keeps no copy of it."""
-    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """Weight in the loss of the divergence from the starting policy."""
+    kl_estimator: Literal["k1", "abs", "k2", "k3", "k1+", "k3+"] = "k3"
     """Estimator of that divergence."""
+    kl_reward_coef: float = 0.0
+    """Weight of that divergence (k1) in the rewards; 0 here and above keeps no copy."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus."""
     grad_clip: float = 1.0
     """Largest norm of the gradient."""
     old_logprobs: Literal["sampled", "recomputed"] = "sampled"
     """Where the ratio's denominator comes from: the engine, or the trainer before the update."""
+    mismatch: Mismatch = field(default_factory=NoCorrection)
+    """How the loss is weighed where engine and trainer differ; needs recomputed log-probs."""
+    critic: CriticConfig = field(default_factory=CriticConfig)
+    """The critic of advantages that need values; others have none."""
     micro_batch_tokens: int = 2048
     """Tokens of one forward and backward pass; changes memory and speed alone."""
-    dtype: Literal["fp32", "bf16"] = "fp32"
-    """Type of the computation; weights and optimiser stay in the model's own."""
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Type of the computation; weights and optimiser keep theirs, and fp16 scales the losses."""
     gradient_checkpointing: bool = False
     """Whether to spend time to save memory in the backward pass."""
 
@@ -161,12 +229,26 @@ class OptimConfig:
             self, "num_updates", "lr", "eps", "num_minibatches", "num_epochs", "grad_clip"
         )
         _require_positive(self, "micro_batch_tokens")
-        _require_not_negative(self, "weight_decay", "clip_high", "kl_coef", "entropy_coef")
-        for name in ("warmup_fraction", "final_lr_fraction", "clip_low"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        _require_positive(self, "length_norm")
+        _require_not_negative(self, "weight_decay", "kl_coef", "kl_reward_coef", "entropy_coef")
+        _require_fraction(self, "warmup_fraction", "final_lr_fraction")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be in [0, 1), got {self.betas}")
+        if (self.length_norm is None) == (self.aggregation == "seq-mean-token-sum-norm"):
+            raise ValueError(
+                "length_norm must be given for seq-mean-token-sum-norm and for nothing else, got "
+                f"{self.length_norm} with {self.aggregation}"
+            )
+        if self.old_logprobs == "sampled" and not isinstance(self.mismatch, NoCorrection):
+            raise ValueError(
+                "mismatch must be NoCorrection unless old_logprobs is recomputed: the sampled ones "
+                f"do not differ from themselves; got {type(self.mismatch).__name__}"
+            )
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether a frozen copy of the starting policy is needed."""
+        return self.kl_coef > 0 or self.kl_reward_coef > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +284,12 @@ class TrainConfig:
     """How rewards and correctness become advantages."""
     credit: CreditRule = field(default_factory=SilverCredit)
     """Which turns count as correct."""
+    filters: Annotated[tuple[GroupFilter, ...], tyro.conf.Suppress] = ()
+    """What is left out before anything is compared, in order; baselines set it."""
+    shaping: Annotated[tuple[RewardShaping, ...], tyro.conf.Suppress] = ()
+    """What changes the rewards that are learnt from, in order; baselines set it."""
+    loss_masks: Annotated[tuple[LossMask, ...], tyro.conf.Suppress] = ()
+    """What is compared and not trained on; baselines set it."""
     env: EnvConfig = field(default_factory=EnvConfig)
     """The environment."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -225,7 +313,10 @@ class TrainConfig:
         """Checks ranges and the combination of advantage and credit."""
         _require_not_negative(self, "seed", "checkpoint_every")
         _require_positive(self, "keep_checkpoints")
-        if isinstance(self.credit, NoCredit) and isinstance(self.advantage, CalibAdv | SoftPenalty):
+        needs_correctness = isinstance(
+            self.advantage, CalibAdv | SoftPenalty | MassMatchedGrpo
+        ) or getattr(self.advantage, "needs_correctness", False)
+        if isinstance(self.credit, NoCredit) and needs_correctness:
             raise ValueError(
                 f"credit must judge turns for the advantage {type(self.advantage).__name__}, "
                 "got NoCredit"
@@ -233,8 +324,13 @@ class TrainConfig:
 
     @property
     def required_info_keys(self) -> frozenset[str]:
-        """Keys that the environment's ``info`` must hold for credit and advantage."""
-        return self.credit.required_info_keys | self.advantage.required_info_keys
+        """Keys that the environment's ``info`` must hold for what the run is made of."""
+        return frozenset().union(*(part.required_info_keys for part in self.judges))
+
+    @property
+    def judges(self) -> tuple[GroupFilter | RewardShaping | LossMask | CreditRule | Advantage, ...]:
+        """Everything that looks at the facts of an episode."""
+        return (*self.filters, *self.shaping, *self.loss_masks, self.credit, self.advantage)
 
 
 def config_to_dict(config: object) -> Any:
@@ -270,6 +366,14 @@ def _require_positive(config: object, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and value <= 0:
             raise ValueError(f"{name} must be positive, got {value}")
+
+
+def _require_fraction(config: object, *names: str) -> None:
+    """Raises ValueError for a field that is not between 0 and 1."""
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must be in [0, 1], got {value}")
 
 
 def _require_not_negative(config: object, *names: str) -> None:
@@ -308,8 +412,7 @@ _PAPER_OPTIM: Final = OptimConfig(
     weight_decay=0.01,
     schedule="cosine",
     num_minibatches=10,
-    clip_low=0.2,
-    clip_high=0.2,
+    objective=ClippedSurrogate(clip_low=0.2, clip_high=0.2),
     old_logprobs="recomputed",
     micro_batch_tokens=16384,
     dtype="bf16",

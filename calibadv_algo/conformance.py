@@ -1,9 +1,10 @@
 """Checks the formulas against vectors that the authors' own code produced.
 
-A file holds vectors; a vector holds trajectories of one batch, the settings, and the values
-that the original computed from them: the correctness of every turn, GRPO's advantages, those
-after the soft penalty and those after the rebalancing. Vectors whose settings are not
-implemented are named with the reason and never counted as agreeing.
+A file of CalibAdv's vectors holds, for each, trajectories of one batch, the settings, and the
+values that the original computed from them: the correctness of every turn, GRPO's advantages,
+those after the soft penalty and those after the rebalancing. A file of other systems' outputs
+is read by ``conformance_published.py``. Vectors whose settings are not implemented are named
+with the reason and never counted as agreeing.
 """
 
 from __future__ import annotations
@@ -11,28 +12,42 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Float
 
-from calibadv_algo.advantages.base import group_rewards, last_turns, spread, token_counts
-from calibadv_algo.advantages.calibadv import rebalance_answers, soft_penalty
+from calibadv_algo.advantages.ablations import CalibAdvVariant, Lone, Penalty, Pools, spare
+from calibadv_algo.advantages.base import group_rewards, spread, token_counts
 from calibadv_algo.advantages.grpo import group_normalized
 from calibadv_algo.advantages.variants import (
     AGGRESSIVE_FROM,
-    aggressive_penalty,
     clip_negatives,
-    drop_solved_turns,
     is_risky,
-    lifting_penalty,
     rebalance_pool,
     search_pools,
 )
+from calibadv_algo.conformance_published import Curriculum, check_output
+from calibadv_algo.conformance_report import (
+    ConformanceReport,
+    VectorResult,
+    format_report,
+    worst_difference,
+)
 from calibadv_algo.credit import silver_correctness
 from calibadv_algo.types import Group, Trajectory, Turn
+
+__all__ = [
+    "ConformanceReport",
+    "VectorResult",
+    "check_vector",
+    "format_report",
+    "run_conformance",
+    "unsupported_reason",
+    "variant_of",
+]
 
 DEFAULT_TOLERANCE: Final = 1e-5
 """Largest absolute difference that counts as agreement; the vectors are single precision."""
@@ -69,89 +84,18 @@ _CUT_NOTE: Final = "with the original's cut of earlier turns to whole numbers"
 Matrix = Float[np.ndarray, "trajectory turn"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VectorResult:
-    """How one vector fared.
-
-    Attributes:
-        name: Its name.
-        switches: Its settings where they are not the default, as ``name=value``, sorted.
-        differences: Largest absolute difference of each compared quantity; infinite where
-            one side has a score and the other has none. Empty if it was not compared.
-        unsupported: Why it was not compared; None if it was.
-        note: A defect of the original that was repeated for the comparison; None if none was.
-    """
-
-    name: str
-    switches: str
-    differences: Mapping[str, float]
-    unsupported: str | None = None
-    note: str | None = None
-
-    @property
-    def worst(self) -> float:
-        """Largest difference, 0 if it was not compared."""
-        return max(self.differences.values(), default=0.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConformanceReport:
-    """How all vectors of a file fared.
-
-    Attributes:
-        path: The file.
-        tolerance: Largest difference that counts as agreement.
-        results: One a vector, in the file's order.
-    """
-
-    path: str
-    tolerance: float
-    results: tuple[VectorResult, ...]
-
-    @property
-    def num_vectors(self) -> int:
-        """Vectors in the file."""
-        return len(self.results)
-
-    @property
-    def num_compared(self) -> int:
-        """Vectors whose settings are implemented."""
-        return sum(result.unsupported is None for result in self.results)
-
-    @property
-    def num_agreed(self) -> int:
-        """Vectors that were compared and agree within the tolerance."""
-        return sum(self.agrees(result) for result in self.results)
-
-    @property
-    def worst_difference(self) -> float:
-        """Largest difference over all compared vectors, 0 if there is none."""
-        return max((result.worst for result in self.results), default=0.0)
-
-    @property
-    def is_conformant(self) -> bool:
-        """Whether every compared vector agrees and at least one was compared."""
-        return 0 < self.num_compared == self.num_agreed
-
-    def agrees(self, result: VectorResult) -> bool:
-        """Tells whether a vector was compared and agrees."""
-        return result.unsupported is None and result.worst <= self.tolerance
-
-    def by_switches(self) -> dict[str, tuple[VectorResult, ...]]:
-        """Groups the results by their settings, default settings first, then by name."""
-        names = sorted({result.switches for result in self.results}, key=lambda name: (name, ""))
-        return {
-            name: tuple(result for result in self.results if result.switches == name)
-            for name in names
-        }
-
-
-def run_conformance(path: str | Path, tolerance: float = DEFAULT_TOLERANCE) -> ConformanceReport:
+def run_conformance(
+    path: str | Path,
+    tolerance: float = DEFAULT_TOLERANCE,
+    curriculum: Curriculum | None = None,
+) -> ConformanceReport:
     """Runs the library on every vector of a file.
 
     Args:
-        path: A JSON file with a list ``vectors``.
+        path: A JSON file with a list ``vectors``, or with ``inputs`` and ``outputs``.
         tolerance: Largest absolute difference that counts as agreement, not negative.
+        curriculum: The environment's share of noisy searches; None leaves its vectors
+            unsupported.
 
     Returns:
         The report.
@@ -163,16 +107,36 @@ def run_conformance(path: str | Path, tolerance: float = DEFAULT_TOLERANCE) -> C
     if not tolerance >= 0:
         raise ValueError(f"tolerance must not be negative, got {tolerance}")
     try:
-        vectors = json.loads(Path(path).read_text(encoding="utf-8"))["vectors"]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} must be a JSON object with a list 'vectors': {error}") from error
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} must be a JSON object: {error}") from error
     results = []
-    for index, vector in enumerate(vectors):
+    for name, check in _checks(path, content, curriculum):
         try:
-            results.append(check_vector(vector))
+            results.append(check())
         except (KeyError, TypeError, IndexError, ValueError) as error:
-            raise ValueError(f"{path}: vector {index} is not in the format: {error!r}") from error
+            raise ValueError(f"{path}: vector {name} is not in the format: {error!r}") from error
     return ConformanceReport(path=str(path), tolerance=tolerance, results=tuple(results))
+
+
+def _checks(
+    path: str | Path, content: Any, curriculum: Curriculum | None
+) -> list[tuple[str, Callable[[], VectorResult]]]:
+    """Lists what a file asks to be checked, by name."""
+    if isinstance(content, dict) and isinstance(content.get("vectors"), list):
+        return [
+            (str(index), partial(check_vector, vector))
+            for index, vector in enumerate(content["vectors"])
+        ]
+    if isinstance(content, dict) and all(
+        isinstance(content.get(key), dict) for key in ("inputs", "outputs")
+    ):
+        return [
+            (name, partial(check_output, name, content, curriculum)) for name in content["outputs"]
+        ]
+    raise ValueError(
+        f"{path} must be a JSON object with a list 'vectors', or 'inputs' and 'outputs'"
+    )
 
 
 def check_vector(vector: Mapping[str, Any]) -> VectorResult:
@@ -199,7 +163,7 @@ def check_vector(vector: Mapping[str, Any]) -> VectorResult:
     if len(expected) != len(vector["trajectories"]):
         raise ValueError(f"expected must have {len(vector['trajectories'])} entries")
     differences = {
-        key: _worst_difference([entry[key] for entry in expected], values)
+        key: worst_difference([entry[key] for entry in expected], values)
         for key, values in computed.items()
     }
     return VectorResult(name=vector["name"], switches=label, differences=differences, note=note)
@@ -239,46 +203,6 @@ def unsupported_reason(switches: Mapping[str, Any]) -> str | None:
     return None
 
 
-def format_report(report: ConformanceReport) -> str:
-    """Writes a report as plain text, default settings first.
-
-    Args:
-        report: What :func:`run_conformance` returned.
-
-    Returns:
-        Lines for a terminal, without a final newline.
-    """
-    lines = [
-        f"{report.path}: {report.num_agreed} of {report.num_compared} compared vectors agree "
-        f"within {report.tolerance:g} (worst difference {report.worst_difference:.2g}); "
-        f"{report.num_vectors - report.num_compared} unsupported"
-    ]
-    for switches, results in report.by_switches().items():
-        compared = [result for result in results if result.unsupported is None]
-        agreed = sum(report.agrees(result) for result in compared)
-        worst = max((result.worst for result in compared), default=0.0)
-        name = switches or "default switches"
-        if compared:
-            lines.append(f"  {agreed}/{len(compared)}  worst {worst:.2g}  {name}")
-        lines += [
-            f"  unsupported  {result.name}: {result.unsupported}"
-            for result in results
-            if result.unsupported is not None
-        ]
-        lines += [
-            f"    note  {result.name}: compared {result.note}"
-            for result in compared
-            if result.note is not None
-        ]
-        lines += [
-            f"    differs  {result.name}: "
-            + ", ".join(f"{key} {value:.2g}" for key, value in result.differences.items())
-            for result in compared
-            if not report.agrees(result)
-        ]
-    return "\n".join(lines)
-
-
 def _flat_switches(config: Mapping[str, Any]) -> dict[str, Any]:
     """Merges the outer settings with those nested under ``less_negative``."""
     outer = {name: value for name, value in config.items() if name != "less_negative"}
@@ -296,6 +220,7 @@ def _compute(
     counts, correctness, base, spared = (
         np.full((len(trajectories), width), fill) for fill in (0.0, np.nan, 0.0, 0.0)
     )
+    variant = variant_of(switches)
     for rows in rows_of.values():
         group = Group(tuple(_to_trajectory(trajectories[row]) for row in rows))
         here = np.ix_(rows, range(group.max_turns))
@@ -311,7 +236,7 @@ def _compute(
             group_normalized(group_rewards(group), epsilon=switches["eps"]), group_counts
         )
         counts[here], correctness[here], base[here] = group_counts, scores, plain
-        spared[here] = _spare(plain, scores, switches)
+        spared[here] = spare(plain, scores, variant.penalty, variant.solved)
     spared, original = _cut_before_freed(base, spared, correctness, switches), spared
     groups = [np.array(rows) for rows in rows_of.values()]
     balanced = _balance(spared, counts, groups, switches)
@@ -370,19 +295,45 @@ def _reward(entry: Mapping[str, Any]) -> float:
     return raw if math.isclose(raw, stored, rel_tol=1e-6, abs_tol=1e-9) else stored
 
 
-def _spare(advantages: Matrix, correctness: Matrix, switches: Mapping[str, Any]) -> Matrix:
-    """Applies the soft penalty that the settings ask for to one group."""
-    is_lifting = switches["softpenalty_positive_upper_limit"]
+def variant_of(switches: Mapping[str, Any]) -> CalibAdvVariant:
+    """Names the estimator that a combination of settings stands for.
+
+    Args:
+        switches: All settings by name; ``clip`` is not read.
+
+    Returns:
+        The estimator. Its balancing is the original's, but for turns within a group: there the
+        original also takes ``target_ratio`` the other way round.
+    """
+    is_group, is_positive = switches["in_group"], switches["adjust_positive"]
+    pools: Pools = "all"
+    lone: Lone = "keep-positive" if is_group and not is_positive else "zero"
+    if switches["only_answer"]:
+        pools, lone = "answers", "keep-negative" if not is_group and is_positive else "zero"
+    elif switches["turn_level"]:
+        pools = "searches" if is_group else "turns"
+        lone = "keep-positive" if not is_group and not is_positive else "zero"
+    is_risky_read = switches["only_apply_risky"] and is_group and pools != "all"
+    return CalibAdvVariant(
+        epsilon=switches["eps"],
+        penalty=_penalty(switches),
+        solved="zero" if switches["reset2zero"] else "keep",
+        pools=pools if switches["enable"] else "none",
+        scope="group" if is_group else "batch",
+        when="risky" if is_risky_read else "always",
+        lone=lone,
+        target_ratio=switches["target_ratio"],
+        adjust_positive=is_positive,
+    )
+
+
+def _penalty(switches: Mapping[str, Any]) -> Penalty:
+    """Names the way in which correct searches are spared."""
     if switches["aggressive_softpenalty"]:
-        spared = aggressive_penalty(advantages, correctness, lifting=is_lifting)
-    elif is_lifting:
-        spared = lifting_penalty(advantages, correctness)
-    else:
-        spared = soft_penalty(advantages, correctness)
-    if switches["reset2zero"]:
-        # Whether a trajectory is positive is told by its advantage before the penalty.
-        return np.where(advantages > 0, drop_solved_turns(advantages, correctness), spared)
-    return spared
+        return (
+            "aggressive-lifting" if switches["softpenalty_positive_upper_limit"] else "aggressive"
+        )
+    return "lifting" if switches["softpenalty_positive_upper_limit"] else "soft"
 
 
 def _cut_before_freed(
@@ -409,99 +360,35 @@ def _balance(
     switches: Mapping[str, Any],
 ) -> Matrix:
     """Applies the rebalancing that the settings ask for to a whole batch."""
-    if not switches["enable"]:
-        return advantages
-    ratio = switches["target_ratio"]
-    if switches["clip"]:
-        return clip_negatives(advantages, counts, ratio)
-    balance = _BALANCERS[_mode(switches)]
-    if not switches["in_group"]:
-        return balance(advantages, counts, switches)
+    if switches["enable"] and switches["clip"]:
+        return clip_negatives(advantages, counts, switches["target_ratio"])
+    variant = variant_of(switches)
+    if variant.scope == "batch":
+        return variant.balanced(advantages, counts)
     balanced = advantages.copy()
     for rows in groups:
-        balanced[rows] = balance(advantages[rows], counts[rows], switches)
+        if variant.pools == "searches":
+            balanced[rows] = _balance_searches(advantages[rows], counts[rows], variant)
+        else:
+            balanced[rows] = variant.balanced(advantages[rows], counts[rows])
     return balanced
 
 
-def _mode(switches: Mapping[str, Any]) -> str:
-    """Names the pools that are balanced; the first setting that is on wins."""
-    if switches["only_answer"]:
-        return "answer"
-    return "turn" if switches["turn_level"] else "all"
+def _balance_searches(advantages: Matrix, counts: Matrix, variant: CalibAdvVariant) -> Matrix:
+    """Balances the searches of one group as the original does.
 
-
-def _balance_answers(advantages: Matrix, counts: Matrix, switches: Mapping[str, Any]) -> Matrix:
-    """Balances the last turns of a group or of the batch."""
-    last, ratio = last_turns(counts), switches["target_ratio"]
-    if not switches["in_group"]:
-        return rebalance_pool(
-            advantages,
-            counts,
-            last,
-            ratio,
-            adjust_positive=switches["adjust_positive"],
-            keep_lone_negative=switches["adjust_positive"],
-        )
-    if switches["only_apply_risky"] and not is_risky(advantages, counts, last, ratio):
-        return advantages
-    return rebalance_answers(advantages, counts, last, ratio, switches["adjust_positive"])
-
-
-def _balance_turns(advantages: Matrix, counts: Matrix, switches: Mapping[str, Any]) -> Matrix:
-    """Balances the searches of each index, and over a batch the last turns too."""
-    ratio, is_positive = switches["target_ratio"], switches["adjust_positive"]
-    is_group = switches["in_group"]
-    # Within a group the original multiplies positives by the ratio where it divides elsewhere,
-    # and its loop over segments ends before the last one.
-    used = 1 / ratio if is_group and is_positive else ratio
-    pools = [*search_pools(counts), *([] if is_group else [last_turns(counts)])]
-    for pool in pools:
-        if (
-            is_group
-            and switches["only_apply_risky"]
-            and not is_risky(advantages, counts, pool, ratio)
-        ):
+    It multiplies positives by the ratio where it divides elsewhere; whether a pool is risky is
+    told by the ratio as it is.
+    """
+    ratio = variant.target_ratio
+    for pool in search_pools(counts):
+        if variant.when == "risky" and not is_risky(advantages, counts, pool, ratio):
             continue
         advantages = rebalance_pool(
             advantages,
             counts,
             pool,
-            used,
-            adjust_positive=is_positive,
-            keep_lone_positive=not is_group and not is_positive,
+            1 / ratio if variant.adjust_positive else ratio,
+            adjust_positive=variant.adjust_positive,
         )
     return advantages
-
-
-def _balance_all(advantages: Matrix, counts: Matrix, switches: Mapping[str, Any]) -> Matrix:
-    """Balances all turns of a group or of the batch."""
-    return rebalance_pool(
-        advantages,
-        counts,
-        counts > 0,
-        switches["target_ratio"],
-        adjust_positive=switches["adjust_positive"],
-        keep_lone_positive=switches["in_group"] and not switches["adjust_positive"],
-    )
-
-
-_BALANCERS: Final[Mapping[str, Callable[[Matrix, Matrix, Mapping[str, Any]], Matrix]]] = {
-    "answer": _balance_answers,
-    "turn": _balance_turns,
-    "all": _balance_all,
-}
-
-
-def _worst_difference(
-    expected: Sequence[Sequence[float | None]], computed: Sequence[Sequence[float]]
-) -> float:
-    """Compares two ragged tables; None stands for NaN."""
-    worst = 0.0
-    for expected_row, computed_row in zip(expected, computed, strict=True):
-        for want, got in zip(expected_row, computed_row, strict=True):
-            is_blank = want is None or math.isnan(want)
-            if is_blank != math.isnan(got):
-                return math.inf
-            if not is_blank:
-                worst = max(worst, abs(float(want or 0.0) - got))
-    return worst

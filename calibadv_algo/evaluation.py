@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,10 @@ from calibadv_algo.types import Trajectory
 
 _SHUFFLE_SEED = 20_260_418
 _SCORES = ("em", "f1", "cover_em")
+_EVAL = "eval"
+
+TokenCounter = Callable[[Trajectory], int | None]
+"""Number of tokens that a policy wrote in an episode, None if nobody knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +33,7 @@ class EvalRecord:
 
     Attributes:
         update: Number of updates behind the policy.
-        split: Split of the task.
+        split: Split of the task; where "eval" was asked for, the one that it stands for.
         task_id: The task.
         hops: Reasoning steps that it takes, 0 where unknown.
         reward: Undiscounted return.
@@ -39,10 +43,11 @@ class EvalRecord:
         num_searches: Searches carried out.
         is_format_valid: Whether the whole response is well-formed.
         num_turns: Turns of the episode.
-        num_action_tokens: Tokens that the policy wrote.
+        num_action_tokens: Tokens that the policy wrote, None if the engine does not count them.
         is_truncated: Whether the budget ran out.
         answer: The answer, where there is one.
         seed: Seed of the episode's sampling.
+        num_cut_turns: Turns that the token limit of a turn cut off.
     """
 
     update: int
@@ -56,10 +61,11 @@ class EvalRecord:
     num_searches: int
     is_format_valid: bool | None
     num_turns: int
-    num_action_tokens: int
+    num_action_tokens: int | None
     is_truncated: bool
     answer: str | None
     seed: int
+    num_cut_turns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +94,7 @@ def evaluate(
     split: str = "dev",
     seed: int = 0,
     driver: DriverConfig | None = None,
+    count_tokens: TokenCounter | None = None,
 ) -> EvalResult:
     """Plays one episode of each task.
 
@@ -98,9 +105,10 @@ def evaluate(
         task_indices: Which tasks.
         params: How to sample; temperature 0 for the usual greedy evaluation.
         update: Number of updates behind the policy, for the records.
-        split: Name of the split, for the records.
+        split: Name of the split, for the records; "eval" gives way to what ``reset`` reports.
         seed: Seed of every episode's sampling; without effect when greedy.
         driver: How episodes are driven.
+        count_tokens: As in :func:`to_record`.
 
     Returns:
         One record and one trajectory a task.
@@ -113,7 +121,10 @@ def evaluate(
         for place, index in enumerate(task_indices)
     ]
     batch = collect(slots, engine, tokenizer, specs, params, policy_version=update, config=driver)
-    records = tuple(to_record(each, update=update, split=split) for each in batch.trajectories)
+    records = tuple(
+        to_record(each, update=update, split=split, count_tokens=count_tokens)
+        for each in batch.trajectories
+    )
     return EvalResult(records, batch.trajectories, len(batch.dropped))
 
 
@@ -131,13 +142,20 @@ def eval_task_indices(num_tasks: int, num_episodes: int) -> list[int]:
     return [int(index) for index in order[:num_episodes]]
 
 
-def to_record(trajectory: Trajectory, *, update: int, split: str) -> EvalRecord:
+def to_record(
+    trajectory: Trajectory,
+    *,
+    update: int,
+    split: str,
+    count_tokens: TokenCounter | None = None,
+) -> EvalRecord:
     """Reads the facts of an episode off its infos.
 
     Args:
         trajectory: The episode.
         update: Number of updates behind the policy.
-        split: Name of the split.
+        split: The split that was asked for; "eval" gives way to what ``reset`` reports.
+        count_tokens: Counts what the policy wrote; None counts its token ids.
 
     Returns:
         The record.
@@ -147,6 +165,9 @@ def to_record(trajectory: Trajectory, *, update: int, split: str) -> EvalRecord:
     missing = 0.0 if is_cut_off else None
     em, f1, cover_em = (_number(info, name, missing) for name in _SCORES)
     is_valid = info.get("is_format_valid", False if is_cut_off else None)
+    if split == _EVAL:
+        split = str(trajectory.reset_info.get("split", split))
+    num_tokens = count_tokens(trajectory) if count_tokens else trajectory.num_action_tokens
     return EvalRecord(
         update=update,
         split=split,
@@ -159,10 +180,11 @@ def to_record(trajectory: Trajectory, *, update: int, split: str) -> EvalRecord:
         num_searches=int(info.get("num_searches", 0)),
         is_format_valid=None if is_valid is None else bool(is_valid),
         num_turns=len(trajectory.turns),
-        num_action_tokens=trajectory.num_action_tokens,
+        num_action_tokens=num_tokens,
         is_truncated=trajectory.is_truncated,
         answer=info.get("answer"),
         seed=trajectory.seed,
+        num_cut_turns=sum(turn.is_cut for turn in trajectory.turns),
     )
 
 
@@ -208,12 +230,33 @@ def append_records(file: Path, records: Sequence[EvalRecord]) -> None:
         records: What to add.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    rows = [
-        {name: value for name, value in asdict(record).items() if value is not None}
-        for record in records
-    ]
     with file.open("a", encoding="utf-8") as stream:
-        stream.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        stream.write("".join(map(record_to_json, records)))
+
+
+def record_to_json(record: EvalRecord) -> str:
+    """A record as one line of JSON with its line break, without its missing values."""
+    row = {name: value for name, value in asdict(record).items() if value is not None}
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def record_from_json(line: str) -> EvalRecord:
+    """Reads what :func:`record_to_json` wrote: an equal record.
+
+    Raises:
+        ValueError: if the line is no JSON object or has other keys than a record.
+    """
+    row = json.loads(line)
+    if not isinstance(row, dict):
+        raise ValueError("line must be a JSON object")
+    missing = dict.fromkeys(name for name in _OPTIONAL if name not in row)
+    try:
+        return EvalRecord(**{**missing, **row})
+    except TypeError as error:
+        raise ValueError(f"line must be an evaluation record: {error}") from error
+
+
+_OPTIONAL = ("em", "f1", "cover_em", "is_format_valid", "num_action_tokens", "answer")
 
 
 def _number(info: Mapping[str, Any], name: str, missing: float | None) -> float | None:

@@ -9,25 +9,30 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from calibadv_algo.batching import (
     TokenBatch,
-    replace_logprobs,
     select_sequences,
     sequences_with_signal,
     split_by_tokens,
     split_minibatches,
+    to_device,
 )
 from calibadv_algo.config import OptimConfig
-from calibadv_algo.losses import KL_ESTIMATORS, aggregate, policy_loss
+from calibadv_algo.critic import Critic, CriticStep, explained_variance, value_targets
+from calibadv_algo.losses import KL_ESTIMATORS, aggregate
+from calibadv_algo.mismatch import NoCorrection, mismatch_stats
+from calibadv_algo.objectives import LossTokens, PenalisedObjective
+from calibadv_algo.optimisation import AUTOCAST_DTYPES, Stepper
 from calibadv_algo.policy import Policy
 
 
@@ -39,6 +44,7 @@ class TokenScores:
         logprobs: Log-probabilities just before the step that used them.
         old_logprobs: Log-probabilities before the update.
         advantages: Advantages.
+        is_clipped: Whether the objective's clip removed or bounded the gradient.
         entropies: Entropies of the tokens' distributions, in nats.
         ref_logprobs: Log-probabilities under the reference policy, if there is one.
     """
@@ -46,8 +52,24 @@ class TokenScores:
     logprobs: Float[Tensor, " token"]
     old_logprobs: Float[Tensor, " token"]
     advantages: Float[Tensor, " token"]
+    is_clipped: Bool[Tensor, " token"]
     entropies: Float[Tensor, " token"]
     ref_logprobs: Float[Tensor, " token"] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CriticResult:
+    """What an update did to the critic.
+
+    Attributes:
+        loss: Mean over the minibatches.
+        grad_norm: Mean norm of the gradient before clipping.
+        explained_variance: That of the returns by the values before the update.
+    """
+
+    loss: float
+    grad_norm: float
+    explained_variance: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +83,10 @@ class UpdateResult:
         num_steps: Steps of the optimiser.
         num_skipped_steps: Steps left out because the gradient was not finite.
         num_tokens: Tokens that went forward and backward.
+        mismatch: Differences between engine and trainer, by name; empty where they are not
+            known because the trainer did not compute log-probabilities of its own.
+        critic: What the critic learnt, if there is one.
+        loss_scale: What losses are multiplied by in fp16, else None.
     """
 
     scores: TokenScores
@@ -69,6 +95,9 @@ class UpdateResult:
     num_steps: int
     num_skipped_steps: int
     num_tokens: int
+    mismatch: Mapping[str, float]
+    critic: CriticResult | None = None
+    loss_scale: float | None = None
 
 
 class Learner:
@@ -76,7 +105,8 @@ class Learner:
 
     Attributes:
         policy: The policy that learns.
-        optimizer: AdamW over the policy's trainable weights.
+        critic: The critic, where there is one.
+        stepper: AdamW over the policy's trainable weights.
     """
 
     def __init__(
@@ -86,8 +116,9 @@ class Learner:
         *,
         temperature: float = 1.0,
         ref_model: PreTrainedModel | None = None,
+        has_critic: bool = False,
     ) -> None:
-        """Makes the optimiser, and keeps a frozen copy of the model if there is a KL term.
+        """Makes the optimiser, and keeps a frozen copy of the model if a divergence is asked for.
 
         Args:
             model: What learns; shared with whoever else holds it.
@@ -95,87 +126,122 @@ class Learner:
             temperature: That of the sampling.
             ref_model: Reference policy; None means a copy of ``model`` as it is now. Not used
                 without a KL term.
+            has_critic: Whether advantages need values: a second copy of ``model`` learns them.
         """
         self._config = config
         self._temperature = temperature
-        dtype = torch.bfloat16 if config.dtype == "bf16" else None
+        dtype = AUTOCAST_DTYPES[config.dtype]
         self.policy = Policy(
             model,
             autocast_dtype=dtype,
             is_gradient_checkpointing=config.gradient_checkpointing,
         )
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self._parameters,
-            lr=config.lr,
-            betas=config.betas,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self.stepper = Stepper([p for p in model.parameters() if p.requires_grad], config)
         self._reference: Policy | None = None
-        if config.kl_coef > 0:
+        if config.has_reference:
             frozen = copy.deepcopy(model) if ref_model is None else ref_model
             self._reference = Policy(frozen.requires_grad_(False), autocast_dtype=dtype)
+        self.critic = Critic(model, config) if has_critic else None
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The policy's optimiser."""
+        return self.stepper.optimizer
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the last update."""
+        return self.stepper.lr
+
+    def prepare(self, batch: TokenBatch) -> TokenBatch:
+        """Fills in what has to be known before the first step: old and reference log-probs, values.
+
+        Args:
+            batch: All episodes of an update; advantages are not needed yet.
+
+        Returns:
+            The same tokens with ``old_logprobs``, and ``ref_logprobs`` and ``values`` where the
+            settings ask for them. A batch that was prepared before comes back as it is.
+        """
+        if batch.old_logprobs is not None:
+            return batch
+        old = batch.sampling_logprobs
+        if self._config.old_logprobs == "recomputed":
+            old = self._score_frozen(self.policy, batch)
+        batch = replace(batch, old_logprobs=old)
+        if self._reference is not None:
+            batch = replace(batch, ref_logprobs=self._score_frozen(self._reference, batch))
+        if self.critic is not None:
+            batch = replace(batch, values=self._without_grad(batch, self.critic.values))
+        return batch
 
     def update(self, batch: TokenBatch, update: int, rng: np.random.Generator) -> UpdateResult:
         """Trains on the episodes of one collection.
 
         Args:
-            batch: All of them, with advantages.
+            batch: All of them, with advantages; prepared here if it is not yet.
             update: Number of earlier updates; sets the learning rate.
             rng: Deals the minibatches.
 
         Returns:
             What happened.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._config.lr * lr_factor(update, self._config)
-        batch = self._prepare(batch)
+        self.stepper.begin_update(update)
+        if self.critic is not None:
+            self.critic.stepper.begin_update(update)
+        batch = self.prepare(batch)
         scored: list[TokenScores] = []
         losses, norms, num_tokens = [], [], 0
+        critic_steps: list[CriticStep] = []
         for _ in range(self._config.num_epochs):
             for minibatch in split_minibatches(batch, self._config.num_minibatches, rng):
+                if self.critic is not None:
+                    critic_steps.append(self.critic.step(minibatch))
                 micro_batches = self._micro_batches(minibatch)
                 loss = self._accumulate(minibatch, micro_batches, scored)
                 losses.append(loss)
-                norms.append(self._step())
+                norms.append(self.stepper.step())
                 num_tokens += sum(micro.num_tokens for micro in micro_batches)
         finite = [norm for norm in norms if math.isfinite(norm)]
         return UpdateResult(
             scores=_join_scores(scored),
             loss=float(np.mean(losses)),
-            grad_norm=float(np.mean(finite)) if finite else math.nan,
+            grad_norm=_finite_mean(norms),
             num_steps=len(finite),
             num_skipped_steps=len(norms) - len(finite),
             num_tokens=num_tokens,
+            mismatch=self._mismatch(batch),
+            critic=_critic_result(critic_steps, batch) if critic_steps else None,
+            loss_scale=self.stepper.loss_scale,
         )
-
-    @property
-    def lr(self) -> float:
-        """The learning rate of the last update."""
-        return float(self.optimizer.param_groups[0]["lr"])
 
     def accumulate_gradient(self, batch: TokenBatch) -> float:
         """Adds the gradient of one minibatch's loss to the weights' and returns the loss."""
-        batch = self._prepare(batch)
+        batch = self.prepare(batch)
         return self._accumulate(batch, self._micro_batches(batch), [])
 
-    def _prepare(self, batch: TokenBatch) -> TokenBatch:
-        """Fills in old and reference log-probabilities where the settings ask for them."""
-        if self._config.old_logprobs == "recomputed":
-            batch = replace_logprobs(batch, sampling=self._score_frozen(self.policy, batch))
-        if self._reference is not None:
-            batch = replace_logprobs(batch, ref=self._score_frozen(self._reference, batch))
-        return batch
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs beside weights and optimisers, as plain JSON."""
+        critic = {} if self.critic is None else self.critic.stepper.scaler_state()
+        return {"scaler": self.stepper.scaler_state(), "critic_scaler": critic}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Takes over what `state` gave."""
+        self.stepper.load_scaler_state(state.get("scaler", {}))
+        if self.critic is not None:
+            self.critic.stepper.load_scaler_state(state.get("critic_scaler", {}))
 
     def _micro_batches(self, minibatch: TokenBatch) -> list[TokenBatch]:
         """What has to go through the model for the minibatch's gradient.
 
-        A sequence whose advantages are all 0 has no gradient unless there is a KL or entropy
-        term. It is left out here and still counts in the minibatch's denominators.
+        A sequence whose advantages are all 0 has no gradient unless there is another term. It
+        is left out here and still counts in the minibatch's denominators.
         """
-        has_other_terms = self._reference is not None or self._config.entropy_coef > 0
+        has_other_terms = (
+            self._config.kl_coef > 0
+            or self._config.entropy_coef > 0
+            or isinstance(self._config.objective, PenalisedObjective)
+        )
         if not has_other_terms:
             chosen = sequences_with_signal(minibatch)
             if not chosen:
@@ -190,123 +256,119 @@ class Learner:
         scored: list[TokenScores],
     ) -> float:
         """Forward and backward pass of every micro-batch; returns the minibatch's loss."""
-        is_token_mean = self._config.aggregation == "token-mean"
-        denominator = minibatch.num_action_tokens if is_token_mean else minibatch.num_sequences
+        denominator = self._denominator(minibatch)
+        objective = self._config.objective
         total = 0.0
         for micro in micro_batches:
             with self.policy.packed_attention():
                 logprobs, entropies = self.policy.logprobs(
                     micro, self._temperature, has_entropy_grad=self._config.entropy_coef > 0
                 )
-                micro = _to_device(micro, logprobs.device)
-                token_loss = self._token_loss(micro, logprobs, entropies)
+                micro = to_device(micro, logprobs.device)
+                tokens = _loss_tokens(micro, logprobs)
                 loss = aggregate(
-                    token_loss,
+                    self._token_loss(tokens, micro.ref_logprobs, entropies),
                     micro.sequence,
                     self._config.aggregation,
                     denominator=denominator,
                 )
-                loss.backward()  # type: ignore[no-untyped-call]
+                if isinstance(objective, PenalisedObjective):
+                    normaliser = objective.penalty_denominator(minibatch)
+                    loss = loss + objective.penalty(tokens, minibatch).sum() / normaliser
+                self.stepper.backward(loss)
             total += float(loss.detach())
-            scored.append(_scores(micro, logprobs, entropies))
+            scored.append(
+                _scores(tokens, micro.ref_logprobs, entropies, objective.is_clipped(tokens))
+            )
         return total
+
+    def _denominator(self, minibatch: TokenBatch) -> float:
+        """What a minibatch's sum of token losses is divided by, whatever its micro-batches."""
+        if self._config.aggregation == "token-mean":
+            return minibatch.num_action_tokens
+        return minibatch.num_sequences * (self._config.length_norm or 1)
 
     def _token_loss(
         self,
-        micro: TokenBatch,
-        logprobs: Float[Tensor, " token"],
+        tokens: LossTokens,
+        ref_logprobs: Float[Tensor, " token"] | None,
         entropies: Float[Tensor, " token"],
     ) -> Float[Tensor, " token"]:
         """Surrogate, divergence and entropy bonus of each token."""
-        loss = policy_loss(
-            logprobs,
-            micro.sampling_logprobs,
-            micro.advantages,
-            clip_low=self._config.clip_low,
-            clip_high=self._config.clip_high,
+        loss = self._config.objective(tokens)
+        weights = self._config.mismatch.weights(
+            tokens.old_logprobs, tokens.sampling_logprobs, tokens.sequence
         )
-        if micro.ref_logprobs is not None:
+        if weights is not None:
+            loss = loss * weights
+        if ref_logprobs is not None and self._config.kl_coef > 0:
             estimate = KL_ESTIMATORS[self._config.kl_estimator]
-            loss = loss + self._config.kl_coef * estimate(logprobs, micro.ref_logprobs)
+            loss = loss + self._config.kl_coef * estimate(tokens.logprobs, ref_logprobs)
         if self._config.entropy_coef > 0:
             loss = loss - self._config.entropy_coef * entropies
         return loss
 
-    def _step(self) -> float:
-        """Clips the gradient and steps, unless it is not finite; returns its norm."""
-        for parameter in self._parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._config.grad_clip))
-        if math.isfinite(norm):
-            self.optimizer.step()
-        self.optimizer.zero_grad()
-        return norm
+    def _mismatch(self, batch: TokenBatch) -> dict[str, float]:
+        """How far engine and trainer are apart, where both have spoken."""
+        if self._config.old_logprobs == "sampled" or batch.old_logprobs is None:
+            return {}
+        old, sampling = batch.old_logprobs, batch.sampling_logprobs
+        stats = mismatch_stats(old.numpy(), sampling.numpy(), batch.sequence.numpy())
+        correction = self._config.mismatch
+        if not isinstance(correction, NoCorrection) and stats:
+            weights = correction.weights(old, sampling, batch.sequence)
+            is_truncated = weights >= correction.cap
+            stats["mismatch_truncated_share"] = float(is_truncated.float().mean())
+        return stats
 
-    @torch.no_grad()
     def _score_frozen(self, policy: Policy, batch: TokenBatch) -> Float[Tensor, " token"]:
         """Log-probabilities of a whole batch, in its own order, without gradients."""
+        return self._without_grad(batch, lambda micro: policy.logprobs(micro, self._temperature)[0])
+
+    @torch.no_grad()
+    def _without_grad(
+        self, batch: TokenBatch, function: Callable[[TokenBatch], Float[Tensor, " token"]]
+    ) -> Float[Tensor, " token"]:
+        """Something about every action token of a batch, in micro-batches, in the batch's order."""
         # float64 counts exactly, so the place of a token can travel through the split.
         places = torch.arange(batch.num_action_tokens, dtype=torch.float64)
         result = torch.empty(batch.num_action_tokens)
-        carrier = replace_logprobs(batch, sampling=places)
+        carrier = replace(batch, sampling_logprobs=places)
         for micro in split_by_tokens(carrier, self._config.micro_batch_tokens):
-            logprobs, _ = policy.logprobs(micro, self._temperature)
-            result[micro.sampling_logprobs.long()] = logprobs.cpu()
+            result[micro.sampling_logprobs.long()] = function(micro).cpu()
         return result
 
 
-def lr_factor(update: int, config: OptimConfig) -> float:
-    """Learning rate of an update relative to the peak.
-
-    It rises linearly over the first ``warmup_fraction`` of the updates, then stays or falls to
-    ``final_lr_fraction`` at the last update.
-
-    Args:
-        update: Number of earlier updates.
-        config: Schedule, number of updates, warm-up and final share.
-
-    Returns:
-        A factor between 0 and 1; never 0 in the warm-up.
-    """
-    num_warmup = round(config.warmup_fraction * config.num_updates)
-    if update < num_warmup:
-        return (update + 1) / num_warmup
-    if config.schedule == "constant":
-        return 1.0
-    progress = min(1.0, (update - num_warmup) / max(1, config.num_updates - 1 - num_warmup))
-    fall = progress if config.schedule == "linear" else (1 - math.cos(math.pi * progress)) / 2
-    return 1.0 - (1.0 - config.final_lr_fraction) * fall
-
-
-def _to_device(batch: TokenBatch, device: torch.device) -> TokenBatch:
-    """The batch with its per-token vectors on a device; the rest is not needed there."""
-    if device.type == "cpu":
-        return batch
-    ref = batch.ref_logprobs
-    return TokenBatch(
-        input_ids=batch.input_ids,
-        sequence_starts=batch.sequence_starts,
-        action_mask=batch.action_mask,
-        advantages=batch.advantages.to(device),
-        sampling_logprobs=batch.sampling_logprobs.to(device),
-        sequence=batch.sequence.to(device),
-        turn=batch.turn,
-        ref_logprobs=None if ref is None else ref.to(device),
+def _loss_tokens(micro: TokenBatch, logprobs: Float[Tensor, " token"]) -> LossTokens:
+    """What an objective is told of a micro-batch."""
+    old, rewards = micro.old_logprobs, micro.sequence_rewards
+    unknown = torch.full_like(micro.advantages, math.nan)
+    return LossTokens(
+        logprobs=logprobs,
+        old_logprobs=micro.sampling_logprobs if old is None else old,
+        sampling_logprobs=micro.sampling_logprobs,
+        advantages=micro.advantages,
+        sequence=micro.sequence,
+        turn=micro.turn,
+        is_last_turn=micro.is_last_turn,
+        sequence_reward=unknown if rewards is None else rewards[micro.sequence],
     )
 
 
 def _scores(
-    micro: TokenBatch, logprobs: Float[Tensor, " token"], entropies: Float[Tensor, " token"]
+    tokens: LossTokens,
+    ref_logprobs: Float[Tensor, " token"] | None,
+    entropies: Float[Tensor, " token"],
+    is_clipped: Bool[Tensor, " token"],
 ) -> TokenScores:
     """What to remember of a micro-batch, on the CPU and without gradients."""
-    ref = micro.ref_logprobs
     return TokenScores(
-        logprobs=logprobs.detach().cpu(),
-        old_logprobs=micro.sampling_logprobs.cpu(),
-        advantages=micro.advantages.cpu(),
+        logprobs=tokens.logprobs.detach().cpu(),
+        old_logprobs=tokens.old_logprobs.cpu(),
+        advantages=tokens.advantages.cpu(),
+        is_clipped=is_clipped.cpu(),
         entropies=entropies.detach().cpu(),
-        ref_logprobs=None if ref is None else ref.cpu(),
+        ref_logprobs=None if ref_logprobs is None else ref_logprobs.cpu(),
     )
 
 
@@ -318,6 +380,22 @@ def _join_scores(scores: Sequence[TokenScores]) -> TokenScores:
         logprobs=torch.cat([empty, *(item.logprobs for item in scores)]),
         old_logprobs=torch.cat([empty, *(item.old_logprobs for item in scores)]),
         advantages=torch.cat([empty, *(item.advantages for item in scores)]),
+        is_clipped=torch.cat([empty.bool(), *(item.is_clipped for item in scores)]),
         entropies=torch.cat([empty, *(item.entropies for item in scores)]),
         ref_logprobs=torch.cat(refs) if refs else None,
     )
+
+
+def _critic_result(steps: Sequence[CriticStep], batch: TokenBatch) -> CriticResult:
+    """The means over the critic's steps."""
+    return CriticResult(
+        loss=float(np.mean([step.loss for step in steps])),
+        grad_norm=_finite_mean([step.grad_norm for step in steps]),
+        explained_variance=explained_variance(*value_targets(batch)),
+    )
+
+
+def _finite_mean(values: Sequence[float]) -> float:
+    """The mean of those that are finite, NaN if none is."""
+    finite = [value for value in values if math.isfinite(value)]
+    return float(np.mean(finite)) if finite else math.nan

@@ -11,22 +11,22 @@ from jaxtyping import Float
 
 from calibadv_algo.advantages.base import token_counts
 from calibadv_algo.advantages.grpo import Grpo
-from calibadv_algo.config import OptimConfig
+from calibadv_algo.collection import Collection
+from calibadv_algo.config import OptimConfig, TrainConfig
 from calibadv_algo.credit import Credit, GoldCredit, SilverCredit, search_mask
 from calibadv_algo.diagnostics import (
     action_stats,
     advantage_mass,
     approximate_kl,
-    clip_fraction,
     collapse_alarm,
     garbled_share,
     mispenalized,
     perplexity_stats,
     repeated_token_share,
 )
+from calibadv_algo.judging import Estimate, Judged
 from calibadv_algo.learner import UpdateResult
 from calibadv_algo.losses import KL_ESTIMATORS
-from calibadv_algo.rollout.driver import RolloutStats
 from calibadv_algo.types import Group, Trajectory
 
 _FINAL_MEANS = {
@@ -42,21 +42,21 @@ class UpdateFacts:
     """What is known when an update is done.
 
     Attributes:
-        groups: The episodes.
-        advantages: Advantages of each group's turns.
+        config: Settings of the run.
+        collection: What was played.
+        judged: The groups that were left to learn from.
+        estimate: Their advantages; None if there are no groups.
         result: What the learner did; None if there was nothing to learn from.
-        rollout: Counts and times of the collection.
-        optim: Settings of the loss.
         lr: Learning rate.
-        rollout_s: Seconds of collection, credit and writing.
+        rollout_s: Seconds of collection and credit.
         total_s: Seconds of the whole update.
     """
 
-    groups: Sequence[Group]
-    advantages: Sequence[Float[np.ndarray, "group turn"]]
+    config: TrainConfig
+    collection: Collection
+    judged: Sequence[Judged]
+    estimate: Estimate | None
     result: UpdateResult | None
-    rollout: RolloutStats
-    optim: OptimConfig
     lr: float
     rollout_s: float
     total_s: float
@@ -71,19 +71,23 @@ def update_metrics(facts: UpdateFacts) -> dict[str, float]:
     Returns:
         Numbers by name; those that the environment's facts do not allow are left out.
     """
-    trajectories = [each for group in facts.groups for each in group.trajectories]
+    collection = facts.collection
+    groups = [*collection.groups, *collection.left_out]
+    trajectories = [each for group in groups for each in group.trajectories]
+    advantages = () if facts.estimate is None else facts.estimate.turns
     metrics = rollout_metrics(trajectories) | text_metrics(trajectories)
-    metrics |= credit_metrics(facts.groups, facts.advantages)
-    metrics |= learner_metrics(facts.result, facts.optim)
+    metrics |= credit_metrics(collection.groups, advantages)
+    metrics |= learner_metrics(facts.result, facts.config.optim)
+    metrics |= selection_metrics(facts)
     metrics["groups_with_signal_share"] = _mean(
-        float(bool(np.any(values != 0))) for values in facts.advantages
+        float(bool(np.any(values != 0))) for values in advantages
     )
     num_tokens = sum(each.num_tokens for each in trajectories)
     metrics |= {
-        "episodes": float(facts.rollout.num_episodes),
-        "episodes_dropped": float(facts.rollout.num_dropped),
-        "groups_lost": float(facts.rollout.num_groups_lost),
-        "context_overflows": float(facts.rollout.num_overflows),
+        "episodes": float(collection.stats.num_episodes),
+        "episodes_dropped": float(collection.stats.num_dropped),
+        "groups_lost": float(collection.stats.num_groups_lost),
+        "context_overflows": float(collection.stats.num_overflows),
         "tokens": float(num_tokens),
         "lr": facts.lr,
         "tokens_per_s": num_tokens / facts.total_s,
@@ -91,6 +95,35 @@ def update_metrics(facts: UpdateFacts) -> dict[str, float]:
         "time_update_s": facts.total_s - facts.rollout_s,
     }
     return {name: value for name, value in metrics.items() if not math.isnan(value)}
+
+
+def selection_metrics(facts: UpdateFacts) -> dict[str, float]:
+    """What was filtered, masked and shaped between the environment and the loss.
+
+    Args:
+        facts: The update.
+
+    Returns:
+        Numbers by name; {} for a run that does none of it.
+    """
+    metrics: dict[str, float] = {}
+    config, collection = facts.config, facts.collection
+    if config.filters:
+        metrics |= {
+            "batches_collected": float(collection.num_batches),
+            "groups_filtered": float(collection.num_filtered_groups),
+            "episodes_filtered": float(collection.num_filtered_episodes),
+            "groups_surplus": float(collection.num_surplus_groups),
+        }
+    if config.loss_masks:
+        metrics["episodes_masked"] = float(sum(int((~j.is_trained).sum()) for j in facts.judged))
+    if config.shaping:
+        metrics["shaped_reward_mean"] = _mean(
+            each.reward for judged in facts.judged for each in judged.shaped.trajectories
+        )
+    if config.optim.kl_reward_coef > 0 and facts.estimate is not None:
+        metrics["kl_reward_penalty"] = facts.estimate.kl_penalty
+    return metrics
 
 
 def rollout_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
@@ -194,7 +227,6 @@ def learner_metrics(result: UpdateResult | None, optim: OptimConfig) -> dict[str
     if result is None:
         return {"trained_tokens": 0.0}
     scores = result.scores
-    logprobs, old = scores.logprobs.numpy(), scores.old_logprobs.numpy()
     metrics = {
         "loss": result.loss,
         "grad_norm": result.grad_norm,
@@ -202,15 +234,18 @@ def learner_metrics(result: UpdateResult | None, optim: OptimConfig) -> dict[str
         "skipped_steps": float(result.num_skipped_steps),
         "trained_tokens": float(result.num_tokens),
         "entropy": _mean(scores.entropies.tolist()),
-        "approximate_kl": approximate_kl(logprobs, old),
-        "clip_fraction": clip_fraction(
-            logprobs,
-            old,
-            scores.advantages.numpy(),
-            clip_low=optim.clip_low,
-            clip_high=optim.clip_high,
-        ),
+        "approximate_kl": approximate_kl(scores.logprobs.numpy(), scores.old_logprobs.numpy()),
+        "clip_fraction": float(scores.is_clipped.sum()) / max(1, len(scores.is_clipped)),
+        **result.mismatch,
     }
+    if result.loss_scale is not None:
+        metrics["loss_scale"] = result.loss_scale
+    if result.critic is not None:
+        metrics |= {
+            "value_loss": result.critic.loss,
+            "value_explained_variance": result.critic.explained_variance,
+            "critic_grad_norm": result.critic.grad_norm,
+        }
     if scores.ref_logprobs is not None:
         estimate = KL_ESTIMATORS[optim.kl_estimator](scores.logprobs, scores.ref_logprobs)
         metrics["ref_kl"] = _mean(estimate.tolist())

@@ -116,14 +116,34 @@ class Policy:
         """
         if temperature < 0:
             raise ValueError(f"temperature must not be negative, got {temperature}")
-        positions = batch.action_mask.nonzero().flatten()
-        if bool(batch.action_mask[batch.sequence_starts[:-1]].any()):
-            raise ValueError("action_mask must be False on the first token of every sequence")
+        positions = _action_positions(batch)
         targets = batch.input_ids[positions].to(self.device)
         context = (positions - 1).to(self.device)
         with self._autocast():
             states = self._states(batch)[context]
             return self._score(states, targets, temperature or 1.0, has_entropy_grad)
+
+    def hidden_states(self, batch: TokenBatch) -> Float[Tensor, "token width"]:
+        """Gives the model's last hidden states just before the action tokens of a batch.
+
+        Args:
+            batch: Sequences; each begins with an observed token.
+
+        Returns:
+            What the output head would make each action token's distribution of, in order of
+            position.
+
+        Raises:
+            ValueError: if the model's head is not plain or a sequence begins with an action.
+        """
+        if not self.has_plain_head:
+            raise ValueError(
+                f"model must apply its output head to its last hidden states, "
+                f"{type(self.model).__name__} does not"
+            )
+        context = (_action_positions(batch) - 1).to(self.device)
+        with self._autocast():
+            return self._states(batch)[context]
 
     @contextmanager
     def packed_attention(self) -> Iterator[None]:
@@ -337,6 +357,13 @@ def _checkpointed(function: Callable[..., Any], *args: Any) -> Any:
     if not torch.is_grad_enabled():
         return function(*args)
     return checkpoint(function, *args, use_reentrant=False)
+
+
+def _action_positions(batch: TokenBatch) -> Int[Tensor, " token"]:
+    """Places of the action tokens, checked to have something before them."""
+    if bool(batch.action_mask[batch.sequence_starts[:-1]].any()):
+        raise ValueError("action_mask must be False on the first token of every sequence")
+    return batch.action_mask.nonzero().flatten()
 
 
 def _output_head(model: PreTrainedModel) -> nn.Module | None:

@@ -9,18 +9,18 @@ killed and goes on from its last checkpoint therefore repeats bit for bit what i
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from jaxtyping import Float
+from torch import nn
+from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from calibadv_algo.batching import TokenBatch, build_token_batch
+from calibadv_algo.advantages.base import ValueAdvantage
 from calibadv_algo.checkpoint import (
     SavableTokenizer,
     TrainerState,
@@ -28,6 +28,7 @@ from calibadv_algo.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from calibadv_algo.collection import Collector, PlayEpisodes
 from calibadv_algo.config import TrainConfig, config_hash, config_to_dict
 from calibadv_algo.credit import check_info_keys
 from calibadv_algo.errors import CheckpointError, MissingInfoKeyError
@@ -38,19 +39,20 @@ from calibadv_algo.evaluation import (
     evaluate,
     summarize,
 )
+from calibadv_algo.judging import Estimate, Judged, draft_batch, estimate, judge
 from calibadv_algo.learner import Learner, UpdateResult
 from calibadv_algo.metrics import UpdateFacts, alarm, update_metrics
 from calibadv_algo.rollout.base import GenerationEngine, SamplingParams, Tokenizer
-from calibadv_algo.rollout.driver import (
-    OVERFLOW_KEY,
-    DriverConfig,
-    EpisodeSpec,
-    RolloutStats,
-    collect,
-    regroup,
-)
-from calibadv_algo.rollout.records import trajectory_to_json
+from calibadv_algo.rollout.driver import DriverConfig, collect
 from calibadv_algo.rollout.slots import EnvSlots, SlotReset, SlotStart, SlotStep
+from calibadv_algo.rollout.tree import PlayTrees
+from calibadv_algo.rollout.tree_config import TreeSearch
+from calibadv_algo.run_records import (
+    training_records,
+    trajectory_record,
+    write_atomically,
+    write_records,
+)
 from calibadv_algo.tracking import (
     JsonlTracker,
     ProgressTracker,
@@ -60,13 +62,10 @@ from calibadv_algo.tracking import (
     read_metrics,
     truncate_lines,
 )
-from calibadv_algo.types import Group, Trajectory
 from calibadv_env.info import STOP_STRINGS
 
 MAX_PROBE_TURNS = 64
 """Empty actions after which the look at an environment's info keys gives up."""
-
-_EPISODE_STREAM = 1
 
 
 class TrainingTokenizer(Tokenizer, SavableTokenizer, Protocol):
@@ -86,15 +85,6 @@ class TrainResult:
     num_updates: int
     metrics: Mapping[str, float]
     policy_dir: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A group with the correctness of its turns and its advantages."""
-
-    group: Group
-    correctness: Float[np.ndarray, "group turn"]
-    advantages: Float[np.ndarray, "group turn"]
 
 
 class Trainer:
@@ -123,6 +113,8 @@ class Trainer:
         num_tasks: int | None = None,
         ref_model: PreTrainedModel | None = None,
         trackers: Sequence[Tracker] = (),
+        play: PlayEpisodes | None = None,
+        before_update: Callable[[int, int], None] | None = None,
     ) -> None:
         """Takes over what a run needs; nothing is sampled yet.
 
@@ -138,12 +130,19 @@ class Trainer:
             stop_strings: What ends a turn.
             num_tasks: Number of training tasks; None means the info key ``num_tasks`` of
                 ``reset``.
-            ref_model: Reference policy of the KL term; None means the starting policy.
+            ref_model: Reference policy of the KL terms; None means the starting policy.
             trackers: Further receivers of the metrics; closed at the end of `train`.
+            play: Plays the training episodes; None plays them as the settings say.
+            before_update: Called before each collection with the number of finished updates and
+                that of the whole run; for curricula in the environment.
         """
         self.config = config
         self.learner = Learner(
-            model, config.optim, temperature=config.rollout.temperature, ref_model=ref_model
+            model,
+            config.optim,
+            temperature=config.rollout.temperature,
+            ref_model=ref_model,
+            has_critic=isinstance(config.advantage, ValueAdvantage),
         )
         self.num_updates_done = 0
         self._tokenizer = tokenizer
@@ -154,6 +153,21 @@ class Trainer:
             driver or DriverConfig(), max_context_tokens=config.rollout.max_context
         )
         self._stop = tuple(stop_strings)
+        self._collector = Collector(
+            config=config,
+            slots=slots,
+            engine=engine,
+            tokenizer=tokenizer,
+            params=SamplingParams(
+                temperature=config.rollout.temperature,
+                top_p=config.rollout.top_p,
+                max_tokens=config.rollout.max_tokens,
+                stop=self._stop,
+            ),
+            driver=self._driver,
+            play=play or _player(config),
+        )
+        self._before_update = before_update
         self._num_tasks = num_tasks
         self._extra_trackers = tuple(trackers)
         self._num_questions_seen = 0
@@ -203,77 +217,51 @@ class Trainer:
     def _run_update(self) -> dict[str, float]:
         """One turn of the loop, evaluation included."""
         began = time.perf_counter()
-        self._engine.sync_weights(self.learner.policy.model, self.num_updates_done)
-        groups, stats = self._collect()
-        judged = [self._judge(group) for group in groups]
-        if self.config.save_trajectories:
-            self._write_trajectories(judged)
+        done, num_updates = self.num_updates_done, self.config.optim.num_updates
+        if self._before_update is not None:
+            self._before_update(done, num_updates)
+        self._engine.sync_weights(self.learner.policy.model, done)
+        collection = self._collector.collect(done, self._num_questions_seen, self._known_tasks)
+        judged = [judge(group, self.config) for group in collection.groups]
         rollout_s = time.perf_counter() - began
-        result = self._learn(judged)
-        total_s = time.perf_counter() - began
+        estimated = self._estimate(judged)
+        if self.config.save_trajectories:
+            turns = () if estimated is None else estimated.turns
+            records = training_records(judged, turns, collection.left_out)
+            write_records(self.config.output_dir / "trajectories", done, records)
+        result = self._learn(estimated)
         metrics = update_metrics(
             UpdateFacts(
-                groups=groups,
-                advantages=[each.advantages for each in judged],
+                config=self.config,
+                collection=collection,
+                judged=judged,
+                estimate=estimated,
                 result=result,
-                rollout=stats,
-                optim=self.config.optim,
                 lr=self.learner.lr,
                 rollout_s=rollout_s,
-                total_s=total_s,
+                total_s=time.perf_counter() - began,
             )
         )
         self._history.append(metrics)
         metrics["collapse_alarm"] = float(alarm(self._history))
         self.num_updates_done += 1
-        self._num_questions_seen += self.config.rollout.num_questions
+        self._num_questions_seen += collection.num_questions
         if self._is_eval_due():
             metrics |= self._evaluate()
         return metrics
 
-    def _collect(self) -> tuple[list[Group], RolloutStats]:
-        """Plays the episodes of an update."""
-        rollout = self.config.rollout
-        tasks = questions_at(
-            self._num_questions_seen, rollout.num_questions, self._known_tasks, self.config.seed
-        )
-        specs = [
-            EpisodeSpec(
-                task_index=task,
-                group_id=f"{self.num_updates_done}-{place}-{task}",
-                seed=episode_seed(self.config.seed, self.num_updates_done, place, member),
-            )
-            for place, task in enumerate(tasks)
-            for member in range(rollout.group_size)
-        ]
-        params = SamplingParams(
-            temperature=rollout.temperature,
-            top_p=rollout.top_p,
-            max_tokens=rollout.max_tokens,
-            stop=self._stop,
-        )
-        batch = collect(
-            self._slots,
-            self._engine,
-            self._tokenizer,
-            specs,
-            params,
-            policy_version=self.num_updates_done,
-            config=self._driver,
-        )
-        trajectories = [close_overflow(each) for each in batch.trajectories]
-        return regroup(trajectories, min(2, rollout.group_size)), batch.stats
-
-    def _judge(self, group: Group) -> Judged:
-        """Credit and advantages of one group."""
-        correctness = self.config.credit(group)
-        return Judged(group, correctness, self.config.advantage(group, correctness))
-
-    def _learn(self, judged: Sequence[Judged]) -> UpdateResult | None:
-        """Updates the policy; None if no group was left to learn from."""
+    def _estimate(self, judged: Sequence[Judged]) -> Estimate | None:
+        """Advantages of all groups; None if there is no group."""
         if not judged:
             return None
-        return self.learner.update(to_batch(judged), self.num_updates_done, self._rng)
+        batch = self.learner.prepare(draft_batch(judged))
+        return estimate(judged, batch, self.config, self.num_updates_done)
+
+    def _learn(self, estimated: Estimate | None) -> UpdateResult | None:
+        """Updates the policy; None if nothing was left to learn from."""
+        if estimated is None or estimated.batch is None:
+            return None
+        return self.learner.update(estimated.batch, self.num_updates_done, self._rng)
 
     def _evaluate(self) -> dict[str, float]:
         """Evaluates, writes the records and returns the means; {} without environments."""
@@ -300,10 +288,9 @@ class Trainer:
         )
         append_records(self.config.output_dir / "evals.jsonl", result.records)
         if self.config.save_trajectories:
-            self._write_records(
-                "eval_trajectories",
-                [json.loads(trajectory_to_json(each)) for each in result.trajectories],
-            )
+            folder = self.config.output_dir / "eval_trajectories"
+            records = map(trajectory_record, result.trajectories)
+            write_records(folder, self.num_updates_done, records)
         metrics = {f"eval_{name}": value for name, value in summarize(result.records).items()}
         metrics["eval_dropped"] = float(result.num_dropped)
         metrics["time_eval_s"] = time.perf_counter() - began
@@ -334,7 +321,7 @@ class Trainer:
         """Looks at the environment's info keys before anything is sampled."""
         required = self.config.required_info_keys
         if required:
-            who = f"{type(self.config.credit).__name__} and {type(self.config.advantage).__name__}"
+            who = " and ".join(type(each).__name__ for each in self.config.judges)
             keys, is_over = probe_info_keys(self._slots)
             if is_over:
                 check_info_keys(required, keys, who)
@@ -376,7 +363,9 @@ class Trainer:
             model=self.learner.policy.model,
             optimizer=self.learner.optimizer,
             config_hash=self._hash,
+            critic=self._critic_parts,
         )
+        self.learner.load_state(state.extra.get("learner", {}))
         self.num_updates_done = state.update
         self._num_questions_seen = state.num_questions_seen
         self._rng.bit_generator.state = state.generators["minibatches"]
@@ -392,13 +381,20 @@ class Trainer:
                 num_questions_seen=self._num_questions_seen,
                 config_hash=self._hash,
                 generators={"minibatches": self._rng.bit_generator.state},
-                extra={},
+                extra={"learner": self.learner.state()},
             ),
             model=self.learner.policy.model,
             optimizer=self.learner.optimizer,
+            critic=self._critic_parts,
             tokenizer=self._tokenizer,
             keep=self.config.keep_checkpoints,
         )
+
+    @property
+    def _critic_parts(self) -> tuple[nn.Module, Optimizer] | None:
+        """What a checkpoint holds of the critic, if there is one."""
+        critic = self.learner.critic
+        return None if critic is None else (critic.module, critic.stepper.optimizer)
 
     def _open_trackers(self) -> TrackerGroup:
         """The trackers that the settings ask for."""
@@ -414,80 +410,11 @@ class Trainer:
             trackers.append(ProgressTracker(self.config.optim.num_updates))
         return TrackerGroup(trackers)
 
-    def _write_trajectories(self, judged: Sequence[Judged]) -> None:
-        """Writes the episodes of an update with their advantages."""
-        records = []
-        for each in judged:
-            for trajectory, row in zip(each.group.trajectories, each.advantages, strict=True):
-                record = json.loads(trajectory_to_json(trajectory))
-                record["advantages"] = row[: len(trajectory.turns)].tolist()
-                records.append(record)
-        self._write_records("trajectories", records)
 
-    def _write_records(self, folder_name: str, records: Sequence[Mapping[str, Any]]) -> None:
-        """Writes the records of this update into a file of their own, in one step."""
-        folder = self.config.output_dir / folder_name
-        folder.mkdir(exist_ok=True)
-        text = "".join(
-            json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n"
-            for record in records
-        )
-        write_atomically(folder / f"update_{self.num_updates_done:06d}.jsonl", text)
-
-
-def to_batch(judged: Sequence[Judged]) -> TokenBatch:
-    """The tokens of all groups."""
-    trajectories = [item for each in judged for item in each.group.trajectories]
-    rows = [row for each in judged for row in each.advantages]
-    return build_token_batch(trajectories, rows)
-
-
-def close_overflow(trajectory: Trajectory) -> Trajectory:
-    """Says of an episode that the context cut off that its response is not well-formed.
-
-    The environment did not see its end and reported none of the facts that stand there.
-
-    Args:
-        trajectory: Any episode.
-
-    Returns:
-        The same one, unless it overflowed: then its last info has ``is_format_valid``.
-    """
-    last = trajectory.turns[-1]
-    if OVERFLOW_KEY not in last.info:
-        return trajectory
-    info = {"is_format_valid": False, **last.info}
-    return replace(trajectory, turns=(*trajectory.turns[:-1], replace(last, info=info)))
-
-
-def questions_at(position: int, count: int, num_tasks: int, seed: int) -> list[int]:
-    """Which tasks come next; the order depends on the seed alone.
-
-    Every epoch goes through all tasks in an order of its own, so no task comes twice before
-    each has come once.
-
-    Args:
-        position: Number of tasks that came before.
-        count: How many are wanted.
-        num_tasks: Size of the split.
-        seed: The run's seed.
-
-    Returns:
-        Task indices.
-    """
-    tasks: list[int] = []
-    while len(tasks) < count:
-        epoch, offset = divmod(position + len(tasks), num_tasks)
-        order = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(num_tasks)
-        tasks.extend(int(task) for task in order[offset : offset + count - len(tasks)])
-    return tasks
-
-
-def episode_seed(seed: int, update: int, place: int, member: int) -> int:
-    """Seed of one episode's sampling: 63 bits, equal for every arm of a seed."""
-    key = (_EPISODE_STREAM, update, place, member)
-    state = np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)
-    return int(state[0] >> np.uint64(1))
+def _player(config: TrainConfig) -> PlayEpisodes:
+    """What plays the episodes of the settings' kind of collection."""
+    kind = config.rollout.collection
+    return PlayTrees(kind) if isinstance(kind, TreeSearch) else collect
 
 
 def count_tasks(slots: EnvSlots) -> int:
@@ -531,13 +458,6 @@ def probe_info_keys(slots: EnvSlots) -> tuple[set[str], bool]:
         if step.is_terminated or step.is_truncated:
             return keys, True
     return keys, False
-
-
-def write_atomically(file: Path, text: str) -> None:
-    """Replaces a file in one step."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)
 
 
 def _reset_first(slots: EnvSlots) -> SlotReset:

@@ -5,10 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from calibadv_env.info import STOP_STRINGS, THINK_OPEN, ActionKind
+from calibadv_env.info import (
+    MARKER_STOP_STRINGS,
+    QUERY_CLOSE,
+    QUERY_OPEN,
+    STOP_STRINGS,
+    THINK_OPEN,
+    ActionKind,
+    Grammar,
+)
 
 _THINK_CLOSE: Final = "</think>"
-_OPEN_TAGS: Final = {"</search>": "<search>", "</answer>": "<answer>"}
+_OPEN_TAGS: Final = {
+    "</search>": "<search>",
+    "</answer>": "<answer>",
+    QUERY_CLOSE: QUERY_OPEN,
+}
+_STOP_STRINGS: Final[dict[Grammar, tuple[str, ...]]] = {
+    "tags": STOP_STRINGS,
+    "markers": MARKER_STOP_STRINGS,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +70,7 @@ class Malformed:
 Action = Search | Answer | Malformed
 
 
-def parse_action(text: str) -> Action:
+def parse_action(text: str, grammar: Grammar = "tags") -> Action:
     """Reads one turn.
 
     Only the text up to and including the first stop string counts, because that is where
@@ -70,13 +86,16 @@ def parse_action(text: str) -> Action:
 
     Args:
         text: Whatever the policy wrote, with an opening think tag that was given to it put back.
+        grammar: How actions are written. With ``markers`` the thought of a search is all text
+            before the query, quotation marks round the query are dropped, and a query of which
+            nothing is left is malformed, as in R1-Searcher.
 
     Returns:
         The action. The thought is the text between the first ``<think>`` (the beginning, if only
         the closing tag is there) and the next ``</think>``; an unclosed thought ends where the
         action begins.
     """
-    end, closing = _first_stop(text)
+    end, closing = _first_stop(text, _STOP_STRINGS[grammar])
     if closing is None:
         return Malformed(_think(text))
     opening = _OPEN_TAGS[closing]
@@ -84,14 +103,22 @@ def parse_action(text: str) -> Action:
     if start < 0:
         return Malformed(_think(text[:end]))
     content = text[start + len(opening) : end].strip()
+    if closing == QUERY_CLOSE:
+        return _marked_search(text[:start], content)
     think = _think(text[:start])
     return Search(think, content) if closing == "</search>" else Answer(think, content)
 
 
-def _first_stop(text: str) -> tuple[int, str | None]:
+def _marked_search(head: str, content: str) -> Action:
+    """A query between markers, with the text before it as its thought."""
+    query = content.strip("\"'“”‘’").strip()
+    return Search(head.strip(), query) if query else Malformed(head.strip())
+
+
+def _first_stop(text: str, stop_strings: tuple[str, ...]) -> tuple[int, str | None]:
     """Position and name of the first stop string."""
     end, closing = len(text), None
-    for stop in STOP_STRINGS:
+    for stop in stop_strings:
         position = text.find(stop, 0, end)
         if position >= 0:
             end, closing = position, stop

@@ -57,6 +57,11 @@ class EpisodeConfig:
             if getattr(self, name) not in get_args(choices):
                 allowed = ", ".join(get_args(choices))
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        if self.prepend_think and prompts.grammar_of(self.prompt) == "markers":
+            raise ValueError(
+                "prepend_think must be False with a prompt that teaches markers, got True: such a "
+                "prompt opens the one thought of an episode itself"
+            )
         if self.max_observation_chars is not None and self.max_observation_chars < 0:
             raise ValueError(
                 f"max_observation_chars must not be negative, got {self.max_observation_chars}"
@@ -79,6 +84,9 @@ class TaskFacts:
         searchable_answers: The accepted answers as ``correctness.contains_answer`` takes them.
         hops_of: For each gold passage the hops whose fact it states.
         num_gold_hops: Number of hops that name gold passages.
+        gold_queries: For each hop the wordings of a query that finds its evidence.
+        gold_entities: Names that a correct chain of reasoning comes past.
+        gold_texts: Texts of the gold evidence, for the reward "step_search".
     """
 
     id: str
@@ -91,10 +99,23 @@ class TaskFacts:
     searchable_answers: tuple[str, ...]
     hops_of: Mapping[str, tuple[int, ...]]
     num_gold_hops: int
+    gold_queries: tuple[tuple[str, ...], ...] = ()
+    gold_entities: tuple[str, ...] = ()
+    gold_texts: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, task: QATask, *, index: int, num_tasks: int, split: str = "") -> TaskFacts:
-        """Works the facts out."""
+    def of(
+        cls,
+        task: QATask,
+        *,
+        index: int,
+        num_tasks: int,
+        split: str = "",
+        gold_queries: tuple[tuple[str, ...], ...] = (),
+        gold_entities: tuple[str, ...] = (),
+        gold_texts: tuple[str, ...] = (),
+    ) -> TaskFacts:
+        """Works the facts out; what takes more than the task to know is given."""
         hops_of: dict[str, tuple[int, ...]] = {}
         for hop, passage_ids in enumerate(task.gold_passages):
             for passage_id in passage_ids:
@@ -110,6 +131,9 @@ class TaskFacts:
             searchable_answers=correctness.searchable_answers(task.golden_answers),
             hops_of=hops_of,
             num_gold_hops=sum(bool(passage_ids) for passage_ids in task.gold_passages),
+            gold_queries=gold_queries,
+            gold_entities=gold_entities,
+            gold_texts=gold_texts,
         )
 
 
@@ -188,6 +212,8 @@ def begin(config: EpisodeConfig, task: TaskFacts) -> tuple[EpisodeState, str, Re
         max_turns=config.max_turns,
         has_gold=task.num_gold_hops > 0,
         hops=task.hops,
+        gold_queries=task.gold_queries,
+        gold_entities=task.gold_entities,
     )
     return EpisodeState(task), _open_think(config, observation), info
 
@@ -195,7 +221,7 @@ def begin(config: EpisodeConfig, task: TaskFacts) -> tuple[EpisodeState, str, Re
 def plan(config: EpisodeConfig, state: EpisodeState, text: str) -> Move:
     """Reads an action. A search in the last turn, which is for the answer, is not carried out."""
     whole = THINK_OPEN + text if config.prepend_think else text
-    action = parse_action(whole)
+    action = parse_action(whole, prompts.grammar_of(config.prompt))
     query = action.query if isinstance(action, Search) else None
     return Move(whole, action, query if state.turn < config.max_turns else None)
 
@@ -215,7 +241,10 @@ def transition(
         The next state, the observation and the facts. The arguments are left as they were.
     """
     stop_reason = _stop_reason(config, state, move.action)
-    after, facts = _advance(state, move, passages, stop_reason)
+    after, facts = _advance(config, state, move, passages, stop_reason)
+    if config.reward == "step_search":
+        texts = [f"{scored.passage.title} {scored.passage.text}" for scored in passages]
+        facts["gold_similarity"] = rewards.gold_similarity(texts, state.task.gold_texts)
     reward = 0.0
     if stop_reason is not None:
         answer = move.action.answer if isinstance(move.action, Answer) else None
@@ -255,6 +284,8 @@ def _observe(
     stop_reason: StopReason | None,
 ) -> str:
     """The text that follows: passages, the corrective sentence, or nothing."""
+    if move.query is not None and prompts.grammar_of(config.prompt) == "markers":
+        return prompts.marked_documents(passages, config.max_observation_chars)
     if move.query is not None:
         block = prompts.information_block(
             prompts.format_passages(passages),
@@ -263,13 +294,14 @@ def _observe(
         )
         return _open_think(config, block)
     if stop_reason == "malformed":
-        return prompts.INVALID_ACTION_TEXT
+        return prompts.invalid_action_text(config.prompt)
     if stop_reason is None:
-        return _open_think(config, prompts.INVALID_ACTION_TEXT)
+        return _open_think(config, prompts.invalid_action_text(config.prompt))
     return ""
 
 
 def _advance(
+    config: EpisodeConfig,
     state: EpisodeState,
     move: Move,
     passages: Sequence[ScoredPassage],
@@ -289,7 +321,8 @@ def _advance(
         (*state.thinks, words),
         state.seen | distinct,
         state.found.union(gold_new) if gold_new else state.found,
-        state.is_format_valid and rewards.is_turn_well_formed(move.text, action.kind),
+        state.is_format_valid
+        and rewards.is_turn_well_formed(move.text, action.kind, prompts.grammar_of(config.prompt)),
         stop_reason,
     )
     facts: StepInfo = {

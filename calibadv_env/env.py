@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Final, Literal, SupportsFloat
 
 import gymnasium
@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 
 from calibadv_env.data.base import TaskSet
+from calibadv_env.data.evidence import gold_entities, gold_queries, gold_texts
 from calibadv_env.data.registry import Dataset, get_dataset
 from calibadv_env.dynamics import (
     EpisodeConfig,
@@ -22,8 +23,9 @@ from calibadv_env.dynamics import (
     transition,
 )
 from calibadv_env.errors import RetrieverError
+from calibadv_env.options import RESET_OPTIONS, check_options, progress_of, task_index_of
 from calibadv_env.retrieval.asking import search_with_tasks
-from calibadv_env.retrieval.base import Retriever, ScoredPassage
+from calibadv_env.retrieval.base import Passage, Retriever, ScoredPassage
 from calibadv_env.rewards import RewardName
 from calibadv_env.spaces import UnicodeText
 
@@ -36,6 +38,23 @@ MAX_TEXT_CHARS: Final = 100_000_000
 RenderMode = Literal["ansi"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingTask(TaskFacts):
+    """A task that is asked at some point of a training: for retrievers with a curriculum.
+
+    Attributes:
+        training_progress: How much of the training is over, 0 to 1.
+    """
+
+    training_progress: float
+
+    @classmethod
+    def at(cls, facts: TaskFacts, progress: float) -> TrainingTask:
+        """The same task at that point."""
+        same = {each.name: getattr(facts, each.name) for each in fields(facts)}
+        return cls(**same, training_progress=progress)
+
+
 @dataclass
 class World:
     """What episodes are made from: tasks, a retriever and rules.
@@ -44,11 +63,13 @@ class World:
         tasks: The split that tasks are picked from.
         retriever: Answers the queries.
         config: The rules.
+        passage: Gives the passage of an id, for rules that need the texts of gold passages.
     """
 
     tasks: TaskSet
     retriever: Retriever
     config: EpisodeConfig
+    passage: Callable[[str], Passage] | None = None
     _facts: dict[int, TaskFacts] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -61,20 +82,28 @@ class World:
             ValueError: if the dataset, the split or the retriever is unknown.
         """
         data = get_dataset(dataset) if isinstance(dataset, str) else dataset
-        return cls(data.tasks(split), data.retriever(retriever), config)
+        passage = data.corpus().by_id if config.reward == "step_search" else None
+        return cls(data.tasks(split), data.retriever(retriever), config, passage)
 
-    def facts(self, index: int) -> TaskFacts:
-        """The task at an index, prepared; worked out once."""
+    def facts(self, index: int, training_progress: float | None = None) -> TaskFacts:
+        """The task at an index, prepared; worked out once.
+
+        With ``training_progress`` it carries that along to the retriever.
+        """
         facts = self._facts.get(index)
         if facts is None:
+            task = self.tasks[index]
             facts = TaskFacts.of(
-                self.tasks[index],
+                task,
                 index=index,
                 num_tasks=len(self.tasks),
                 split=self.tasks.split,
+                gold_queries=gold_queries(task),
+                gold_entities=gold_entities(task),
+                gold_texts=() if self.passage is None else gold_texts(task, self.passage),
             )
             self._facts[index] = facts
-        return facts
+        return facts if training_progress is None else TrainingTask.at(facts, training_progress)
 
     def pick(self, rng: np.random.Generator) -> int:
         """Draws the index of a task."""
@@ -96,49 +125,6 @@ class World:
         return results
 
 
-def task_index_of(tasks: TaskSet, key: str, value: Any) -> int:
-    """Reads one reset option.
-
-    Args:
-        tasks: The split.
-        key: "task_index" or "task_id".
-        value: What was given for it.
-
-    Returns:
-        The index of the task.
-
-    Raises:
-        ValueError: if there is no such task.
-    """
-    if key == "task_id":
-        try:
-            return tasks.index_of(value)
-        except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"options['task_id'] must be the id of a task in split {tasks.split!r} of dataset "
-                f"{tasks.name!r}, got {value!r}"
-            ) from error
-    is_index = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not is_index or not 0 <= value < len(tasks):
-        raise ValueError(
-            f"options['task_index'] must be an integer from 0 to {len(tasks) - 1}, got {value!r}"
-        )
-    return int(value)
-
-
-def check_options(options: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
-    """Refuses reset options that would be ignored.
-
-    Raises:
-        ValueError: if a key is unknown, or two keys both pick the task.
-    """
-    unknown = sorted(str(key) for key in options if key not in allowed)
-    if unknown:
-        raise ValueError(f"options must only have the keys {allowed}, got {unknown}")
-    if "task_index" in options and "task_id" in options:
-        raise ValueError("options must have at most one of task_index and task_id, got both")
-
-
 def check_render_mode(render_mode: str | None) -> None:
     """Refuses render modes other than "ansi" and None.
 
@@ -147,6 +133,21 @@ def check_render_mode(render_mode: str | None) -> None:
     """
     if render_mode not in (None, "ansi"):
         raise ValueError(f"render_mode must be None or 'ansi', got {render_mode!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """An episode as it stands; see ``clone_state`` and ``restore_state``.
+
+    Attributes:
+        state: Everything that its future depends on.
+        observation: The latest observation.
+        transcript: The texts so far.
+    """
+
+    state: EpisodeState
+    observation: str
+    transcript: tuple[str, ...]
 
 
 class DeepSearchEnv(gymnasium.Env[str, str]):
@@ -200,10 +201,11 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
         retriever: "bm25", "rank_bm25", "memory", or an object that searches.
         top_k: Passages a search.
         max_turns: Searches in an episode, at most.
-        reward: "f1", "em" or "cover_em".
+        reward: "f1", "em", "cover_em", or "step_search": F1, and facts for rewards of searches.
         format_gate: Whether an ill-formed response earns nothing.
         invalid_action: "end", as in CalibAdv, or "continue", as in Search-R1.
-        prompt: "search_r1", "question", or a template that holds ``{question}``.
+        prompt: "search_r1", "question", "r1_searcher", which has an action grammar of its own,
+            or a template that holds ``{question}``.
         prepend_think: Whether observations end with ``<think>``; actions then come without it.
         max_observation_chars: Most characters of passages in an observation, None for all.
         render_mode: "ansi" for a transcript, or None.
@@ -216,7 +218,11 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
     * v0: first version.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}  # type: ignore[misc]
+    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
+        "render_modes": ["ansi"],
+        "render_fps": 1,
+        "reset_options": RESET_OPTIONS,
+    }
 
     def __init__(
         self,
@@ -261,7 +267,8 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
         Args:
             seed: Seeds the environment's own generator; None lets it run on.
             options: ``{"task_index": i}`` or ``{"task_id": s}`` to choose the task, which then
-                is not drawn.
+                is not drawn; ``{"training_progress": p}``, 0 to 1, for a retriever that grows
+                harder in the course of a training.
 
         Returns:
             The instruction with the question, and a ``ResetInfo``.
@@ -269,10 +276,13 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
         Raises:
             ValueError: if an option is unknown or names no task.
         """
-        chosen = self._chosen_task(options or {})
+        options = options or {}
+        chosen = self._chosen_task(options)
+        progress = progress_of(options.get("training_progress"))
         super().reset(seed=seed)
         index = self._world.pick(self.np_random) if chosen is None else chosen
-        self._state, observation, info = begin(self._world.config, self._world.facts(index))
+        facts = self._world.facts(index, progress)
+        self._state, observation, info = begin(self._world.config, facts)
         self._transcript = [observation]
         return observation, dict(info)
 
@@ -310,6 +320,31 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
             dict(result.info),
         )
 
+    def clone_state(self) -> Snapshot:
+        """The episode as it stands, to go on from there later, here or in another environment.
+
+        The generator that draws tasks is not part of it.
+
+        Raises:
+            ResetNeeded: before the first reset.
+        """
+        if self._state is None:
+            raise ResetNeeded("clone_state needs an episode: call reset first")
+        return Snapshot(self._state, self._transcript[-1], tuple(self._transcript))
+
+    def restore_state(self, snapshot: Snapshot) -> str:
+        """Goes back, or over, to a state of :meth:`clone_state`.
+
+        Args:
+            snapshot: Of an environment with the same tasks and rules.
+
+        Returns:
+            The latest observation at that state.
+        """
+        self._state = snapshot.state
+        self._transcript = list(snapshot.transcript)
+        return snapshot.observation
+
     def render(self) -> str | None:
         """The transcript of the episode so far, or None without a render mode."""
         if self.render_mode is None:
@@ -318,9 +353,10 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
         return render_transcript(self._transcript, self._state)
 
     def _chosen_task(self, options: Mapping[str, Any]) -> int | None:
-        check_options(options, ("task_index", "task_id"))
-        for key, value in options.items():
-            return task_index_of(self._world.tasks, key, value)
+        check_options(options, RESET_OPTIONS)
+        for key in ("task_index", "task_id"):
+            if key in options:
+                return task_index_of(self._world.tasks, key, options[key])
         return None
 
     def __getstate__(self) -> dict[str, Any]:

@@ -11,6 +11,25 @@ from typing import Final, Literal, NotRequired, TypedDict
 STOP_STRINGS: Final[tuple[str, ...]] = ("</search>", "</answer>")
 """Strings that end a turn; whatever a policy writes after one of them is not read."""
 
+Grammar = Literal["tags", "markers"]
+"""How actions are written: between ``<search>`` and ``</search>``, or between the markers of
+R1-Searcher. The prompt settles it (``calibadv_env.prompts.grammar_of``)."""
+
+QUERY_OPEN: Final[str] = "<|begin_of_query|>"
+"""Marker before a query."""
+
+QUERY_CLOSE: Final[str] = "<|end_of_query|>"
+"""Marker behind a query."""
+
+DOCUMENTS_OPEN: Final[str] = "<|begin_of_documents|>"
+"""Marker before the passages that a query found."""
+
+DOCUMENTS_CLOSE: Final[str] = "<|end_of_documents|>"
+"""Marker behind them."""
+
+MARKER_STOP_STRINGS: Final[tuple[str, ...]] = (QUERY_CLOSE, "</answer>")
+"""Strings that end a turn where actions are written between markers."""
+
 THINK_OPEN: Final[str] = "<think>"
 """The tag that every well-formed turn begins with (see ``prepend_think``)."""
 
@@ -35,6 +54,9 @@ class ResetInfo(TypedDict):
         max_turns: Number of searches that the episode allows.
         has_gold: Whether the task names gold passages.
         hops: Number of reasoning steps, 0 where the dataset does not say.
+        gold_queries: For each hop the wordings of a query that would find its evidence; empty
+            where the dataset names none.
+        gold_entities: Names that a correct chain of reasoning comes past; empty where unknown.
     """
 
     task_id: str
@@ -46,6 +68,8 @@ class ResetInfo(TypedDict):
     max_turns: int
     has_gold: bool
     hops: int
+    gold_queries: tuple[tuple[str, ...], ...]
+    gold_entities: tuple[str, ...]
 
 
 class StepInfo(TypedDict):
@@ -70,6 +94,8 @@ class StepInfo(TypedDict):
         num_passages_seen: Distinct passages of this turn seen in an earlier turn.
         think_similarity: Highest word-level similarity of this thought to an earlier one, 0 to 1.
         stop_reason: Why the episode ended; None while it runs.
+        gold_similarity: For each text of the gold evidence the highest TF-IDF cosine, 0 to 1, of
+            one of this turn's passages to it. Only with the reward "step_search".
         em: Exact match, 0 or 1. Only at the end of an episode.
         f1: Token F1, 0 to 1. Only at the end of an episode.
         cover_em: Whether an accepted answer is contained in the answer. Only at the end.
@@ -93,6 +119,7 @@ class StepInfo(TypedDict):
     num_passages_seen: int
     think_similarity: float
     stop_reason: StopReason | None
+    gold_similarity: NotRequired[tuple[float, ...]]
     em: NotRequired[float]
     f1: NotRequired[float]
     cover_em: NotRequired[float]

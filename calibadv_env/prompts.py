@@ -5,6 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from calibadv_env.info import (
+    DOCUMENTS_CLOSE,
+    DOCUMENTS_OPEN,
+    MARKER_STOP_STRINGS,
+    QUERY_CLOSE,
+    QUERY_OPEN,
+    STOP_STRINGS,
+    THINK_OPEN,
+    Grammar,
+)
 from calibadv_env.retrieval.base import ScoredPassage
 
 SEARCH_R1: Final = (
@@ -21,7 +31,21 @@ SEARCH_R1: Final = (
 QUESTION: Final = "Question: {question}\n"
 """The bare question, for small policies that are trained on the format."""
 
-PROMPTS: Final[dict[str, str]] = {"search_r1": SEARCH_R1, "question": QUESTION}
+R1_SEARCHER: Final = (
+    "A user asks a question and an assistant answers it. The assistant first reasons and then "
+    "answers: the reasoning stands between <think> and </think>, the final answer between "
+    "<answer> and </answer>. Where it lacks knowledge while it reasons, it can search by writing "
+    f"{QUERY_OPEN} a few keywords {QUERY_CLOSE}; the results will then be given between "
+    f"{DOCUMENTS_OPEN} and {DOCUMENTS_CLOSE}, and it reasons on.\n\n"
+    f"User: {{question}}\nAssistant: {THINK_OPEN}"
+)
+"""The instruction of R1-Searcher in our own words; its markers are part of the action grammar."""
+
+PROMPTS: Final[dict[str, str]] = {
+    "search_r1": SEARCH_R1,
+    "question": QUESTION,
+    "r1_searcher": R1_SEARCHER,
+}
 """Named prompts."""
 
 INVALID_ACTION_TEXT: Final = (
@@ -30,6 +54,13 @@ INVALID_ACTION_TEXT: Final = (
     "I will try again.\n"
 )
 """What follows a malformed action."""
+
+INVALID_MARKERS_TEXT: Final = (
+    "\nMy previous action is invalid. To search, I have to put a query between "
+    f"{QUERY_OPEN} and {QUERY_CLOSE}. To finish, I have to close my reasoning and put the answer "
+    "between <answer> and </answer>. I will try again.\n"
+)
+"""The same where actions are written between markers."""
 
 _SLOT: Final = "{question}"
 
@@ -58,6 +89,26 @@ def resolve_prompt(prompt: str) -> str:
 def is_compact(prompt: str) -> bool:
     """Whether information blocks stand without blank lines: with the prompt "question" only."""
     return prompt == "question"
+
+
+def grammar_of(prompt: str) -> Grammar:
+    """How actions are written under a prompt: between markers if it teaches them, else in tags.
+
+    Args:
+        prompt: A name in ``PROMPTS``, or a template.
+    """
+    return "markers" if prompt == "r1_searcher" or QUERY_OPEN in prompt else "tags"
+
+
+def stop_strings(prompt: str | None) -> tuple[str, ...]:
+    """What ends a turn under a prompt; None stands for an environment's own prompt, with tags."""
+    is_marked = prompt is not None and grammar_of(prompt) == "markers"
+    return MARKER_STOP_STRINGS if is_marked else STOP_STRINGS
+
+
+def invalid_action_text(prompt: str) -> str:
+    """What follows a malformed action under a prompt."""
+    return INVALID_ACTION_TEXT if grammar_of(prompt) == "tags" else INVALID_MARKERS_TEXT
 
 
 def instruct(template: str, question: str) -> str:
@@ -91,6 +142,25 @@ def format_passages(passages: Sequence[ScoredPassage]) -> str:
             for rank, scored in enumerate(passages, start=1)
         ]
     )
+
+
+def marked_documents(passages: Sequence[ScoredPassage], max_chars: int | None = None) -> str:
+    """Passages between the markers of R1-Searcher.
+
+    Args:
+        passages: In rank order.
+        max_chars: Most characters of the passages, None for all.
+
+    Returns:
+        Lines ``(k)title text`` between the markers, with ``None`` in place of no passage. What
+        is cut, both markers stand.
+    """
+    body = "".join(
+        f"({rank}){' '.join((scored.passage.title, scored.passage.text)).strip()}\n"
+        for rank, scored in enumerate(passages, start=1)
+    )
+    body = (body or "None\n")[:max_chars]
+    return f"\n\n{DOCUMENTS_OPEN}\n{body}{DOCUMENTS_CLOSE}\n\n"
 
 
 def information_block(body: str, *, compact: bool, max_chars: int | None = None) -> str:

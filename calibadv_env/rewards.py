@@ -8,6 +8,7 @@ do, and is there for transcripts from elsewhere.
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from collections import Counter
@@ -16,11 +17,19 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final, Literal
 
-from calibadv_env.info import ActionKind
+from calibadv_env.info import (
+    DOCUMENTS_CLOSE,
+    DOCUMENTS_OPEN,
+    QUERY_CLOSE,
+    QUERY_OPEN,
+    ActionKind,
+    Grammar,
+)
 from calibadv_env.prompts import INVALID_ACTION_TEXT
 
-RewardName = Literal["f1", "em", "cover_em"]
-"""Which answer metric is the reward."""
+RewardName = Literal["f1", "em", "cover_em", "step_search"]
+"""Which answer metric is the reward. ``step_search`` is F1, and every step reports how far its
+passages agree with the gold evidence, from which StepSearch makes a reward for each search."""
 
 _DELETE_PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
 _ARTICLES: Final = re.compile(r"\b(?:a|an|the)\b")
@@ -29,6 +38,20 @@ _END_OF_TEXT: Final = "<|endoftext|>"
 
 _PLAIN_TURN: Final = re.compile(r"\s*<think>[^<]*</think>\s*<(search|answer)>[^<]*</\1>\s*")
 """The usual well-formed turn, one without any other ``<``: decides most cases at once."""
+
+_MARKERS: Final = re.compile(
+    "|".join(
+        [
+            "</?(?:think|answer)>",
+            *map(re.escape, (QUERY_OPEN, QUERY_CLOSE, DOCUMENTS_OPEN, DOCUMENTS_CLOSE)),
+        ]
+    )
+)
+_TURN_MARKERS: Final[dict[ActionKind, list[str]]] = {
+    "search": [QUERY_OPEN, QUERY_CLOSE],
+    "answer": ["</think>", "<answer>", "</answer>"],
+}
+_WORD: Final = re.compile(r"\b\w\w+\b")
 
 _TURN_TAGS: Final[dict[ActionKind, list[str]]] = {
     "search": ["<think>", "</think>", "<search>", "</search>"],
@@ -172,10 +195,10 @@ def compose_reward(
     """
     if format_gate and not is_format_valid:
         return 0.0
-    return float(getattr(scores, reward))
+    return float(scores.f1 if reward == "step_search" else getattr(scores, reward))
 
 
-def is_turn_well_formed(text: str, kind: ActionKind) -> bool:
+def is_turn_well_formed(text: str, kind: ActionKind, grammar: Grammar = "tags") -> bool:
     """Whether one action is exactly a thought and a search, or a thought and an answer.
 
     The whole text as written is judged, also what stands behind the closing tag: the only tags
@@ -191,10 +214,14 @@ def is_turn_well_formed(text: str, kind: ActionKind) -> bool:
     Args:
         text: The action, with an opening think tag that was given to the policy put back.
         kind: What the action was read as.
+        grammar: How actions are written. With ``markers`` an episode is one thought that the
+            prompt opens: a search is any text and one marked query, an answer closes the thought.
 
     Returns:
         The verdict; a malformed action is never well-formed.
     """
+    if grammar == "markers":
+        return _is_marked_turn_well_formed(text, kind)
     expected = _TURN_TAGS.get(kind)
     if expected is None:
         return False
@@ -211,6 +238,18 @@ def is_turn_well_formed(text: str, kind: ActionKind) -> bool:
         text[tags[3].end() :],
     )
     return not any(gap.strip() for gap in outside)
+
+
+def _is_marked_turn_well_formed(text: str, kind: ActionKind) -> bool:
+    """The same for the markers of R1-Searcher."""
+    text = text.replace(_END_OF_TEXT, "")
+    marks = list(islice(_MARKERS.finditer(text), 4))
+    if [mark.group() for mark in marks] != _TURN_MARKERS.get(kind):
+        return False
+    gaps = [text[marks[-1].end() :]]
+    if kind == "answer":
+        gaps.append(text[marks[0].end() : marks[1].start()])
+    return not any(gap.strip() for gap in gaps)
 
 
 def is_format_valid(response: str) -> bool:
@@ -272,6 +311,55 @@ def extract_answer(response: str) -> str | None:
             return found
         found = response[start + 8 : end].strip()
         position = end + 9
+
+
+def tfidf_similarities(text: str, others: Sequence[str]) -> tuple[float, ...]:
+    """TF-IDF cosines of one text to others, fitted on these texts alone.
+
+    Words are lower-cased runs of two or more letters, digits or underscores; a word's weight is
+    its count times ``ln((1 + n) / (1 + df)) + 1`` with ``n`` texts, ``df`` of which hold it.
+
+    **Source:** the vectoriser of scikit-learn with its defaults, as StepSearch uses it.
+
+    Args:
+        text: Compared with each of the others.
+        others: At least none.
+
+    Returns:
+        One cosine a text, 0 to 1; 0 for a text without words.
+    """
+    counts = [Counter(_WORD.findall(each.lower())) for each in (text, *others)]
+    frequency = Counter(word for count in counts for word in count)
+    idf = {word: math.log((1 + len(counts)) / (1 + df)) + 1 for word, df in frequency.items()}
+    vectors = [{word: n * idf[word] for word, n in count.items()} for count in counts]
+    norms = [math.sqrt(sum(value * value for value in vector.values())) for vector in vectors]
+    first = vectors[0]
+    products = (
+        sum(value * first[word] for word, value in vector.items() if word in first)
+        for vector in vectors[1:]
+    )
+    return tuple(
+        min(1.0, product / (norms[0] * norm)) if product else 0.0
+        for product, norm in zip(products, norms[1:], strict=True)
+    )
+
+
+def gold_similarity(texts: Sequence[str], gold_texts: Sequence[str]) -> tuple[float, ...]:
+    """How near the passages of a turn come to each piece of gold evidence.
+
+    **Source:** StepSearch (arXiv 2505.15107), the information gain of a search.
+
+    Args:
+        texts: The passages of one turn.
+        gold_texts: The gold evidence.
+
+    Returns:
+        For each gold text the highest cosine of a passage to it, 0 without passages.
+    """
+    if not texts:
+        return (0.0,) * len(gold_texts)
+    rows = [tfidf_similarities(text, gold_texts) for text in texts]
+    return tuple(max(column) for column in zip(*rows, strict=True))
 
 
 def _f1(predicted: str, golden: str) -> float:

@@ -27,12 +27,12 @@ from calibadv_env.env import (
     MAX_ACTION_CHARS,
     MAX_TEXT_CHARS,
     RenderMode,
+    Snapshot,
     World,
-    check_options,
     check_render_mode,
     render_transcript,
-    task_index_of,
 )
+from calibadv_env.options import RESET_OPTIONS, check_options, progress_of, task_index_of
 from calibadv_env.retrieval.base import Retriever
 from calibadv_env.rewards import RewardName
 from calibadv_env.spaces import UnicodeText
@@ -97,6 +97,7 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], npt.NDArray[
         "render_modes": ["ansi"],
         "render_fps": 1,
         "autoreset_mode": AutoresetMode.DISABLED,
+        "reset_options": (*RESET_OPTIONS, "reset_mask"),
     }
 
     def __init__(
@@ -156,7 +157,8 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], npt.NDArray[
             seed: ``s`` seeds slot ``i`` with ``s + i``; a sequence holds one seed a slot, None
                 letting that slot's generator run on.
             options: ``task_index`` or ``task_id`` chooses the tasks: one for all, or a sequence
-                with one a slot. ``reset_mask``, a boolean array with one entry a slot, leaves the
+                with one a slot; so does ``training_progress``, where None leaves it open.
+                ``reset_mask``, a boolean array with one entry a slot, leaves the
                 slots alone where it is false.
 
         Returns:
@@ -167,17 +169,18 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], npt.NDArray[
             ValueError: if the seed or an option does not fit; nothing is reset then.
         """
         options = options or {}
-        check_options(options, ("task_index", "task_id", "reset_mask"))
+        check_options(options, (*RESET_OPTIONS, "reset_mask"))
         seeds = self._read_seeds(seed)
         slots = self._read_mask(options.get("reset_mask"))
         chosen = self._read_tasks(options, slots)
+        progress = self._read_progress(options.get("training_progress"))
         infos: list[Mapping[str, Any]] = []
         for slot in slots:
             generator = self._generators[slot]
             if generator is None or seeds[slot] is not None:
                 generator = self._generators[slot] = seeding.np_random(seeds[slot])[0]
             index = self._world.pick(generator) if chosen is None else chosen[slot]
-            facts = self._world.facts(index)
+            facts = self._world.facts(index, progress[slot])
             self._states[slot], observation, info = begin(self._world.config, facts)
             self._observations[slot] = observation
             self._transcripts[slot] = [observation]
@@ -228,6 +231,37 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], npt.NDArray[
             self._truncated.copy(),
             infos,
         )
+
+    def clone_state(self, slot: int) -> Snapshot:
+        """The episode of one slot as it stands, to go on from there later, in any slot.
+
+        The slot's generator is not part of it.
+
+        Raises:
+            ResetNeeded: if the slot was never reset.
+        """
+        state = self._states[slot]
+        if state is None:
+            raise ResetNeeded(f"clone_state needs an episode: slot {slot} has none")
+        return Snapshot(state, self._observations[slot], tuple(self._transcripts[slot]))
+
+    def restore_state(self, slot: int, snapshot: Snapshot) -> str:
+        """Puts a state of :meth:`clone_state` into a slot.
+
+        Args:
+            slot: Which one; whatever it played before is over.
+            snapshot: Of an environment with the same tasks and rules.
+
+        Returns:
+            The latest observation at that state.
+        """
+        reason = snapshot.state.stop_reason
+        self._states[slot] = snapshot.state
+        self._observations[slot] = snapshot.observation
+        self._transcripts[slot] = list(snapshot.transcript)
+        self._terminated[slot] = reason is not None and reason != "no_answer"
+        self._truncated[slot] = reason == "no_answer"
+        return snapshot.observation
 
     def render(self) -> tuple[str, ...] | None:
         """A transcript for each slot, or None without a render mode."""
@@ -301,6 +335,16 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], npt.NDArray[
                     )
                 return {slot: task_index_of(self._world.tasks, key, value[slot]) for slot in slots}
         return None
+
+    def _read_progress(self, value: Any) -> list[float | None]:
+        if value is None or isinstance(value, int | float | np.number):
+            value = [value] * self.num_envs
+        if not hasattr(value, "__len__") or isinstance(value, str) or len(value) != self.num_envs:
+            raise ValueError(
+                f"options['training_progress'] must be one value or {self.num_envs}, "
+                f"got {value!r:.80}"
+            )
+        return [progress_of(one) for one in value]
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out what the dataset gives again: tasks and index."""

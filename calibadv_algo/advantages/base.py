@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from calibadv_algo.types import Group
+from calibadv_algo.types import Group, Trajectory
 
 
 class AdvantageEstimator(Protocol):
@@ -22,6 +23,81 @@ class AdvantageEstimator(Protocol):
         self, group: Group, correctness: Float[np.ndarray, "group turn"]
     ) -> Float[np.ndarray, "group turn"]:
         """Returns the advantages, 0 beyond the last turn of a trajectory."""
+        ...
+
+
+@runtime_checkable
+class FinishingEstimator(Protocol):
+    """An estimator whose last step looks at the whole batch."""
+
+    def finish(
+        self,
+        advantages: Sequence[Float[np.ndarray, "_ _"]],
+        counts: Sequence[Float[np.ndarray, "_ _"]],
+    ) -> list[Float[np.ndarray, "_ _"]]:
+        """Returns the final advantages of all groups.
+
+        Args:
+            advantages: One matrix a group, ``[group, turn]``.
+            counts: Number of sampled tokens of each turn, 0 where there is none.
+        """
+        ...
+
+
+@runtime_checkable
+class TokenReweighting(Protocol):
+    """An estimator that goes on where turns have become tokens."""
+
+    def reweight_tokens(
+        self,
+        advantages: Sequence[Float[np.ndarray, " _"]],
+        trajectories: Sequence[Trajectory],
+        update: int,
+    ) -> list[Float[np.ndarray, " _"]]:
+        """Returns the final advantages of the action tokens, one vector a trajectory.
+
+        Args:
+            advantages: One vector a trajectory.
+            trajectories: Those of the whole batch.
+            update: Number of finished updates.
+        """
+        ...
+
+
+@runtime_checkable
+class ValueAdvantage(Protocol):
+    """Gives every token an advantage, from rewards and a critic's values."""
+
+    @property
+    def required_info_keys(self) -> frozenset[str]:
+        """Keys that the turns' ``info`` must hold, beyond those that the credit needs."""
+        ...
+
+    def token_advantages(
+        self,
+        trajectory: Trajectory,
+        rewards: Float[np.ndarray, " token"],
+        values: Float[np.ndarray, " token"],
+    ) -> tuple[Float[np.ndarray, " token"], Float[np.ndarray, " token"]]:
+        """Returns the advantages of a trajectory's action tokens and the critic's targets.
+
+        Args:
+            trajectory: For the places where its turns end.
+            rewards: Reward of each token: a turn's on its last token, less what a divergence
+                from the reference policy costs.
+            values: The critic's value before each token.
+        """
+        ...
+
+
+@runtime_checkable
+class FinishingValueAdvantage(Protocol):
+    """A token-level estimator whose last step looks at the whole batch."""
+
+    def finish_tokens(
+        self, advantages: Sequence[Float[np.ndarray, " _"]]
+    ) -> list[Float[np.ndarray, " _"]]:
+        """Returns the final advantages, one vector a trajectory."""
         ...
 
 

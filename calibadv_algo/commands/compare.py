@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +31,7 @@ from calibadv_algo.compare import (
     write_comparison,
 )
 from calibadv_algo.config import TrainConfig
+from calibadv_algo.study import STUDIES, Study, study_defaults
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,41 +39,77 @@ class Compare:
     """Train every arm with every seed from one warm start, and compare."""
 
     preset: str = "quick"
-    """quick: GRPO and CalibAdv, 2 seeds; full: every arm, 5 seeds; smoke: a trial of a minute."""
+    """quick: GRPO and CalibAdv, 2 seeds; full: every arm, 5 seeds; smoke: a trial of a minute;
+    falsify: the experiment on labels, parts, step size and collapse, hours of two cores."""
     config: Annotated[CompareConfig, tyro.conf.arg(name="")] = field(default_factory=CompareConfig)
     """What is compared."""
 
     def run(self) -> int:
         """Trains, then writes table, curves and page into the output folder."""
         console = Console(highlight=False)
-        config = self.config
-        check_output_dir(config)
-        facts = {
-            "git_commit": git_commit(),
-            "data_sha256": data_sha256(config.train.env),
-            "coverage": coverage_facts(config.train.env, config.train.evaluation.split),
-            "warm_start": warm_start_facts(config.train.model),
-        }
-        earlier = recorded_wall_time_s(config.output_dir)
-        write_comparison(config, facts, earlier)
-        started = time.monotonic()
-        jobs = plan_jobs(config)
-        console.print(
-            f"{len(jobs)} runs: {', '.join(config.arms)}; seeds {', '.join(map(str, config.seeds))}"
-        )
-        try:
-            with Live(console=console, refresh_per_second=2, transient=True) as live:
-                run_jobs(
-                    jobs,
-                    _train_quietly,
-                    config.num_workers,
-                    lambda running: live.update(_progress_table(jobs, running, started)),
-                )
-        finally:
-            wall_time_s = round((earlier or 0.0) + time.monotonic() - started, 1)
-            write_comparison(config, facts, wall_time_s)
-        write_results(config.output_dir, console)
+        if self.preset in STUDIES:
+            _run_study(STUDIES[self.preset], self.config, console)
+        else:
+            _run_comparison(self.config, console)
         return 0
+
+
+def _run_study(study: Study, config: CompareConfig, console: Console) -> None:
+    """Runs the comparisons of a study one after the other, then writes its page."""
+    if replace(config, output_dir=study_defaults(study).output_dir, num_workers=0) != (
+        study_defaults(study)
+    ):
+        raise ValueError(
+            f"the study {study.name} sets arms, seeds and settings itself: only --output-dir and "
+            "--num-workers can be given"
+        )
+    for part in study.parts:
+        console.print(f"{part.name}: {part.label}")
+        _run_comparison(
+            study.part_config(part, config.output_dir, num_workers=config.num_workers), console
+        )
+    write_study(study, config.output_dir, console)
+
+
+def write_study(study: Study, study_dir: Path, console: Console) -> None:
+    """Measures a study from its runs and writes its numbers and its page."""
+    from calibadv_algo.report.study_numbers import measure_study, write_numbers
+    from calibadv_algo.report.study_page import write_page
+
+    results = measure_study(study, study_dir)
+    page = study_dir / "page"
+    for path in (write_numbers(results, page), *write_page(results, page)):
+        console.print(f"wrote {path}", markup=False, soft_wrap=True)
+
+
+def _run_comparison(config: CompareConfig, console: Console) -> None:
+    """Runs arms and seeds, then writes table, curves and page."""
+    check_output_dir(config)
+    facts = {
+        "git_commit": git_commit(),
+        "data_sha256": data_sha256(config.train.env),
+        "coverage": coverage_facts(config.train.env, config.train.evaluation.split),
+        "warm_start": warm_start_facts(config.train.model),
+    }
+    earlier = recorded_wall_time_s(config.output_dir)
+    write_comparison(config, facts, earlier)
+    started = time.monotonic()
+    jobs = plan_jobs(config)
+    console.print(
+        f"{len(jobs)} runs: {', '.join(config.arms)}; seeds {', '.join(map(str, config.seeds))}"
+    )
+    try:
+        with Live(console=console, refresh_per_second=2, transient=True) as live:
+            run_jobs(
+                jobs,
+                _train_quietly,
+                config.num_workers,
+                lambda running: live.update(_progress_table(jobs, running, started)),
+            )
+    finally:
+        wall_time_s = round((earlier or 0.0) + time.monotonic() - started, 1)
+        write_comparison(config, facts, wall_time_s)
+    write_results(config.output_dir, console)
 
 
 def write_results(comparison_dir: Path, console: Console) -> None:

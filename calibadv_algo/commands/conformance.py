@@ -1,4 +1,4 @@
-"""`calibadv conformance`: our numbers against vectors of the reference implementation."""
+"""`calibadv conformance`: our numbers against vectors of the reference implementations."""
 
 from __future__ import annotations
 
@@ -14,15 +14,33 @@ from calibadv_algo.conformance import format_report, run_conformance
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conformance:
-    """Compare credit and advantages with a file of reference vectors."""
+    """Compare credit, advantages and losses with files of reference vectors."""
 
-    file: Annotated[Path, tyro.conf.Positional]
-    """JSON file of vectors, such as tests/data/calibadv_vectors.json."""
+    files: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """JSON files of vectors, such as tests/data/calibadv_vectors.json and misc_vectors.json."""
     tolerance: float = 1e-5
     """Largest absolute difference that counts as agreement."""
 
+    def __post_init__(self) -> None:
+        """Checks that there is something to compare."""
+        if not self.files:
+            raise ValueError("files must not be empty")
+
     def run(self) -> int:
         """Prints how many vectors agree; the exit code is 1 if a supported one does not."""
-        report = run_conformance(self.file, self.tolerance)
-        Console(soft_wrap=True).print(format_report(report), highlight=False, markup=False)
-        return 0 if report.is_conformant else 1
+        console = Console(soft_wrap=True)
+        reports = [run_conformance(path, self.tolerance, _curriculum) for path in self.files]
+        for report in reports:
+            console.print(format_report(report), highlight=False, markup=False)
+        if len(reports) > 1:
+            agreed = sum(report.num_agreed for report in reports)
+            total = sum(report.num_vectors for report in reports)
+            console.print(f"all files: {agreed} of {total} vectors agree", highlight=False)
+        return 0 if all(report.is_conformant for report in reports) else 1
+
+
+def _curriculum(step: int, num_steps: int, start: float, end: float) -> float:
+    """The environment's share of noisy searches."""
+    from calibadv_env.retrieval.simulated import noise_probability
+
+    return noise_probability(step, num_steps, start=start, end=end)

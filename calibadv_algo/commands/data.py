@@ -20,12 +20,12 @@ from calibadv_env.data.benchmarks import (
     CORPUS_VARIABLE,
     SEVEN,
     Benchmark,
-    benchmark_folder,
     find_benchmark,
     read_prepared,
 )
 from calibadv_env.data.coverage import AuditResult, audit_dataset, audit_path, write_audit
 from calibadv_env.data.flashrag import FlashragFolder, FlashragHub, Source
+from calibadv_env.data.own import own_folder, prepare_own
 from calibadv_env.data.prepare import Prepared, prepare
 from calibadv_env.data.registry import Dataset, get_dataset
 from calibadv_env.data.search_r1 import ParquetFiles
@@ -35,25 +35,68 @@ ALL: Final = "seven"
 """Name that stands for all benchmarks."""
 
 _KINDS: Final = "flashrag FOLDER, hub, or parquet FILE [FILE ...]"
+_OWN_KINDS: Final = ("csv", "jsonl", "hf")
+"""Sources of datasets other than the benchmarks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepare:
-    """Convert benchmarks, find their gold passages, and put them where their ids look."""
+    """Make a dataset of your own questions, or bring benchmarks into place with their gold."""
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Benchmarks: NQ, TriviaQA, PopQA, HotpotQA, 2WikiMultihopQA, MuSiQue, Bamboogle, in any
-    case; or "seven" for all."""
+    case; or "seven" for all. For questions of your own a new name, or the path of a folder."""
     source: Annotated[tuple[str, ...], tyro.conf.arg(name="from")] = ("hub",)
-    """Where from: `flashrag FOLDER` (a copy of FlashRAG's data, or the folder of one benchmark),
-    `hub`, or `parquet FILE [FILE ...]` (Search-R1's, verl's or SkyRL's)."""
+    """Where from: `csv FILE [FILE ...]`, `jsonl FILE [FILE ...]` or `hf OWNER/NAME[:CONFIG]`
+    for questions of your own; for benchmarks `flashrag FOLDER` (a copy of FlashRAG's data, or the
+    folder of one benchmark), `hub`, or `parquet FILE [FILE ...]` (Search-R1's, verl's, SkyRL's)."""
     corpus: Path | None = None
-    """JSONL file, or folder of an index, in which gold passages are looked for; by default what
+    """Documents, as JSONL or CSV, or the folder of an index; for benchmarks by default what
     CALIBADV_CORPUS names."""
+    shares: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """How your own questions are dealt out to train, dev and test, if they do not say."""
+    passage_words: int | None = None
+    """Cut your own documents into passages of so many words; None leaves them whole."""
+    seed: int = 0
+    """Seed of the deal."""
 
     def run(self) -> int:
         """Converts, and prints what was found."""
         console = Console(highlight=False)
+        if self.source and self.source[0] in _OWN_KINDS:
+            self._prepare_own(console)
+        else:
+            self._prepare_benchmarks(console)
+        return 0
+
+    def _prepare_own(self, console: Console) -> None:
+        kind, *sources = self.source
+        if len(self.names) != 1:
+            raise ValueError(f"names must be one new name or path, got {' '.join(self.names)!r}")
+        if kind == "hf":
+            sources = [f"hf:{source}" for source in sources]
+        done = prepare_own(
+            self.names[0],
+            sources,
+            self.corpus,
+            shares=self.shares,
+            passage_words=self.passage_words,
+            seed=self.seed,
+        )
+        table = Table("split", "questions", title=escape(done.name))
+        for split, size in done.sizes.items():
+            table.add_row(split, _number(size))
+        console.print(table)
+        if done.num_documents is None:
+            text = "No documents were named: --corpus names some; or search a server elsewhere."
+            console.print(text, style="yellow", soft_wrap=True)
+        else:
+            text = f"{_number(done.num_documents)} documents, {_number(done.num_passages)} passages"
+            console.print(f"{text}; {_number(done.num_with_gold)} questions name theirs")
+        console.print(f"folder: {done.folder}", markup=False, soft_wrap=True)
+        console.print(f"use it as: --env.dataset {done.name}", markup=False, soft_wrap=True)
+
+    def _prepare_benchmarks(self, console: Console) -> None:
         chosen = _benchmarks(self.names)
         sources = {b.name: (b, _source_of(self.source, b)) for b in chosen}
         named = os.environ.get(CORPUS_VARIABLE)
@@ -71,7 +114,6 @@ class Prepare:
                 style="yellow",
                 soft_wrap=True,
             )
-        return 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +121,7 @@ class Inspect:
     """Show a dataset: splits and sizes, corpus, gold passages, and some of its tasks."""
 
     name: Annotated[str, tyro.conf.Positional]
-    """A dataset: a built-in one, or a folder (with a slash in its path)."""
+    """A dataset: a name, several joined by +, hf:owner/name, or a path (with a slash in it)."""
     split: str = "eval"
     """Split whose tasks are shown."""
     tasks: int = 3
@@ -209,7 +251,7 @@ def dataset_facts(dataset: Dataset) -> dict[str, Any]:
         Its name, its splits with sizes, and where its tasks and its corpus come from.
     """
     benchmark = SEVEN.get(dataset.name)
-    note = (read_prepared(benchmark_folder(benchmark)) if benchmark else None) or {}
+    note = read_prepared(own_folder(dataset.name)) or {}
     splits = {}
     for split in dataset.splits:
         size, problem = _try(lambda split=split: len(dataset.tasks(split)))  # type: ignore[misc]

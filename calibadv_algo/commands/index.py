@@ -21,7 +21,8 @@ from rich.progress import (
 )
 
 from calibadv_env.data.registry import get_dataset, list_datasets
-from calibadv_env.retrieval.bm25_build import Bm25Settings, build_bm25_index
+from calibadv_env.retrieval.bm25_build import build_bm25_index
+from calibadv_env.retrieval.bm25_settings import Bm25Settings
 from calibadv_env.retrieval.disk_corpus import CorpusSource
 from calibadv_env.retrieval.faiss_index import FaissSettings, Flat, Hnsw, IvfPq, ScalarQuantized
 from calibadv_env.retrieval.index_files import Progress as Report

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from calibadv_algo.arms import ARMS
+from calibadv_algo.baseline import baseline_names, find_baseline
 from calibadv_algo.commands.setup import SHIPPED_POLICIES
 from calibadv_algo.config import PRESETS
 from calibadv_env.data.registry import get_dataset, list_datasets
@@ -17,16 +18,24 @@ from calibadv_env.data.registry import get_dataset, list_datasets
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class List:
-    """List the arms, datasets, presets or policies that there are."""
+    """List the arms, baselines, datasets, presets or policies that there are."""
 
-    what: Annotated[Literal["arms", "datasets", "presets", "policies"], tyro.conf.Positional]
+    what: Annotated[
+        Literal["arms", "baselines", "datasets", "presets", "policies"], tyro.conf.Positional
+    ]
     """Which names."""
 
     def run(self) -> int:
         """Prints a table of names and one-line descriptions."""
-        table = Table("name", "what it is", box=None, pad_edge=False)
-        for name, description in self._rows().items():
-            table.add_row(name, description)
+        columns = ("name", "what it is", *(("source",) if self.what == "baselines" else ()))
+        table = Table(*columns, box=None, pad_edge=False)
+        if self.what == "baselines":
+            for name in baseline_names():
+                baseline = find_baseline(name)
+                table.add_row(name, baseline.description, baseline.source)
+        else:
+            for name, description in self._rows().items():
+                table.add_row(name, description)
         Console(highlight=False).print(table)
         return 0
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from calibadv_algo.commands.setup import load_policy
 from calibadv_algo.config import EnvConfig
-from calibadv_env.info import STOP_STRINGS
+from calibadv_env.prompts import stop_strings
 
 HELP = "s QUERY searches, a ANSWER answers, q quits"
 
@@ -100,7 +100,9 @@ class Play:
         model, tokenizer = load_policy(name)
         engine = HfEngine(model, tokenizer, max_slots=1)
         params = SamplingParams(
-            temperature=self.temperature, max_tokens=self.max_tokens, stop=STOP_STRINGS
+            temperature=self.temperature,
+            max_tokens=self.max_tokens,
+            stop=stop_strings(self.env.prompt),
         )
         ids: list[int] = []
         read = 0

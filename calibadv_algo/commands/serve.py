@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import tyro
 from rich.console import Console
@@ -14,8 +15,12 @@ from calibadv_env.data.registry import get_dataset, list_datasets
 from calibadv_env.errors import DataError
 from calibadv_env.retrieval import Corpus, Retriever, make_retriever
 from calibadv_env.retrieval.batcher import BatchLimits
+from calibadv_env.retrieval.parallel import ParallelRetriever
 from calibadv_env.retrieval.server import ServerConfig, run_server
 from calibadv_env.retrieval.wire import RequestLimits
+
+SINGLE_CORE_KINDS: Final = ("bm25", "tantivy")
+MAX_PROCESSES: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +43,8 @@ class Serve:
     """Longest request."""
     grace_s: float = 30.0
     """How long a stop waits for requests that run."""
+    processes: int | None = None
+    """Processes that share a batch. None: for BM25 on disk one a core, at most 4; else 1."""
     verify: bool = False
     """Whether to read and hash every file of an index first."""
 
@@ -56,8 +63,9 @@ class Serve:
         def load() -> Retriever:
             started = time.monotonic()
             retriever = open_source(self.source, self.retriever, verify=self.verify)
+            retriever = in_parallel(retriever, self.processes)
             took = time.monotonic() - started
-            name = type(retriever).__name__
+            name = describe(retriever)
             console.print(f"ready after {took:.1f} s: {name}", markup=False)
             return retriever
 
@@ -94,3 +102,30 @@ def open_source(source: str, retriever: str, *, verify: bool = False) -> Retriev
         return get_dataset(source).retriever(retriever)
     known = ", ".join(list_datasets())
     raise DataError(f"{source}: there is no such file or folder, nor a dataset; those are {known}")
+
+
+def in_parallel(retriever: Retriever, processes: int | None) -> Retriever:
+    """Lets several processes share a batch.
+
+    Args:
+        retriever: What is served.
+        processes: How many; None takes one a core, at most 4, for an index on disk whose search
+            keeps one core busy, and one for everything else.
+
+    Returns:
+        The retriever, or one that spreads it.
+
+    Raises:
+        ValueError: if ``processes`` is below 1.
+    """
+    if processes is None:
+        is_single = getattr(getattr(retriever, "manifest", None), "kind", "") in SINGLE_CORE_KINDS
+        processes = min(MAX_PROCESSES, len(os.sched_getaffinity(0))) if is_single else 1
+    return retriever if processes == 1 else ParallelRetriever(retriever, processes)
+
+
+def describe(retriever: Retriever) -> str:
+    """Names a retriever for the person who started it."""
+    if isinstance(retriever, ParallelRetriever):
+        return f"{describe(retriever.retriever)}, {retriever.num_processes} processes"
+    return type(retriever).__name__

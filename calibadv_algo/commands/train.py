@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import tyro
 from rich.console import Console
 
+from calibadv_algo.arms import find_arm
+from calibadv_algo.baseline import Baseline, find_baseline
 from calibadv_algo.commands.setup import data_sha256, git_commit, load_policy
-from calibadv_algo.config import ATLAS_TINY, TrainConfig
+from calibadv_algo.config import ATLAS_TINY, PRESETS, TrainConfig
 from calibadv_env.errors import RetrieverError
+from calibadv_env.prompts import stop_strings
 
 if TYPE_CHECKING:
     from calibadv_algo.trainer import TrainResult
+
+PUBLISHED: Final = "published"
+"""Name of the preset that stands for a baseline's own settings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,9 +28,13 @@ class Train:
     """Train a policy in a search environment; goes on from its last checkpoint if there is one."""
 
     preset: str = "atlas-tiny"
-    """Named settings that the flags below change; `calibadv list presets`."""
-    arm: str = "calibadv"
-    """Algorithm: sets advantage, credit and think tag; `calibadv list arms`."""
+    """Named settings that the flags below change; `calibadv list presets`. With a baseline,
+    "published" stands for its own."""
+    arm: str | None = None
+    """Algorithm: sets advantage, credit and think tag; `calibadv list arms`. CalibAdv if neither
+    an arm nor a baseline is named."""
+    baseline: str | None = None
+    """A published system in place of an arm; `calibadv list baselines`."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(
         default_factory=lambda: ATLAS_TINY
     )
@@ -39,6 +49,55 @@ class Train:
             soft_wrap=True,
         )
         return 0
+
+
+def train_config(preset: str | None, arm: str | None, baseline: str | None) -> TrainConfig:
+    """The settings that names stand for, before flags change them.
+
+    Args:
+        preset: A preset; "published" for the baseline's own settings; None for the usual ones.
+        arm: An arm, or None.
+        baseline: A baseline, or None.
+
+    Returns:
+        The preset with the algorithm put on it; CalibAdv if none is named.
+
+    Raises:
+        ValueError: if a name is not known, both an arm and a baseline are given, or
+            "published" without a baseline.
+    """
+    if baseline is not None:
+        if arm is not None:
+            raise ValueError(f"give either an arm or a baseline, got {arm!r} and {baseline!r}")
+        found = find_baseline(baseline)
+        return found.published if preset == PUBLISHED else found.apply(_preset(preset))
+    return find_arm(arm or "calibadv").apply(_preset(preset))
+
+
+def train_baseline(baseline: Baseline) -> None:
+    """Trains a system on the atlas, or as the flags of the process say.
+
+    Args:
+        baseline: The system; what its own file runs.
+    """
+    config = tyro.cli(
+        TrainConfig,
+        default=baseline.apply(ATLAS_TINY),
+        description=f"{baseline.description} ({baseline.source})",
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    run_training(config)
+
+
+def _preset(name: str | None) -> TrainConfig:
+    """Settings by name."""
+    if name is None:
+        return ATLAS_TINY
+    if name == PUBLISHED:
+        raise ValueError(f"preset {PUBLISHED!r} needs a baseline whose settings it stands for")
+    if name not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}; got {name!r}")
+    return PRESETS[name]
 
 
 def run_training(config: TrainConfig) -> TrainResult:
@@ -78,6 +137,7 @@ def run_training(config: TrainConfig) -> TrainResult:
         slots=slots,
         eval_slots=eval_slots,
         driver=DriverConfig(retry_on=(RetrieverError, OSError)),
+        stop_strings=stop_strings(config.env.prompt),
     )
     try:
         return trainer.train()
@@ -91,7 +151,7 @@ def _write_provenance(config: TrainConfig) -> None:
     """Writes beside the results which code and data they come from."""
     import torch
 
-    from calibadv_algo.trainer import write_atomically
+    from calibadv_algo.run_records import write_atomically
 
     config.output_dir.mkdir(parents=True, exist_ok=True)
     facts = {

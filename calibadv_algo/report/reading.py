@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
@@ -277,11 +277,39 @@ def _read_run(directory: Path, arm: str, seed: int) -> Run:
     )
 
 
-def read_comparison(directory: Path | str) -> Comparison:
+def finished_seeds(directory: Path | str) -> tuple[int, ...]:
+    """Seeds of a comparison with which every arm has come to its last update.
+
+    Args:
+        directory: Where ``comparison.json`` and ``runs/`` are.
+
+    Returns:
+        Seeds in the order of the file, perhaps none.
+
+    Raises:
+        ReportError: if ``comparison.json`` or a metrics file cannot be read.
+    """
+    place = Path(directory)
+    header = _read_header(place / "comparison.json")
+    last = int(header.get("config", {}).get("optim", {}).get("num_updates", 0))
+    finished = []
+    for seed in header["seeds"]:
+        files = [place / "runs" / f"{arm}-seed{seed}" / "metrics.jsonl" for arm in header["arms"]]
+        if all(file.is_file() and read_metrics(file)[-1:] for file in files) and all(
+            read_metrics(file)[-1]["update"] >= last for file in files
+        ):
+            finished.append(int(seed))
+    return tuple(finished)
+
+
+def read_comparison(
+    directory: Path | str, *, only_seeds: Collection[int] | None = None
+) -> Comparison:
     """Reads a comparison directory.
 
     Args:
         directory: Where ``comparison.json`` and ``runs/`` are.
+        only_seeds: Leave the runs of other seeds out; None for all.
 
     Returns:
         Everything except the trajectories.
@@ -292,7 +320,9 @@ def read_comparison(directory: Path | str) -> Comparison:
     place = Path(directory)
     header = _read_header(place / "comparison.json")
     arms = tuple(str(arm) for arm in header["arms"])
-    seeds = tuple(int(seed) for seed in header["seeds"])
+    seeds = tuple(
+        int(seed) for seed in header["seeds"] if only_seeds is None or int(seed) in only_seeds
+    )
     wall_time_s = header.get("wall_time_s")
     comparison = Comparison(
         directory=place,

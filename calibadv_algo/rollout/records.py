@@ -39,16 +39,23 @@ def trajectory_to_json(trajectory: Trajectory) -> str:
 def trajectory_from_json(line: str) -> Trajectory:
     """Reads what :func:`trajectory_to_json` wrote: an equal trajectory.
 
+    Fields that somebody added to the record, as the trainer adds the advantages, are left out.
+
     Raises:
-        ValueError: if the line is no JSON or fields are missing or unknown.
+        ValueError: if the line is no JSON or fields are missing.
     """
-    record = json.loads(line)
+    return trajectory_from_record(json.loads(line))
+
+
+def trajectory_from_record(record: Any) -> Trajectory:
+    """Makes a trajectory of the parsed line; see :func:`trajectory_from_json`.
+
+    Raises:
+        ValueError: if fields are missing or of another kind.
+    """
     try:
-        turns = tuple(
-            Turn(**{key: _field(key, value) for key, value in turn.items()})
-            for turn in record.pop("turns")
-        )
-        return Trajectory(turns=turns, **{key: _field(key, value) for key, value in record.items()})
+        turns = tuple(Turn(**_fields(Turn, turn)) for turn in record["turns"])
+        return Trajectory(**_fields(Trajectory, record) | {"turns": turns})
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"line must be a recorded trajectory: {error}") from error
 
@@ -59,6 +66,11 @@ _INFOS = frozenset({"info", "reset_info"})
 
 def _names(kind: type[Any]) -> list[str]:
     return [each.name for each in fields(kind)]
+
+
+def _fields(kind: type[Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a type that a record has."""
+    return {name: _field(name, record[name]) for name in _names(kind) if name in record}
 
 
 def _plain_field(key: str, value: Any) -> Any:

@@ -7,7 +7,7 @@ environment makes no difference to it.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,6 +16,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 Failures = tuple[type[Exception], ...]
+
+MAX_LONE_FAILURES = 4
+"""Slots that fail alone before all others are taken to fail as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,11 @@ class EnvSlots(Protocol):
         """How many episodes can be played at a time."""
         ...
 
+    @property
+    def can_step_part(self) -> bool:
+        """Whether ``step`` leaves the slots that it does not name as they are."""
+        ...
+
     def reset(
         self, starts: Mapping[int, SlotStart], catch: Failures
     ) -> dict[int, SlotReset | SlotFailure]:
@@ -79,6 +87,18 @@ class EnvSlots(Protocol):
 
     def close(self) -> None:
         """Closes the environments."""
+        ...
+
+
+class CloneableSlots(EnvSlots, Protocol):
+    """Slots whose episodes can be branched: what stands in one goes on in another."""
+
+    def clone_state(self, slot: int) -> Any:
+        """The episode of a slot as it stands."""
+        ...
+
+    def restore_state(self, slot: int, snapshot: Any) -> None:
+        """Puts a state of :meth:`clone_state` into a slot."""
         ...
 
 
@@ -98,11 +118,17 @@ class ListSlots:
         if not envs:
             raise ValueError("envs must not be empty")
         self._envs = tuple(envs)
+        self._is_fresh = [True] * len(self._envs)
 
     @property
     def num_slots(self) -> int:
         """Number of environments."""
         return len(self._envs)
+
+    @property
+    def can_step_part(self) -> bool:
+        """Always: every environment is stepped by itself."""
+        return True
 
     def reset(
         self, starts: Mapping[int, SlotStart], catch: Failures
@@ -117,6 +143,7 @@ class ListSlots:
             except catch as error:
                 results[slot] = SlotFailure(error)
             else:
+                self._is_fresh[slot] = False
                 results[slot] = SlotReset(text, info)
         return results
 
@@ -136,6 +163,19 @@ class ListSlots:
                 )
         return results
 
+    def clone_state(self, slot: int) -> Any:
+        """The episode of a slot, by the environment's own ``clone_state``."""
+        return _method(self._envs[slot].unwrapped, "clone_state")()
+
+    def restore_state(self, slot: int, snapshot: Any) -> None:
+        """Goes on from a state of :meth:`clone_state`, by the environment's ``restore_state``."""
+        restore = _method(self._envs[slot].unwrapped, "restore_state")
+        if self._is_fresh[slot]:
+            # Gymnasium's wrappers refuse to step an environment that they have not seen reset.
+            self._envs[slot].reset(seed=0)
+            self._is_fresh[slot] = False
+        restore(snapshot)
+
     def close(self) -> None:
         """Closes every environment."""
         for env in self._envs:
@@ -146,9 +186,12 @@ class VectorSlots:
     """Slots over a vector environment that leaves resets to its user.
 
     The environment takes ``options={"task_index": [...], "reset_mask": [...]}`` and does
-    nothing in slots whose episode has ended. A slot whose episode the driver has given up is
-    sent the empty action until it is reset, and what comes back is not looked at. The key
-    ``is_idle``, which speaks of slots and not of turns, is left out of the infos.
+    nothing in slots whose episode has ended. The key ``is_idle``, which speaks of slots and not
+    of turns, is left out of the infos.
+
+    An environment whose ``metadata["is_partial_step"]`` is true leaves a slot alone whose action
+    is None. Any other one must be stepped in all slots at a time: a slot that is not named gets
+    the empty action, and what comes back is not looked at.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
@@ -167,6 +210,11 @@ class VectorSlots:
     def num_slots(self) -> int:
         """Number of sub-environments."""
         return int(self._env.num_envs)
+
+    @property
+    def can_step_part(self) -> bool:
+        """Whether the environment takes None for "no action"."""
+        return bool(self._env.metadata.get("is_partial_step", False))
 
     def reset(
         self, starts: Mapping[int, SlotStart], catch: Failures
@@ -193,14 +241,42 @@ class VectorSlots:
     def step(
         self, actions: Mapping[int, str], catch: Failures
     ) -> dict[int, SlotStep | SlotFailure]:
-        """Steps all slots in one call; an error fails all that were named."""
+        """Steps these slots in one call.
+
+        If it fails for several slots of an environment that steps in part, each is stepped
+        alone, so that one slot's action fails no other. When the first ``MAX_LONE_FAILURES``
+        of these fail too, the cause is taken to be common and all the rest fail unasked.
+        """
         if not actions:
             return {}
-        row = tuple(actions.get(slot, "") for slot in range(self.num_slots))
         try:
-            texts, rewards, terminated, truncated, infos = self._env.step(row)
+            return self._step(actions)
         except catch as error:
-            return {slot: SlotFailure(error) for slot in actions}
+            if len(actions) == 1 or not self.can_step_part:
+                return {slot: SlotFailure(error) for slot in actions}
+            return self._step_alone(actions, catch, error)
+
+    def _step_alone(
+        self, actions: Mapping[int, str], catch: Failures, error: Exception
+    ) -> dict[int, SlotStep | SlotFailure]:
+        """Steps slots one after the other, until it is plain that none would succeed."""
+        results: dict[int, SlotStep | SlotFailure] = {}
+        has_success = False
+        for slot, action in actions.items():
+            if not has_success and len(results) == MAX_LONE_FAILURES:
+                break
+            try:
+                results |= self._step({slot: action})
+                has_success = True
+            except catch as own_error:
+                results[slot] = SlotFailure(own_error)
+        return {slot: results.get(slot, SlotFailure(error)) for slot in actions}
+
+    def _step(self, actions: Mapping[int, str]) -> dict[int, SlotStep | SlotFailure]:
+        """One call of the environment."""
+        other = None if self.can_step_part else ""
+        row = tuple(actions.get(slot, other) for slot in range(self.num_slots))
+        texts, rewards, terminated, truncated, infos = self._env.step(row)
         return {
             slot: SlotStep(
                 texts[slot],
@@ -212,9 +288,37 @@ class VectorSlots:
             for slot in actions
         }
 
+    def clone_state(self, slot: int) -> Any:
+        """The episode of a slot, by the environment's own ``clone_state``."""
+        return _method(self._env.unwrapped, "clone_state")(slot)
+
+    def restore_state(self, slot: int, snapshot: Any) -> None:
+        """Goes on from a state of :meth:`clone_state`, by the environment's ``restore_state``."""
+        restore = _method(self._env.unwrapped, "restore_state")
+        if self._is_fresh:
+            self._env.reset(seed=0)
+            self._is_fresh = False
+        restore(slot, snapshot)
+
     def close(self) -> None:
         """Closes the environment."""
         self._env.close()
+
+
+def _method(env: Any, name: str) -> Callable[..., Any]:
+    """A method that not every environment has.
+
+    Raises:
+        ValueError: if this one has not.
+    """
+    method = getattr(env, name, None)
+    if method is None:
+        raise ValueError(
+            f"branching an episode needs an environment with clone_state and restore_state; "
+            f"{type(env).__name__} has no {name}"
+        )
+    found: Callable[..., Any] = method
+    return found
 
 
 def unstack_info(infos: Mapping[str, Any], slot: int) -> dict[str, Any]:

@@ -19,11 +19,11 @@ from typing import Any, Final
 import platformdirs
 
 from calibadv_env.data.base import QATask, TaskSet
+from calibadv_env.data.dataset import Dataset
 from calibadv_env.data.files import read_tasks
 from calibadv_env.data.flashrag import FlashragFolder, how_to_fetch, parse_record, split_file
-from calibadv_env.data.registry import Dataset
 from calibadv_env.errors import DataError
-from calibadv_env.retrieval import is_remote, make_retriever
+from calibadv_env.retrieval import make_retriever
 from calibadv_env.retrieval.base import Retriever
 from calibadv_env.retrieval.corpus import Corpus
 
@@ -109,21 +109,12 @@ class BenchmarkDataset(Dataset):
     """A benchmark as a dataset.
 
     Benchmarks with one corpus share it, and its index, within a process. Asking for tasks alone
-    reads no corpus, so a retriever elsewhere needs none on this machine.
+    reads no corpus, so a retriever elsewhere needs none on this machine. Gold passages were found
+    in the corpus by its hash, which is what is checked.
     """
 
-    def retriever(self, spec: str | Retriever = "bm25") -> Retriever:
-        """The retriever over the corpus; see :meth:`Dataset.retriever`."""
-        if not isinstance(spec, str):
-            return spec if isinstance(spec, Retriever) else super().retriever(spec)
-        if is_remote(spec):
-            return super().retriever(spec)
-        corpus = self.corpus()
-        return self._once("retriever", spec, lambda: _shared_retriever(spec, corpus))
-
-    def _checked_tasks(self, split: str) -> TaskSet:
-        """Gold passages were found in the corpus by its hash; that one is checked instead."""
-        return self.load_tasks(split)
+    def _make_retriever(self, spec: str) -> Retriever:
+        return _shared_retriever(spec, self.corpus())
 
 
 def find_benchmark(name: str) -> Benchmark:
@@ -240,6 +231,7 @@ def load_benchmark(name: str) -> Dataset:
         splits=tuple(benchmark.sizes),
         load_tasks=partial(_load_tasks, benchmark),
         load_corpus=partial(_load_corpus, benchmark),
+        is_gold_checked=False,
         description=f"Benchmark, {benchmark.num_hops}; {sizes}; evaluated on "
         f"{benchmark.eval_split}; needs `calibadv data prepare`.",
     )

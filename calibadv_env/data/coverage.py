@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -15,6 +16,9 @@ import numpy as np
 from calibadv_env.data.audit import Coverage, measure_coverage
 from calibadv_env.data.base import QATask, TaskSet
 from calibadv_env.data.benchmarks import data_root
+from calibadv_env.data.hub import is_hub_name
+from calibadv_env.data.merged import MARK
+from calibadv_env.data.own import is_path
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.errors import DataError
 from calibadv_env.retrieval.base import Passage
@@ -119,12 +123,17 @@ def audit_path(name: str) -> Path:
         name: Name or folder of the dataset.
 
     Returns:
-        ``audit.json`` in its folder, or in the folder of its name under
-        :func:`calibadv_env.data.benchmarks.data_root`.
+        ``audit.json`` in its folder; beside a file, ``<file>.audit.json``; for any other name,
+        in the folder of that name under :func:`calibadv_env.data.benchmarks.data_root`.
     """
-    if "/" in name or "\\" in name:
-        return Path(name).resolve() / AUDIT
-    return data_root() / name.lower() / AUDIT
+    path = Path(name)
+    if is_path(name) and not is_hub_name(name) and (MARK not in name or path.exists()):
+        path = path.resolve()
+        return path.with_name(f"{path.name}.{AUDIT}") if path.is_file() else path / AUDIT
+    parts = [part.strip().rstrip("/\\") for part in name.lower().split(MARK)]
+    if not is_hub_name(name):
+        parts = [Path(part).name for part in parts]
+    return data_root() / re.sub(r"[^\w.+-]+", "_", MARK.join(parts)) / AUDIT
 
 
 def write_audit(result: AuditResult, path: Path) -> None:
@@ -169,7 +178,7 @@ def audit_of(name: str, split: str, corpus_sha256: str) -> dict[str, Any] | None
     """
     splits = _read(audit_path(name))
     if split not in splits and splits:
-        split = get_dataset(name).eval_split if split == "eval" else split
+        split = get_dataset(name).tasks("eval").split if split == "eval" else split
     found: dict[str, Any] | None = splits.get(split)
     return found if found and found["corpus_sha256"] == corpus_sha256 else None
 

@@ -40,7 +40,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     path = Path(path)
     try:
-        stream = _open_binary(path)
+        stream = open_binary(path)
     except OSError as error:
         raise DataError(f"{path}: cannot open the file: {error.strerror}") from error
     number = 0
@@ -201,7 +201,8 @@ class _LineError(Exception):
     """One line is bad; the reader adds the place."""
 
 
-def _open_binary(path: Path) -> IO[bytes]:
+def open_binary(path: Path) -> IO[bytes]:
+    """Opens a plain or gzip file; which it is is told from its first two bytes."""
     with path.open("rb") as raw:
         is_gzip = raw.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
     return cast("IO[bytes]", gzip.open(path, "rb")) if is_gzip else path.open("rb")

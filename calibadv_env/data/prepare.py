@@ -9,8 +9,6 @@ at all.
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +25,7 @@ from calibadv_env.data.benchmarks import (
 )
 from calibadv_env.data.files import write_tasks
 from calibadv_env.data.flashrag import Source, parse_record
+from calibadv_env.data.folders import new_folder, refuse_foreign_folder
 from calibadv_env.data.gold import (
     Evidence,
     GoldCounts,
@@ -97,7 +96,7 @@ def prepare(
             names file and line. Benchmarks that are complete by then stay.
     """
     for benchmark, _ in sources.values():
-        _refuse_foreign_folder(benchmark_folder(benchmark))
+        refuse_foreign_folder(benchmark_folder(benchmark))
     corpus = None if corpus_path is None else open_corpus(corpus_path)
     finder = None
     if corpus is not None:
@@ -162,9 +161,7 @@ def _prepare_one(
     progress: Progress,
 ) -> Prepared:
     folder = benchmark_folder(benchmark)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with new_folder(folder) as partial:
         splits = {}
         for split in source.splits():
             progress(f"write {benchmark.name} {split}", 0, benchmark.sizes.get(split))
@@ -178,11 +175,6 @@ def _prepare_one(
             "splits": {split: asdict(facts) for split, facts in splits.items()},
         }
         (partial / PREPARED).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
-        partial.chmod(0o755)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.replace(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     sizes = {split: facts.tasks for split, facts in splits.items()}
     return Prepared(
         benchmark=benchmark,
@@ -216,12 +208,3 @@ def _write_split(
         blank_answers=num_blank,
         gold=counts if finder else None,
     )
-
-
-def _refuse_foreign_folder(folder: Path) -> None:
-    """Refuses to write over data that is not our own."""
-    if folder.exists() and any(folder.iterdir()) and not (folder / PREPARED).is_file():
-        raise DataError(
-            f"{folder}: the folder holds files that calibadv data prepare did not write; move "
-            "them away, or let CALIBADV_DATA name another folder"
-        )

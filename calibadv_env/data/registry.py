@@ -1,38 +1,58 @@
-"""Datasets by name: the built-in ones, and those that a user registers.
+"""Datasets by name: built-in ones, those of other packages, and those of a user.
 
 A process holds each dataset, corpus and index once, however many environments use it. A process
-started by *fork* inherits them. One started by *spawn* begins empty: there the registration has
-to run again. ``gymnasium.make("my_module:DeepSearch-MyTrivia-v0")``, called in the worker, imports
-the module that calls :func:`register_dataset`; or name the folder of the data instead of a
-registered dataset, which needs no registration at all.
+started by *fork* inherits what was registered. One started by *spawn* begins empty: there the
+registration has to run again. ``gymnasium.make("my_module:DeepSearch-MyTrivia-v0")``, called in the
+worker, imports the module that calls :func:`register_dataset`. No registration is needed for a
+folder or file that is named by its path, for what ``calibadv data prepare`` has made, and for
+datasets that an installed package brings (:mod:`calibadv_env.data.plugins`).
 """
 
 from __future__ import annotations
 
 import importlib
-import pickle
-import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Final
 
 from gymnasium.envs.registration import register
 from gymnasium.envs.registration import registry as gymnasium_registry
 
-from calibadv_env.data.base import QATask, TaskSet
-from calibadv_env.data.files import parse_task, read_tasks
+from calibadv_env.data.base import TaskSet
+from calibadv_env.data.dataset import EVAL, SPLITS, Dataset, env_id_of
+from calibadv_env.data.hub import HubData, is_hub_name
+from calibadv_env.data.plugins import plugin_datasets
+from calibadv_env.data.reading import (
+    CorpusSource,
+    Once,
+    TaskSource,
+    corpus_file,
+    is_lazy,
+    read_corpus,
+    read_split,
+    split_files,
+)
 from calibadv_env.errors import DataError
-from calibadv_env.retrieval import is_remote, make_retriever, remote_retriever
-from calibadv_env.retrieval.base import Passage, Retriever
-from calibadv_env.retrieval.corpus import Corpus, parse_passage
+from calibadv_env.retrieval.corpus import Corpus
 
-SPLITS: Final = ("train", "dev", "test")
-"""The usual splits, and the names of their files in a folder."""
-
-EVAL: Final = "eval"
-"""Stands for the split that a dataset is evaluated on; see :attr:`Dataset.eval_split`."""
+__all__ = [
+    "EVAL",
+    "SPLITS",
+    "CorpusSource",
+    "Dataset",
+    "Listing",
+    "TaskSource",
+    "built_in_datasets",
+    "describe_datasets",
+    "env_id_of",
+    "get_dataset",
+    "list_datasets",
+    "register_dataset",
+    "register_env_id",
+]
 
 _BUILT_IN: Final = {
     "atlas": ("calibadv_env.data.atlas", "load_dataset"),
@@ -49,129 +69,30 @@ _BUILT_IN: Final = {
 """Name -> module and function that makes the dataset. Upper and lower case are told apart only
 where a user has registered a name that differs from one of these by nothing else."""
 _BUILT_IN_BY_LOWER: Final = {name.lower(): name for name in _BUILT_IN}
-_NAME: Final = re.compile(r"[A-Za-z0-9]+(?:[-_][A-Za-z0-9]+)*")
-
-TaskSource: TypeAlias = str | Path | Sequence[QATask | Mapping[str, Any]]
-CorpusSource: TypeAlias = str | Path | Corpus | Sequence[Passage | Mapping[str, Any]]
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """Named splits of tasks and the corpus that holds their evidence.
-
-    What is loaded or built is kept, once a process, and threads may share a dataset. A pickle
-    holds the name alone, so it can only be read where the name is known.
-
-    Attributes:
-        name: What :func:`get_dataset` knows it by.
-        splits: The splits there are.
-        load_tasks: Loads one of these splits; called at most once a split.
-        load_corpus: Loads the corpus; called at most once.
-        lone_split: The split that stands for all of train, dev and test, if there is one.
-        description: One line for people.
-    """
-
-    _: KW_ONLY
-    name: str
-    splits: tuple[str, ...]
-    load_tasks: Callable[[str], TaskSet]
-    load_corpus: Callable[[], Corpus]
-    lone_split: str | None = None
-    description: str = ""
-    _cache: dict[tuple[str, str], Any] = field(default_factory=dict, init=False, repr=False)
-    _lock: Any = field(default_factory=threading.RLock, init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        """Refuses a dataset without splits."""
-        if not self.splits:
-            raise ValueError(f"splits of dataset {self.name!r} must not be empty")
-        if self.lone_split is not None and self.lone_split not in self.splits:
-            raise ValueError(f"lone_split must be one of {self.splits}, got {self.lone_split!r}")
-
-    def __reduce__(self) -> tuple[Callable[[str], Dataset], tuple[str]]:
-        """Pickles by name."""
-        if get_dataset(self.name) is not self:
-            raise pickle.PicklingError(f"dataset {self.name!r} is not the registered one")
-        return get_dataset, (self.name,)
-
-    @property
-    def eval_split(self) -> str:
-        """The split to evaluate on: test, else dev, else train, else the first one."""
-        return next((s for s in ("test", "dev", "train") if s in self.splits), self.splits[0])
-
-    def tasks(self, split: str) -> TaskSet:
-        """The tasks of a split.
-
-        Args:
-            split: One of ``splits``; where ``lone_split`` is set, also "train", "dev" or "test",
-                which then all mean the lone split; or "eval" for ``eval_split``. The ``split`` of
-                what is returned names the one that was meant.
-
-        Returns:
-            The tasks, the same object at every call.
-
-        Raises:
-            ValueError: if there is no such split.
-            DataError: if the data is faulty, or a task names a gold passage that the corpus
-                does not hold.
-        """
-        if split == EVAL and EVAL not in self.splits:
-            split = self.eval_split
-        if split not in self.splits:
-            if self.lone_split is None or split not in SPLITS:
-                known = ", ".join(self.splits)
-                raise ValueError(f"split of dataset {self.name!r} must be {known}, got {split!r}")
-            split = self.lone_split
-        return self._once("tasks", split, lambda: self._checked_tasks(split))
-
-    def corpus(self) -> Corpus:
-        """The corpus, the same object at every call.
-
-        Raises:
-            DataError: if the data is faulty.
-        """
-        return self._once("corpus", "", self.load_corpus)
-
-    def retriever(self, spec: str | Retriever = "bm25") -> Retriever:
-        """The retriever over the corpus, built once for each name.
-
-        Args:
-            spec: As for :func:`calibadv_env.retrieval.make_retriever`; an object is given back.
-
-        Raises:
-            ValueError: if the name is unknown.
-            MissingDependencyError: if the package behind the name is not installed.
-        """
-        if not isinstance(spec, str):
-            return make_retriever(spec, self.corpus())
-        if is_remote(spec):
-            return self._once("retriever", spec, lambda: remote_retriever(spec))
-        return self._once("retriever", spec, lambda: make_retriever(spec, self.corpus()))
-
-    def _once(self, kind: str, key: str, make: Callable[[], _T]) -> _T:
-        with self._lock:
-            if (kind, key) not in self._cache:
-                self._cache[kind, key] = make()
-            value: _T = self._cache[kind, key]
-            return value
-
-    def _checked_tasks(self, split: str) -> TaskSet:
-        tasks = self.load_tasks(split)
-        for task in tasks:
-            for hop in task.gold_passages:
-                for passage_id in hop:
-                    if passage_id not in self.corpus():
-                        raise DataError(
-                            f"gold_passages of task {task.id!r} in split {split!r} of dataset "
-                            f"{self.name!r} must be in the corpus, got {passage_id!r}"
-                        )
-        return tasks
-
 
 _datasets: dict[str, Dataset] = {}
+_loaders: dict[str, Callable[[], Dataset]] = {}
+"""Registered, but not loaded yet."""
+_origins: dict[str, str] = {}
 _folders: dict[Path, Dataset] = {}
+_unnamed: dict[str, Dataset] = {}
+"""Merged datasets and those of the hub."""
 _registry_lock: Final = threading.RLock()
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A dataset that is known.
+
+    Attributes:
+        name: Its name.
+        origin: Where it comes from, in words.
+        description: One line, may be empty.
+    """
+
+    name: str
+    origin: str
+    description: str
 
 
 def get_dataset(name: str) -> Dataset:
@@ -179,40 +100,63 @@ def get_dataset(name: str) -> Dataset:
 
     Args:
         name: A built-in dataset (in any case: "hotpotqa" is "HotpotQA"), one given to
-            :func:`register_dataset`, or a folder in the form that function takes. A text counts
-            as a folder if it has a path separator in it.
+            :func:`register_dataset`, one of an installed package, or one that ``calibadv data
+            prepare`` has made; a folder in the form that :func:`register_dataset` takes, or a
+            file of tasks, whose corpus lies beside it (a text with a path separator in it);
+            ``hf:owner/name`` on the hub; or several of these joined by ``+``, whose tasks
+            follow one another (:mod:`calibadv_env.data.merged`).
 
     Returns:
         The dataset, the same object at every call.
 
     Raises:
         ValueError: if nothing has this name.
-        DataError: if the folder, or the data behind a built-in name, is missing or faulty.
+        DataError: if a folder or file, or the data behind a name, is missing or faulty.
     """
     with _registry_lock:
-        if name in _datasets:
-            return _datasets[name]
-        name = _BUILT_IN_BY_LOWER.get(name.lower(), name)
-        if name in _datasets:
-            return _datasets[name]
-        if name in _BUILT_IN:
-            module, function = _BUILT_IN[name]
-            _datasets[name] = getattr(importlib.import_module(module), function)()
-            return _datasets[name]
-        if "/" in name or "\\" in name:
-            folder = Path(name).resolve()
-            if folder not in _folders:
-                if not folder.is_dir():
-                    raise DataError(f"{folder}: there is no such folder")
-                _folders[folder] = _load(str(folder), folder, None)
-            return _folders[folder]
+        found = _known(name) or _known(_BUILT_IN_BY_LOWER.get(name.lower(), name))
+        if found is not None:
+            return found
+        if is_hub_name(name):
+            return _unnamed_once(name, lambda: _hub_dataset(name, HubData.parse(name), None))
+        is_path = "/" in name or "\\" in name
+        if "+" in name and not (is_path and Path(name).exists()):
+            return _merged(name)
+        if is_path:
+            return _at_path(name)
+        folder = _prepared_folders().get(name.lower())
+        if folder is not None:
+            return _folder_once(folder)
     known = ", ".join(repr(known) for known in list_datasets())
-    raise ValueError(f"dataset must be one of {known} or the path of a folder, got {name!r}")
+    raise ValueError(
+        f"dataset must be one of {known} or the path of a folder or file, got {name!r}"
+    )
 
 
 def list_datasets() -> tuple[str, ...]:
-    """The names that are known, in alphabetical order."""
-    return tuple(sorted({*_BUILT_IN, *_datasets}))
+    """The names that are known, in alphabetical order; nothing is loaded."""
+    return tuple(sorted({*_BUILT_IN, *_datasets, *_loaders, *plugin_datasets(), *_own_names()}))
+
+
+def describe_datasets() -> tuple[Listing, ...]:
+    """The datasets that are known and where each comes from, in alphabetical order.
+
+    Nothing is loaded, and no other package is imported.
+    """
+    plugins, own = plugin_datasets(), _own_names()
+    listings = []
+    for name in list_datasets():
+        dataset = _datasets.get(name)
+        if name in _BUILT_IN:
+            listing = Listing(name, "built in", get_dataset(name).description)
+        elif name in _origins:
+            listing = Listing(name, _origins[name], dataset.description if dataset else "")
+        elif name in plugins:
+            listing = Listing(name, plugins[name].origin, dataset.description if dataset else "")
+        else:
+            listing = Listing(name, f"prepared in {own[name]}", "")
+        listings.append(listing)
+    return tuple(listings)
 
 
 def register_dataset(
@@ -224,20 +168,23 @@ def register_dataset(
 ) -> str:
     """Makes ``DeepSearch-<Name>-v0`` from tasks and a corpus.
 
-    Everything is read and checked at once, so a dataset that is registered is a sound one; if
-    anything is wrong, nothing is registered.
+    Files and sequences are read and checked at once, so a dataset that is registered from them is
+    a sound one; if anything is wrong, nothing is registered. Any other iterable, such as a
+    generator, is used up at the first use and checked then; a dataset of the hub is fetched then.
 
     Args:
         name: Letters and digits in words joined by ``-`` or ``_``. In the id each word begins
             with a capital: "my-trivia" and "MyTrivia" both give ``DeepSearch-MyTrivia-v0``.
-        path_or_tasks: One JSONL file or one sequence of tasks (of :class:`QATask`, or of dicts
-            with the keys of such a file), which becomes the split "test" and is also given when
-            "train" or "dev" is asked for; or a folder with some of ``train.jsonl``,
-            ``dev.jsonl`` and ``test.jsonl`` (or ``.jsonl.gz``); or a mapping from split to file
-            or sequence. :func:`calibadv_env.data.files.read_tasks` describes the files.
-        corpus: A JSONL file (see :meth:`Corpus.from_jsonl`), a :class:`Corpus`, or a sequence of
-            :class:`Passage` or of dicts. May be left out for a folder that holds
-            ``corpus.jsonl`` or ``corpus.jsonl.gz``.
+        path_or_tasks: One file, JSONL or a table (CSV, TSV), or one iterable of tasks (of
+            :class:`QATask`, or of dicts with the keys of a JSONL file), which becomes the split
+            "test" and is also given when "train" or "dev" is asked for; or a folder with some of
+            the files ``train``, ``dev`` and ``test`` (``.jsonl``, ``.jsonl.gz``, ``.csv``,
+            ``.tsv``); or a mapping from split to file or iterable; or ``hf:owner/name`` or
+            ``hf:owner/name:configuration``. ``docs/datasets.md`` describes the files.
+        corpus: A JSONL file (see :meth:`Corpus.from_jsonl`), a table of documents, the folder of
+            an index, a :class:`Corpus`, an iterable of :class:`Passage` or of dicts, or
+            ``hf:owner/name``. May be left out for a folder that holds it, in a file ``corpus`` or
+            ``documents``.
         overwrite: Whether a dataset already registered under this name gives way.
 
     Returns:
@@ -251,8 +198,15 @@ def register_dataset(
     env_id = env_id_of(name)
     with _registry_lock:
         _refuse_taken_name(name, env_id, overwrite=overwrite)
-        dataset = _load(name, path_or_tasks, corpus)
-        _datasets[name] = dataset
+        if isinstance(path_or_tasks, str) and is_hub_name(path_or_tasks):
+            source = HubData.parse(path_or_tasks)
+            load_corpus = _corpus_loader(name, corpus)
+            _datasets.pop(name, None)
+            _loaders[name] = lambda: _hub_dataset(name, source, load_corpus)
+        else:
+            _datasets[name] = _load(name, path_or_tasks, corpus)
+            _loaders.pop(name, None)
+        _origins[name] = f"registered by this process from {_origin_of(path_or_tasks)}"
         gymnasium_registry.pop(env_id, None)
         register_env_id(env_id, name)
     return env_id
@@ -279,28 +233,9 @@ def register_env_id(env_id: str, dataset: str | None = None) -> None:
     )
 
 
-def env_id_of(name: str) -> str:
-    """The id of the environment for a dataset.
-
-    Args:
-        name: As for :func:`register_dataset`.
-
-    Returns:
-        ``DeepSearch-<Name>-v0``.
-
-    Raises:
-        ValueError: if the name is malformed.
-    """
-    if not _NAME.fullmatch(name):
-        raise ValueError(
-            f"name must be ASCII letters and digits in words joined by '-' or '_', got {name!r}"
-        )
-    camel = "".join(word[0].upper() + word[1:] for word in re.split("[-_]", name))
-    return f"DeepSearch-{camel}-v0"
-
-
 def _refuse_taken_name(name: str, env_id: str, *, overwrite: bool) -> None:
-    for taken in list_datasets():
+    plugins = plugin_datasets()
+    for taken in sorted({*_BUILT_IN, *_datasets, *_loaders, *plugins}):
         if env_id_of(taken) != env_id:
             continue
         if taken in _BUILT_IN:
@@ -311,91 +246,159 @@ def _refuse_taken_name(name: str, env_id: str, *, overwrite: bool) -> None:
             raise ValueError(f"dataset {name!r} is already registered; pass overwrite=True")
 
 
+def _known(name: str) -> Dataset | None:
+    """The dataset of a name that is registered, built in, or brought by a package."""
+    if name in _datasets:
+        return _datasets[name]
+    if name in _loaders:
+        _datasets[name] = _loaders[name]()
+        del _loaders[name]
+    elif name in _BUILT_IN:
+        module, function = _BUILT_IN[name]
+        _datasets[name] = getattr(importlib.import_module(module), function)()
+    elif name in plugin_datasets():
+        made = plugin_datasets()[name].load()
+        _datasets[name] = made if isinstance(made, Dataset) else _load(name, made, None)
+    return _datasets.get(name)
+
+
+def _unnamed_once(name: str, make: Callable[[], Dataset]) -> Dataset:
+    if name not in _unnamed:
+        _unnamed[name] = make()
+    return _unnamed[name]
+
+
+def _merged(name: str) -> Dataset:
+    from calibadv_env.data.merged import MARK, merge
+
+    parts = [get_dataset(part.strip()) for part in name.split(MARK)]
+    return _unnamed_once(MARK.join(part.name for part in parts), lambda: merge(parts))
+
+
+def _at_path(name: str) -> Dataset:
+    path = Path(name).resolve()
+    if not path.exists():
+        raise DataError(f"{path}: there is no such folder or file")
+    return _folder_once(path)
+
+
+def _folder_once(path: Path) -> Dataset:
+    """The dataset of a folder, or of a file with its corpus beside it."""
+    path = path.resolve()
+    if path not in _folders:
+        from calibadv_env.data.benchmarks import read_prepared
+        from calibadv_env.data.own import own_corpus, own_folder
+
+        note = (read_prepared(path) if path.is_dir() else None) or {}
+        name = str(note.get("dataset", path))
+        if own_folder(name).resolve() != path:
+            name = str(path)
+        if note.get("corpus") and "dataset" in note:
+            _folders[path] = _load(
+                name, path, None, partial(own_corpus, path, note), is_gold_checked=False
+            )
+        else:
+            folder = path if path.is_dir() else path.parent
+            near = corpus_file(folder)
+            loader = None if near else _no_corpus(str(path), folder)
+            _folders[path] = _load(name, path, near, loader, is_gold_checked=near is not None)
+    return _folders[path]
+
+
+def _no_corpus(name: str, folder: Path) -> Callable[[], Corpus]:
+    def load() -> Corpus:
+        raise DataError(
+            f"dataset {name!r} has no corpus: put corpus.jsonl or documents.csv into {folder}, or "
+            "name a search server as retriever, such as http://127.0.0.1:8000"
+        )
+
+    return load
+
+
+def _own_names() -> dict[str, Path]:
+    from calibadv_env.data.own import own_names
+
+    return own_names()
+
+
+def _prepared_folders() -> dict[str, Path]:
+    return {name.lower(): folder for name, folder in _own_names().items()}
+
+
 def _load(
     name: str,
     source: TaskSource | Mapping[str, TaskSource],
     corpus_source: CorpusSource | None,
+    load_corpus: Callable[[], Corpus] | None = None,
+    *,
+    is_gold_checked: bool = True,
 ) -> Dataset:
-    """Reads and checks everything."""
+    """Reads and checks everything that can be read more than once."""
     lone_split = None
     if isinstance(source, (str, Path)) and Path(source).is_dir():
-        sources = _split_files(Path(source))
+        sources = split_files(Path(source))
         if corpus_source is None:
-            corpus_source = _jsonl_file(Path(source), "corpus")
+            corpus_source = corpus_file(Path(source))
     elif isinstance(source, Mapping):
         sources = dict(source)
     else:
         sources, lone_split = {"test": source}, "test"
-    if corpus_source is None:
-        raise ValueError(f"corpus of dataset {name!r} must be given")
     if not sources:
         raise ValueError(f"splits of dataset {name!r} must not be empty")
-    corpus = _read_corpus(corpus_source)
-    splits = {
-        split: TaskSet(_read_split(tasks, f"{name}/{split}"), name=name, split=split)
-        for split, tasks in sources.items()
-    }
+    is_corpus_lazy = load_corpus is not None or is_lazy(corpus_source) or is_hub_name(corpus_source)
+    load_corpus = load_corpus or _corpus_loader(name, corpus_source)
+    loaders = {split: _split_loader(name, split, of) for split, of in sources.items()}
     dataset = Dataset(
         name=name,
-        splits=tuple(splits),
-        load_tasks=splits.__getitem__,
-        load_corpus=lambda: corpus,
+        splits=tuple(loaders),
+        load_tasks=lambda split: loaders[split](),
+        load_corpus=load_corpus,
         lone_split=lone_split,
+        is_gold_checked=is_gold_checked,
     )
-    for split in splits:
-        dataset.tasks(split)
+    for split, of_split in sources.items():
+        if not is_lazy(of_split):
+            loaders[split]() if is_corpus_lazy else dataset.tasks(split)
     return dataset
 
 
-def _split_files(folder: Path) -> dict[str, TaskSource]:
-    files = {split: _jsonl_file(folder, split) for split in SPLITS}
-    found: dict[str, TaskSource] = {split: path for split, path in files.items() if path}
-    if not found:
-        raise DataError(f"{folder}: the folder holds none of train.jsonl, dev.jsonl, test.jsonl")
-    return found
+def _split_loader(name: str, split: str, source: TaskSource) -> Callable[[], TaskSet]:
+    place = f"{name}/{split}"
+    if isinstance(source, str) and is_hub_name(source):
+        raise ValueError(f"{place}: a dataset of the hub brings its own splits, got {source!r}")
+    if is_lazy(source):
+        return Once(lambda: TaskSet(read_split(source, place), name=name, split=split), place)
+    tasks = TaskSet(read_split(source, place), name=name, split=split)
+    return lambda: tasks
 
 
-def _jsonl_file(folder: Path, stem: str) -> Path | None:
-    paths = [folder / f"{stem}.jsonl", folder / f"{stem}.jsonl.gz"]
-    return next((path for path in paths if path.is_file()), None)
+def _corpus_loader(name: str, source: CorpusSource | None) -> Callable[[], Corpus]:
+    if source is None:
+        raise ValueError(f"corpus of dataset {name!r} must be given")
+    if isinstance(source, str) and is_hub_name(source):
+        return HubData.parse(source).corpus
+    if is_lazy(source):
+        return Once(lambda: read_corpus(source), f"the corpus of dataset {name!r}")
+    corpus = read_corpus(source)
+    return lambda: corpus
 
 
-def _read_corpus(source: CorpusSource) -> Corpus:
-    if isinstance(source, Corpus):
-        return source
+def _hub_dataset(name: str, data: HubData, load_corpus: Callable[[], Corpus] | None) -> Dataset:
+    splits = data.splits()
+    return Dataset(
+        name=name,
+        splits=tuple(splits),
+        load_tasks=lambda split: TaskSet(data.tasks(splits[split]), name=name, split=split),
+        load_corpus=load_corpus or _no_corpus(name, Path.cwd()),
+        is_gold_checked=load_corpus is not None,
+        lone_split=next(iter(splits)) if len(splits) == 1 else None,
+        description=data.label,
+    )
+
+
+def _origin_of(source: TaskSource | Mapping[str, TaskSource]) -> str:
     if isinstance(source, (str, Path)):
-        if Path(source).is_dir():
-            from calibadv_env.retrieval.disk_corpus import DiskCorpus
-
-            return DiskCorpus(source)
-        return Corpus.from_jsonl(source)
-    passages = []
-    for i, item in enumerate(source):
-        if isinstance(item, Passage):
-            passages.append(item)
-        elif isinstance(item, Mapping):
-            passages.append(_at(f"corpus[{i}]", parse_passage, item))
-        else:
-            raise ValueError(f"corpus[{i}] must be a Passage or a dict, got {type(item).__name__}")
-    return Corpus(passages)
-
-
-def _read_split(source: TaskSource, place: str) -> list[QATask]:
-    if isinstance(source, (str, Path)):
-        return read_tasks(source)
-    tasks = []
-    for i, item in enumerate(source):
-        if isinstance(item, QATask):
-            tasks.append(item)
-        elif isinstance(item, Mapping):
-            tasks.append(_at(f"{place}[{i}]", parse_task, item))
-        else:
-            raise ValueError(f"{place}[{i}] must be a QATask or a dict, got {type(item).__name__}")
-    return tasks
-
-
-def _at(place: str, parse: Callable[[Mapping[str, Any]], _T], item: Mapping[str, Any]) -> _T:
-    try:
-        return parse(item)
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from error
+        return str(source)
+    if isinstance(source, Mapping):
+        return ", ".join(f"{split}: {_origin_of(of)}" for split, of in source.items())
+    return f"a {type(source).__name__}" if isinstance(source, Iterable) else "?"

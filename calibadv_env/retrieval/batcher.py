@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from calibadv_env.errors import RetrieverError
 from calibadv_env.retrieval.base import Retriever, ScoredPassage
@@ -59,11 +60,15 @@ class BatchLimits:
             raise ValueError(f"max_age_s must be positive, got {self.max_age_s}")
 
 
+Answer: TypeAlias = list[list[ScoredPassage]] | BaseException
+"""The passages of each query, or why there are none."""
+
+
 @dataclass(slots=True)
 class _Job:
     queries: Sequence[str]
     top_k: int
-    answer: asyncio.Future[list[list[ScoredPassage]]]
+    answer: asyncio.Future[Answer]
     arrived: float = field(default_factory=time.monotonic)
 
 
@@ -117,19 +122,34 @@ class SearchBatcher:
             ExpiredError: if it waited too long.
             RetrieverError: if the search failed; or whatever else the retriever raised.
         """
+        answer = await self.ask(queries, top_k)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def ask(self, queries: Sequence[str], top_k: int) -> asyncio.Future[Answer]:
+        """As :meth:`submit`, with what that raises as a result.
+
+        Args:
+            queries: The queries of one request.
+            top_k: Passages a query.
+
+        Returns:
+            What will hold the passages or the error.
+        """
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         if self._num_waiting and self._num_waiting + len(queries) > self._limits.max_queue:
             self._metrics.rejected += 1
-            raise QueueFullError(
-                f"the queue is full: {self._num_waiting} queries wait", self._retry_after_s()
-            )
-        job = _Job(queries, top_k, asyncio.get_running_loop().create_future())
-        self._jobs.append(job)
+            message = f"the queue is full: {self._num_waiting} queries wait"
+            answer.set_result(QueueFullError(message, self._retry_after_s()))
+            return answer
+        self._jobs.append(_Job(queries, top_k, answer))
         self._num_waiting += len(queries)
         self._metrics.queries += len(queries)
         self._has_jobs.set()
         if self._num_waiting >= self._limits.max_batch:
             self._is_full.set()
-        return await job.answer
+        return answer
 
     async def run(self) -> None:
         """Searches until it is cancelled."""
@@ -145,7 +165,7 @@ class SearchBatcher:
         """Gives every request that has no answer yet an error instead."""
         for job in (*self._running, *self._jobs):
             if not job.answer.done():
-                job.answer.set_exception(error)
+                job.answer.set_result(error)
         self._jobs.clear()
         self._num_waiting = 0
 
@@ -173,7 +193,7 @@ class SearchBatcher:
                 self._num_waiting -= len(job.queries)
                 self._metrics.expired += 1
                 message = f"waited more than {self._limits.max_age_s} s for a search"
-                job.answer.set_exception(ExpiredError(message))
+                job.answer.set_result(ExpiredError(message))
             elif batch and (
                 job.top_k != batch[0].top_k or size + len(job.queries) > self._limits.max_batch
             ):
@@ -212,7 +232,7 @@ class SearchBatcher:
             for job in batch:
                 await self._search([job])
         elif not batch[0].answer.done():
-            batch[0].answer.set_exception(error)
+            batch[0].answer.set_result(error)
 
     def _count(self, num_requests: int, num_queries: int, num_distinct: int, took: float) -> None:
         metrics = self._metrics

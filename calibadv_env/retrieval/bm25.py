@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import bm25s
-import numpy as np
-import numpy.typing as npt
 
-from calibadv_env.retrieval.base import Passage, ScoredPassage
+from calibadv_env.retrieval.base import ScoredPassage
+from calibadv_env.retrieval.bm25_settings import WORD, Bm25Settings
 from calibadv_env.retrieval.corpus import Corpus, check_search, indexed_text
-
-_WORD: Final = re.compile(r"(?u)\b\w\w+\b")
-_FEW: Final = 16
+from calibadv_env.retrieval.ranking import best_positions, take
 
 
 class Bm25Retriever:
@@ -40,13 +36,10 @@ class Bm25Retriever:
     """
 
     def __init__(self, corpus: Corpus, k1: float = 1.2, b: float = 0.75) -> None:
-        if not k1 >= 0:
-            raise ValueError(f"k1 must be at least 0, got {k1}")
-        if not 0 <= b <= 1:
-            raise ValueError(f"b must be between 0 and 1, got {b}")
+        settings = Bm25Settings(k1=k1, b=b)
         self.corpus = corpus
-        self.k1 = k1
-        self.b = b
+        self.k1 = settings.k1
+        self.b = settings.b
         texts = [indexed_text(passage) for passage in corpus]
         words = bm25s.tokenize(texts, stopwords="english", show_progress=False)
         self._vocabulary: dict[str, int] = words.vocab
@@ -77,46 +70,8 @@ class Bm25Retriever:
     def _search_one(self, query: str, count: int) -> list[ScoredPassage]:
         passages = self.corpus.passages
         vocabulary = self._vocabulary
-        ids = [vocabulary[word] for word in _WORD.findall(query.lower()) if word in vocabulary]
+        ids = [vocabulary[word] for word in WORD.findall(query.lower()) if word in vocabulary]
         if not ids:
             return [ScoredPassage(passage, 0.0) for passage in passages[:count]]
-        return rank_passages(passages, self._index.get_scores_from_ids(ids), count)
-
-
-def rank_passages(
-    passages: Sequence[Passage], scores: npt.NDArray[np.floating[Any]], count: int
-) -> list[ScoredPassage]:
-    """Picks the best passages, ties in corpus order.
-
-    Args:
-        passages: The corpus.
-        scores: One score a passage.
-        count: Number of passages to pick, 1 to ``len(passages)``.
-
-    Returns:
-        The passages with their scores, best first.
-    """
-    best = _best_of_few(scores, count) if count <= _FEW else _best_of_many(scores, count)
-    pairs = zip(best, scores[best].tolist(), strict=True)
-    return [ScoredPassage(passages[i], score) for i, score in pairs]
-
-
-def _best_of_few(scores: npt.NDArray[np.floating[Any]], count: int) -> list[int]:
-    """Takes the first maximum again and again: for a few, cheaper than a partition."""
-    left = scores.copy()
-    best = []
-    for _ in range(count):
-        position = int(left.argmax())
-        best.append(position)
-        left[position] = -np.inf
-    return best
-
-
-def _best_of_many(scores: npt.NDArray[np.floating[Any]], count: int) -> list[int]:
-    """Finds the last score that counts, then sorts what lies above it."""
-    threshold = np.partition(scores, len(scores) - count)[len(scores) - count]
-    better = np.flatnonzero(scores > threshold)
-    better = better[np.argsort(-scores[better], kind="stable")]
-    equal = np.flatnonzero(scores == threshold)[: count - len(better)]
-    best: list[int] = np.concatenate((better, equal)).tolist()
-    return best
+        scores = self._index.get_scores_from_ids(ids)
+        return take(passages, best_positions(scores, count))

@@ -12,80 +12,42 @@ In memory are one run or one range of postings, the vocabulary, and 12 bytes a p
 from __future__ import annotations
 
 import math
-import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from bm25s.stopwords import STOPWORDS_EN
 
 from calibadv_env.retrieval.base import Passage
+from calibadv_env.retrieval.bm25_settings import STOP_WORDS, WORD, Bm25Settings
 from calibadv_env.retrieval.corpus import indexed_text
 from calibadv_env.retrieval.disk_corpus import (
     FOLDER,
     CorpusSource,
     DiskCorpus,
     batched,
+    finish_index,
     write_corpus,
 )
 from calibadv_env.retrieval.index_files import (
-    MANIFEST,
     FileFacts,
     HashedFile,
-    Manifest,
     Progress,
     building,
-    file_facts,
     map_array,
     no_progress,
     write_array,
-    write_manifest,
 )
 
-WORD: Final = re.compile(r"(?u)\b\w\w+\b")
-"""The words of bm25s, after lower-casing."""
 SCORES: Final = "scores.f32"
 POSITIONS: Final = "positions.i32"
 STARTS: Final = "starts.i64"
 WORDS: Final = "words.utf8"
 WORD_STARTS: Final = "word_starts.i64"
 WORD_IDS: Final = "word_ids.i32"
-STOP_WORDS: Final = tuple(dict.fromkeys(STOPWORDS_EN))
 _PASSAGES_PER_BATCH: Final = 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bm25Settings:
-    """What BM25 scores depend on besides the passages.
-
-    Attributes:
-        k1: How slowly repeated words saturate, at least 0.
-        b: How much long passages are discounted, 0 to 1.
-    """
-
-    k1: float = 1.2
-    b: float = 0.75
-
-    def __post_init__(self) -> None:
-        """Refuses values out of range."""
-        if not self.k1 >= 0:
-            raise ValueError(f"k1 must be at least 0, got {self.k1}")
-        if not 0 <= self.b <= 1:
-            raise ValueError(f"b must be between 0 and 1, got {self.b}")
-
-    def as_record(self) -> dict[str, Any]:
-        """The settings and the fixed choices beside them, for the manifest."""
-        return {
-            "k1": self.k1,
-            "b": self.b,
-            "method": "lucene",
-            "words": WORD.pattern,
-            "stop_words": "english",
-        }
 
 
 def build_bm25_index(
@@ -126,16 +88,7 @@ def build_bm25_index(
         merge = _Merge(folder, num_runs, len(vocabulary), lengths, settings)
         files.update(merge.write(postings_per_range, progress))
         shutil.rmtree(folder / "runs")
-        files[f"{FOLDER}/{MANIFEST}"] = file_facts(folder / FOLDER / MANIFEST)
-        manifest = Manifest(
-            kind="bm25",
-            corpus_sha256=corpus.sha256,
-            num_passages=len(corpus),
-            settings=settings.as_record(),
-            files=files,
-        )
-        write_manifest(folder, manifest)
-        corpus.close()
+        finish_index(folder, "bm25", corpus, settings.as_record(), files)
     return Path(out)
 
 

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
-
-import numpy as np
-import numpy.typing as npt
 
 from calibadv_env.errors import DataError, RetrieverError
 from calibadv_env.retrieval.base import ScoredPassage
@@ -18,28 +13,32 @@ from calibadv_env.retrieval.bm25_build import (
     POSITIONS,
     SCORES,
     STARTS,
-    WORD,
     WORD_IDS,
     WORD_STARTS,
     WORDS,
-    Bm25Settings,
 )
+from calibadv_env.retrieval.bm25_scan import PostingsScan, Word
+from calibadv_env.retrieval.bm25_settings import WORD, Bm25Settings
 from calibadv_env.retrieval.corpus import check_search
 from calibadv_env.retrieval.disk_corpus import DiskCorpus
-from calibadv_env.retrieval.index_files import check_files, map_array, read_manifest
+from calibadv_env.retrieval.index_files import (
+    check_files,
+    check_settings,
+    map_array,
+    read_manifest,
+)
+from calibadv_env.retrieval.ranking import Hits, take
 
-_FEW: Final = 16
-_LONG_QUERY: Final = 256
-_CACHED_WORDS: Final = 1 << 16
+_CACHED_WORDS: Final = 1 << 13
 
 
 class Bm25Index:
     """Searches what :func:`calibadv_env.retrieval.bm25_build.build_bm25_index` wrote.
 
     Scores and order are those of :class:`calibadv_env.retrieval.bm25.Bm25Retriever` over the
-    same passages, to the last bit. The postings are memory-mapped: the process itself needs 4
-    bytes a passage for each thread that searches, and the system keeps in its page cache what it
-    has room for.
+    same passages, to the last bit. The postings are memory-mapped, and scores are summed for one
+    block of passages after the other, so the process itself needs a megabyte for each thread that
+    searches, however large the corpus; the system keeps in its page cache what it has room for.
 
     **Differs** for queries of more than 256 known words alone: there each distinct word is
     looked up once and weighted by its count, which bounds the time by the size of the index; the
@@ -66,16 +65,16 @@ class Bm25Index:
         check_files(folder, self.manifest, verify=verify)
         self.corpus = DiskCorpus(folder, verify=verify)
         self._in_memory = in_memory
-        self._scores = map_array(folder / SCORES, "<f4", in_memory=in_memory)
-        self._positions = map_array(folder / POSITIONS, "<i4", in_memory=in_memory)
+        scores = map_array(folder / SCORES, "<f4", in_memory=in_memory)
+        positions = map_array(folder / POSITIONS, "<i4", in_memory=in_memory)
+        self._scan = PostingsScan(positions, scores, len(self.corpus))
         self._starts = map_array(folder / STARTS, "<i8", in_memory=in_memory)
         self._words = map_array(folder / WORDS, "u1", in_memory=in_memory)
         self._word_starts = map_array(folder / WORD_STARTS, "<i8", in_memory=in_memory)
         self._word_ids = map_array(folder / WORD_IDS, "<i4", in_memory=in_memory)
         if len(self._word_ids) + 1 != len(self._starts):
             raise DataError(f"{folder}: the vocabulary does not fit the postings; build it again")
-        self._word_id = lru_cache(_CACHED_WORDS)(self._find_word)
-        self._local = threading.local()
+        self._known_word = lru_cache(_CACHED_WORDS)(self._open_word)
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
         """Ranks passages for each query; see :class:`calibadv_env.retrieval.base.Retriever`.
@@ -94,36 +93,26 @@ class Bm25Index:
             RetrieverError: if the files changed under the process.
         """
         count = check_search(queries, top_k, self.corpus)
-        found = {query: self._search_one(query, count) for query in dict.fromkeys(queries)}
-        return [list(found[query]) for query in queries]
-
-    def _search_one(self, query: str, count: int) -> list[ScoredPassage]:
-        known = (self._word_id(word) for word in WORD.findall(query.lower()))
-        ids = [word_id for word_id in known if word_id is not None]
-        if not ids:
-            first = self.corpus.passages[:count]
-            return [ScoredPassage(passage, 0.0) for passage in first]
-        scores = self._add_up(ids)
-        best = best_positions(scores, count)
-        return [ScoredPassage(self.corpus.read(i), score) for i, score in best]
-
-    def _add_up(self, ids: list[int]) -> npt.NDArray[np.float32]:
-        """The score of every passage, in a buffer that the next search of the thread reuses."""
-        total: npt.NDArray[np.float32] | None = getattr(self._local, "total", None)
-        if total is None:
-            total = self._local.total = np.empty(len(self.corpus), dtype=np.float32)
-        total.fill(0)
-        is_long = len(ids) > _LONG_QUERY
-        terms = Counter(ids).items() if is_long else ((word_id, 1) for word_id in ids)
+        words = {query: self._words_of(query) for query in dict.fromkeys(queries)}
+        known = [query for query, found in words.items() if found]
         try:
-            for word_id, times in terms:
-                start, end = self._starts[word_id : word_id + 2].tolist()
-                scores = self._scores[start:end]
-                scores = scores if times == 1 else scores * np.float32(times)
-                np.add.at(total, self._positions[start:end], scores)
+            hits = self._scan.search([words[query] for query in known], count)
         except IndexError as error:
             raise RetrieverError(f"{self.folder}: the index is damaged: {error}") from error
-        return total
+        ranked = dict(zip(known, hits, strict=True))
+        first: Hits = [(position, 0.0) for position in range(count)]
+        return [take(self.corpus.passages, ranked.get(query, first)) for query in queries]
+
+    def _words_of(self, query: str) -> list[Word]:
+        known = map(self._known_word, WORD.findall(query.lower()))
+        return [word for word in known if word is not None]
+
+    def _open_word(self, word: str) -> Word | None:
+        number = self._find_word(word)
+        if number is None:
+            return None
+        start, end = self._starts[number : number + 2].tolist()
+        return self._scan.word(start, end)
 
     def _find_word(self, word: str) -> int | None:
         """Binary search among the sorted words."""
@@ -156,35 +145,5 @@ def _read_settings(folder: Path, record: Any) -> Bm25Settings:
         settings = Bm25Settings(k1=record["k1"], b=record["b"])
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder}: the settings are damaged: {error}; build it again") from error
-    for name, value in settings.as_record().items():
-        if record.get(name) != value:
-            raise DataError(
-                f"{folder}: the index was built with {name} {record.get(name)!r}, this code has "
-                f"{value!r}; build it again"
-            )
+    check_settings(folder, record, settings.as_record())
     return settings
-
-
-def best_positions(scores: npt.NDArray[np.float32], count: int) -> list[tuple[int, float]]:
-    """Picks the best of an array, equal ones by position, and spoils the array.
-
-    Args:
-        scores: One score a passage; overwritten.
-        count: How many to pick, 1 to ``len(scores)``.
-
-    Returns:
-        Position and score, best first.
-    """
-    best = []
-    if count <= _FEW:
-        for _ in range(count):
-            position = int(scores.argmax())
-            best.append((position, float(scores[position])))
-            scores[position] = -np.inf
-        return best
-    threshold = np.partition(scores, len(scores) - count)[len(scores) - count]
-    better = np.flatnonzero(scores > threshold)
-    better = better[np.argsort(-scores[better], kind="stable")]
-    equal = np.flatnonzero(scores == threshold)[: count - len(better)]
-    chosen = np.concatenate((better, equal))
-    return list(zip(chosen.tolist(), scores[chosen].tolist(), strict=True))

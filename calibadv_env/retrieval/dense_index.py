@@ -17,7 +17,13 @@ from calibadv_env.errors import DataError
 from calibadv_env.retrieval.base import ScoredPassage
 from calibadv_env.retrieval.corpus import check_search
 from calibadv_env.retrieval.dense import Encoder, TransformerEncoder
-from calibadv_env.retrieval.disk_corpus import FOLDER, CorpusSource, DiskCorpus, write_corpus
+from calibadv_env.retrieval.disk_corpus import (
+    FOLDER,
+    CorpusSource,
+    DiskCorpus,
+    finish_index,
+    write_corpus,
+)
 from calibadv_env.retrieval.faiss_index import (
     FaissSearcher,
     FaissSettings,
@@ -29,16 +35,14 @@ from calibadv_env.retrieval.faiss_index import (
 )
 from calibadv_env.retrieval.index_files import (
     MANIFEST,
-    Manifest,
     Progress,
     building,
     check_files,
     file_facts,
     no_progress,
     read_manifest,
-    write_manifest,
 )
-from calibadv_env.retrieval.ranking import filled_up, take, with_ties
+from calibadv_env.retrieval.ranking import Hits, filled_up, first_limit, take, with_ties
 
 _INDEX: Final = "vectors.faiss"
 _VECTORS: Final = "vectors"
@@ -90,22 +94,17 @@ def build_dense_index(
     _check_chunks(chunk_size, dtype)
     with building(out, overwrite=overwrite, is_resumable=True) as folder:
         corpus = _corpus_of(source, folder, progress)
-        plan = {
-            "corpus_sha256": corpus.sha256,
-            "encoder": encoder.fingerprint,
-            "dimension": encoder.dimension,
-            "chunk_size": chunk_size,
-            "dtype": dtype,
-        }
         vectors = folder / _VECTORS if vectors_dir is None else Path(vectors_dir)
+        plan = _plan(corpus, encoder, chunk_size, dtype)
         paths = encode_corpus(corpus, encoder, vectors, plan, progress)
         progress("build the index", 0, None)
         build_faiss(settings, [np.load(path, mmap_mode="r") for path in paths], folder / _INDEX)
-        _write_manifest(folder, corpus, encoder, settings)
+        files = {_INDEX: file_facts(folder / _INDEX)}
         if vectors_dir is None:
             shutil.rmtree(vectors)
         (folder / _STAMP).unlink()
-        corpus.close()
+        record = {"faiss": to_record(settings), **_encoder_record(encoder)}
+        finish_index(folder, "dense", corpus, record, files)
     return Path(out)
 
 
@@ -116,22 +115,15 @@ def _check_chunks(chunk_size: int, dtype: str) -> None:
         raise ValueError(f"dtype must be 'float32' or 'float16', got {dtype!r}")
 
 
-def _write_manifest(
-    folder: Path, corpus: DiskCorpus, encoder: Encoder, settings: FaissSettings
-) -> None:
-    manifest = Manifest(
-        kind="dense",
-        corpus_sha256=corpus.sha256,
-        num_passages=len(corpus),
-        settings={
-            "faiss": to_record(settings),
-            "encoder": encoder.fingerprint,
-            "dimension": encoder.dimension,
-            **_encoder_record(encoder),
-        },
-        files={name: file_facts(folder / name) for name in (_INDEX, f"{FOLDER}/{MANIFEST}")},
-    )
-    write_manifest(folder, manifest)
+def _plan(corpus: DiskCorpus, encoder: Encoder, chunk_size: int, dtype: str) -> dict[str, Any]:
+    """What the vectors depend on."""
+    return {
+        "corpus_sha256": corpus.sha256,
+        "encoder": encoder.fingerprint,
+        "dimension": encoder.dimension,
+        "chunk_size": chunk_size,
+        "dtype": dtype,
+    }
 
 
 def encode_corpus(
@@ -177,9 +169,11 @@ def encode_corpus(
 class DenseIndex:
     """Searches what :func:`build_dense_index` wrote: the largest inner products.
 
-    Each query is encoded and searched alone, so an answer never depends on which queries share
-    the batch. Ties stand in corpus order. An approximate index that finds too few is filled up
-    with the first other passages at the score of the last that was found.
+    The batch is encoded and searched together, yet an answer does not depend on which queries
+    share it: see :class:`TransformerEncoder` for how far that holds of a query's vector; what is
+    found for a vector, and its scores, hold to the last bit on the CPU (see
+    :class:`FaissSearcher`). Ties stand in corpus order. An approximate index that finds too few is
+    filled up with the first other passages at the score of the last that was found.
 
     Args:
         folder: The index.
@@ -245,14 +239,23 @@ class DenseIndex:
         if not queries:
             return []
         distinct = list(dict.fromkeys(queries))
-        vectors = self.encoder.encode_queries(distinct)
-        rows = [self._search_one(vector, count) for vector in vectors]
+        vectors = np.ascontiguousarray(self.encoder.encode_queries(distinct), np.float32)
+        limit = first_limit(count, self._faiss.size)
+        rows = [
+            self._settle(vector, hits, count)
+            for vector, hits in zip(vectors, self._faiss.search(vectors, limit), strict=True)
+        ]
         found = dict(zip(distinct, rows, strict=True))
         return [list(found[query]) for query in queries]
 
-    def _search_one(self, vector: npt.NDArray[np.float32], count: int) -> list[ScoredPassage]:
-        def fetch(limit: int) -> list[tuple[int, float]]:
-            return self._faiss.search(vector, limit)
+    def _settle(
+        self, vector: npt.NDArray[np.float32], hits: Hits, count: int
+    ) -> list[ScoredPassage]:
+        """Puts ties in order, for which it may have to look further, and fills up."""
+        limit = first_limit(count, self._faiss.size)
+
+        def fetch(wanted: int) -> Hits:
+            return hits if wanted == limit else self._faiss.search(vector[None, :], wanted)[0]
 
         found = with_ties(fetch, count, self._faiss.size)
         last = found[-1][1] if found else 0.0
@@ -331,15 +334,16 @@ def _write_chunk(path: Path, vectors: npt.NDArray[Any]) -> None:
 
 
 def _encoder_record(encoder: Encoder) -> dict[str, Any]:
-    """How to load the encoder again; nothing for one of the caller's own making."""
+    """What the encoder is, and how to load it again unless it is of the caller's own making."""
+    record = {"encoder": encoder.fingerprint, "dimension": encoder.dimension}
     if not isinstance(encoder, TransformerEncoder):
-        return {}
+        return record
     names = (encoder.model, encoder.query_model)
     model, query_model = (
         str(Path(name).absolute()) if name is not None and Path(name).is_dir() else name
         for name in names
     )
-    return {"model": model, "query_model": query_model, "family": encoder.family_name}
+    return {**record, "model": model, "query_model": query_model, "family": encoder.family_name}
 
 
 def _load_encoder(folder: Path, record: Any, device: str) -> Encoder:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeAlias, overload
@@ -19,11 +19,13 @@ from calibadv_env.errors import DataError, RetrieverError
 from calibadv_env.retrieval.base import Passage
 from calibadv_env.retrieval.corpus import Corpus, parse_passage
 from calibadv_env.retrieval.index_files import (
+    MANIFEST,
     FileFacts,
     HashedFile,
     Manifest,
     Progress,
     check_files,
+    file_facts,
     map_array,
     no_progress,
     read_manifest,
@@ -245,6 +247,37 @@ def write_corpus(
     return DiskCorpus(folder)
 
 
+def finish_index(
+    folder: Path,
+    kind: str,
+    corpus: DiskCorpus,
+    settings: Mapping[str, Any],
+    files: Mapping[str, FileFacts],
+) -> None:
+    """Writes the manifest of an index whose corpus lies in it, and closes the corpus.
+
+    Args:
+        folder: The index.
+        kind: See :class:`Manifest`.
+        corpus: What :func:`write_corpus` wrote to the folder ``corpus`` of the index.
+        settings: See :class:`Manifest`.
+        files: The files beside the corpus.
+
+    Raises:
+        OSError: if the disk does not take the file.
+    """
+    own = file_facts(folder / FOLDER / MANIFEST)
+    manifest = Manifest(
+        kind=kind,
+        corpus_sha256=corpus.sha256,
+        num_passages=len(corpus),
+        settings=settings,
+        files={**files, f"{FOLDER}/{MANIFEST}": own},
+    )
+    write_manifest(folder, manifest)
+    corpus.close()
+
+
 def estimate_passages(path: Path, sample_bytes: int = 1 << 20) -> int | None:
     """Guesses from its beginning how many lines a file has, for a progress bar.
 
@@ -344,7 +377,7 @@ def _refuse_equal_ids(corpus: DiskCorpus, name: str) -> None:
 
 
 def _link_files(source: DiskCorpus, folder: Path) -> None:
-    for name in (*source._manifest.files, "manifest.json"):
+    for name in (*source._manifest.files, MANIFEST):
         target = folder / name
         target.unlink(missing_ok=True)
         try:

@@ -11,8 +11,11 @@ from typing import Any, ClassVar, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from jaxtyping import Float
 
 from calibadv_env.errors import DataError, MissingDependencyError, RetrieverError
+from calibadv_env.retrieval.flat_scan import FlatScan
+from calibadv_env.retrieval.ranking import Hits
 
 _MIN_PER_CENTROID: Final = 39
 """Below so many training points a centroid faiss warns that the clusters are poor."""
@@ -171,6 +174,9 @@ def import_faiss() -> Any:
 class FaissSearcher:
     """A faiss index that is open.
 
+    What it finds for a query does not depend on which queries share the batch: a flat index on
+    the CPU is searched by :class:`FlatScan`, and the other kinds treat each query by itself.
+
     Args:
         path: The file.
         settings: What it was built with.
@@ -201,35 +207,56 @@ class FaissSearcher:
         self._faiss = faiss
         self._settings = settings
         self.size = int(self._index.ntotal)
+        self._scan: FlatScan | None = None
+        if isinstance(settings, Flat) and device == "cpu":
+            num_values = self.size * self._index.d
+            values = faiss.rev_swig_ptr(self._index.get_xb(), num_values)
+            self._scan = FlatScan(values.reshape(self.size, self._index.d))
 
-    def search(self, vector: npt.NDArray[np.float32], limit: int) -> list[tuple[int, float]]:
-        """Finds the nearest vectors of one query.
+    def search(self, vectors: Float[np.ndarray, "query dimension"], limit: int) -> list[Hits]:
+        """Finds the nearest vectors of each query.
 
         Args:
-            vector: The query.
+            vectors: The queries.
             limit: How many are wanted, at most ``size``.
 
         Returns:
-            At most so many positions and inner products, best first.
+            For each query at most so many positions and inner products, best first.
 
         Raises:
             RetrieverError: if faiss fails.
         """
-        found = self._search(vector, limit, self._parameters(limit))
-        if len(found) < limit and isinstance(self._settings, IvfPq):
+        if self._scan is not None:
+            return self._scan.search(vectors, limit)
+        found = self._search(vectors, limit, self._parameters(limit))
+        if isinstance(self._settings, IvfPq):
             everywhere = self._faiss.SearchParametersIVF(nprobe=self._index.nlist)
-            found = self._search(vector, limit, everywhere)
+            for i, hits in enumerate(found):
+                if len(hits) < limit:
+                    [found[i]] = self._search(vectors[i : i + 1], limit, everywhere)
         return found
 
     def _search(
-        self, vector: npt.NDArray[np.float32], limit: int, parameters: Any
-    ) -> list[tuple[int, float]]:
+        self, vectors: Float[np.ndarray, "query dimension"], limit: int, parameters: Any
+    ) -> list[Hits]:
+        found: list[Hits] = []
+        size = self._queries_per_call()
         try:
-            scores, positions = self._index.search(vector[None, :], limit, params=parameters)
+            for start in range(0, len(vectors), size):
+                part = np.ascontiguousarray(vectors[start : start + size])
+                scores, positions = self._index.search(part, limit, params=parameters)
+                rows = zip(positions.tolist(), scores.tolist(), strict=True)
+                found += [
+                    [(i, score) for i, score in zip(*row, strict=True) if i >= 0] for row in rows
+                ]
         except RuntimeError as error:
             raise RetrieverError(f"faiss could not search: {error}") from error
-        pairs = zip(positions[0].tolist(), scores[0].tolist(), strict=True)
-        return [(position, score) for position, score in pairs if position >= 0]
+        return found
+
+    def _queries_per_call(self) -> int:
+        """Fewer than make faiss choose the lists by a product of matrices, which rounds."""
+        threshold = int(self._faiss.cvar.distance_compute_blas_threshold)
+        return max(1, threshold - 1) if isinstance(self._settings, IvfPq) else 1 << 20
 
     def _parameters(self, limit: int) -> Any:
         settings = self._settings

@@ -244,6 +244,25 @@ def check_files(folder: Path, manifest: Manifest, *, verify: bool = False) -> No
             )
 
 
+def check_settings(folder: str | Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuses an index that was built with other settings than this code has.
+
+    Args:
+        folder: The index, for the message.
+        there: The settings of its manifest.
+        wanted: What they must be.
+
+    Raises:
+        DataError: if a setting differs.
+    """
+    for name, value in wanted.items():
+        if there.get(name) != value:
+            raise DataError(
+                f"{folder}: the index was built with {name} {there.get(name)!r}, this code has "
+                f"{value!r}; build it again"
+            )
+
+
 def check_corpus(folder: str | Path, manifest: Manifest, corpus_sha256: str) -> None:
     """Refuses an index that was made from another corpus.
 

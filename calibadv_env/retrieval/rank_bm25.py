@@ -11,8 +11,9 @@ import numpy as np
 
 from calibadv_env.errors import MissingDependencyError
 from calibadv_env.retrieval.base import ScoredPassage
-from calibadv_env.retrieval.bm25 import rank_passages
+from calibadv_env.retrieval.bm25_settings import Bm25Settings
 from calibadv_env.retrieval.corpus import Corpus, check_search, indexed_text
+from calibadv_env.retrieval.ranking import best_positions, take
 
 MAX_PASSAGES: Final = 200_000
 """A linear scan beyond this size takes over half a second and gigabytes of memory a query."""
@@ -36,10 +37,7 @@ class RankBm25Retriever:
     """
 
     def __init__(self, corpus: Corpus, k1: float = 1.2, b: float = 0.75) -> None:
-        if not k1 >= 0:
-            raise ValueError(f"k1 must be at least 0, got {k1}")
-        if not 0 <= b <= 1:
-            raise ValueError(f"b must be between 0 and 1, got {b}")
+        settings = Bm25Settings(k1=k1, b=b)
         if len(corpus) > MAX_PASSAGES:
             raise ValueError(
                 f"a corpus for 'rank_bm25' must have at most {MAX_PASSAGES:,} passages, got "
@@ -54,7 +52,9 @@ class RankBm25Retriever:
             ) from error
         self.corpus = corpus
         words = _words([indexed_text(passage) for passage in corpus])
-        self._index: Any = package.BM25Okapi(words, k1=k1, b=b) if any(words) else None
+        self._index: Any = (
+            package.BM25Okapi(words, k1=settings.k1, b=settings.b) if any(words) else None
+        )
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
         """Ranks passages for each query; see :class:`calibadv_env.retrieval.base.Retriever`.
@@ -76,7 +76,7 @@ class RankBm25Retriever:
         passages = self.corpus.passages
         if self._index is None:
             return [ScoredPassage(passage, 0.0) for passage in passages[:count]]
-        return rank_passages(passages, np.asarray(self._index.get_scores(words)), count)
+        return take(passages, best_positions(np.asarray(self._index.get_scores(words)), count))
 
 
 def _words(texts: list[str]) -> list[list[str]]:

@@ -3,13 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from calibadv_env.retrieval.base import Passage, ScoredPassage
 
+Hits: TypeAlias = list[tuple[int, float]]
+"""Positions in the corpus with their scores, best first."""
+_SPARE: Final = 8
+_FEW: Final = 16
 
-def with_ties(
-    fetch: Callable[[int], Sequence[tuple[int, float]]], count: int, limit: int
-) -> list[tuple[int, float]]:
+
+def best_positions(scores: npt.NDArray[np.floating[Any]], count: int) -> Hits:
+    """Picks the best of an array, equal ones by position, and spoils the array.
+
+    Args:
+        scores: One score a passage; overwritten.
+        count: How many to pick, 1 to ``len(scores)``.
+
+    Returns:
+        Positions and scores, best first.
+    """
+    best: Hits = []
+    if count <= _FEW:
+        for _ in range(count):
+            position = int(scores.argmax())
+            best.append((position, float(scores[position])))
+            scores[position] = -np.inf
+        return best
+    threshold = np.partition(scores, len(scores) - count)[len(scores) - count]
+    better = np.flatnonzero(scores > threshold)
+    better = better[np.argsort(-scores[better], kind="stable")]
+    equal = np.flatnonzero(scores == threshold)[: count - len(better)]
+    chosen = np.concatenate((better, equal))
+    return list(zip(chosen.tolist(), scores[chosen].tolist(), strict=True))
+
+
+def first_limit(count: int, limit: int) -> int:
+    """How many :func:`with_ties` fetches first.
+
+    Args:
+        count: How many are wanted.
+        limit: How many there can be at most.
+
+    Returns:
+        A few more, so that one fetch mostly suffices.
+    """
+    return min(count + _SPARE, limit)
+
+
+def with_ties(fetch: Callable[[int], Sequence[tuple[int, float]]], count: int, limit: int) -> Hits:
     """Makes the order of an engine that breaks ties as it likes that of the corpus.
 
     More is fetched than is wanted, until the last score fetched is worse than the last that
@@ -24,7 +69,7 @@ def with_ties(
     Returns:
         At most ``count`` positions and scores, best first, ties by position.
     """
-    wanted = min(count + 8, limit)
+    wanted = first_limit(count, limit)
     while True:
         found = fetch(wanted)
         is_all = len(found) < wanted or wanted >= limit
@@ -33,9 +78,7 @@ def with_ties(
         wanted = min(4 * wanted, limit)
 
 
-def filled_up(
-    found: Sequence[tuple[int, float]], count: int, score: float
-) -> list[tuple[int, float]]:
+def filled_up(found: Sequence[tuple[int, float]], count: int, score: float) -> Hits:
     """Adds the first other positions of the corpus until there are enough.
 
     Args:

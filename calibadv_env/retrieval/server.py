@@ -19,7 +19,7 @@ import importlib
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -43,6 +43,8 @@ from calibadv_env.retrieval.wire import (
 )
 
 LoadRetriever = Callable[[], Retriever]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 _READ_FACTOR: Final = 4
 """A body up to so many times too long is read before it is refused."""
@@ -176,17 +178,15 @@ class SearchService:
             request = parse_request(body, content_type, self.config.limits)
         except BadRequestError as error:
             return _failure(error.status, str(error))
-        answer = asyncio.ensure_future(self._batcher.submit(request.queries, request.top_k))
-        await asyncio.wait((answer,))
-        cause = answer.exception()
-        if isinstance(cause, QueueFullError):
-            return _failure(503, str(cause), retry_after_s=cause.retry_after_s)
-        if isinstance(cause, ExpiredError):
-            return _failure(504, str(cause))
-        if cause is not None:
-            return _failure(500, f"the search failed: {type(cause).__name__}: {cause}")
+        answer = await self._batcher.ask(request.queries, request.top_k)
+        if isinstance(answer, QueueFullError):
+            return _failure(503, str(answer), retry_after_s=answer.retry_after_s)
+        if isinstance(answer, ExpiredError):
+            return _failure(504, str(answer))
+        if isinstance(answer, BaseException):
+            return _failure(500, f"the search failed: {type(answer).__name__}: {answer}")
         try:
-            reply, media_type = encode_reply(request, answer.result())
+            reply, media_type = encode_reply(request, answer)
         except ValueError as unwritable:
             return _failure(500, f"the passages cannot be written: {unwritable}")
         return Reply(200, reply, media_type)
@@ -237,20 +237,19 @@ def create_app(
         worker.cancel()
         await asyncio.wait((worker,))
 
-    app = fastapi.FastAPI(
+    class Application(fastapi.FastAPI):  # type: ignore[misc, name-defined]
+        """Answers /retrieve itself: the web framework would cost more than many a search."""
+
+        async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http" and scope["path"] == "/retrieve":
+                await _retrieve(service, scope, receive, send)
+            else:
+                await super().__call__(scope, receive, send)
+
+    app = Application(
         title="calibadv search", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
     app.state.service = service
-
-    async def retrieve(request: Any) -> Any:
-        started = time.monotonic()
-        body = await read_body(request, service.config.max_body_bytes)
-        if body is None:
-            limit = f"{service.config.max_body_bytes:,}"
-            reply = _failure(413, f"the body must have at most {limit} bytes")
-            service.count(reply, started)
-            return _respond(fastapi, reply)
-        return _respond(fastapi, await service.retrieve(body, request.headers.get("content-type")))
 
     async def health(_: Any) -> Any:
         return _respond(fastapi, Reply(200, b'{"status": "alive"}', JSON_TYPE))
@@ -262,7 +261,6 @@ def create_app(
         text = service.metrics_text().encode()
         return _respond(fastapi, Reply(200, text, "text/plain; version=0.0.4; charset=utf-8"))
 
-    app.add_route("/retrieve", retrieve, methods=["POST"])
     app.add_route("/health", health, methods=["GET"])
     app.add_route("/ready", ready, methods=["GET"])
     app.add_route("/metrics", metrics, methods=["GET"])
@@ -329,25 +327,65 @@ def open_port(host: str, port: int) -> socket.socket:
         raise OSError(error.errno, f"cannot listen on {host} port {port}: {error}") from error
 
 
-async def read_body(request: Any, max_bytes: int) -> bytes | None:
+async def _retrieve(service: SearchService, scope: Any, receive: Receive, send: Send) -> None:
+    """One request to /retrieve, in the terms of ASGI."""
+    started = time.monotonic()
+    if scope["method"] != "POST":
+        reply = _failure(405, f"the method must be POST, got {scope['method']}")
+        await _send(send, reply, (b"allow", b"POST"))
+        return
+    headers = dict(scope["headers"])
+    body = await read_body(receive, headers.get(b"content-length", b""), service.config)
+    if body is None:
+        reply = _failure(413, f"the body must have at most {service.config.max_body_bytes:,} bytes")
+        service.count(reply, started)
+    else:
+        content_type = headers.get(b"content-type")
+        reply = await service.retrieve(body, content_type and content_type.decode("latin-1"))
+    await _send(send, reply)
+
+
+async def _send(send: Send, reply: Reply, *headers: tuple[bytes, bytes]) -> None:
+    pause = reply.retry_after_s
+    start = {
+        "type": "http.response.start",
+        "status": reply.status,
+        "headers": [
+            (b"content-type", reply.media_type.encode()),
+            (b"content-length", str(len(reply.body)).encode()),
+            *([] if pause is None else [(b"retry-after", str(pause).encode())]),
+            *headers,
+        ],
+    }
+    await send(start)
+    await send({"type": "http.response.body", "body": reply.body})
+
+
+async def read_body(receive: Receive, length: bytes, config: ServerConfig) -> bytes | None:
     """Reads the body of a request, and keeps no more of it than is allowed.
 
     A body that is too long is read to its end nevertheless, as long as that is near: a client
     that is cut off while it sends does not get to see the reply.
 
     Args:
-        request: The request of the web framework.
-        max_bytes: Most bytes.
+        receive: Gives the next part, as ASGI has it.
+        length: What the header says; may be empty.
+        config: Says how long a body may be.
 
     Returns:
-        The body, None if it is longer.
+        The body, None if it is longer. What came of one that the client broke off is no whole
+        request, and its reply goes nowhere.
     """
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > _READ_FACTOR * max_bytes:
+    max_bytes = config.max_body_bytes
+    if length.isdigit() and int(length) > _READ_FACTOR * max_bytes:
         return None
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
+    is_more = True
+    while is_more:
+        part = await receive()
+        chunk = part.get("body", b"")
+        is_more = part.get("more_body", False)
         size += len(chunk)
         if size <= max_bytes:
             chunks.append(chunk)

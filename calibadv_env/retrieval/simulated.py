@@ -1,25 +1,34 @@
 """Simulated search: a language model writes the passages, useful ones or noisy ones.
 
 The curriculum makes searching harder as training goes on: the share of noisy answers grows with
-:attr:`SimulatedRetriever.step`.
+the progress that each episode was reset with, ``options={"training_progress": p}``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Final, Literal, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
 
 from calibadv_env.errors import RetrieverError
 from calibadv_env.retrieval.asking import AskedTask
 from calibadv_env.retrieval.base import Passage, ScoredPassage
-from calibadv_env.retrieval.http_session import HttpSession, HttpSettings, UnusableReplyError
 from calibadv_env.retrieval.wire import content_id
+from calibadv_env.retrieval.writers import ChatWriter, ScriptedWriter, TextWriter
+
+__all__ = [
+    "ChatWriter",
+    "Quality",
+    "ScriptedWriter",
+    "SimulatedRetriever",
+    "TextWriter",
+    "noise_probability",
+    "simulation_prompt",
+    "written_passages",
+]
 
 Quality = Literal["useful", "noisy"]
 
@@ -105,109 +114,16 @@ def noise_probability(
     return start + share * (end - start)
 
 
-class TextWriter(Protocol):
-    """A language model, text in and text out."""
-
-    def write(self, prompts: Sequence[str]) -> list[str]:
-        """Completes each prompt.
-
-        Raises:
-            RetrieverError: if it could not.
-        """
-        ...
-
-
-class ScriptedWriter:
-    """Writes with a function, for tests and as the adapter for a model in this process.
-
-    Args:
-        function: Gives the text for one prompt.
-    """
-
-    def __init__(self, function: Callable[[str], str]) -> None:
-        self._function = function
-
-    def write(self, prompts: Sequence[str]) -> list[str]:
-        """Completes each prompt."""
-        return [self._function(prompt) for prompt in prompts]
-
-
-class ChatWriter:
-    """Writes with any server that has OpenAI's route ``/chat/completions``.
-
-    Args:
-        base_url: Such as ``http://127.0.0.1:8000/v1``.
-        model: Name of the model there.
-        temperature: Sampling temperature.
-        max_tokens: Most tokens of an answer.
-        api_key_variable: Name of the environment variable that holds the key. It is read at each
-            call and never stored; without the variable none is sent.
-        seed: Sent along, for servers that sample by it.
-        settings: Timeouts, retries, concurrency.
-
-    Raises:
-        ValueError: if an argument is out of its range.
-        MissingDependencyError: if httpx is not installed.
-    """
-
-    def __init__(
-        self,
-        base_url: str,
-        model: str,
-        *,
-        temperature: float = 0.8,
-        max_tokens: int = 600,
-        api_key_variable: str = "OPENAI_API_KEY",
-        seed: int = 0,
-        settings: HttpSettings | None = None,
-    ) -> None:
-        if not base_url.startswith(("http://", "https://")):
-            raise ValueError(f"base_url must begin with http:// or https://, got {base_url!r}")
-        if temperature < 0:
-            raise ValueError(f"temperature must not be negative, got {temperature}")
-        if max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
-        self._url = base_url.rstrip("/") + "/chat/completions"
-        self._fixed = {
-            "model": model,
-            "temperature": temperature,
-            "max_tokens": max_tokens,
-            "seed": seed,
-        }
-        self._api_key_variable = api_key_variable
-        self._session = HttpSession(settings or HttpSettings(timeout_s=120.0))
-
-    def write(self, prompts: Sequence[str]) -> list[str]:
-        """Completes each prompt, several at a time.
-
-        Args:
-            prompts: Each is sent as one user message.
-
-        Returns:
-            The answers, in order.
-
-        Raises:
-            RetrieverError: if the server could not be reached or its reply has no text.
-        """
-        return self._session.map(self._write_one, prompts) if prompts else []
-
-    def _write_one(self, prompt: str) -> str:
-        body = {**self._fixed, "messages": [{"role": "user", "content": prompt}]}
-        headers = {"content-type": "application/json"}
-        key = os.environ.get(self._api_key_variable)
-        if key:
-            headers["authorization"] = f"Bearer {key}"
-        raw = json.dumps(body).encode("ascii")
-        return self._session.post(self._url, raw, headers, partial(_read_completion, self._url))
-
-
 @dataclass(kw_only=True)
 class SimulatedRetriever:
     """Answers queries with passages that a language model writes.
 
-    Whether a search is answered usefully or with noise is drawn from ``seed``, ``step``, the
+    Whether a search is answered usefully or with noise is drawn from ``seed``, the step, the
     query and its task alone, so it depends neither on the order of the searches nor on what
-    shares the batch, and the same run draws the same.
+    shares the batch, and the same run draws the same. The step comes with the episode: a task
+    that has a ``training_progress`` is at the step ``round(training_progress * num_steps)``, so
+    that episodes of several updates may run side by side. A task without one, as in an
+    evaluation, is at :attr:`step`.
 
     **Source:** ZeroSearch (Sun et al. 2025).
 
@@ -215,7 +131,8 @@ class SimulatedRetriever:
     the code counts the queries of the running episodes through the tasks of the whole batch and
     so, once an episode has ended, tells the model another question; all accepted answers are told
     instead of the first; a model that fails is an exception instead of the passage "No
-    information available"; equal queries to equal tasks in one step share their draw.
+    information available"; equal queries to equal tasks in one step share their draw; a long query
+    is cut.
 
     Attributes:
         writer: The language model.
@@ -225,7 +142,9 @@ class SimulatedRetriever:
         base: How late the change comes; see :func:`noise_probability`.
         seed: Seed of the draws.
         name: Names the model in :meth:`identity`.
-        step: Updates made so far; whoever trains sets it.
+        step: Step of a search whose task does not say how far the training is; 0 unless it is
+            set.
+        max_query_chars: A longer query is cut for the model, whose context has an end.
     """
 
     writer: TextWriter
@@ -235,17 +154,26 @@ class SimulatedRetriever:
     base: float = 4.0
     seed: int = 0
     name: str = ""
-    step: int = field(default=0)
+    step: int = 0
+    max_query_chars: int = 1000
 
     def __post_init__(self) -> None:
         """Checks the curriculum."""
         self.noise_probability()
+        if self.max_query_chars < 1:
+            raise ValueError(f"max_query_chars must be at least 1, got {self.max_query_chars}")
 
-    def noise_probability(self) -> float:
-        """The share of noisy answers at the present step."""
+    def noise_probability(self, step: int | None = None) -> float:
+        """The share of noisy answers at a step; at :attr:`step` if it is None."""
+        step = self.step if step is None else step
         return noise_probability(
-            self.step, self.num_steps, start=self.start, end=self.end, base=self.base
+            step, self.num_steps, start=self.start, end=self.end, base=self.base
         )
+
+    def step_of(self, task: AskedTask | None) -> int:
+        """How far the training is for a task."""
+        progress = getattr(task, "training_progress", None)
+        return self.step if progress is None else round(progress * self.num_steps)
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
         """Answers queries whose tasks are not known: the model then sees the query alone.
@@ -286,11 +214,12 @@ class SimulatedRetriever:
         return self._search(queries, top_k, list(tasks))
 
     def quality(self, query: str, task: AskedTask | None) -> Quality:
-        """Draws whether a search is answered usefully, at the present step."""
-        key = [self.seed, self.step, query, task.question if task else None]
+        """Draws whether a search is answered usefully, at the step of its task."""
+        step = self.step_of(task)
+        key = [self.seed, step, query, task.question if task else None]
         digest = hashlib.sha256(json.dumps(key).encode("ascii")).digest()
         drawn = int.from_bytes(digest[:8], "big") / 2.0**64
-        return "noisy" if drawn < self.noise_probability() else "useful"
+        return "noisy" if drawn < self.noise_probability(step) else "useful"
 
     def cache_key(self, query: str, task: AskedTask | None) -> str:
         """What the answer depends on besides the settings: for :class:`CachedRetriever`."""
@@ -311,7 +240,7 @@ class SimulatedRetriever:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
         pairs = zip(queries, tasks, strict=True)
         prompts = [
-            simulation_prompt(query, task, self.quality(query, task), top_k)
+            simulation_prompt(query[: self.max_query_chars], task, self.quality(query, task), top_k)
             for query, task in pairs
         ]
         distinct = list(dict.fromkeys(prompts))
@@ -378,17 +307,3 @@ def written_passages(text: str, query: str, count: int) -> list[ScoredPassage]:
         ScoredPassage(Passage(content_id(body), "", body), 1.0 / rank)
         for rank, body in enumerate(bodies, start=1)
     ]
-
-
-def _read_completion(url: str, body: bytes) -> str:
-    try:
-        record = json.loads(body)
-    except ValueError as error:
-        raise UnusableReplyError(f"the reply must be JSON: {error}; got {body[:80]!r}") from error
-    try:
-        text = record["choices"][0]["message"]["content"]
-    except (KeyError, IndexError, TypeError) as error:
-        raise RetrieverError(f"{url}: the reply has no message: {body[:200]!r}") from error
-    if not isinstance(text, str):
-        raise RetrieverError(f"{url}: the message must be text, got {type(text).__name__}")
-    return text

@@ -10,19 +10,23 @@ from typing import Any, Final
 
 from calibadv_env.errors import DataError, MissingDependencyError, RetrieverError
 from calibadv_env.retrieval.base import ScoredPassage
-from calibadv_env.retrieval.bm25_build import STOP_WORDS, WORD
+from calibadv_env.retrieval.bm25_settings import STOP_WORDS, WORD
 from calibadv_env.retrieval.corpus import check_search, indexed_text
-from calibadv_env.retrieval.disk_corpus import FOLDER, CorpusSource, DiskCorpus, write_corpus
+from calibadv_env.retrieval.disk_corpus import (
+    FOLDER,
+    CorpusSource,
+    DiskCorpus,
+    finish_index,
+    write_corpus,
+)
 from calibadv_env.retrieval.index_files import (
-    MANIFEST,
-    Manifest,
     Progress,
     building,
     check_files,
+    check_settings,
     file_facts,
     no_progress,
     read_manifest,
-    write_manifest,
 )
 from calibadv_env.retrieval.ranking import filled_up, take, with_ties
 
@@ -67,34 +71,31 @@ def build_tantivy_index(
     tantivy = _import_tantivy()
     with building(out, overwrite=overwrite) as folder:
         corpus = write_corpus(source, folder / FOLDER, progress)
-        postings = folder / _POSTINGS
-        postings.mkdir()
-        index = tantivy.Index(_schema(tantivy), path=str(postings))
-        _register_tokenizer(tantivy, index)
-        writer = index.writer(heap_size=heap_bytes, num_threads=1)
         try:
-            for position, passage in enumerate(corpus):
-                body = " ".join(_words(indexed_text(passage)))
-                writer.add_document(tantivy.Document(position=position, body=body))
-                if position % _REPORT_EVERY == 0:
-                    progress("index", position, len(corpus))
-            writer.commit()
-            writer.wait_merging_threads()
+            _write_postings(tantivy, corpus, folder / _POSTINGS, heap_bytes, progress)
         except ValueError as error:
             raise DataError(f"{out}: tantivy could not write the index: {error}") from error
-        progress("index", len(corpus), len(corpus))
-        names = [f"{FOLDER}/{MANIFEST}"]
-        names += [f"{_POSTINGS}/{p.name}" for p in postings.iterdir() if p.suffix != ".lock"]
-        manifest = Manifest(
-            kind="tantivy",
-            corpus_sha256=corpus.sha256,
-            num_passages=len(corpus),
-            settings=_SETTINGS,
-            files={name: file_facts(folder / name) for name in sorted(names)},
-        )
-        write_manifest(folder, manifest)
-        corpus.close()
+        names = sorted(p.name for p in (folder / _POSTINGS).iterdir() if p.suffix != ".lock")
+        files = {f"{_POSTINGS}/{name}": file_facts(folder / _POSTINGS / name) for name in names}
+        finish_index(folder, "tantivy", corpus, _SETTINGS, files)
     return Path(out)
+
+
+def _write_postings(
+    tantivy: Any, corpus: DiskCorpus, folder: Path, heap_bytes: int, progress: Progress
+) -> None:
+    folder.mkdir()
+    index = tantivy.Index(_schema(tantivy), path=str(folder))
+    _register_tokenizer(tantivy, index)
+    writer = index.writer(heap_size=heap_bytes, num_threads=1)
+    for position, passage in enumerate(corpus):
+        body = " ".join(_words(indexed_text(passage)))
+        writer.add_document(tantivy.Document(position=position, body=body))
+        if position % _REPORT_EVERY == 0:
+            progress("index", position, len(corpus))
+    writer.commit()
+    writer.wait_merging_threads()
+    progress("index", len(corpus), len(corpus))
 
 
 class TantivyIndex:
@@ -124,12 +125,7 @@ class TantivyIndex:
         folder = Path(folder).absolute()
         self.folder = folder
         self.manifest = read_manifest(folder, "tantivy")
-        for name, value in _SETTINGS.items():
-            if self.manifest.settings.get(name) != value:
-                raise DataError(
-                    f"{folder}: the index was built with {name} "
-                    f"{self.manifest.settings.get(name)!r}, this code has {value!r}; build it again"
-                )
+        check_settings(folder, self.manifest.settings, _SETTINGS)
         check_files(folder, self.manifest, verify=verify)
         self.corpus = DiskCorpus(folder, verify=verify)
         try:

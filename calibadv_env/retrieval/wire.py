@@ -37,6 +37,7 @@ _MSGPACK_TYPES: Final = frozenset(
     {MSGPACK_TYPE, "application/x-msgpack", "application/vnd.msgpack"}
 )
 _ID_CHARS: Final = 16
+_JSON: Final = json.JSONEncoder(allow_nan=False)
 
 Results: TypeAlias = Sequence[Sequence[ScoredPassage]]
 
@@ -184,7 +185,7 @@ def encode_reply(request: SearchRequest, results: Results) -> tuple[bytes, str]:
     result: Any = rows[0] if request.is_flat else rows
     if request.is_msgpack:
         return _pack({"result": result}), MSGPACK_TYPE
-    return json.dumps({"result": result}, allow_nan=False).encode("ascii"), JSON_TYPE
+    return _JSON.encode({"result": result}).encode("ascii"), JSON_TYPE
 
 
 def encode_request(
@@ -265,7 +266,7 @@ def document_of(passage: Passage) -> dict[str, str]:
     ``title`` and ``text`` are added where the contents alone would not give them back.
     """
     document = {"id": passage.id, "contents": contents_of(passage)}
-    if _parse_document(document) != passage:
+    if "\n" in passage.title or passage.text != passage.text.strip():
         document |= {"title": passage.title, "text": passage.text}
     return document
 

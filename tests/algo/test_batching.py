@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,12 +13,14 @@ from hypothesis import strategies as st
 from calibadv_algo.batching import (
     TokenBatch,
     build_token_batch,
+    last_token_rewards,
     minibatch_indices,
-    replace_logprobs,
     select_sequences,
     sequences_with_signal,
     split_by_tokens,
     split_minibatches,
+    tokens_to_turns,
+    turns_to_tokens,
 )
 from calibadv_algo.types import Trajectory, Turn
 
@@ -38,6 +42,7 @@ def make_trajectory(name: int, prompt: int, turns: list[tuple[int, int]]) -> Tra
                 action_text="",
                 logprobs=tuple(-float(token) for token in action),
                 observation_ids=take(num_observation),
+                reward=float(name + len(made)),
             )
         )
     return Trajectory(
@@ -104,7 +109,7 @@ def test_splitting_keeps_every_sequence_whole_and_once(
     trajectories: list[Trajectory], budget: int, num_minibatches: int, seed: int
 ) -> None:
     batch = build_token_batch(trajectories, turn_advantages(trajectories))
-    batch = replace_logprobs(batch, ref=batch.advantages * 2)
+    batch = replace(batch, ref_logprobs=batch.advantages * 2, values=batch.advantages * 3)
     seen: list[int] = []
     for minibatch in split_minibatches(batch, num_minibatches, np.random.default_rng(seed)):
         for micro in split_by_tokens(minibatch, budget):
@@ -128,7 +133,31 @@ def check_sequence(batch: TokenBatch, index: int, trajectories: list[Trajectory]
         assert torch.equal(getattr(batch, key)[tokens], getattr(alone, key))
     assert batch.ref_logprobs is not None
     assert torch.equal(batch.ref_logprobs[tokens], alone.advantages * 2)
+    assert batch.values is not None
+    assert torch.equal(batch.values[tokens], alone.advantages * 3)
+    assert batch.sequence_rewards is not None
+    assert batch.sequence_rewards[index] == trajectories[name].reward
+    assert torch.equal(batch.is_last_turn[tokens], alone.turn == len(trajectories[name].turns) - 1)
     return name
+
+
+@settings(max_examples=40, deadline=None)
+@given(trajectory_lists())
+def test_between_turns_and_tokens(trajectories: list[Trajectory]) -> None:
+    values = turn_advantages(trajectories)
+    tokens = turns_to_tokens(trajectories, values)
+    batch = build_token_batch(trajectories, values)
+    for ours, theirs in zip(batch.per_sequence(batch.advantages), tokens, strict=True):
+        assert ours.tolist() == theirs.astype(np.float32).tolist()
+    assert build_token_batch(trajectories).advantages.tolist() == [0] * batch.num_action_tokens
+    for trajectory, row, vector in zip(trajectories, values, tokens, strict=True):
+        counts = [len(turn.action_ids) for turn in trajectory.turns]
+        sums = tokens_to_turns(trajectory, vector)
+        assert sums == pytest.approx([v * n for v, n in zip(row, counts, strict=False)])
+        rewards = last_token_rewards(trajectory)
+        assert tokens_to_turns(trajectory, rewards).tolist() == [t.reward for t in trajectory.turns]
+        ends = np.cumsum(counts) - 1
+        assert rewards[ends].tolist() == [t.reward for t in trajectory.turns]
 
 
 def test_micro_batches_fill_their_budget() -> None:

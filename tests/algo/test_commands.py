@@ -15,6 +15,7 @@ import torch
 from transformers import AutoTokenizer
 
 from calibadv_algo.arms import ARMS
+from calibadv_algo.baseline import baseline_names
 from calibadv_algo.cli import main
 from calibadv_algo.commands import setup
 from calibadv_algo.commands.listing import List
@@ -329,6 +330,16 @@ def test_list_arms_and_presets(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "presets"]) == 0
     out = output_of(capfd)
     assert all(name in out for name in PRESETS)
+
+
+def test_list_baselines(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "baselines"]) == 0
+    out = " ".join(output_of(capfd).split())
+    assert baseline_names()
+    for name in baseline_names():
+        assert name in out
+    assert "name what it is source" in out
+    assert "2402.03300" in out
 
 
 def test_list_datasets_and_policies(capfd: pytest.CaptureFixture[str]) -> None:

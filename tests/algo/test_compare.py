@@ -18,6 +18,7 @@ import pytest
 
 from calibadv_algo import compare
 from calibadv_algo.arms import ARMS
+from calibadv_algo.baseline import find_baseline
 from calibadv_algo.compare import (
     COMPARE_PRESETS,
     CompareConfig,
@@ -131,6 +132,18 @@ def test_every_arm_of_a_seed_has_the_seed_and_a_folder_of_its_own(tmp_path: Path
         assert job.config.env.prepend_think is ARMS[job.arm].prepend_think
         assert job.config.rollout == config.train.rollout
     assert len({config_hash(job.config) for job in jobs}) == 4
+
+
+def test_baselines_may_be_arms(tmp_path: Path) -> None:
+    config = CompareConfig(arms=("grpo", "dapo"), seeds=(3,), output_dir=tmp_path)
+    jobs = plan_jobs(config)
+    assert [job.name for job in jobs] == ["grpo-seed3", "dapo-seed3"]
+    dapo = find_baseline("dapo")
+    assert jobs[1].config.filters == dapo.apply(config.train).filters
+    assert jobs[1].config.rollout == config.train.rollout
+    write_comparison(config, {}, None)
+    record = json.loads((tmp_path / "comparison.json").read_text())
+    assert record["arm_descriptions"]["dapo"] == dapo.description
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from calibadv_algo.config import (
     CALIBADV_QWEN25_3B,
     PRESETS,
     SEARCH_R1_GRPO,
+    CriticConfig,
     EnvConfig,
     EvalConfig,
     OptimConfig,
@@ -25,6 +26,8 @@ from calibadv_algo.config import (
     config_to_dict,
 )
 from calibadv_algo.credit import NoCredit, SilverCredit
+from calibadv_algo.mismatch import TokenTis
+from calibadv_algo.objectives import ClippedSurrogate, Gspo
 
 
 @pytest.mark.parametrize(
@@ -37,7 +40,13 @@ from calibadv_algo.credit import NoCredit, SilverCredit
         (RolloutConfig, "top_p", 1.5, r"top_p must be in \(0, 1\], got 1.5"),
         (OptimConfig, "lr", 0.0, "lr must be positive, got 0.0"),
         (OptimConfig, "betas", (0.9, 1.0), r"betas must be in \[0, 1\), got \(0.9, 1.0\)"),
-        (OptimConfig, "clip_low", 1.2, r"clip_low must be in \[0, 1\], got 1.2"),
+        (ClippedSurrogate, "clip_low", 1.2, r"clip_low must be in \[0, 1\], got 1.2"),
+        (ClippedSurrogate, "dual_clip", 1.0, "dual_clip must be above 1, got 1.0"),
+        (Gspo, "clip_high", -0.1, "clip_high must not be negative, got -0.1"),
+        (TokenTis, "cap", 0.0, "cap must be positive, got 0.0"),
+        (CriticConfig, "value_clip", 0.0, "value_clip must be positive, got 0.0"),
+        (OptimConfig, "mismatch", TokenTis(), "mismatch must be NoCorrection unless old_logprobs"),
+        (OptimConfig, "length_norm", 10, "length_norm must be given for seq-mean-token-sum-norm"),
         (OptimConfig, "kl_coef", -0.1, "kl_coef must not be negative, got -0.1"),
         (EvalConfig, "every", -1, "every must not be negative, got -1"),
         (EvalConfig, "max_tokens", 0, "max_tokens must be positive, got 0"),

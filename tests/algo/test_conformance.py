@@ -10,12 +10,17 @@ from typing import Any
 
 import pytest
 
+from calibadv_algo.cli import main
 from calibadv_algo.conformance import (
+    DEFAULT_SWITCHES,
     ConformanceReport,
     check_vector,
     format_report,
     run_conformance,
+    variant_of,
 )
+from calibadv_algo.conformance_published import check_output
+from calibadv_env.retrieval.simulated import noise_probability
 
 PATH = Path(__file__).parent.parent / "data" / "calibadv_vectors.json"
 VECTORS = json.loads(PATH.read_text(encoding="utf-8"))["vectors"]
@@ -146,3 +151,161 @@ def test_a_batch_without_negatives_gives_zeros_for_answers() -> None:
         "adv_after_rebalance_per_turn": [lone, 0.0],
     }
     assert check_vector(vector).worst <= 1e-9
+
+
+# Outputs of other systems
+
+OTHERS_PATH = PATH.with_name("misc_vectors.json")
+OTHERS = json.loads(OTHERS_PATH.read_text(encoding="utf-8"))
+
+
+def curriculum(step: int, num_steps: int, start: float, end: float) -> float:
+    return noise_probability(step, num_steps, start=start, end=end)
+
+
+@pytest.mark.parametrize("name", OTHERS["outputs"])
+def test_output_agrees(name: str) -> None:
+    result = check_output(name, OTHERS, curriculum)
+    assert result.unsupported is None
+    assert result.worst <= 1e-6
+
+
+def tampered(expected: Any) -> Any:
+    """The same output with one number changed where the mask shows it."""
+    if isinstance(expected, list) and isinstance(expected[0], list):
+        return [[expected[0][0] + 0.01, *expected[0][1:]], *expected[1:]]
+    if isinstance(expected, list):
+        return [expected[0], {**expected[1], "actor/pg_clipfrac_lower": 0.01}]
+    return expected + 0.01
+
+
+@pytest.mark.parametrize("name", OTHERS["outputs"])
+def test_a_wrong_output_is_noticed(name: str) -> None:
+    outputs = OTHERS["outputs"]
+    content = {**OTHERS, "outputs": {**outputs, name: tampered(outputs[name])}}
+    assert check_output(name, content, curriculum).worst > 0.005
+
+
+def test_the_report_counts_all_outputs() -> None:
+    report = run_conformance(OTHERS_PATH, curriculum=curriculum)
+    assert report.num_vectors == report.num_compared == report.num_agreed == 37
+    lines = format_report(report).splitlines()
+    assert "37 of 37 compared vectors agree" in lines[0]
+    assert any("2/2" in line and "LLDS" in line for line in lines)
+
+
+def test_unknown_outputs_are_named_and_never_agree(tmp_path: Path) -> None:
+    outputs = {
+        "adv_grpo": OTHERS["outputs"]["adv_grpo"],
+        "adv_remax": OTHERS["outputs"]["adv_grpo"],
+        "zerosearch_p_203_203_0_0.5": 0.5,
+    }
+    path = tmp_path / "others.json"
+    path.write_text(json.dumps({"inputs": OTHERS["inputs"], "outputs": outputs}), encoding="utf-8")
+    report = run_conformance(path)
+    assert (report.num_vectors, report.num_compared, report.num_agreed) == (3, 1, 1)
+    text = format_report(report)
+    assert "adv_remax: no formula of that name" in text
+    assert "the curriculum of the simulated search was not given" in text
+    assert run_conformance(path, curriculum=curriculum).num_compared == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter"),
+    [
+        ("verl_gae_g.9_l.8_adv", "verl_gae_g.7_l.8_adv"),
+        ("adv_reinforce_pp_g1", "adv_reinforce_pp_g0.5"),
+        ("gspo_3e-4_4e-4", "gspo_0.1_0.2"),
+        ("value_loss_clip0.5", "value_loss_clip0.1"),
+        ("ragen_bilevel_g1_l.9_gH.95_adv", "ragen_bilevel_g1_l.5_gH.95_adv"),
+        ("llds_action_gate_lambda.2_code_norm", "llds_action_gate_lambda0.4_code_norm"),
+        ("llds_action_gate_lambda.2_code_norm", "llds_token_gate_lambda.2_code_norm"),
+        ("llds_action_gate_lambda.2_code_norm", "llds_action_gate_lambda.2_paper_norm"),
+        ("tree_grpo_default_sum", "tree_grpo_tree_inner"),
+    ],
+)
+def test_settings_are_read_from_the_name(name: str, parameter: str) -> None:
+    content = {**OTHERS, "outputs": {parameter: OTHERS["outputs"][name]}}
+    result = check_output(parameter, content)
+    assert result.unsupported is None
+    assert result.worst > 1e-4
+
+
+def test_a_row_without_tokens_changes_no_average() -> None:
+    mask = [*OTHERS["inputs"]["mask"], [0.0] * 8]
+    inputs = {
+        name: [*rows, rows[0]] if name != "mask" else mask
+        for name, rows in OTHERS["inputs"].items()
+    }
+    inputs["uid"] = [*OTHERS["inputs"]["uid"], "lonely"]
+    names = [
+        "verl_gae_g1_l1_ret",
+        "adv_reinforce_pp_g1",
+        "vanilla_sym_seq-mean-token-mean",
+        "gspo_3e-4_4e-4",
+        "ragen_bilevel_ret",
+        "llds_response_gate_lambda.2_code_norm",
+    ]
+    for name in names:
+        expected = OTHERS["outputs"][name]
+        if isinstance(expected, list) and isinstance(expected[1], list):
+            expected = [*expected, [0.0] * 8]
+        outputs = {**OTHERS["outputs"], name: expected}
+        assert check_output(name, {"inputs": inputs, "outputs": outputs}).worst <= 1e-6, name
+
+
+@pytest.mark.parametrize(
+    "outputs", [{"adv_grpo": [[1.0]]}, {"adv_grpo": [[math.nan] * 8] * 6}, {"kl_k1": math.nan}]
+)
+def test_other_shapes_and_missing_numbers_do_not_agree(outputs: dict[str, Any]) -> None:
+    (name,) = outputs
+    result = check_output(name, {"inputs": OTHERS["inputs"], "outputs": outputs})
+    assert result.worst == math.inf
+
+
+def test_a_missing_input_is_an_error_that_names_the_output(tmp_path: Path) -> None:
+    path = tmp_path / "others.json"
+    path.write_text('{"inputs": {}, "outputs": {"adv_grpo": [[1.0]]}}', encoding="utf-8")
+    with pytest.raises(ValueError, match="vector adv_grpo is not in the format"):
+        run_conformance(path)
+
+
+def test_the_command_takes_several_files(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["conformance", str(PATH), str(OTHERS_PATH)]) == 0
+    out = capfd.readouterr().out
+    assert "72 of 72" in out
+    assert "37 of 37" in out
+    assert "all files: 109 of 109 vectors agree" in out
+
+
+def test_the_command_fails_if_one_file_does(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    outputs = {"kl_k1": OTHERS["outputs"]["kl_k1"] + 1}
+    path = tmp_path / "others.json"
+    path.write_text(json.dumps({"inputs": OTHERS["inputs"], "outputs": outputs}), encoding="utf-8")
+    assert main(["conformance", str(PATH), str(path)]) == 1
+    assert "differs  kl_k1" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("switches", "expected"),
+    [
+        ({}, {"pools": "answers", "scope": "group", "lone": "zero"}),
+        ({"enable": False}, {"pools": "none"}),
+        ({"in_group": False}, {"scope": "batch", "lone": "keep-negative"}),
+        ({"only_answer": False}, {"pools": "all", "lone": "zero"}),
+        ({"only_answer": False, "adjust_positive": False}, {"lone": "keep-positive"}),
+        ({"only_answer": False, "turn_level": True}, {"pools": "searches"}),
+        (
+            {"only_answer": False, "turn_level": True, "in_group": False},
+            {"pools": "turns", "scope": "batch"},
+        ),
+        ({"only_apply_risky": True}, {"when": "risky"}),
+        ({"aggressive_softpenalty": True}, {"penalty": "aggressive"}),
+        ({"reset2zero": True}, {"solved": "zero"}),
+    ],
+)
+def test_switches_name_an_estimator(switches: dict[str, Any], expected: dict[str, Any]) -> None:
+    variant = variant_of({**DEFAULT_SWITCHES, **switches})
+    assert {name: getattr(variant, name) for name in expected} == expected

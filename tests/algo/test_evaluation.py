@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from calibadv_algo.evaluation import (
     EvalRecord,
     append_records,
     eval_task_indices,
+    record_from_json,
+    record_to_json,
     summarize,
     to_record,
 )
@@ -28,7 +31,7 @@ END = {
 
 
 def make_trajectory(
-    info: dict[str, Any], hops: int = 2, *, is_terminated: bool = True
+    info: dict[str, Any], hops: int = 2, *, is_terminated: bool = True, **reset_info: Any
 ) -> Trajectory:
     turn = Turn(action_ids=(1, 2), action_text="x", logprobs=(-1.0, -1.0), reward=0.5, info=info)
     return Trajectory(
@@ -39,7 +42,7 @@ def make_trajectory(
         turns=(turn, turn),
         is_terminated=is_terminated,
         is_truncated=not is_terminated,
-        reset_info={"hops": hops},
+        reset_info={"hops": hops, **reset_info},
     )
 
 
@@ -76,6 +79,35 @@ def test_an_environment_without_scores_gives_none(tmp_path: Path) -> None:
     row = json.loads((tmp_path / "deep" / "evals.jsonl").read_text())
     assert "f1" not in row
     assert row["reward"] == 1.0
+
+
+def test_the_split_is_the_one_that_eval_stands_for() -> None:
+    played = make_trajectory(END, split="dev")
+    assert to_record(played, update=0, split="eval").split == "dev"
+    assert to_record(played, update=0, split="held-out").split == "held-out"
+    assert to_record(make_trajectory(END), update=0, split="eval").split == "eval"
+
+
+def test_turns_cut_off_and_tokens_counted_elsewhere() -> None:
+    played = make_trajectory(END)
+    cut = replace(played, turns=(replace(played.turns[0], is_cut=True), played.turns[1]))
+    found = to_record(cut, update=0, split="dev", count_tokens=lambda trajectory: None)
+    assert (found.num_cut_turns, found.num_action_tokens) == (1, None)
+    assert record(END).num_cut_turns == 0
+
+
+def test_records_come_back_from_json() -> None:
+    for info in (END, {}, END | {"answer": "Zürich\n\u2028"}):
+        line = record_to_json(record(info))
+        assert line.count("\n") == 1
+        assert record_from_json(line) == record(info)
+    for line, message in (
+        ("[]", "JSON object"),
+        ("{", "property name"),
+        ('{"split": "a"}', "evaluation record"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            record_from_json(line)
 
 
 def test_summaries_are_means_over_all_and_by_hops() -> None:

@@ -214,7 +214,7 @@ def test_a_changed_context_is_computed_from_the_change(
 
 
 def test_ended_rows_are_not_computed(tokenizer: PreTrainedTokenizerFast) -> None:
-    engine = HfEngine(make_model("qwen2", tokenizer), tokenizer, compact_share=0.0)
+    engine = HfEngine(make_model("qwen2", tokenizer), tokenizer, compact_share=0.0, align=1)
     contexts = random_contexts(12, len(tokenizer))
     requests = [GenerationRequest(name, ids, i) for i, (name, ids) in enumerate(contexts.items())]
     generations = engine.generate(requests, SamplingParams(max_tokens=30, stop=("e", "s", "t")))

@@ -12,8 +12,11 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from calibadv_algo.batching import TokenBatch, select_sequences
-from calibadv_algo.config import OptimConfig
-from calibadv_algo.learner import Learner, lr_factor
+from calibadv_algo.config import CriticConfig, OptimConfig
+from calibadv_algo.learner import Learner
+from calibadv_algo.mismatch import NoCorrection, SequenceTis, TokenTis
+from calibadv_algo.objectives import Cispo, ClippedSurrogate, Gspo
+from calibadv_algo.objectives_llds import Llds
 from calibadv_algo.policy import Policy
 
 VOCAB = 40
@@ -76,6 +79,14 @@ def gradient(config: OptimConfig, batch: TokenBatch) -> torch.Tensor:
 
 AGGREGATIONS = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum")
 
+OBJECTIVES = (
+    Gspo(clip_low=0.2, clip_high=0.2),
+    Cispo(),
+    *(Llds(gate=gate, norm="code") for gate in ("token", "response", "action")),
+    *(Llds(norm=norm, answer="paper") for norm in ("paper", "preserved")),  # type: ignore[arg-type]
+    Llds(base=Gspo(), answer="code", answer_lambda=0.1),
+)
+
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 @pytest.mark.parametrize("terms", [{}, {"kl_coef": 0.3, "entropy_coef": 0.1}])
@@ -89,12 +100,75 @@ def test_micro_batches_add_up_to_the_minibatch(aggregation: Any, terms: dict[str
     assert float(whole.abs().max()) > 1e-3
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
+@pytest.mark.parametrize("mismatch", [NoCorrection(), SequenceTis()], ids=repr)
+def test_every_objective_adds_up_too(objective: Any, mismatch: Any) -> None:
+    config = OptimConfig(
+        objective=objective,
+        mismatch=mismatch,
+        old_logprobs="recomputed",
+        aggregation="seq-mean-token-sum-norm",
+        length_norm=20,
+        micro_batch_tokens=10_000,
+    )
+    model = make_model()
+    batch = make_batch(model, silent=(2,))
+    turn = torch.arange(batch.num_action_tokens) % 3
+    # The policy has moved since the batch was scored, so that ratios are not 1.
+    old = batch.sampling_logprobs + 0.3 * torch.sin(torch.arange(float(len(turn))))
+    batch = replace(batch, turn=turn, old_logprobs=old)
+    whole = gradient(config, batch)
+    for budget in (1, 25):
+        cut = gradient(replace(config, micro_batch_tokens=budget), batch)
+        torch.testing.assert_close(cut, whole, atol=1e-6, rtol=1e-4)
+    assert float(whole.abs().max()) > 1e-4
+
+
+def test_a_penalty_reaches_sequences_without_advantage() -> None:
+    model = make_model()
+    batch = make_batch(model, silent=tuple(range(8)))
+    batch = replace(batch, old_logprobs=batch.sampling_logprobs + 1.0)
+    assert float(gradient(OptimConfig(), batch).abs().max()) == 0
+    assert float(gradient(OptimConfig(objective=Llds()), batch).abs().max()) > 1e-4
+
+
+def test_a_constant_length_divides_the_sum() -> None:
+    batch = make_batch(make_model())
+    plain = gradient(OptimConfig(aggregation="seq-mean-token-sum"), batch)
+    config = OptimConfig(aggregation="seq-mean-token-sum-norm", length_norm=50)
+    torch.testing.assert_close(gradient(config, batch) * 50, plain, atol=1e-6, rtol=1e-5)
+
+
+def test_weights_for_the_mismatch_multiply_the_loss() -> None:
+    batch = make_batch(make_model())
+    config = OptimConfig(old_logprobs="recomputed")
+    plain = gradient(config, batch)
+    doubled = replace(batch, sampling_logprobs=batch.sampling_logprobs - 10.0)
+    weighed = gradient(replace(config, mismatch=TokenTis(cap=2.0)), doubled)
+    torch.testing.assert_close(weighed, 2 * plain, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(gradient(config, doubled), plain)
+
+
+def test_the_mismatch_is_measured_where_both_sides_are_known() -> None:
+    model = make_model()
+    batch = make_batch(model)
+    rng = np.random.default_rng(0)
+    assert Learner(model, OptimConfig(lr=1e-9)).update(batch, 0, rng).mismatch == {}
+    config = OptimConfig(lr=1e-9, old_logprobs="recomputed", mismatch=TokenTis(cap=1.0))
+    found = Learner(model, config).update(batch, 0, rng).mismatch
+    with torch.no_grad():
+        gap = Policy(model).logprobs(batch)[0] - batch.sampling_logprobs
+    assert found["mismatch_mean_abs"] == pytest.approx(float(gap.abs().mean()), rel=1e-4)
+    assert found["mismatch_truncated_share"] == pytest.approx(float((gap >= 0).float().mean()))
+
+
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_the_gradient_is_that_of_the_formula(aggregation: Any) -> None:
     """An obvious loop over sequences and tokens, with the clip written out."""
     model = make_model()
     batch = make_batch(model)
-    config = OptimConfig(aggregation=aggregation, clip_low=0.1, clip_high=0.3)
+    surrogate = ClippedSurrogate(clip_low=0.1, clip_high=0.3)
+    config = OptimConfig(aggregation=aggregation, objective=surrogate)
     expected = torch.zeros(())
     for start, end, index in zip(
         batch.sequence_starts[:-1], batch.sequence_starts[1:], range(8), strict=True
@@ -196,25 +270,67 @@ def test_a_gradient_that_is_not_finite_is_not_applied() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
-def test_bf16_is_close_to_fp32() -> None:
+def test_half_precision_is_close_to_fp32() -> None:
     batch = make_batch(make_model())
     exact = gradient(OptimConfig(), batch)
-    rough = gradient(OptimConfig(dtype="bf16"), batch)
-    cosine = torch.nn.functional.cosine_similarity(exact, rough, dim=0)
-    assert 0.98 < float(cosine) < 1 - 1e-7
+    cosines = {}
+    for dtype in ("bf16", "fp16"):
+        rough = gradient(OptimConfig(dtype=dtype), batch)  # type: ignore[arg-type]
+        cosines[dtype] = float(torch.nn.functional.cosine_similarity(exact, rough, dim=0))
+    assert 0.98 < cosines["bf16"] < cosines["fp16"] < 1 - 1e-9
 
 
-@pytest.mark.parametrize(
-    ("schedule", "expected"),
-    [
-        ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
-        ("linear", [0.5, 1.0, 1.0, 0.7, 0.4, 0.1]),
-        ("cosine", [0.5, 1.0, 1.0, 0.775, 0.325, 0.1]),
-    ],
-)
-def test_schedules(schedule: Any, expected: list[float]) -> None:
-    config = OptimConfig(
-        num_updates=6, warmup_fraction=1 / 3, schedule=schedule, final_lr_fraction=0.1
-    )
-    factors = [lr_factor(update, config) for update in range(6)]
-    assert factors == pytest.approx(expected)
+def test_fp16_trains_with_a_scaled_loss() -> None:
+    model = make_model()
+    learner = Learner(model, OptimConfig(dtype="fp16", num_minibatches=1, grad_clip=100.0))
+    batch = make_batch(model)
+    result = learner.update(batch, 0, np.random.default_rng(0))
+    assert result.loss_scale == 2.0**16
+    assert (result.num_steps, result.num_skipped_steps) == (1, 0)
+    assert result.grad_norm == pytest.approx(float(gradient(OptimConfig(), batch).norm()), rel=0.02)
+    bad = replace(batch, advantages=torch.full_like(batch.advantages, 1e30))
+    result = learner.update(bad, 1, np.random.default_rng(0))
+    assert (result.num_steps, result.num_skipped_steps) == (0, 1)
+    assert result.loss_scale == 2.0**15
+
+
+def test_the_critic_learns_returns_and_leaves_the_policy_alone() -> None:
+    model = make_model()
+    config = OptimConfig(num_minibatches=1, lr=1e-9, critic=CriticConfig(lr=1e-2, value_clip=10.0))
+    learner = Learner(model, config, has_critic=True)
+    before = [p.detach().clone() for p in model.parameters()]
+    batch = make_batch(model)
+    returns = 0.5 + 0.1 * batch.sequence.float()
+    losses = []
+    for update in range(30):
+        prepared = learner.prepare(replace(batch, old_logprobs=None, values=None))
+        if update == 0:
+            assert prepared.values is not None
+            assert prepared.values.tolist() == [0.0] * batch.num_action_tokens
+        result = learner.update(
+            replace(prepared, returns=returns), update, np.random.default_rng(0)
+        )
+        assert result.critic is not None
+        losses.append(result.critic.loss)
+    assert losses[0] == pytest.approx(0.5 * float(returns.square().mean()), rel=1e-5)
+    assert losses[-1] < 0.1 * losses[0]
+    assert result.critic.explained_variance > 0.5
+    for ours, theirs in zip(before, model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+
+
+def test_the_critic_does_not_depend_on_the_cut() -> None:
+    model = make_model()
+    batch = make_batch(model)
+    found = []
+    for budget in (10_000, 25):
+        config = OptimConfig(num_minibatches=1, micro_batch_tokens=budget, lr=1e-9)
+        critic = Learner(model, config, has_critic=True).critic
+        assert critic is not None
+        returns = torch.linspace(-1, 1, batch.num_action_tokens)
+        ready = replace(batch, values=torch.zeros(len(returns)), returns=returns)
+        found.append((critic.step(ready).loss, critic.step(ready).loss))
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    assert found[0][1] < found[0][0]
+    with pytest.raises(ValueError, match="must hold values and returns"):
+        critic.step(batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.config import OptimConfig
-from calibadv_algo.learner import TokenScores, UpdateResult
+from calibadv_algo.learner import CriticResult, TokenScores, UpdateResult
 from calibadv_algo.metrics import (
     alarm,
     credit_metrics,
@@ -100,14 +101,24 @@ def test_learner_numbers() -> None:
         logprobs=torch.tensor([0.0, -1.0, -1.0, -1.0]),
         old_logprobs=torch.tensor([-1.0, -1.0, -1.0, -1.0]),
         advantages=torch.tensor([1.0, 1.0, -1.0, -1.0]),
+        is_clipped=torch.tensor([True, False, False, False]),
         entropies=torch.tensor([1.0, 2.0, 3.0, 2.0]),
         ref_logprobs=torch.full((4,), -1.0),
     )
     result = UpdateResult(
-        scores=scores, loss=0.5, grad_norm=1.0, num_steps=2, num_skipped_steps=0, num_tokens=9
+        scores=scores,
+        loss=0.5,
+        grad_norm=1.0,
+        num_steps=2,
+        num_skipped_steps=0,
+        num_tokens=9,
+        mismatch={"mismatch_k1": 0.1},
+        critic=CriticResult(loss=0.3, grad_norm=2.0, explained_variance=math.nan),
+        loss_scale=8.0,
     )
     found = learner_metrics(result, OptimConfig(kl_estimator="k1"))
     assert (found["clip_fraction"], found["entropy"], found["ref_kl"]) == (0.25, 2.0, 0.25)
+    assert (found["mismatch_k1"], found["loss_scale"], found["value_loss"]) == (0.1, 8.0, 0.3)
     assert learner_metrics(None, OptimConfig()) == {"trained_tokens": 0.0}
 
 

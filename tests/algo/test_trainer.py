@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,19 +15,19 @@ import pytest
 import torch
 
 from calibadv_algo.advantages.calibadv import Rebalance
+from calibadv_algo.advantages.gae import PpoGae
 from calibadv_algo.checkpoint import list_checkpoints
-from calibadv_algo.errors import CheckpointError, EngineError
+from calibadv_algo.config import CriticConfig
+from calibadv_algo.errors import CheckpointError, EngineError, MissingInfoKeyError
+from calibadv_algo.filters import DynamicSampling, OverlongMask, VoidTurnMask
+from calibadv_algo.mismatch import TokenTis
+from calibadv_algo.objectives import ClippedSurrogate
 from calibadv_algo.rollout.base import GenerationRequest, SamplingParams
 from calibadv_algo.rollout.records import trajectory_from_json
 from calibadv_algo.rollout.scripted import ScriptedEngine
-from calibadv_algo.trainer import (
-    Judged,
-    episode_seed,
-    probe_info_keys,
-    questions_at,
-    to_batch,
-)
-from calibadv_algo.types import Group, Trajectory, Turn
+from calibadv_algo.shaping.base import turn_rewards, with_rewards
+from calibadv_algo.trainer import probe_info_keys
+from calibadv_algo.types import Group
 
 
 def load_letters() -> ModuleType:
@@ -153,6 +154,133 @@ def test_an_interrupted_run_goes_on_exactly(tmp_path: Path, stop_at: int) -> Non
     assert texts[0] == texts[1]
 
 
+RUNS = {
+    "ppo": {
+        "advantage": PpoGae(),
+        "optim": letters.OptimConfig(
+            num_updates=4,
+            lr=1e-2,
+            dtype="fp16",
+            kl_reward_coef=0.05,
+            critic=CriticConfig(lr=1e-2),
+            old_logprobs="recomputed",
+            mismatch=TokenTis(),
+        ),
+    },
+    "dapo": {
+        "filters": (DynamicSampling(max_batches=3, min_range=0.9),),
+        "loss_masks": (OverlongMask(),),
+        "optim": letters.OptimConfig(
+            num_updates=4, lr=1e-2, objective=ClippedSurrogate(clip_high=0.28)
+        ),
+    },
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_systems_of_many_parts_go_on_exactly(tmp_path: Path, name: str) -> None:
+    whole = letters.make_trainer(short_config(tmp_path / "whole", **RUNS[name], checkpoint_every=1))
+    if name == "ppo":
+        overflow = next(whole.learner.policy.model.parameters()).sum() * torch.inf
+        whole.learner.stepper.backward(overflow)
+        whole.learner.stepper.step()
+    scale = whole.learner.stepper.loss_scale
+    whole.train()
+    config = short_config(tmp_path / "broken", **RUNS[name], checkpoint_every=1)
+    broken = letters.make_trainer(config)
+    if scale is not None:
+        state = broken.learner.stepper.scaler_state()
+        broken.learner.stepper.load_scaler_state(state | {"scale": scale})
+    with pytest.raises(Interrupted):
+        broken.train(on_update=interrupt_at(2))
+    resumed = letters.make_trainer(config)
+    resumed.train()
+    assert torch.equal(final_weights(whole), final_weights(resumed))
+    assert resumed.learner.stepper.loss_scale == scale
+    rows = [read_lines(tmp_path / folder / "metrics.jsonl") for folder in ("whole", "broken")]
+    timeless = [
+        [{k: v for k, v in row.items() if "time" not in k and "_per_s" not in k} for row in run]
+        for run in rows
+    ]
+    assert timeless[0] == timeless[1]
+    last = rows[0][-1]
+    if name == "dapo":
+        assert max(row.get("batches_collected", 0) for row in rows[0]) > 1
+        assert sum(row.get("groups_filtered", 0) for row in rows[0]) > 0
+        assert last["episodes"] == 32 * last["batches_collected"]
+        state = json.loads(
+            (list_checkpoints(tmp_path / "whole" / "checkpoints")[-1] / "state.json").read_text()
+        )
+        num_batches = sum(row.get("batches_collected", 0) for row in rows[0])
+        assert state["num_questions_seen"] == 4 * num_batches
+    else:
+        assert {"value_loss", "kl_reward_penalty", "mismatch_k3", "loss_scale"} <= set(last)
+
+
+def test_a_critic_is_part_of_the_checkpoint(tmp_path: Path) -> None:
+    config = short_config(tmp_path, advantage=PpoGae())
+    trainer = letters.make_trainer(config)
+    trainer.train()
+    folder = list_checkpoints(tmp_path / "checkpoints")[-1]
+    assert {"critic.safetensors", "critic_optimizer.safetensors"} <= {
+        path.name for path in folder.iterdir()
+    }
+    again = letters.make_trainer(config)
+    again.train()
+    assert again.learner.critic is not None
+    pairs = zip(
+        trainer.learner.critic.module.parameters(),
+        again.learner.critic.module.parameters(),
+        strict=True,
+    )
+    assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
+    (folder / "critic.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"critic.safetensors is missing"):
+        letters.make_trainer(config).train()
+
+
+def test_ppo_learns_the_letters(tmp_path: Path) -> None:
+    seen: list[float] = []
+    optim = letters.OptimConfig(num_updates=25, lr=1e-2, critic=CriticConfig(lr=1e-2))
+    config = letters.make_config(tmp_path, advantage=PpoGae(), optim=optim)
+    letters.make_trainer(config).train(on_update=lambda _, row: seen.append(row["reward_mean"]))
+    assert float(np.mean(seen[-5:])) > float(np.mean(seen[:3])) + 0.15
+
+
+def test_shaped_rewards_are_learnt_from_and_env_rewards_reported(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Inverted:
+        required_info_keys: frozenset[str] = frozenset()
+
+        def __call__(self, group: Group) -> Group:
+            return with_rewards(group, -turn_rewards(group))
+
+    config = short_config(tmp_path, 2, shaping=(Inverted(),))
+    trainer = letters.make_trainer(config)
+    trainer.train()
+    for row in read_lines(tmp_path / "metrics.jsonl")[1:]:
+        assert row["reward_mean"] > 0
+        assert row["shaped_reward_mean"] == pytest.approx(-row["reward_mean"])
+    rows = read_lines(tmp_path / "trajectories" / "update_000000.jsonl")
+    best = max(rows, key=lambda row: sum(turn["reward"] for turn in row["turns"]))
+    assert sum(best["shaped_rewards"]) < 0
+    assert best["advantages"][0] < 0
+
+
+def test_a_curriculum_is_told_of_every_update(tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    config = short_config(tmp_path, 3)
+    note = lambda done, total: calls.append((done, total))  # noqa: E731
+    letters.make_trainer(config, before_update=note).train()
+    assert calls == [(0, 3), (1, 3), (2, 3)]
+
+
+def test_missing_facts_of_a_part_are_named(tmp_path: Path) -> None:
+    config = short_config(tmp_path, loss_masks=(VoidTurnMask(),))
+    with pytest.raises(MissingInfoKeyError, match=r"VoidTurnMask.*action"):
+        letters.make_trainer(config).train()
+
+
 def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
     config = short_config(tmp_path)
     first = letters.make_trainer(config).train()
@@ -225,34 +353,6 @@ def test_an_episode_that_overflows_is_trained_on_as_ill_formed(tmp_path: Path) -
     cut = [each for each in turns if "is_context_overflow" in each[-1]["info"]]
     assert len(cut) == row["context_overflows"]
     assert all(each[-1]["info"]["is_format_valid"] is False for each in cut)
-
-
-def test_every_epoch_visits_every_task_once() -> None:
-    order = [questions_at(4 * i, 4, 10, seed=3) for i in range(5)]
-    flat = [task for tasks in order for task in tasks]
-    assert sorted(flat[:10]) == sorted(flat[10:]) == list(range(10))
-    assert flat[:10] != flat[10:]
-    assert questions_at(0, 25, 10, seed=3)[:20] == flat
-    assert questions_at(0, 10, 10, seed=4) != flat[:10]
-    assert questions_at(7, 1, 10, seed=3) == [flat[7]]
-
-
-def test_episode_seeds_differ() -> None:
-    seeds = {
-        episode_seed(s, u, p, m) for s in (0, 1) for u in (0, 1) for p in (0, 1) for m in (0, 1)
-    }
-    assert len(seeds) == 16
-    assert all(0 <= seed < 2**63 for seed in seeds)
-
-
-def test_group_rows_reach_their_own_trajectories() -> None:
-    def trajectory(name: str, num_turns: int) -> Trajectory:
-        turns = (Turn(action_ids=(1,), action_text="", logprobs=(-1.0,)),) * num_turns
-        return Trajectory(group_id="g", task_id=name, prompt_ids=(0,), prompt_text="", turns=turns)
-
-    group = Group((trajectory("a", 2), trajectory("b", 1)))
-    judged = Judged(group, np.full((2, 2), np.nan), np.array([[1.0, 2.0], [3.0, 0.0]]))
-    assert to_batch([judged, judged]).advantages.tolist() == [1, 2, 3, 1, 2, 3]
 
 
 def test_the_look_at_info_keys_plays_to_the_end() -> None:

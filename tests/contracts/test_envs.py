@@ -88,10 +88,15 @@ def test_infos_hold_the_documented_keys():
     _, info = env.reset(seed=0)
     assert set(info) == set(calibadv_env.ResetInfo.__annotations__)
     final = {"em", "f1", "cover_em", "is_format_valid"}
+    usual = set(calibadv_env.StepInfo.__annotations__) - {"gold_similarity"}
+    *_, info = env.step(SEARCH)
+    assert set(info) == usual - final
+    *_, info = env.step("")
+    assert set(info) == usual
+    env = gymnasium.make("DeepSearch-Toy-v0", reward="step_search")
+    env.reset(seed=0)
     *_, info = env.step(SEARCH)
     assert set(info) == set(calibadv_env.StepInfo.__annotations__) - final
-    *_, info = env.step("")
-    assert set(info) == set(calibadv_env.StepInfo.__annotations__)
 
 
 def test_importing_is_light_and_repeatable():

@@ -14,7 +14,16 @@ ROOT = Path(__file__).parents[2]
 
 HEAVY = {"torch", "transformers", "vllm"}
 PURE_ENV = {"actions", "dynamics", "rewards", "correctness"}
-PURE_ALGO = {"credit", "losses", "batching", "diagnostics"}
+PURE_ALGO = {
+    "batching",
+    "credit",
+    "diagnostics",
+    "filters",
+    "losses",
+    "losses_llds",
+    "losses_value",
+    "losses_variants",
+}
 NOUNS = {
     "calibadv_env.info",
     "calibadv_env.prompts",

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibadv_env.retrieval import Corpus, Passage
-from calibadv_env.retrieval.bm25 import Bm25Retriever, rank_passages
+from calibadv_env.retrieval.bm25 import Bm25Retriever
 from calibadv_env.retrieval.corpus import indexed_text
 
 
@@ -92,21 +92,6 @@ def test_scores_are_those_of_the_library_and_ties_stand_in_corpus_order(queries,
 def test_the_batch_does_not_matter(queries, top_k):
     together = RETRIEVER.search(queries, top_k)
     assert together == [RETRIEVER.search([query], top_k)[0] for query in queries]
-
-
-@given(
-    scores=st.lists(st.integers(0, 3), min_size=1, max_size=60),
-    count=st.integers(1, 60),
-)
-def test_the_choice_of_the_best_is_a_stable_sort(scores, count):
-    count = min(count, len(scores))
-    passages = [Passage(str(i), "", "") for i in range(len(scores))]
-    order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:count]
-    array = np.array(scores, dtype=np.float32)
-    found = rank_passages(passages, array, count)
-    assert [int(item.passage.id) for item in found] == order
-    assert [item.score for item in found] == [scores[i] for i in order]
-    assert array.tolist() == scores
 
 
 @pytest.mark.parametrize("query", ["", " ", "the of and", "zzz qqq", "?", "a", "日本", "\ud800"])

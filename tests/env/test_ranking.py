@@ -1,8 +1,17 @@
+import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from calibadv_env.retrieval import Passage
-from calibadv_env.retrieval.ranking import filled_up, take, with_ties
+from calibadv_env.retrieval.ranking import best_positions, filled_up, take, with_ties
+
+
+@given(scores=st.lists(st.integers(0, 3), min_size=1, max_size=60), count=st.integers(1, 60))
+def test_the_choice_of_the_best_is_a_stable_sort(scores, count):
+    count = min(count, len(scores))
+    order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:count]
+    found = best_positions(np.array(scores, dtype=np.float32), count)
+    assert found == [(i, float(scores[i])) for i in order]
 
 
 @given(

@@ -7,6 +7,7 @@ import threading
 import gymnasium
 import pytest
 
+from calibadv_env.data import dataset as dataset_module
 from calibadv_env.data import registry
 from calibadv_env.data.base import QATask, TaskSet
 from calibadv_env.data.registry import (
@@ -203,7 +204,7 @@ def test_wrong_arguments_are_refused(tmp_path):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    pattern = r"one of .*'atlas'.* 'toy'.* the path of a folder, got 'q'"
+    pattern = r"one of .*'atlas'.* 'toy'.* the path of a folder or file, got 'q'"
     with pytest.raises(ValueError, match=pattern):
         get_dataset("q")
 
@@ -216,7 +217,7 @@ def test_a_retriever_is_built_once_for_each_name_even_by_many_threads(monkeypatc
         threading.Event().wait(0.05)
         return MemoryRetriever(corpus)
 
-    monkeypatch.setattr(registry, "make_retriever", slow)
+    monkeypatch.setattr(dataset_module, "make_retriever", slow)
     register_dataset("shared", TASKS, PASSAGES)
     dataset = get_dataset("shared")
     found = []

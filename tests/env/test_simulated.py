@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import gymnasium
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -252,6 +253,107 @@ def test_a_simulated_run_is_replayed_without_its_model(tmp_path):
         assert replayed.search_for(queries, 2, tasks) == wanted[step]
     with pytest.raises(RetrieverError, match="the first is 'q0'"):
         replayed.search_for(["q0"], 2, [TASKS[1]])
+
+
+class Probe:
+    """Notes how far the training was for each search."""
+
+    def __init__(self):
+        self.seen = []
+
+    def search(self, queries, top_k):
+        raise AssertionError("environments tell the task")
+
+    def search_for(self, queries, top_k, tasks):
+        self.seen.append([getattr(task, "training_progress", None) for task in tasks])
+        return [[] for _ in queries]
+
+
+SEARCH = "<think>x</think><search>q</search>"
+
+
+def test_a_training_tells_each_episode_how_far_it_is():
+    probe = Probe()
+    env = gymnasium.make("calibadv_env:DeepSearch-v0", dataset="toy", retriever=probe)
+    for progress in (0.25, None, 1):
+        env.reset(seed=0, options={"training_progress": progress})
+        env.step(SEARCH)
+        env.step(SEARCH)
+    env.reset(seed=0, options={"task_index": 1})
+    env.step(SEARCH)
+    assert probe.seen == [[0.25]] * 2 + [[None]] * 2 + [[1.0]] * 2 + [[None]]
+
+
+def test_episodes_of_several_updates_run_side_by_side():
+    probe = Probe()
+    env = gymnasium.make_vec(
+        "calibadv_env:DeepSearch-v0", num_envs=3, dataset="toy", retriever=probe
+    )
+    env.reset(seed=0, options={"training_progress": 0.1})
+    mask = np.array([False, True, False])
+    env.reset(options={"training_progress": [None, 0.2, None], "reset_mask": mask})
+    env.step([SEARCH] * 3)
+    env.restore_state(2, env.clone_state(1))
+    env.step([SEARCH] * 3)
+    assert probe.seen == [[0.1, 0.2, 0.1], [0.1, 0.2, 0.2]]
+    copy = pickle.loads(pickle.dumps(env))
+    copy.step([SEARCH] * 3)
+    assert copy._world.retriever.seen[-1] == [0.1, 0.2, 0.2]
+
+
+def test_the_option_is_advertised_and_checked():
+    single = gymnasium.make("calibadv_env:DeepSearch-v0", dataset="toy")
+    vector = gymnasium.make_vec("calibadv_env:DeepSearch-v0", num_envs=2, dataset="toy")
+    for env in (single, vector):
+        assert "training_progress" in env.metadata["reset_options"]
+        for wrong in (-0.1, 1.1, float("nan"), True, "half"):
+            with pytest.raises(ValueError, match="training_progress"):
+                env.reset(options={"training_progress": wrong})
+    with pytest.raises(ValueError, match="must be one value or 2, got"):
+        vector.reset(options={"training_progress": [0.1]})
+
+
+def test_the_curriculum_follows_the_training():
+    queries = [f"query {i}" for i in range(400)]
+    retriever = simulator(start=0.0, end=1.0, base=1)
+    shares = []
+    for progress in (0.0, 0.5, 1.0):
+        tasks = [SimpleNamespace(**vars(TASKS[0]), training_progress=progress)] * len(queries)
+        found = retriever.search_for(queries, 1, tasks)
+        shares.append(sum(text[0].startswith("noisy") for text in texts(found)) / len(queries))
+        assert retriever.step_of(tasks[0]) == progress * 100
+    assert shares[0] == 0.0
+    assert shares[1] == pytest.approx(0.5, abs=0.08)
+    assert shares[2] == 1.0
+    assert retriever.step == 0
+
+
+def test_the_progress_is_part_of_what_is_recorded(tmp_path):
+    asked = []
+
+    def write(prompt):
+        asked.append(prompt)
+        return "Doc 1: x"
+
+    inner = simulator(writer=ScriptedWriter(write), start=0.0, end=1.0, base=1)
+    recorded = CachedRetriever(inner, tmp_path / "answers")
+    for progress in (0.0, 1.0, 1.0):
+        task = SimpleNamespace(**vars(TASKS[0]), training_progress=progress)
+        recorded.search_for(["q"], 1, [task])
+    assert [RULES["useful"] in prompt for prompt in asked] == [True, False]
+
+
+def test_a_long_query_is_cut_for_the_model():
+    asked = []
+
+    def write(prompt):
+        asked.append(prompt)
+        return "Doc 1: x"
+
+    simulator(writer=ScriptedWriter(write), max_query_chars=10).search(["ab" * 500_000], 1)
+    assert "Query: ababababab\n" in asked[0]
+    with pytest.raises(ValueError, match="max_query_chars must be at least 1, got 0"):
+        simulator(max_query_chars=0)
 
 
 # A model behind HTTP ----------------------------------------------------------------------

@@ -1,0 +1,298 @@
+"""CalibAdv with other ways to spare and to balance, as one estimator.
+
+The formulas are in ``variants.py``; what is here says which of them a run uses, and over which
+turns and how much of the batch the masses are balanced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Final, Literal, get_args
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from calibadv_algo.advantages.base import check_correctness, last_turns, token_counts
+from calibadv_algo.advantages.calibadv import soft_penalty
+from calibadv_algo.advantages.grpo import GroupRelative
+from calibadv_algo.advantages.variants import (
+    aggressive_penalty,
+    clip_negatives,
+    drop_solved_turns,
+    is_risky,
+    lifting_penalty,
+    rebalance_pool,
+    search_pools,
+)
+from calibadv_algo.types import Group
+
+Penalty = Literal["soft", "lifting", "aggressive", "aggressive-lifting", "none"]
+"""How correct searches of negative trajectories are spared.
+
+``soft`` is CalibAdv's own; ``lifting`` can make them positive
+(``softpenalty_positive_upper_limit``); ``aggressive`` frees them from a third of hits on
+(``aggressive_softpenalty``); ``aggressive-lifting`` is both; ``none`` spares nothing.
+"""
+
+Solved = Literal["keep", "zero"]
+"""What positive trajectories get for a search that all of the group made perfectly: what they
+have, or 0 (``reset2zero``)."""
+
+Pools = Literal["answers", "searches", "turns", "all", "none"]
+"""Whose masses are balanced.
+
+``answers``: the last turns (CalibAdv's own). ``searches``: the other turns, each index by
+itself. ``turns``: both, each by itself. ``all``: all turns together. ``none``: nothing.
+"""
+
+Scope = Literal["group", "batch"]
+"""How far masses are summed up: over each group, or over the whole batch (``in_group=False``)."""
+
+When = Literal["always", "risky"]
+"""Whether only pools that lean to the negative are balanced (``only_apply_risky``)."""
+
+Lone = Literal["zero", "keep-positive", "keep-negative"]
+"""What a pool with one sign alone becomes."""
+
+Matrix = Float[np.ndarray, "trajectory turn"]
+
+_PENALTIES: Final[Mapping[str, Callable[[Matrix, Matrix], Matrix]]] = {
+    "soft": soft_penalty,
+    "lifting": lifting_penalty,
+    "aggressive": aggressive_penalty,
+    "aggressive-lifting": lambda advantages, correctness: aggressive_penalty(
+        advantages, correctness, lifting=True
+    ),
+    "none": lambda advantages, _: advantages,
+}
+
+
+def spare(
+    advantages: Matrix, correctness: Matrix, penalty: Penalty = "soft", solved: Solved = "keep"
+) -> Matrix:
+    """Applies the soft penalty, or another way to spare, to one group.
+
+    **Source:** CalibAdv's code, ``compute_grpo_outcome_softpenalty_advantage``.
+
+    **Differs:** see the functions of :mod:`~calibadv_algo.advantages.variants`.
+
+    Args:
+        advantages: Advantages of one group's turns.
+        correctness: In [0, 1], NaN without a score.
+        penalty: How negative trajectories are spared.
+        solved: What positive trajectories get for searches that all made perfectly.
+
+    Returns:
+        The advantages.
+    """
+    spared = _PENALTIES[penalty](advantages, correctness)
+    if solved == "zero":
+        # Whether a trajectory is positive is told by its advantage before the penalty.
+        return np.where(advantages > 0, drop_solved_turns(advantages, correctness), spared)
+    return spared
+
+
+def balance(
+    advantages: Matrix,
+    token_counts: Matrix,
+    pools: Pools = "answers",
+    target_ratio: float = 1.0,
+    *,
+    adjust_positive: bool = True,
+    when: When = "always",
+    lone: Lone = "zero",
+) -> Matrix:
+    """Balances the masses of pools of turns, each pool by itself.
+
+    **Source:** CalibAdv's code, ``advantage_scale``.
+
+    **Differs:** all pools divide the positive side by ``target_ratio``, where the original
+    multiplies by it in one mode (turns within a group); that mode also leaves the last turns
+    alone, which is ``searches`` here.
+
+    Args:
+        advantages: Advantages of the turns, of one group or of a whole batch.
+        token_counts: Number of sampled tokens of each turn.
+        pools: Whose masses are balanced.
+        target_ratio: Negative over positive mass to reach, positive.
+        adjust_positive: Whether the positive side is scaled, or the negative one.
+        when: Whether pools that do not lean to the negative are left alone.
+        lone: What a pool with one sign alone becomes.
+
+    Returns:
+        The advantages.
+    """
+    for pool in _pools(token_counts, pools):
+        if when == "risky" and not is_risky(advantages, token_counts, pool, target_ratio):
+            continue
+        advantages = rebalance_pool(
+            advantages,
+            token_counts,
+            pool,
+            target_ratio,
+            adjust_positive=adjust_positive,
+            keep_lone_positive=lone == "keep-positive",
+            keep_lone_negative=lone == "keep-negative",
+        )
+    return advantages
+
+
+def over_batch(
+    matrices: Sequence[Float[np.ndarray, "_ _"]],
+    counts: Sequence[Float[np.ndarray, "_ _"]],
+    function: Callable[[Matrix, Matrix], Matrix],
+) -> list[Float[np.ndarray, "_ _"]]:
+    """Calls a function of one matrix on all groups stacked on one another.
+
+    Args:
+        matrices: One matrix a group.
+        counts: Number of sampled tokens of each turn; same shapes.
+        function: Maps the stacked advantages and counts to advantages.
+
+    Returns:
+        The result, cut into matrices of the same shapes.
+    """
+    if not matrices:
+        return []
+    width = max(matrix.shape[1] for matrix in matrices)
+    stacked, tokens = (
+        np.concatenate([np.pad(each, ((0, 0), (0, width - each.shape[1]))) for each in given])
+        for given in (matrices, counts)
+    )
+    result = function(stacked, tokens)
+    bounds = np.cumsum([len(matrix) for matrix in matrices])[:-1]
+    parts = np.split(result, bounds)
+    return [part[:, : matrix.shape[1]] for part, matrix in zip(parts, matrices, strict=True)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibAdvVariant(GroupRelative):
+    """CalibAdv with any of its authors' switches; the default is CalibAdv itself.
+
+    Attributes:
+        penalty: How correct searches of negative trajectories are spared.
+        solved: What positive trajectories get for searches that all made perfectly.
+        pools: Whose masses are balanced.
+        scope: Whether masses are summed up over each group or over the batch.
+        when: Whether pools that do not lean to the negative are left alone.
+        lone: What a pool with one sign alone becomes.
+        target_ratio: Negative over positive mass to reach; one over the paper's lambda.
+        adjust_positive: Whether the positive side is scaled, or the negative one.
+    """
+
+    needs_correctness: ClassVar[bool] = True
+
+    penalty: Penalty = "soft"
+    solved: Solved = "keep"
+    pools: Pools = "answers"
+    scope: Scope = "group"
+    when: When = "always"
+    lone: Lone = "zero"
+    target_ratio: float = 1.0
+    adjust_positive: bool = True
+
+    def __post_init__(self) -> None:
+        """Checks ranges and choices."""
+        GroupRelative.__post_init__(self)
+        choices = {
+            "penalty": Penalty,
+            "solved": Solved,
+            "pools": Pools,
+            "scope": Scope,
+            "when": When,
+            "lone": Lone,
+        }
+        for name, choice in choices.items():
+            if getattr(self, name) not in get_args(choice):
+                allowed = ", ".join(get_args(choice))
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        if not self.target_ratio > 0:
+            raise ValueError(f"target_ratio must be positive, got {self.target_ratio}")
+
+    def __call__(
+        self, group: Group, correctness: Float[np.ndarray, "group turn"]
+    ) -> Float[np.ndarray, "group turn"]:
+        """Returns the advantages, balanced if the scope is the group."""
+        counts = token_counts(group)
+        check_correctness(correctness, counts)
+        spared = spare(self.group_relative(group, counts), correctness, self.penalty, self.solved)
+        return self.balanced(spared, counts) if self.scope == "group" else spared
+
+    def finish(
+        self,
+        advantages: Sequence[Float[np.ndarray, "_ _"]],
+        counts: Sequence[Float[np.ndarray, "_ _"]],
+    ) -> list[Float[np.ndarray, "_ _"]]:
+        """Balances over the batch if that is the scope."""
+        if self.scope == "group":
+            return list(advantages)
+        return over_batch(advantages, counts, self.balanced)
+
+    def balanced(self, advantages: Matrix, counts: Matrix) -> Matrix:
+        """Applies :func:`balance` with these settings."""
+        return balance(
+            advantages,
+            counts,
+            self.pools,
+            self.target_ratio,
+            adjust_positive=self.adjust_positive,
+            when=self.when,
+            lone=self.lone,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClippedCalibAdv(GroupRelative):
+    """CalibAdv whose negative advantages are cut at the batch's mean positive one.
+
+    The cut takes the place of the rebalancing (``less_negative.clip``).
+
+    Attributes:
+        penalty: How correct searches of negative trajectories are spared.
+        target_ratio: Multiple of the mean at which is cut.
+    """
+
+    needs_correctness: ClassVar[bool] = True
+
+    penalty: Penalty = "soft"
+    target_ratio: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Checks ranges and choices."""
+        GroupRelative.__post_init__(self)
+        if self.penalty not in get_args(Penalty):
+            allowed = ", ".join(get_args(Penalty))
+            raise ValueError(f"penalty must be one of {allowed}, got {self.penalty!r}")
+        if not self.target_ratio > 0:
+            raise ValueError(f"target_ratio must be positive, got {self.target_ratio}")
+
+    def __call__(
+        self, group: Group, correctness: Float[np.ndarray, "group turn"]
+    ) -> Float[np.ndarray, "group turn"]:
+        """Returns the advantages, to be cut by :meth:`finish`."""
+        counts = token_counts(group)
+        check_correctness(correctness, counts)
+        return spare(self.group_relative(group, counts), correctness, self.penalty)
+
+    def finish(
+        self,
+        advantages: Sequence[Float[np.ndarray, "_ _"]],
+        counts: Sequence[Float[np.ndarray, "_ _"]],
+    ) -> list[Float[np.ndarray, "_ _"]]:
+        """Cuts negative advantages at the batch's mean positive one."""
+        return over_batch(
+            advantages,
+            counts,
+            lambda stacked, tokens: clip_negatives(stacked, tokens, self.target_ratio),
+        )
+
+
+def _pools(token_counts: Matrix, pools: Pools) -> list[Bool[np.ndarray, "trajectory turn"]]:
+    """Lists the pools that are balanced."""
+    if pools == "none":
+        return []
+    if pools == "all":
+        return [token_counts > 0]
+    searches = [] if pools == "answers" else list(search_pools(token_counts))
+    return searches if pools == "searches" else [*searches, last_turns(token_counts)]

@@ -1,0 +1,166 @@
+"""Advantages with a scale that the whole batch decides: GRPO by the batch's deviation, GPG.
+
+A group alone cannot tell its scale, so the call returns the plain rewards and ``finish``, which
+sees all groups, does the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from calibadv_algo.advantages.base import check_correctness, group_rewards, spread, token_counts
+from calibadv_algo.advantages.grpo import Singleton, group_normalized
+from calibadv_algo.advantages.rloo import OutcomeBaseline
+from calibadv_algo.types import Group
+
+
+def batch_scaled(
+    rewards: Sequence[Float[np.ndarray, " _"]],
+    *,
+    epsilon: float = 1e-4,
+    singleton: Singleton = "raw",
+) -> list[Float[np.ndarray, " _"]]:
+    """Compares rewards with their group, in units of the batch's standard deviation.
+
+    ``(reward - group mean) / (std over all rewards + epsilon)``, sample deviation.
+
+    **Source:** TRL's ``scale_rewards="batch"`` (epsilon 1e-4); CalibAdv's code,
+    ``use_global_std`` (epsilon 1e-6).
+
+    **Differs:** a batch of one trajectory has deviation 1, where the original has NaN.
+
+    Args:
+        rewards: Returns of each group's trajectories.
+        epsilon: Added to the deviation, not negative.
+        singleton: What a group of one starts from: its ``raw`` reward, or ``zero``.
+
+    Returns:
+        One vector a group; zeros for groups of equal rewards (groups of one apart).
+    """
+    if not rewards:
+        return []
+    everything = np.concatenate(list(rewards))
+    std = float(np.std(everything, ddof=1)) if len(everything) > 1 else 1.0
+    scale = std + epsilon
+    centred = [
+        group_normalized(group, normalization="none", singleton=singleton) for group in rewards
+    ]
+    return [group / scale if scale > 0 else np.zeros_like(group) for group in centred]
+
+
+def gpg_scaled(
+    rewards: Sequence[Float[np.ndarray, " _"]],
+    *,
+    f_norm: float = 1.0,
+    singleton: Singleton = "raw",
+) -> list[Float[np.ndarray, " _"]]:
+    """Scales group-centred rewards up by the share of trajectories that earned nothing.
+
+    ``(B / number of nonzero rewards) * (reward - group mean) / f_norm`` with ``B``
+    trajectories in the batch.
+
+    **Source:** GPG (arXiv 2504.02546); verl's ``compute_gpg_outcome_advantage``.
+
+    **Differs:** nothing beyond rounding.
+
+    Args:
+        rewards: Returns of each group's trajectories.
+        f_norm: What everything is divided by, positive.
+        singleton: What a group of one starts from: its ``raw`` reward, or ``zero``.
+
+    Returns:
+        One vector a group; zeros for groups of equal rewards (groups of one apart).
+    """
+    size = sum(len(group) for group in rewards)
+    nonzero = sum(int(np.count_nonzero(group)) for group in rewards)
+    factor = size / max(nonzero, 1) / f_norm
+    return [
+        group_normalized(group, normalization="none", singleton=singleton) * factor
+        for group in rewards
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchScaledGrpo(OutcomeBaseline):
+    """GRPO in units of the whole batch's standard deviation, not the group's.
+
+    Attributes:
+        epsilon: Added to the deviation.
+    """
+
+    epsilon: float = 1e-4
+
+    def __post_init__(self) -> None:
+        """Checks ranges and choices."""
+        OutcomeBaseline.__post_init__(self)
+        if not self.epsilon > 0:
+            raise ValueError(f"epsilon must be positive, got {self.epsilon}")
+
+    def __call__(
+        self, group: Group, correctness: Float[np.ndarray, "group turn"]
+    ) -> Float[np.ndarray, "group turn"]:
+        """Returns the rewards, from which :meth:`finish` makes advantages."""
+        return _plain_rewards(group, correctness)
+
+    def finish(
+        self,
+        advantages: Sequence[Float[np.ndarray, "_ _"]],
+        counts: Sequence[Float[np.ndarray, "_ _"]],
+    ) -> list[Float[np.ndarray, "_ _"]]:
+        """Returns the advantages of all groups."""
+        scaled = batch_scaled(
+            [matrix[:, 0] for matrix in advantages],
+            epsilon=self.epsilon,
+            singleton=self.singleton,
+        )
+        return [spread(row, count) for row, count in zip(scaled, counts, strict=True)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpg(OutcomeBaseline):
+    """GPG's advantage.
+
+    Attributes:
+        f_norm: What everything is divided by.
+    """
+
+    f_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Checks ranges and choices."""
+        OutcomeBaseline.__post_init__(self)
+        if not (self.f_norm > 0 and math.isfinite(self.f_norm)):
+            raise ValueError(f"f_norm must be positive, got {self.f_norm}")
+
+    def __call__(
+        self, group: Group, correctness: Float[np.ndarray, "group turn"]
+    ) -> Float[np.ndarray, "group turn"]:
+        """Returns the rewards, from which :meth:`finish` makes advantages."""
+        return _plain_rewards(group, correctness)
+
+    def finish(
+        self,
+        advantages: Sequence[Float[np.ndarray, "_ _"]],
+        counts: Sequence[Float[np.ndarray, "_ _"]],
+    ) -> list[Float[np.ndarray, "_ _"]]:
+        """Returns the advantages of all groups."""
+        scaled = gpg_scaled(
+            [matrix[:, 0] for matrix in advantages],
+            f_norm=self.f_norm,
+            singleton=self.singleton,
+        )
+        return [spread(row, count) for row, count in zip(scaled, counts, strict=True)]
+
+
+def _plain_rewards(
+    group: Group, correctness: Float[np.ndarray, "group turn"]
+) -> Float[np.ndarray, "group turn"]:
+    """Gives every turn its trajectory's reward."""
+    counts = token_counts(group)
+    check_correctness(correctness, counts)
+    return spread(group_rewards(group), counts)

@@ -1,0 +1,136 @@
+"""MT-GRPO: a turn's own reward beside the outcome, each compared within the group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from calibadv_algo.advantages.base import check_correctness, last_turns, spread, token_counts
+from calibadv_algo.advantages.grpo import Singleton, group_normalized
+from calibadv_algo.types import Group
+
+Absent = Literal["zero", "skip"]
+"""What a trajectory without a turn of some index counts in that index: reward 0, or not at all."""
+
+Without = Literal["combined", "outcome"]
+"""What a trajectory without an inner turn gets: all its rewards compared as one, or the outcome."""
+
+
+def turn_normalized(
+    rewards: Float[np.ndarray, "group turn"],
+    is_inner: Bool[np.ndarray, "group turn"],
+    *,
+    epsilon: float = 1e-4,
+    absent: Absent = "zero",
+    singleton: Singleton = "raw",
+) -> Float[np.ndarray, "group turn"]:
+    """Compares the rewards of the turns of one index with one another.
+
+    ``(r_iq - mean_q) / (std_q + epsilon)`` with sample statistics over the group at index q.
+
+    **Source:** turn-level reward design (MT-GRPO, arXiv 2505.11821), its code for one
+    search turn.
+
+    **Differs:** any number of turns, by index; the original has exactly one. There a
+    trajectory that did not search counts with reward 0, hence ``absent="zero"``.
+
+    Args:
+        rewards: Rewards of the turns.
+        is_inner: The turns that are compared: all but the last of each trajectory.
+        epsilon: Added to the standard deviation.
+        absent: How trajectories without a turn of an index count in its statistics.
+        singleton: What the only member of an index gets: its ``raw`` reward, or ``zero``.
+
+    Returns:
+        One value an inner turn, 0 elsewhere; zeros where all compared rewards are equal.
+    """
+    result = np.zeros_like(rewards)
+    for column in range(rewards.shape[1]):
+        here = is_inner[:, column]
+        if not here.any():
+            continue
+        values = np.where(here, rewards[:, column], 0.0)
+        if absent == "skip":
+            scores = np.zeros(len(values))
+            scores[here] = group_normalized(values[here], epsilon=epsilon, singleton=singleton)
+        else:
+            scores = group_normalized(values, epsilon=epsilon, singleton=singleton)
+        result[:, column] = np.where(here, scores, 0.0)
+    return result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MtGrpo:
+    """MT-GRPO's advantage: ``A_outcome + coef * A_turn`` for turns with rewards of their own.
+
+    The reward of a trajectory's last turn is its outcome, those of the turns before it are turn
+    rewards. The published method has one search turn; with more of them each index is compared
+    by itself, which is our generalisation.
+
+    Variants of the paper: GRPO on the sum of all rewards (GRPO-MR) is
+    :class:`~calibadv_algo.advantages.grpo.Grpo`; on the outcome alone (GRPO-OR) it is
+    ``MtGrpo(coef=0, without="outcome")``.
+
+    Attributes:
+        coef: Weight of the turn's own advantage.
+        epsilon: Added to the standard deviations.
+        absent: See :func:`turn_normalized`.
+        without: What trajectories of a single turn get, which were shown no result: the
+            comparison of the sums of all rewards (``combined``, as published), or of the
+            outcomes.
+        singleton: What a group of one gets: its ``raw`` reward, or ``zero``.
+    """
+
+    coef: float = 1.0
+    epsilon: float = 1e-4
+    absent: Absent = "zero"
+    without: Without = "combined"
+    singleton: Singleton = "raw"
+
+    def __post_init__(self) -> None:
+        """Checks ranges and choices."""
+        if not self.epsilon > 0:
+            raise ValueError(f"epsilon must be positive, got {self.epsilon}")
+        if self.coef < 0:
+            raise ValueError(f"coef must not be negative, got {self.coef}")
+        for name, choices in (
+            ("absent", ("zero", "skip")),
+            ("without", ("combined", "outcome")),
+            ("singleton", ("raw", "zero")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} must be {' or '.join(choices)}, got {getattr(self, name)!r}"
+                )
+
+    @property
+    def required_info_keys(self) -> frozenset[str]:
+        """No key is needed: rewards are enough."""
+        return frozenset()
+
+    def __call__(
+        self, group: Group, correctness: Float[np.ndarray, "group turn"]
+    ) -> Float[np.ndarray, "group turn"]:
+        """Returns the advantages; the correctness is not used."""
+        counts = token_counts(group)
+        check_correctness(correctness, counts)
+        rewards = np.zeros_like(counts)
+        for row, trajectory in enumerate(group.trajectories):
+            rewards[row, : len(trajectory.turns)] = [turn.reward for turn in trajectory.turns]
+        last = last_turns(counts)
+        inner = (counts > 0) & ~last
+        outcome = self._compared(rewards.sum(axis=1, where=last))
+        advantages = spread(outcome, counts) + self.coef * turn_normalized(
+            rewards, inner, epsilon=self.epsilon, absent=self.absent, singleton=self.singleton
+        )
+        if self.without == "outcome":
+            return advantages
+        combined = spread(self._compared(rewards.sum(axis=1)), counts)
+        return np.where(inner.any(axis=1, keepdims=True), advantages, combined)
+
+    def _compared(self, values: Float[np.ndarray, " group"]) -> Float[np.ndarray, " group"]:
+        """Compares values within the group."""
+        return group_normalized(values, epsilon=self.epsilon, singleton=self.singleton)

@@ -1,0 +1,120 @@
+"""Tree-GRPO: leaves compared across a question's trees and within each tree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from calibadv_algo.advantages.base import check_correctness, group_rewards, spread, token_counts
+from calibadv_algo.advantages.grpo import Singleton, group_normalized
+from calibadv_algo.errors import MissingInfoKeyError
+from calibadv_algo.types import Group
+
+TreeMode = Literal["sum", "intra", "renormalized"]
+"""How the comparisons are joined; see :func:`tree_normalized`."""
+
+TREE_KEY: Final = "tree_id"
+"""Key of ``Trajectory.reset_info`` that holds the number of the trajectory's tree."""
+
+
+def tree_normalized(
+    rewards: Float[np.ndarray, " group"],
+    trees: Int[np.ndarray, " group"],
+    *,
+    mode: TreeMode = "sum",
+    epsilon: float = 1e-6,
+    lone_leaf: Singleton = "zero",
+) -> Float[np.ndarray, " group"]:
+    """Compares leaves with all leaves of the question and with those of their own tree.
+
+    With ``z`` GRPO's normalisation:
+
+    - ``sum``: z over all leaves + z over the leaves of the tree (``tree``, the default);
+    - ``intra``: z over the leaves of the tree (``tree_inner``);
+    - ``renormalized``: z over all leaves, then z of that over each tree (``tree_2norm``).
+
+    **Source:** Tree-GRPO (arXiv 2509.21240); its ``compute_advantage``.
+
+    **Differs:** a tree of a single leaf compares with nothing and gets 0 from its tree. The
+    original hands its score on as it is (``lone_leaf="raw"``), which favours lone leaves. The
+    variant ``tree_per_token``, which pools token rewards, is left out.
+
+    Args:
+        rewards: Returns of the trajectories of one question.
+        trees: Number of each trajectory's tree.
+        mode: How the comparisons are joined.
+        epsilon: Added to the standard deviations.
+        lone_leaf: What the only leaf of a tree gets from its tree: ``zero``, or its ``raw``
+            score.
+
+    Returns:
+        One advantage a trajectory; zeros if all rewards are equal and no tree is of one leaf. A
+        question with one leaf in all gets its reward across trees, as in GRPO.
+    """
+    across = group_normalized(rewards, epsilon=epsilon)
+    scores = across if mode == "renormalized" else rewards
+    within = np.zeros_like(rewards)
+    for tree in np.unique(trees):
+        here = trees == tree
+        within[here] = group_normalized(scores[here], epsilon=epsilon, singleton=lone_leaf)
+    return across + within if mode == "sum" else within
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeGrpo:
+    """Tree-GRPO's advantage, one number a leaf; shared prefixes get each leaf's own.
+
+    The trajectories must come from a rollout that grows trees and numbers them.
+
+    Attributes:
+        mode: How the comparisons are joined; see :func:`tree_normalized`.
+        epsilon: Added to the standard deviations.
+        lone_leaf: What the only leaf of a tree gets from its tree.
+    """
+
+    mode: TreeMode = "sum"
+    epsilon: float = 1e-6
+    lone_leaf: Singleton = "zero"
+
+    def __post_init__(self) -> None:
+        """Checks ranges and choices."""
+        if self.mode not in ("sum", "intra", "renormalized"):
+            raise ValueError(f"mode must be sum, intra or renormalized, got {self.mode!r}")
+        if not self.epsilon > 0:
+            raise ValueError(f"epsilon must be positive, got {self.epsilon}")
+        if self.lone_leaf not in ("raw", "zero"):
+            raise ValueError(f"lone_leaf must be raw or zero, got {self.lone_leaf!r}")
+
+    @property
+    def required_info_keys(self) -> frozenset[str]:
+        """No key of the turns is needed; the tree's number stands in ``reset_info``."""
+        return frozenset()
+
+    def __call__(
+        self, group: Group, correctness: Float[np.ndarray, "group turn"]
+    ) -> Float[np.ndarray, "group turn"]:
+        """Returns the advantages; the correctness is not used.
+
+        Raises:
+            MissingInfoKeyError: if a trajectory does not name its tree.
+        """
+        counts = token_counts(group)
+        check_correctness(correctness, counts)
+        for trajectory in group.trajectories:
+            if TREE_KEY not in trajectory.reset_info:
+                raise MissingInfoKeyError(
+                    f"TreeGrpo needs {TREE_KEY!r} in the reset info: episodes must be collected "
+                    "as trees"
+                )
+        trees = np.array([int(each.reset_info[TREE_KEY]) for each in group.trajectories])
+        advantages = tree_normalized(
+            group_rewards(group),
+            trees,
+            mode=self.mode,
+            epsilon=self.epsilon,
+            lone_leaf=self.lone_leaf,
+        )
+        return spread(advantages, counts)

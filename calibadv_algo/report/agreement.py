@@ -1,0 +1,146 @@
+"""How well labels of searches agree with gold ones, counted over recorded groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float
+
+from calibadv_algo.advantages.grpo import Grpo
+from calibadv_algo.credit import (
+    SCORED_BAD,
+    AnswerMatchCredit,
+    Credit,
+    GoldCredit,
+    SilverCredit,
+)
+from calibadv_algo.types import Group
+
+LABELS: Final[Mapping[str, Credit]] = {
+    "silver": SilverCredit(),
+    "answer match": AnswerMatchCredit(),
+}
+"""The labels that are compared with gold ones."""
+
+GOOD, BAD, NONE = range(3)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Where a search belongs.
+
+    Attributes:
+        update: Number of updates behind the policy that made it.
+        hops: Reasoning steps of its question, 0 when unknown.
+        place: How many searches its trajectory had made with it, from 1.
+        is_punished: Whether GRPO's advantage of its trajectory is negative.
+    """
+
+    update: int
+    hops: int
+    place: int
+    is_punished: bool
+
+
+@dataclass(slots=True)
+class Agreement:
+    """Searches counted by gold label and by another label.
+
+    Attributes:
+        counts: By cell a matrix: rows are gold good and gold bad, columns the other label's
+            good, bad and none.
+    """
+
+    counts: dict[Cell, Float[np.ndarray, "2 3"]]
+
+    def add(self, group: Group, labels: Credit) -> None:
+        """Counts the searches of a group; those without a gold label are passed over."""
+        gold, other = GoldCredit()(group), labels(group)
+        advantages = Grpo()(group, other)
+        for row, trajectory in enumerate(group.trajectories):
+            place = 0
+            for column in range(len(trajectory.turns)):
+                if math.isnan(gold[row, column]):
+                    continue
+                place += 1
+                cell = Cell(
+                    trajectory.policy_version,
+                    int(trajectory.reset_info.get("hops", 0)),
+                    place,
+                    bool(advantages[row, column] < 0),
+                )
+                matrix = self.counts.setdefault(cell, np.zeros((2, 3)))
+                matrix[_kind(gold[row, column]), _kind(other[row, column])] += 1
+
+    def total(self, chosen: Callable[[Cell], bool] = lambda cell: True) -> Quality:
+        """Sums the cells that are chosen."""
+        matrices = [matrix for cell, matrix in self.counts.items() if chosen(cell)]
+        return Quality(np.sum(matrices, axis=0) if matrices else np.zeros((2, 3)))
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Shares of a matrix of counts; each is NaN where it has nothing to refer to.
+
+    Attributes:
+        counts: As in :class:`Agreement`.
+    """
+
+    counts: Float[np.ndarray, "2 3"]
+
+    @property
+    def num_searches(self) -> int:
+        """Searches with a gold label."""
+        return int(self.counts.sum())
+
+    @property
+    def base_rate(self) -> float:
+        """Share of the searches that are good by gold labels."""
+        return _share(self.counts[GOOD].sum(), self.counts.sum())
+
+    @property
+    def scored(self) -> float:
+        """Share of the searches that have the other label at all."""
+        return _share(self.counts[:, :NONE].sum(), self.counts.sum())
+
+    @property
+    def agreement(self) -> float:
+        """Share of the searches with both labels whose labels agree."""
+        return _share(self.counts[GOOD, GOOD] + self.counts[BAD, BAD], self.counts[:, :NONE].sum())
+
+    @property
+    def precision(self) -> float:
+        """Share of those called good that are good by gold labels."""
+        return _share(self.counts[GOOD, GOOD], self.counts[:, GOOD].sum())
+
+    @property
+    def recall(self) -> float:
+        """Share of the good ones that are called good; those without a label are missed."""
+        return _share(self.counts[GOOD, GOOD], self.counts[GOOD].sum())
+
+    def as_dict(self) -> dict[str, float]:
+        """The shares and the number of searches, by name."""
+        names = ("num_searches", "base_rate", "scored", "agreement", "precision", "recall")
+        return {name: getattr(self, name) for name in names}
+
+
+def count_agreement(groups: Iterable[Group], labels: Credit) -> Agreement:
+    """Counts how labels agree with gold ones over groups."""
+    agreement = Agreement({})
+    for group in groups:
+        agreement.add(group, labels)
+    return agreement
+
+
+def _kind(correctness: float) -> int:
+    if math.isnan(correctness):
+        return NONE
+    return GOOD if correctness > SCORED_BAD else BAD
+
+
+def _share(part: float, whole: float) -> float:
+    return float(part / whole) if whole else math.nan

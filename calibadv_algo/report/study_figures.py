@@ -1,0 +1,170 @@
+"""The pictures of a study."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+Results = Mapping[str, Any]
+
+ARM_COLOURS: Final = {"grpo": "#6b7280", "calibadv": "#009e73"}
+QUALITY_COLOURS: Final = {
+    "scored": "#6b7280",
+    "agreement": "#009e73",
+    "precision": "#56b4e9",
+    "recall": "#e69f00",
+}
+QUALITY_STYLES: Final = {"scored": "s-", "agreement": "^--", "precision": "o-", "recall": "v--"}
+_DOT_COLOUR: Final = "#009e73"
+_LOG_FROM: Final = 5.0
+"""Largest perplexity that a linear axis still shows well."""
+_COURSES: Final = (
+    ("f1", "F1 on dev"),
+    ("entropy", "entropy (nats per token)"),
+    ("mean_perplexity", "perplexity of sampled turns"),
+)
+
+
+def write_figures(results: Results, directory: Path) -> list[Path]:
+    """Draws what the results have numbers for.
+
+    Args:
+        results: What ``study_numbers.measure_study`` gave.
+        directory: An existing folder.
+
+    Returns:
+        The pictures.
+    """
+    figures = {}
+    if results.get("arms"):
+        figures["arms.png"] = draw_arms(results["arms"])
+    if results.get("contrasts"):
+        figures["contrasts.png"] = draw_contrasts(results["contrasts"])
+    if results.get("label_quality"):
+        figures["labels.png"] = draw_labels(results["label_quality"])
+    if results.get("survival"):
+        figures["collapse.png"] = draw_courses(results["survival"])
+    written = []
+    for name, figure in figures.items():
+        figure.savefig(directory / name, dpi=130)
+        written.append(directory / name)
+    return written
+
+
+def draw_arms(rows: Sequence[Results]) -> Figure:
+    """Final F1 of every arm: interval, mean, and a small dot a seed."""
+    figure = _figure(7.0, 0.36 * len(rows) + 0.9)
+    axes = figure.subplots()
+    for place, row in enumerate(reversed(rows)):
+        _interval(axes, place, row["f1"])
+        seeds = row.get("f1_by_seed", [])
+        axes.plot(seeds, [place + 0.24] * len(seeds), ".", color="#9ca3af", markersize=4)
+    axes.set_yticks(range(len(rows)), [row["name"] for row in reversed(rows)])
+    axes.set_xlabel("token F1 on dev after the last update")
+    _clean(axes)
+    return figure
+
+
+def draw_contrasts(rows: Sequence[Results]) -> Figure:
+    """A line a difference, with zero marked."""
+    figure = _figure(7.4, 0.36 * len(rows) + 0.9)
+    axes = figure.subplots()
+    axes.axvline(0.0, color="#374151", linewidth=1)
+    for place, row in enumerate(reversed(rows)):
+        _interval(axes, place, row["f1"])
+        axes.plot(
+            row["by_seed"],
+            [place + 0.24] * len(row["by_seed"]),
+            ".",
+            color="#9ca3af",
+            markersize=4,
+        )
+    labels = [f"{row['ahead']} − {row['behind']}" for row in reversed(rows)]
+    axes.set_yticks(range(len(rows)), labels)
+    axes.set_xlabel("difference of token F1, first minus second")
+    _clean(axes)
+    return figure
+
+
+def draw_labels(quality: Results) -> Figure:
+    """Quality of silver labels over updates, a panel an arm."""
+    figure = _figure(3.9 * len(quality), 3.0)
+    panels = figure.subplots(1, len(quality), squeeze=False, sharey=True)[0]
+    for axes, (arm, by_label) in zip(panels, quality.items(), strict=True):
+        rows = by_label["silver"]["by_update"]
+        updates = [row["update"] for row in rows]
+        for name, colour in QUALITY_COLOURS.items():
+            values = [math.nan if row[name] is None else row[name] for row in rows]
+            axes.plot(updates, values, QUALITY_STYLES[name], color=colour, linewidth=2, label=name)
+        axes.set_title(f"searches of {arm}", loc="left", fontsize=10)
+        axes.set_xlabel("first update of the period")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_ylim(0, 1.02)
+        _clean(axes)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
+    return figure
+
+
+def draw_courses(rows: Sequence[Results]) -> Figure:
+    """F1, entropy and perplexity over updates: a row a number, a column a condition."""
+    labels = list(dict.fromkeys(row["label"] for row in rows))
+    figure = _figure(2.5 * len(labels) + 0.6, 2.1 * len(_COURSES) + 0.6)
+    grid = figure.subplots(len(_COURSES), len(labels), squeeze=False, sharey="row", sharex=True)
+    for line, (name, unit) in zip(grid, _COURSES, strict=True):
+        for axes, label in zip(line, labels, strict=True):
+            for row in (row for row in rows if row["label"] == label):
+                curve = row["f1_curve"] if name == "f1" else row["curves"][name]
+                _course(axes, curve, row["arm"])
+            _clean(axes)
+        line[0].set_ylabel(unit, fontsize=8)
+        if name == "mean_perplexity" and line[0].get_ylim()[1] > _LOG_FROM:
+            line[0].set_yscale("log")
+    for axes, label in zip(grid[0], labels, strict=True):
+        axes.set_title(label, fontsize=9)
+    for axes in grid[-1]:
+        axes.set_xlabel("update", fontsize=8)
+    handles, names = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def _course(axes: Any, curve: Results, arm: str) -> None:
+    """A thin line a seed and a thick one for their mean."""
+    table: Float[np.ndarray, "seed update"] = np.array(
+        [[math.nan if v is None else v for v in line] for line in curve["by_seed"]], dtype=float
+    )
+    colour = ARM_COLOURS[arm]
+    for line in table:
+        axes.plot(curve["updates"], line, color=colour, linewidth=0.6, alpha=0.5)
+    known = np.isfinite(table)
+    means = np.where(known, table, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    means = np.where(known.any(axis=0), means, math.nan)
+    axes.plot(curve["updates"], means, color=colour, linewidth=2, label=arm)
+
+
+def _interval(axes: Any, place: int, value: Results) -> None:
+    axes.plot([value["low"], value["high"]], [place, place], color=_DOT_COLOUR, linewidth=2)
+    axes.plot([value["estimate"]], [place], "o", color=_DOT_COLOUR)
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _clean(axes: Any) -> None:
+    axes.grid(color="#e5e7eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)

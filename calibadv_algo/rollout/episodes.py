@@ -1,0 +1,413 @@
+"""What both drivers keep of an episode: its plan, its turns as they come, its end.
+
+Nothing here calls an environment or an engine. What was sampled is kept as token ids and never
+encoded again; only the text of observations is encoded.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from calibadv_algo.errors import RolloutError
+from calibadv_algo.rollout.base import Generation, GenerationRequest, SamplingParams, Tokenizer
+from calibadv_algo.rollout.slots import SlotFailure, SlotReset, SlotStart, SlotStep
+from calibadv_algo.types import Group, Trajectory, Turn
+
+DropReason = Literal["reset_failed", "step_failed", "prompt_too_long"]
+
+OVERFLOW_KEY = "is_context_overflow"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodeSpec:
+    """An episode to be played.
+
+    Attributes:
+        task_index: Which task.
+        group_id: Episodes of one group are compared with each other.
+        seed: Seed of the sampling, not negative.
+        env_seed: Seed of ``env.reset``; the task's index if None, so that a group plays the
+            same task even where the environment draws it from its seed.
+    """
+
+    task_index: int
+    group_id: str
+    seed: int
+    env_seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedEpisode:
+    """An episode that gives no trajectory.
+
+    Attributes:
+        spec: Which one.
+        reason: Why.
+        message: The error's text, or the length that did not fit.
+        num_turns: Turns that were played before.
+    """
+
+    spec: EpisodeSpec
+    reason: DropReason
+    message: str
+    num_turns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutStats:
+    """What a call of ``collect`` did.
+
+    Attributes:
+        num_episodes: Trajectories recorded.
+        num_turns: Their turns.
+        num_sampled_tokens: Tokens that the engine sampled, dropped episodes included and those
+            from the journal not.
+        num_observed_tokens: Prompt and observation tokens given to the engine, each once.
+        num_overflows: Episodes ended because the next turn had no room in the context.
+        num_dropped: Episodes without a trajectory.
+        num_groups_lost: Groups of two or more episodes of which fewer than two are left.
+        num_retries: Calls to the environment that were repeated for some slot.
+        engine_s: Seconds in the engine.
+        env_s: Seconds in the environment; in lock-step, waiting before retries included.
+        total_s: Seconds in all.
+        wait_s: Seconds in which nothing was generated because every episode waited for the
+            environment.
+        num_reused: Trajectories that were taken from the journal.
+    """
+
+    num_episodes: int
+    num_turns: int
+    num_sampled_tokens: int
+    num_observed_tokens: int
+    num_overflows: int
+    num_dropped: int
+    num_groups_lost: int
+    num_retries: int
+    engine_s: float
+    env_s: float
+    total_s: float
+    wait_s: float = 0.0
+    num_reused: int = 0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens sampled per second of the whole, 0 for an empty call."""
+        return self.num_sampled_tokens / self.total_s if self.total_s > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutBatch:
+    """What ``collect`` returns.
+
+    Attributes:
+        trajectories: In the order of the specs, whenever they ended.
+        dropped: Episodes without a trajectory, in the order of the specs.
+        stats: Counts and times.
+    """
+
+    trajectories: tuple[Trajectory, ...]
+    dropped: tuple[DroppedEpisode, ...]
+    stats: RolloutStats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverConfig:
+    """How episodes are driven.
+
+    Attributes:
+        max_context_tokens: Longest episode in tokens; None for no limit but the engine's.
+        chat_template: Whether the first observation becomes one user message in the
+            tokenizer's chat template; otherwise the policy simply continues it. Later
+            observations are always a plain continuation of the policy's message.
+        retry_on: Exceptions of the environment that are a machine's failure and not the
+            policy's fault. The composition root names those of its environments.
+        max_retries: Repetitions after the first failure, before the episode is dropped.
+        backoff_s: Seconds before the first repetition; doubled for each further one.
+    """
+
+    max_context_tokens: int | None = None
+    chat_template: bool = False
+    retry_on: tuple[type[Exception], ...] = (OSError,)
+    max_retries: int = 3
+    backoff_s: float = 0.25
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        if self.max_context_tokens is not None and self.max_context_tokens < 2:
+            raise ValueError(
+                f"max_context_tokens must be at least 2, got {self.max_context_tokens}"
+            )
+        if self.max_retries < 0:
+            raise ValueError(f"max_retries must not be negative, got {self.max_retries}")
+        if self.backoff_s < 0:
+            raise ValueError(f"backoff_s must not be negative, got {self.backoff_s}")
+
+
+@dataclass(slots=True)
+class Episode:
+    """An episode in play.
+
+    Attributes:
+        index: Its place among the specs.
+        spec: What it is.
+        prompt_text: What ``reset`` returned.
+        prompt_ids: Its tokens.
+        reset_info: What ``reset`` reported.
+        context: All tokens so far, what the next turn continues.
+        turns: The turns so far.
+    """
+
+    index: int
+    spec: EpisodeSpec
+    prompt_text: str
+    prompt_ids: tuple[int, ...]
+    reset_info: Mapping[str, Any]
+    context: tuple[int, ...]
+    turns: list[Turn] = field(default_factory=list)
+
+    @property
+    def episode_id(self) -> str:
+        """Its name for the engine, unique within a call."""
+        return f"{self.index}:{self.spec.group_id}"
+
+
+class FinishedEpisodes(Protocol):
+    """Remembers finished episodes beyond the life of the process (``rollout/journal.py``)."""
+
+    def find(self, spec: EpisodeSpec) -> Trajectory | None:
+        """The trajectory of an episode that was finished before, None if it was not."""
+        ...
+
+    def record(self, spec: EpisodeSpec, trajectory: Trajectory) -> None:
+        """Keeps the trajectory of an episode that has just ended."""
+        ...
+
+
+@dataclass(kw_only=True)
+class EpisodeBook:
+    """The episodes of one collection: which wait, and what became of the others.
+
+    Attributes:
+        tasks: All episodes.
+        tokenizer: Encodes observations.
+        params: How turns are sampled.
+        policy_version: Recorded in every trajectory.
+        config: How episodes are driven.
+        journal: Where finished episodes are found and kept, if anywhere.
+        waiting: Episodes that have not been started, with their places.
+        finished: Trajectories by place.
+        dropped: Episodes without a trajectory by place.
+    """
+
+    tasks: Sequence[EpisodeSpec]
+    tokenizer: Tokenizer
+    params: SamplingParams
+    policy_version: int
+    config: DriverConfig
+    journal: FinishedEpisodes | None = None
+    waiting: deque[tuple[int, EpisodeSpec]] = field(default_factory=deque)
+    finished: dict[int, Trajectory] = field(default_factory=dict)
+    dropped: dict[int, DroppedEpisode] = field(default_factory=dict)
+    num_sampled: int = 0
+    num_observed: int = 0
+    num_reused: int = 0
+
+    def __post_init__(self) -> None:
+        """Takes from the journal what is there; the rest waits."""
+        for index, spec in enumerate(self.tasks):
+            known = None if self.journal is None else self.journal.find(spec)
+            if known is None:
+                self.waiting.append((index, spec))
+            else:
+                self.finished[index] = known
+                self.num_reused += 1
+
+    def begin(
+        self, index: int, spec: EpisodeSpec, reset: SlotReset | SlotFailure
+    ) -> Episode | None:
+        """Starts an episode after its reset; None if it was dropped."""
+        if isinstance(reset, SlotFailure):
+            self.drop(index, spec, "reset_failed", describe(reset.error), 0)
+            return None
+        ids = encode_prompt(self.tokenizer, reset.text, self.config.chat_template)
+        if not self._has_room(ids):
+            self.drop(index, spec, "prompt_too_long", f"{len(ids)} tokens", 0)
+            return None
+        self.num_observed += len(ids)
+        return Episode(index, spec, reset.text, ids, reset.info, ids)
+
+    def request(self, episode: Episode) -> GenerationRequest:
+        """Asks for the next turn of an episode."""
+        seed = turn_seed(episode.spec.seed, len(episode.turns))
+        return GenerationRequest(episode.episode_id, episode.context, seed)
+
+    def advance(
+        self, episode: Episode, generation: Generation, step: SlotStep | SlotFailure
+    ) -> bool:
+        """Records a turn, or drops the episode if its step failed; says whether it is over."""
+        if isinstance(step, SlotFailure):
+            message = describe(step.error)
+            self.drop(episode.index, episode.spec, "step_failed", message, len(episode.turns))
+            return True
+        turn = Turn(
+            action_ids=generation.token_ids,
+            action_text=generation.text,
+            logprobs=generation.logprobs,
+            observation_text=step.text,
+            reward=step.reward,
+            info=step.info,
+            is_cut=generation.finish_reason == "length",
+        )
+        is_terminated, is_truncated = step.is_terminated, step.is_truncated
+        if not (is_terminated or is_truncated):
+            observed = tuple(self.tokenizer.encode(step.text, add_special_tokens=False))
+            context = episode.context + generation.token_ids + observed
+            if self._has_room(context):
+                episode.turns.append(replace(turn, observation_ids=observed))
+                episode.context = context
+                self.num_observed += len(observed)
+                return False
+            is_truncated = True
+            turn = replace(turn, info={**step.info, OVERFLOW_KEY: True})
+        episode.turns.append(turn)
+        self._finish(episode, is_terminated, is_truncated)
+        return True
+
+    def drop(
+        self, index: int, spec: EpisodeSpec, reason: DropReason, message: str, num_turns: int
+    ) -> None:
+        """Gives an episode up."""
+        self.dropped[index] = DroppedEpisode(spec, reason, message, num_turns)
+
+    def close(self, times: RolloutTimes) -> RolloutBatch:
+        """What the collection gave.
+
+        Raises:
+            RolloutError: if there were episodes and every one of them was dropped.
+        """
+        if self.tasks and not self.finished:
+            last = next(iter(self.dropped.values()))
+            raise RolloutError(
+                f"all {len(self.tasks)} episodes were dropped, {last.reason}: {last.message}"
+            )
+        trajectories = tuple(self.finished[index] for index in sorted(self.finished))
+        dropped = tuple(self.dropped[index] for index in sorted(self.dropped))
+        stats = RolloutStats(
+            num_episodes=len(trajectories),
+            num_turns=sum(len(trajectory.turns) for trajectory in trajectories),
+            num_sampled_tokens=self.num_sampled,
+            num_observed_tokens=self.num_observed,
+            num_overflows=sum(OVERFLOW_KEY in each.final_info for each in trajectories),
+            num_dropped=len(dropped),
+            num_groups_lost=count_lost_groups(self.tasks, trajectories),
+            num_retries=times.num_retries,
+            engine_s=times.engine_s,
+            env_s=times.env_s,
+            total_s=times.total_s,
+            wait_s=times.wait_s,
+            num_reused=self.num_reused,
+        )
+        return RolloutBatch(trajectories, dropped, stats)
+
+    def _finish(self, episode: Episode, is_terminated: bool, is_truncated: bool) -> None:
+        task_id = episode.reset_info.get("task_id", str(episode.spec.task_index))
+        trajectory = Trajectory(
+            group_id=episode.spec.group_id,
+            task_id=str(task_id),
+            prompt_ids=episode.prompt_ids,
+            prompt_text=episode.prompt_text,
+            turns=tuple(episode.turns),
+            is_terminated=is_terminated,
+            is_truncated=is_truncated,
+            reset_info=episode.reset_info,
+            policy_version=self.policy_version,
+            seed=episode.spec.seed,
+        )
+        self.finished[episode.index] = trajectory
+        if self.journal is not None:
+            self.journal.record(episode.spec, trajectory)
+
+    def _has_room(self, context: Sequence[int]) -> bool:
+        limit = self.config.max_context_tokens
+        return limit is None or len(context) + self.params.max_tokens <= limit
+
+
+@dataclass(slots=True, kw_only=True)
+class RolloutTimes:
+    """What a driver measures, as in :class:`RolloutStats`."""
+
+    engine_s: float = 0.0
+    env_s: float = 0.0
+    wait_s: float = 0.0
+    total_s: float = 0.0
+    num_retries: int = 0
+
+
+def slot_start(spec: EpisodeSpec) -> SlotStart:
+    """How a slot begins an episode."""
+    env_seed = spec.task_index if spec.env_seed is None else spec.env_seed
+    return SlotStart(spec.task_index, env_seed)
+
+
+def regroup(trajectories: Iterable[Trajectory], min_size: int = 2) -> list[Group]:
+    """Puts trajectories of one group together.
+
+    Args:
+        trajectories: In any order.
+        min_size: Smaller groups are left out: an advantage needs something to compare with.
+
+    Returns:
+        Groups in the order in which their ids first appear, their trajectories in the order
+        given.
+    """
+    members: dict[str, list[Trajectory]] = {}
+    for trajectory in trajectories:
+        members.setdefault(trajectory.group_id, []).append(trajectory)
+    return [Group(tuple(group)) for group in members.values() if len(group) >= min_size]
+
+
+def count_lost_groups(tasks: Iterable[EpisodeSpec], trajectories: Iterable[Trajectory]) -> int:
+    """Number of groups that had two episodes or more and have fewer than two trajectories."""
+    planned: dict[str, int] = {}
+    for spec in tasks:
+        planned[spec.group_id] = planned.get(spec.group_id, 0) + 1
+    left = {group.group_id for group in regroup(trajectories)}
+    return sum(1 for group_id, size in planned.items() if size >= 2 and group_id not in left)
+
+
+def turn_seed(episode_seed: int, turn: int) -> int:
+    """Seed of one turn's sampling: 63 bits, a function of the episode's seed and the turn."""
+    sequence = np.random.SeedSequence(episode_seed, spawn_key=(turn,))
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def encode_prompt(tokenizer: Tokenizer, text: str, chat_template: bool) -> tuple[int, ...]:
+    """Encodes the first observation.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer; with ``chat_template`` it must have a template.
+        text: What ``env.reset`` returned.
+        chat_template: Whether to make it one user message, followed by the template's opening
+            of the policy's message. Otherwise it is encoded as it stands, with the special
+            tokens that the tokenizer puts before a text (a beginning-of-sequence token).
+
+    Raises:
+        ValueError: if the tokenizer has no chat template.
+    """
+    if not chat_template:
+        return tuple(tokenizer.encode(text, add_special_tokens=True))
+    apply = getattr(tokenizer, "apply_chat_template", None)
+    if apply is None or getattr(tokenizer, "chat_template", None) is None:
+        raise ValueError("chat_template needs a tokenizer with a chat template, got one without")
+    message = {"role": "user", "content": text}
+    return tuple(apply([message], add_generation_prompt=True, tokenize=True, return_dict=False))
+
+
+def describe(error: Exception) -> str:
+    """An error's type and text on one line."""
+    return f"{type(error).__name__}: {error}".replace("\n", " ")

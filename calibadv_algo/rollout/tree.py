@@ -1,0 +1,282 @@
+"""Trees of episodes: another episode goes on from the middle of one that was played.
+
+A branch shares its prefix with the episode that it leaves: the same turns, with the tokens and
+log-probabilities as they were sampled, and a clone of the environment's state, so nothing is
+sampled or searched twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, cast
+
+import numpy as np
+
+from calibadv_algo.rollout.base import GenerationEngine, SamplingParams, Tokenizer
+from calibadv_algo.rollout.driver import _LockStep
+from calibadv_algo.rollout.episodes import (
+    DriverConfig,
+    Episode,
+    EpisodeBook,
+    EpisodeSpec,
+    RolloutBatch,
+    RolloutStats,
+    count_lost_groups,
+)
+from calibadv_algo.rollout.slots import CloneableSlots, EnvSlots
+from calibadv_algo.rollout.tree_config import TREE_KEY, TreeSearch
+from calibadv_algo.types import Trajectory
+
+_CHAIN_STREAM, _CHOICE_STREAM = 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A state of an episode before one of its turns, from which another episode can go on.
+
+    Attributes:
+        episode: The episode as it was then.
+        snapshot: State of the environment.
+    """
+
+    episode: Episode
+    snapshot: Any
+
+
+@dataclass(slots=True)
+class _Tree:
+    """What has been played of one tree."""
+
+    question: EpisodeSpec
+    number: int
+    rng: np.random.Generator
+    nodes: list[Node] = field(default_factory=list)
+    leaves: list[Trajectory] = field(default_factory=list)
+
+    def spec(self, chain: int) -> EpisodeSpec:
+        """The episode of one chain: the question's, with a seed of its own."""
+        return replace(self.question, seed=chain_seed(self.question.seed, self.number, chain))
+
+    def drawn_nodes(self, count: int) -> list[Node]:
+        """Nodes to expand, each once as long as there are enough."""
+        if not self.nodes:
+            return []
+        places = self.rng.choice(len(self.nodes), size=count, replace=count > len(self.nodes))
+        return [self.nodes[int(place)] for place in places]
+
+    def drawn_leaves(self, count: int) -> list[Trajectory]:
+        """Leaves to keep, in the order in which they were played."""
+        size = min(count, len(self.leaves))
+        places = sorted(
+            self.rng.choice(max(1, len(self.leaves)), size=size, replace=False).tolist()
+        )
+        kept = [self.leaves[place] for place in places]
+        return [
+            replace(leaf, reset_info={**leaf.reset_info, TREE_KEY: self.number}) for leaf in kept
+        ]
+
+
+def collect_trees(
+    slots: CloneableSlots,
+    engine: GenerationEngine,
+    tokenizer: Tokenizer,
+    questions: Sequence[EpisodeSpec],
+    params: SamplingParams,
+    tree: TreeSearch,
+    *,
+    policy_version: int = 0,
+    config: DriverConfig | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> RolloutBatch:
+    """Grows trees of episodes for each question.
+
+    **Source:** Tree-GRPO (arXiv 2509.21240), where a node is one step of thought, action and
+    observation.
+
+    **Differs:** nodes of a round are drawn without repetition as long as a tree has enough of
+    them, and may be drawn again in a later round; the paper does not say.
+
+    Args:
+        slots: Where the episodes are played; their environments can be cloned.
+        engine: Samples the turns.
+        tokenizer: Encodes observations; the engine's own.
+        questions: One spec a question, with a group id of its own. All seeds come from its seed.
+        params: How turns are sampled.
+        tree: Shape of the trees.
+        policy_version: Recorded in every trajectory.
+        config: How episodes are driven.
+        sleep: Waits between retries.
+
+    Returns:
+        The kept leaves, whole trajectories, by question and tree; each has its tree's number in
+        ``reset_info["tree_id"]``. Statistics count what was played, thrown-away leaves included;
+        a prefix counts once.
+
+    Raises:
+        RolloutError: if every episode of a round was dropped.
+        EngineError: if the engine failed.
+        ValueError: if an environment cannot be cloned.
+    """
+    began = time.perf_counter()
+
+    def play(specs: Sequence[EpisodeSpec], starts: Mapping[int, Node]) -> _Round:
+        book = EpisodeBook(
+            tasks=specs,
+            tokenizer=tokenizer,
+            params=params,
+            policy_version=policy_version,
+            config=config or DriverConfig(),
+        )
+        steps = _Branching(book, slots, engine, sleep, starts=starts, cloneable=slots)
+        return _Round(steps.play(), book, steps.nodes, starts)
+
+    trees = [
+        _Tree(question, number, np.random.default_rng([question.seed, _CHOICE_STREAM, number]))
+        for question in questions
+        for number in range(tree.num_trees)
+    ]
+    rounds = [play([each.spec(0) for each in trees], {})]
+    rounds[0].plant(trees)
+    for number in range(tree.num_rounds):
+        chosen = [
+            (each, place, node)
+            for each in trees
+            for place, node in enumerate(each.drawn_nodes(tree.num_expansions))
+        ]
+        if not chosen:
+            break
+        first = 1 + number * tree.num_expansions
+        specs = [each.spec(first + place) for each, place, _ in chosen]
+        rounds.append(play(specs, {i: node for i, (_, _, node) in enumerate(chosen)}))
+        rounds[-1].plant([each for each, _, _ in chosen])
+    kept = tuple(leaf for each in trees for leaf in each.drawn_leaves(tree.num_leaves))
+    return _joined(questions, rounds, kept, tree.group_size, time.perf_counter() - began)
+
+
+@dataclass(frozen=True, slots=True)
+class PlayTrees:
+    """Plays the episodes of groups as trees, where others play them one by one.
+
+    Attributes:
+        tree: Shape of the trees; its ``group_size`` is the number of specs of a group.
+    """
+
+    tree: TreeSearch
+
+    def __call__(
+        self,
+        slots: EnvSlots,
+        engine: GenerationEngine,
+        tokenizer: Tokenizer,
+        tasks: Sequence[EpisodeSpec],
+        params: SamplingParams,
+        *,
+        policy_version: int = 0,
+        config: DriverConfig | None = None,
+    ) -> RolloutBatch:
+        """Grows trees for every group; the seed of its first spec is the question's.
+
+        Raises:
+            RolloutError: if every episode of a round was dropped.
+            EngineError: if the engine failed.
+            ValueError: if an environment cannot be cloned.
+        """
+        questions = {spec.group_id: spec for spec in reversed(tasks)}
+        return collect_trees(
+            cast(CloneableSlots, slots),
+            engine,
+            tokenizer,
+            [questions[group_id] for group_id in dict.fromkeys(spec.group_id for spec in tasks)],
+            params,
+            self.tree,
+            policy_version=policy_version,
+            config=config,
+        )
+
+
+def chain_seed(question_seed: int, tree: int, chain: int) -> int:
+    """Seed of one chain of a tree: 63 bits."""
+    sequence = np.random.SeedSequence(question_seed, spawn_key=(_CHAIN_STREAM, tree, chain))
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@dataclass
+class _Branching(_LockStep):
+    """Plays episodes from their start or from a node, and remembers the nodes on the way."""
+
+    starts: Mapping[int, Node] = field(kw_only=True)
+    cloneable: CloneableSlots = field(kw_only=True)
+    nodes: dict[int, list[Node]] = field(default_factory=dict)
+
+    def _start(self) -> None:
+        if not self.starts:
+            before = set(self.live)
+            super()._start()
+            self._remember(slot for slot in self.live if slot not in before)
+            return
+        free = [slot for slot in range(self.slots.num_slots) if slot not in self.live]
+        for slot in free[: len(self.book.waiting)]:
+            index, spec = self.book.waiting.popleft()
+            node = self.starts[index]
+            self.cloneable.restore_state(slot, node.snapshot)
+            turns = list(node.episode.turns)
+            self.live[slot] = replace(node.episode, index=index, spec=spec, turns=turns)
+
+    def _turn(self) -> None:
+        super()._turn()
+        self._remember(self.live)
+
+    def _remember(self, slots: Iterable[int]) -> None:
+        for slot in slots:
+            episode = self.live[slot]
+            still = replace(episode, turns=list(episode.turns))
+            node = Node(still, self.cloneable.clone_state(slot))
+            self.nodes.setdefault(episode.index, []).append(node)
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """What was played at one time: first chains, or the expansions of one round."""
+
+    batch: RolloutBatch
+    book: EpisodeBook
+    nodes: Mapping[int, Sequence[Node]]
+    starts: Mapping[int, Node]
+
+    def plant(self, trees: Sequence[_Tree]) -> None:
+        """Adds leaves and nodes; the i-th episode belongs to the i-th tree given."""
+        for index, tree in enumerate(trees):
+            if index in self.book.finished:
+                tree.leaves.append(self.book.finished[index])
+                tree.nodes.extend(self.nodes.get(index, ()))
+
+
+def _joined(
+    questions: Sequence[EpisodeSpec],
+    rounds: Sequence[_Round],
+    kept: tuple[Trajectory, ...],
+    group_size: int,
+    total_s: float,
+) -> RolloutBatch:
+    """One batch of all rounds: what is kept, and counts of everything."""
+    sums: dict[str, Any] = {
+        item.name: sum(getattr(each.batch.stats, item.name) for each in rounds)
+        for item in fields(RolloutStats)
+    }
+    prefix_turns = sum(
+        len(each.starts[index].episode.turns)
+        for each in rounds
+        for index in each.book.finished
+        if index in each.starts
+    )
+    planned = [spec for spec in questions for _ in range(group_size)]
+    sums |= {
+        "num_episodes": len(kept),
+        "num_turns": sums["num_turns"] - prefix_turns,
+        "num_groups_lost": count_lost_groups(planned, kept),
+        "total_s": total_s,
+    }
+    dropped = tuple(item for each in rounds for item in each.batch.dropped)
+    return RolloutBatch(kept, dropped, RolloutStats(**sums))

@@ -1,0 +1,162 @@
+"""Turn rewards: those of MT-GRPO, those of MT-PPO, and RAGEN's penalty for malformed turns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from calibadv_algo.shaping.base import turn_rewards, with_rewards
+from calibadv_algo.shaping.facts import fact, final_fact, is_search
+from calibadv_algo.shaping.text import well_formed_turns
+from calibadv_algo.types import Group, Trajectory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MtGrpoRewards:
+    """MT-GRPO: what a search did on its turn, what the answer is worth on the last one.
+
+    A search earns ``execution`` if it found passages and ``evidence`` if these hold an accepted
+    answer. The last turn earns ``contained`` if the answer contains an accepted one, ``exact``
+    if it equals one, ``form`` for a well-formed response and ``tags`` times the share of
+    well-formed turns. Outcome and turn rewards stay apart: the last turn's reward is the outcome.
+
+    **Source:** Multi-Turn-RL-Agent, the code of "Reinforcing Multi-Turn Reasoning in LLM Agents
+    via Turn-Level Reward Design" (arXiv 2505.11821); its weights.
+
+    **Differs:** any number of searches, each rewarded on its own turn, where the original has
+    exactly one and shares ``execution`` over its attempts. An answer counts as retrieved where
+    it stands as whole words. ``form`` and ``tags`` grade our tags, not the original's.
+
+    Attributes:
+        execution: Worth of a search that found passages.
+        evidence: Worth of retrieving an accepted answer.
+        contained: Worth of an answer that contains an accepted one.
+        exact: Worth of an exact answer.
+        form: Worth of a well-formed response.
+        tags: Worth of well-formed turns, if all are.
+    """
+
+    execution: float = 0.2
+    evidence: float = 0.5
+    contained: float = 0.5
+    exact: float = 1.0
+    form: float = 0.2
+    tags: float = 0.2
+
+    @property
+    def required_info_keys(self) -> frozenset[str]:
+        """Kinds of actions, passages, and the metrics of the answer."""
+        return frozenset(
+            {"action", "passage_ids", "answer_in_passages", "em", "cover_em", "is_format_valid"}
+        )
+
+    def __call__(self, group: Group) -> Group:
+        """Returns the group with these rewards."""
+        rewards = np.zeros((len(group), group.max_turns))
+        for row, trajectory in enumerate(group.trajectories):
+            for column, turn in enumerate(trajectory.turns[:-1]):
+                if is_search(turn, _MT_GRPO):
+                    has_evidence = bool(fact(turn, "answer_in_passages", _MT_GRPO))
+                    rewards[row, column] = self.execution + self.evidence * has_evidence
+            rewards[row, len(trajectory.turns) - 1] = self._outcome(trajectory)
+        return with_rewards(group, rewards)
+
+    def _outcome(self, trajectory: Trajectory) -> float:
+        is_sound = well_formed_turns(trajectory)
+        return float(
+            self.contained * final_fact(trajectory, "cover_em", _MT_GRPO)
+            + self.exact * final_fact(trajectory, "em", _MT_GRPO)
+            + self.form * bool(final_fact(trajectory, "is_format_valid", _MT_GRPO))
+            + self.tags * sum(is_sound) / len(is_sound)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MtPpoRewards:
+    """MT-PPO: verifiable rewards of single turns, added to the environment's.
+
+    A search earns ``evidence`` if its passages hold an accepted answer and costs ``search_cost``
+    beyond the first ``free_searches``; every turn earns ``form`` if it is well-formed and loses
+    it if it is not.
+
+    **Source:** the turn-level reward design of arXiv 2505.11821 (retrieval, format and number of
+    searches). Its weights could not be found in a stored text: these defaults are ours, and
+    every weight is a parameter. Rewards by an LLM judge are
+    :class:`calibadv_algo.judges.JudgeCredit`.
+
+    Attributes:
+        evidence: Worth of retrieving an accepted answer.
+        form: Worth of a well-formed turn, and cost of another.
+        search_cost: Cost of each search beyond the free ones, not negative.
+        free_searches: Searches that cost nothing.
+    """
+
+    evidence: float = 0.3
+    form: float = 0.1
+    search_cost: float = 0.1
+    free_searches: int = 2
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        if not self.search_cost >= 0:
+            raise ValueError(f"search_cost must not be negative, got {self.search_cost}")
+        if self.free_searches < 0:
+            raise ValueError(f"free_searches must not be negative, got {self.free_searches}")
+
+    @property
+    def required_info_keys(self) -> frozenset[str]:
+        """Kinds of actions and what their passages hold."""
+        return frozenset({"action", "passage_ids", "answer_in_passages"})
+
+    def __call__(self, group: Group) -> Group:
+        """Returns the group with these rewards added."""
+        rewards = turn_rewards(group)
+        for row, trajectory in enumerate(group.trajectories):
+            searches = 0
+            for column, is_sound in enumerate(well_formed_turns(trajectory)):
+                turn = trajectory.turns[column]
+                rewards[row, column] += self.form if is_sound else -self.form
+                if is_search(turn, _MT_PPO):
+                    searches += 1
+                    has_evidence = bool(fact(turn, "answer_in_passages", _MT_PPO))
+                    rewards[row, column] += self.evidence * has_evidence
+                    rewards[row, column] -= self.search_cost * (searches > self.free_searches)
+        return with_rewards(group, rewards)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MalformedPenalty:
+    """Adds a penalty to every turn that neither searches nor answers.
+
+    **Source:** RAGEN (arXiv 2504.20073), format penalty -0.1, added before rewards are compared.
+
+    Attributes:
+        penalty: What such a turn gets, not positive.
+    """
+
+    penalty: float = -0.1
+
+    def __post_init__(self) -> None:
+        """Checks the range."""
+        if not self.penalty <= 0:
+            raise ValueError(f"penalty must not be positive, got {self.penalty}")
+
+    @property
+    def required_info_keys(self) -> frozenset[str]:
+        """The kind of every action."""
+        return frozenset({"action"})
+
+    def __call__(self, group: Group) -> Group:
+        """Returns the group with the penalties added."""
+        rewards = turn_rewards(group)
+        for row, trajectory in enumerate(group.trajectories):
+            for column, turn in enumerate(trajectory.turns):
+                if fact(turn, "action", "MalformedPenalty") == "malformed":
+                    rewards[row, column] += self.penalty
+        return with_rewards(group, rewards)
+
+
+_MT_GRPO: Final = "MtGrpoRewards"
+_MT_PPO: Final = "MtPpoRewards"

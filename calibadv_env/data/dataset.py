@@ -1,0 +1,170 @@
+"""A dataset: named splits of tasks, the corpus that holds their evidence, and its retrievers."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Final, TypeVar
+
+from calibadv_env.data.base import TaskSet
+from calibadv_env.errors import DataError
+from calibadv_env.retrieval import is_remote, make_retriever, remote_retriever
+from calibadv_env.retrieval.base import Retriever
+from calibadv_env.retrieval.corpus import Corpus
+
+SPLITS: Final = ("train", "dev", "test")
+"""The usual splits, and the names of their files in a folder."""
+
+EVAL: Final = "eval"
+"""Stands for the split that a dataset is evaluated on; see :attr:`Dataset.eval_split`."""
+
+NAME: Final = re.compile(r"[A-Za-z0-9]+(?:[-_][A-Za-z0-9]+)*")
+"""What a registered dataset may be called."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Named splits of tasks and the corpus that holds their evidence.
+
+    What is loaded or built is kept, once a process, and threads may share a dataset. A pickle
+    holds the name alone, so it can only be read where the name is known.
+
+    Attributes:
+        name: What :func:`calibadv_env.get_dataset` knows it by.
+        splits: The splits there are.
+        load_tasks: Loads one of these splits; called at most once a split.
+        load_corpus: Loads the corpus; called at most once.
+        lone_split: The split that stands for all of train, dev and test, if there is one.
+        description: One line for people.
+        is_gold_checked: Whether gold passages must stand in the corpus. It is off where the
+            corpus is known by its hash, or lies elsewhere.
+    """
+
+    _: KW_ONLY
+    name: str
+    splits: tuple[str, ...]
+    load_tasks: Callable[[str], TaskSet]
+    load_corpus: Callable[[], Corpus]
+    lone_split: str | None = None
+    description: str = ""
+    is_gold_checked: bool = True
+    _cache: dict[tuple[str, str], Any] = field(default_factory=dict, init=False, repr=False)
+    _lock: Any = field(default_factory=threading.RLock, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuses a dataset without splits."""
+        if not self.splits:
+            raise ValueError(f"splits of dataset {self.name!r} must not be empty")
+        if self.lone_split is not None and self.lone_split not in self.splits:
+            raise ValueError(f"lone_split must be one of {self.splits}, got {self.lone_split!r}")
+
+    def __reduce__(self) -> tuple[Callable[[str], Dataset], tuple[str]]:
+        """Pickles by name."""
+        from calibadv_env.data.registry import get_dataset
+
+        if get_dataset(self.name) is not self:
+            raise pickle.PicklingError(f"dataset {self.name!r} is not the registered one")
+        return get_dataset, (self.name,)
+
+    @property
+    def eval_split(self) -> str:
+        """The split to evaluate on: test, else dev, else train, else the first one."""
+        return next((s for s in ("test", "dev", "train") if s in self.splits), self.splits[0])
+
+    def tasks(self, split: str) -> TaskSet:
+        """The tasks of a split.
+
+        Args:
+            split: One of ``splits``; where ``lone_split`` is set, also "train", "dev" or "test",
+                which then all mean the lone split; or "eval" for ``eval_split``. The ``split`` of
+                what is returned names the one that was meant.
+
+        Returns:
+            The tasks, the same object at every call.
+
+        Raises:
+            ValueError: if there is no such split.
+            DataError: if the data is faulty, or a task names a gold passage that the corpus
+                does not hold.
+        """
+        if split == EVAL and EVAL not in self.splits:
+            split = self.eval_split
+        if split not in self.splits:
+            if self.lone_split is None or split not in SPLITS:
+                known = ", ".join(self.splits)
+                raise ValueError(f"split of dataset {self.name!r} must be {known}, got {split!r}")
+            split = self.lone_split
+        return self._once("tasks", split, lambda: self._checked_tasks(split))
+
+    def corpus(self) -> Corpus:
+        """The corpus, the same object at every call.
+
+        Raises:
+            DataError: if the data is faulty.
+        """
+        return self._once("corpus", "", self.load_corpus)
+
+    def retriever(self, spec: str | Retriever = "bm25") -> Retriever:
+        """The retriever over the corpus, built once for each name.
+
+        Args:
+            spec: As for :func:`calibadv_env.retrieval.make_retriever`; an object is given back.
+
+        Raises:
+            ValueError: if the name is unknown.
+            MissingDependencyError: if the package behind the name is not installed.
+        """
+        if not isinstance(spec, str):
+            return spec if isinstance(spec, Retriever) else make_retriever(spec, self.corpus())
+        if is_remote(spec):
+            return self._once("retriever", spec, lambda: remote_retriever(spec))
+        return self._once("retriever", spec, lambda: self._make_retriever(spec))
+
+    def _make_retriever(self, spec: str) -> Retriever:
+        return make_retriever(spec, self.corpus())
+
+    def _once(self, kind: str, key: str, make: Callable[[], _T]) -> _T:
+        with self._lock:
+            if (kind, key) not in self._cache:
+                self._cache[kind, key] = make()
+            value: _T = self._cache[kind, key]
+            return value
+
+    def _checked_tasks(self, split: str) -> TaskSet:
+        tasks = self.load_tasks(split)
+        if not self.is_gold_checked:
+            return tasks
+        for task in tasks:
+            for hop in task.gold_passages:
+                for passage_id in hop:
+                    if passage_id not in self.corpus():
+                        raise DataError(
+                            f"gold_passages of task {task.id!r} in split {split!r} of dataset "
+                            f"{self.name!r} must be in the corpus, got {passage_id!r}"
+                        )
+        return tasks
+
+
+def env_id_of(name: str) -> str:
+    """The id of the environment for a dataset.
+
+    Args:
+        name: As for :func:`calibadv_env.register_dataset`.
+
+    Returns:
+        ``DeepSearch-<Name>-v0``.
+
+    Raises:
+        ValueError: if the name is malformed.
+    """
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            f"name must be ASCII letters and digits in words joined by '-' or '_', got {name!r}"
+        )
+    camel = "".join(word[0].upper() + word[1:] for word in re.split("[-_]", name))
+    return f"DeepSearch-{camel}-v0"

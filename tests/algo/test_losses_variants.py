@@ -1,0 +1,254 @@
+"""The critic's loss and further surrogates: loops as oracles, and their gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from calibadv_algo.losses import kl_k3, policy_loss, sequence_importance_weights
+from calibadv_algo.losses_value import value_loss
+from calibadv_algo.losses_variants import (
+    balanced_loss,
+    clip_cov_mask,
+    corrected_k3,
+    geometric_mean_loss,
+    kl_cov_loss,
+    off_policy_mask,
+    rejection_weights,
+    sapo_loss,
+    two_sided_loss,
+)
+from calibadv_algo.objectives import ClippedSurrogate, LossTokens
+from calibadv_algo.objectives_variants import (
+    BalancedSurrogate,
+    GeometricMean,
+    KlCov,
+    Sapo,
+    TwoSidedSurrogate,
+)
+
+NUMBERS = st.floats(-2, 2)
+TOKENS = st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS), min_size=1, max_size=8)
+
+
+def vectors(tokens: list[tuple[float, ...]]) -> list[Tensor]:
+    return list(torch.tensor(tokens, dtype=torch.float64).T)
+
+
+# The critic
+
+
+@given(TOKENS)
+def test_value_loss_is_the_loop(tokens: list[tuple[float, float, float]]) -> None:
+    values, old, returns = vectors(tokens)
+    expected = [
+        0.5 * max((v - r) ** 2, (min(max(v, o - 0.5), o + 0.5) - r) ** 2) for v, o, r in tokens
+    ]
+    torch.testing.assert_close(
+        value_loss(values, old, returns), torch.tensor(expected, dtype=torch.float64)
+    )
+    plain = value_loss(values, old, returns, clip=None)
+    torch.testing.assert_close(plain, 0.5 * (values - returns) ** 2)
+
+
+def test_a_value_that_ran_ahead_of_its_target_gets_no_gradient() -> None:
+    values = torch.tensor([1.0, 0.2], requires_grad=True)
+    value_loss(values, torch.zeros(2), torch.tensor([2.0, 2.0])).sum().backward()
+    assert values.grad is not None
+    torch.testing.assert_close(values.grad, torch.tensor([0.0, -1.8]))
+
+
+# Surrogates
+
+
+@given(TOKENS)
+def test_two_sided_and_sapo_are_the_loops(tokens: list[tuple[float, float, float]]) -> None:
+    new, old, advantages = vectors(tokens)
+    two_sided, smooth = [], []
+    for n, o, a in tokens:
+        r = math.exp(n - o)
+        two_sided.append(max(-a * min(r, 3.0), -a * min(max(r, 0.8), 1.2)))
+        tau = 1.0 if a > 0 else 1.05
+        smooth.append(-a * 4 / tau / (1 + math.exp(-tau * (r - 1))))
+    torch.testing.assert_close(
+        two_sided_loss(new, old, advantages, delta=3.0), torch.tensor(two_sided).double()
+    )
+    torch.testing.assert_close(sapo_loss(new, old, advantages), torch.tensor(smooth).double())
+    torch.testing.assert_close(
+        two_sided_loss(new, old, advantages, delta=3.0),
+        policy_loss(new, old, advantages, dual_clip=3.0),
+    )
+
+
+@given(st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS, st.integers(0, 2)), min_size=1, max_size=8))
+def test_geometric_mean_is_the_loop(tokens: list[tuple[float, float, float, int]]) -> None:
+    new, old, advantages, sequence = vectors(tokens)
+    expected = []
+    for *_, own in tokens:
+        logs, values = [], []
+        for n, o, a, s in tokens:
+            if s == own:
+                sign = (a > 0) - (a < 0)
+                clipped = min(max(n - o, -0.4), 0.4)
+                logs.append(sign * min(sign * (n - o), sign * clipped))
+                values.append(a)
+        mean = sum(values) / len(values)
+        expected.append(-mean * math.exp(sum(logs) / len(logs)))
+    torch.testing.assert_close(
+        geometric_mean_loss(new, old, advantages, sequence.long()),
+        torch.tensor(expected, dtype=torch.float64),
+    )
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda new, old, a: sapo_loss(new, old, a),
+        lambda new, old, a: two_sided_loss(new, old, a, delta=4.0),
+        lambda new, old, a: kl_cov_loss(new, old, a, percent=0.0),
+        lambda new, old, a: geometric_mean_loss(new, old, a, torch.arange(2)),
+    ],
+)
+def test_at_the_old_policy_all_have_the_plain_gradient(
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor],
+) -> None:
+    old, advantages = torch.tensor([-1.0, -2.0]), torch.tensor([1.5, -0.5])
+    new = old.clone().requires_grad_()
+    loss(new, old, advantages).sum().backward()
+    assert new.grad is not None
+    torch.testing.assert_close(new.grad, -advantages)
+
+
+def test_kl_cov_holds_back_the_tokens_with_the_largest_covariance() -> None:
+    advantages = torch.tensor([2.0, -1.0, 0.0, -1.0])
+    new = torch.tensor([-0.1, -1.0, -1.5, -3.0])
+    old = new + torch.tensor([0.5, 0.0, 0.0, 0.0])
+    plain = -advantages * (new - old).exp()
+    held = kl_cov_loss(new, old, advantages, percent=25.0, coef=3.0)
+    torch.testing.assert_close(held - plain, torch.tensor([1.5, 0.0, 0.0, 0.0]))
+    assert torch.equal(kl_cov_loss(new, old, advantages, percent=0.0), plain)
+    assert kl_cov_loss(torch.zeros(0), torch.zeros(0), torch.zeros(0)).shape == (0,)
+
+
+def test_clip_cov_draws_from_the_open_interval_and_spares_clipped_tokens() -> None:
+    advantages = torch.tensor([3.0, 3.0, -1.0, -5.0])
+    new = torch.tensor([0.0, 0.0, -1.0, -1.0])
+    old = torch.tensor([0.0, -1.0, -1.0, -1.0])
+    # Covariances 1.5, 1.5, 0.5, 2.5; the second token is clipped.
+    counts = torch.zeros(4)
+    for seed in range(40):
+        drawn = clip_cov_mask(
+            new, old, advantages, torch.Generator().manual_seed(seed), low=1.0, high=5.0
+        )
+        assert int(drawn.sum()) == 1
+        counts += drawn
+    assert counts[0] > 0
+    assert counts[3] > 0
+    assert counts[1] == counts[2] == 0
+    narrow = clip_cov_mask(
+        new, old, advantages, torch.Generator().manual_seed(0), low=1.0, high=1.6, share=1.0
+    )
+    assert narrow.tolist() == [True, False, False, False]
+    nothing = torch.zeros(0)
+    assert clip_cov_mask(nothing, nothing, nothing, torch.Generator()).shape == (0,)
+
+
+def test_balanced_loss_by_hand() -> None:
+    loss = torch.tensor([1.0, 3.0, -2.0, 0.0])
+    torch.testing.assert_close(
+        balanced_loss(loss), torch.tensor([1.75 * 2 / 4, 1.75 * 3 * 2 / 4, -2.0, 0.0])
+    )
+    assert not balanced_loss(torch.tensor([-1.0, -2.0])).any()
+    assert not balanced_loss(torch.tensor([1.0, 2.0])).any()
+    assert balanced_loss(torch.zeros(0)).shape == (0,)
+
+
+# Masks and weights
+
+
+def test_poor_trajectories_that_became_unlikely_are_left_out() -> None:
+    sequence = torch.tensor([0, 0, 1, 1, 2])
+    advantages = torch.tensor([-1.0, -1.0, -1.0, -1.0, 1.0])
+    sampled, new = torch.zeros(5), torch.tensor([-0.5, -0.1, -0.1, 0.1, -9.0])
+    kept = off_policy_mask(new, sampled, advantages, sequence, delta=0.2)
+    assert kept.tolist() == [False, False, True, True, True]
+
+
+def test_weights_out_of_bounds_are_dropped_not_truncated() -> None:
+    weights = torch.tensor([0.1, 1.0, 3.0, 3.1])
+    assert rejection_weights(weights, low=0.5, high=3.0).tolist() == [0.0, 1.0, 3.0, 0.0]
+    assert torch.equal(rejection_weights(weights), weights)
+    whole = sequence_importance_weights(
+        torch.tensor([1.0, 1.0, 0.0]), torch.zeros(3), torch.tensor([0, 0, 1]), cap=math.inf
+    )
+    assert rejection_weights(whole, high=3.0).tolist() == [0.0, 0.0, 1.0]
+
+
+def test_corrected_k3_is_k3_times_the_ratio() -> None:
+    new, old, ref = torch.tensor([-1.0, -2.0]), torch.tensor([-1.5, -2.0]), torch.zeros(2)
+    torch.testing.assert_close(
+        corrected_k3(new, old, ref), kl_k3(new, ref) * torch.tensor([math.exp(0.5), 1.0])
+    )
+
+
+# Objectives
+
+
+def tokens_of(new: Tensor, old: Tensor, advantages: Tensor) -> LossTokens:
+    size = len(new)
+    return LossTokens(
+        logprobs=new,
+        old_logprobs=old,
+        sampling_logprobs=old,
+        advantages=advantages,
+        sequence=torch.arange(size),
+        turn=torch.zeros(size, dtype=torch.int64),
+        is_last_turn=torch.ones(size, dtype=torch.bool),
+        sequence_reward=torch.zeros(size),
+    )
+
+
+def test_objectives_compute_their_losses_and_clips() -> None:
+    new = torch.tensor([0.0, 2.0, -1.0, 0.5])
+    old, advantages = torch.zeros(4), torch.tensor([1.0, -1.0, -1.0, 1.0])
+    tokens = tokens_of(new, old, advantages)
+    pairs = [
+        (TwoSidedSurrogate(delta=3.0), two_sided_loss(new, old, advantages, delta=3.0)),
+        (Sapo(), sapo_loss(new, old, advantages)),
+        (GeometricMean(), geometric_mean_loss(new, old, advantages, torch.arange(4))),
+        (KlCov(percent=50), kl_cov_loss(new, old, advantages, percent=50)),
+        (BalancedSurrogate(), balanced_loss(policy_loss(new, old, advantages))),
+    ]
+    for objective, expected in pairs:
+        torch.testing.assert_close(objective(tokens), expected)
+    assert TwoSidedSurrogate(delta=3.0).is_clipped(tokens).tolist() == [False, True, True, True]
+    assert GeometricMean().is_clipped(tokens).tolist() == [False, False, True, True]
+    assert not Sapo().is_clipped(tokens).any()
+    assert not KlCov().is_clipped(tokens).any()
+    assert torch.equal(
+        BalancedSurrogate().is_clipped(tokens), ClippedSurrogate().is_clipped(tokens)
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TwoSidedSurrogate(delta=1.1), "delta must be above"),
+        (lambda: TwoSidedSurrogate(clip_low=2), "clip_low must be in"),
+        (lambda: Sapo(tau_negative=0), "tau_negative must be positive"),
+        (lambda: GeometricMean(clip_low=-1), "clip_low must not be negative"),
+        (lambda: KlCov(percent=200), "percent must be in"),
+        (lambda: KlCov(coef=-1), "coef must not be negative"),
+        (lambda: BalancedSurrogate(ratio=0), "ratio must be positive"),
+    ],
+)
+def test_bad_settings_are_named(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,113 @@
+import gzip
+
+import pytest
+
+from calibadv_env.data.reading import read_corpus, read_split
+from calibadv_env.data.tables import is_table, read_table, read_task_table, task_of_row
+from calibadv_env.errors import DataError
+
+
+def write(path, text, encoding="utf-8"):
+    data = text.encode(encoding)
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [("a.csv", True), ("a.TSV", True), ("a.csv.gz", True), ("a.jsonl", False), ("csv", False)],
+)
+def test_a_table_is_told_by_its_name(name, wanted):
+    assert is_table(name) is wanted
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+@pytest.mark.parametrize("name", ["q.csv", "q.csv.gz"])
+def test_delimiter_compression_marks_and_blank_rows_do_not_matter(tmp_path, mark, name):
+    rows = ["question,answer,note", 'Where?,"Lima, Peru",', ",,", "", "Ça va?,oui,a b"]
+    text = "\ufeff" + "\r\n".join(rows) + "\r\n"
+    if mark != ",":
+        text = text.replace(",", mark).replace(f"Lima{mark} Peru", f"Lima{mark} Peru")
+    found = list(read_table(write(tmp_path / name, text), "question"))
+    assert found == [
+        (2, {"question": "Where?", "answer": f"Lima{mark} Peru"}),
+        (5, {"question": "Ça va?", "answer": "oui", "note": "a b"}),
+    ]
+
+
+def test_a_cell_may_hold_lines_quotes_nul_and_a_million_characters(tmp_path):
+    long = "x" * 1_000_000
+    text = f'text,title\n"two\nlines, ""quoted""\0",a\n{long},b\n'
+    found = list(read_table(write(tmp_path / "d.csv", text), "text"))
+    assert found[0] == (3, {"text": 'two\nlines, "quoted"\0', "title": "a"})
+    assert len(found[1][1]["text"]) == 1_000_000
+
+
+def test_columns_become_a_task(tmp_path):
+    text = (
+        "id,question,answers,documents,hops,split,level\n"
+        "a1,Where is it?,Peru | Republic of Peru,d1|d2,2,train,easy\n"
+        ",And this?,42,,,test,\n"
+    )
+    (first, split, task), (_, other, second) = read_task_table(write(tmp_path / "q.csv", text))
+    assert first.endswith("q.csv:2")
+    assert (split, other) == ("train", "test")
+    assert (task.id, task.golden_answers) == ("a1", ("Peru", "Republic of Peru"))
+    assert (task.gold_passages, task.hops) == ((("d1",), ("d2",)), 2)
+    assert task.metadata == {"level": "easy"}
+    assert (second.id, second.golden_answers, second.gold_passages) == ("row2", ("42",), ())
+
+
+def test_one_answer_is_taken_as_it_stands():
+    row = {"question": "q", "answer": "either | or"}
+    assert task_of_row(row, 1).golden_answers == ("either | or",)
+    row = {"question": "q", "answers": ["a", "b"], "id": 7, "documents": ["kept as it is"]}
+    task = task_of_row(row, 1)
+    assert (task.id, task.golden_answers) == ("7", ("a", "b"))
+    assert task.metadata == {"documents": ["kept as it is"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"q\.csv:1: the header must have a column 'question', got \[\]"),
+        ("Frage,answer\na,b\n", r"q\.csv:1: .*got \['Frage', 'answer'\]"),
+        ("question,answer,answer\n", r"q\.csv:1: each column must stand once.*'answer'"),
+        ("question,answer\na,b,c\n", r"q\.csv:2: a row must have at most 2 cells, got 3"),
+        ("question,answer\na,b\nc\n", r"q\.csv:3: a row must have an answer"),
+        ("question,answer\n,b\n", r"q\.csv:2: key 'question' is missing"),
+        ('question,answer\na,"b\n', r"q\.csv:\d: cannot read the table"),
+        ("question,answers\na, | \n", r"q\.csv:2: golden_answers must not be empty"),
+        ("id,question,answer\n1,a,b\n1,c,d\n", r"q\.csv:3: id '1' stands twice"),
+        ("question,answer\n", r"q\.csv:1: the table holds no question"),
+    ],
+)
+def test_a_faulty_table_is_refused_with_its_place(tmp_path, text, message):
+    with pytest.raises(DataError, match=message):
+        read_split(write(tmp_path / "q.csv", text), "q")
+
+
+def test_another_encoding_and_a_missing_or_cut_file_are_told(tmp_path):
+    with pytest.raises(DataError, match=r"not valid UTF-8.*save the table as UTF-8"):
+        read_split(write(tmp_path / "q.csv", "question,answer\nÇa?,é\n", "cp1252"), "q")
+    with pytest.raises(DataError, match="cannot open the file"):
+        read_split(tmp_path / "none.csv", "q")
+    packed = write(tmp_path / "q.csv.gz", "question,answer\n" + "a,b\n" * 5000)
+    packed.write_bytes(packed.read_bytes()[:-20])
+    with pytest.raises(DataError, match="cannot read the table"):
+        read_split(packed, "q")
+
+
+def test_documents_become_a_corpus(tmp_path):
+    path = write(tmp_path / "d.csv", "title;text;year\nNile;In Egypt.;1\n;Alone.;2\n")
+    corpus = read_corpus(path)
+    assert [(p.id, p.title, p.text) for p in corpus] == [
+        ("doc1", "Nile", "In Egypt."),
+        ("doc2", "", "Alone."),
+    ]
+    with pytest.raises(DataError, match=r"d\.csv:3: text must not be empty"):
+        read_corpus(write(tmp_path / "d.csv", "title,text\na,b\nc,\n"))
+    with pytest.raises(DataError, match=r"d\.csv:3: id '1' stands twice"):
+        read_corpus(write(tmp_path / "d.csv", "id,text\n1,b\n1,c\n"))
+    with pytest.raises(DataError, match="holds no document"):
+        read_corpus(write(tmp_path / "d.csv", "text\n"))

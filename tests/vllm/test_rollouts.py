@@ -1,0 +1,77 @@
+"""Whole episodes in the atlas environment, through vLLM and through the Hugging Face engine."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from calibadv_algo.config import ATLAS_TINY
+from calibadv_algo.rollout.async_driver import collect_async
+from calibadv_algo.rollout.base import SamplingParams
+from calibadv_algo.rollout.driver import EpisodeSpec, collect
+from calibadv_algo.rollout.hf_engine import HfEngine
+from calibadv_algo.rollout.slots import make_slots
+
+SPECS = [
+    EpisodeSpec(task_index=task, group_id=str(task), seed=100 * task + member)
+    for task in range(8)
+    for member in range(2)
+]
+
+
+def play(run: Any, engine: Any, tokenizer: Any, params: SamplingParams) -> list[Any]:
+    slots = make_slots(ATLAS_TINY.env.env_id, 8, ATLAS_TINY.env.kwargs("dev"))
+    try:
+        batch = run(slots, engine, tokenizer, SPECS, params, policy_version=3)
+    finally:
+        slots.close()
+    assert not batch.dropped
+    return list(batch.trajectories)
+
+
+def facts(trajectories: list[Any]) -> list[Any]:
+    return [
+        (
+            each.task_id,
+            each.prompt_ids,
+            [(t.action_ids, t.observation_ids, t.reward) for t in turns],
+        )
+        for each in trajectories
+        for turns in [each.turns]
+    ]
+
+
+def test_greedy_episodes_are_those_of_the_hugging_face_engine(
+    kit: SimpleNamespace, loaded: tuple[Any, Any], engine: Any
+) -> None:
+    params = SamplingParams(temperature=0.0, max_tokens=40, stop=kit.STOP)
+    theirs = play(collect, HfEngine(*loaded, max_slots=8), loaded[1], params)
+    ours = play(collect, engine, loaded[1], params)
+    assert facts(ours) == facts(theirs)
+    assert {each.policy_version for each in ours} == {3}
+    assert max(len(each.turns) for each in ours) >= 3
+    assert engine.counters.num_reused > 0
+    difference = [
+        abs(a - b)
+        for one, two in zip(ours, theirs, strict=True)
+        for mine, yours in zip(one.turns, two.turns, strict=True)
+        for a, b in zip(mine.logprobs, yours.logprobs, strict=True)
+    ]
+    assert max(difference) < 1e-3
+    streamed = play(collect_async, engine, loaded[1], params)
+    assert facts(streamed) == facts(theirs)
+
+
+def test_sampled_episodes_do_not_depend_on_how_they_are_driven(
+    kit: SimpleNamespace, loaded: tuple[Any, Any], engine: Any
+) -> None:
+    params = SamplingParams(max_tokens=40, stop=kit.STOP)
+    once = play(collect, engine, loaded[1], params)
+    again = play(collect, engine, loaded[1], params)
+    streamed = play(collect_async, engine, loaded[1], params)
+    assert facts(once) == facts(again) == facts(streamed)
+    logprobs = np.array([x for each in once for turn in each.turns for x in turn.logprobs])
+    assert np.isfinite(logprobs).all()
+    assert logprobs.max() <= 1e-6
