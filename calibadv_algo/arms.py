@@ -13,6 +13,7 @@ from typing import Final
 
 from calibadv_algo.advantages.calibadv import CalibAdv, Rebalance, SoftPenalty
 from calibadv_algo.advantages.grpo import Grpo
+from calibadv_algo.advantages.mass_matched import MassMatchedGrpo
 from calibadv_algo.config import Advantage, CreditRule, TrainConfig
 from calibadv_algo.credit import (
     AnswerMatchCredit,
@@ -59,6 +60,15 @@ def _calibadv_with(credit: CreditRule, labels: str) -> Arm:
     )
 
 
+def _calibadv_with_lambda(value: float) -> Arm:
+    return Arm(
+        description=f"CalibAdv with lambda = {value:g}",
+        advantage=CalibAdv(target_ratio=1 / value),
+        credit=SilverCredit(),
+        prepend_think=True,
+    )
+
+
 ARMS: Final = MappingProxyType(
     {
         "grpo": Arm(
@@ -98,6 +108,16 @@ ARMS: Final = MappingProxyType(
         "calibadv-inverted": _calibadv_with(
             InvertedCredit(base=SilverCredit()), "inverted silver labels"
         ),
+        "grpo-equal-mass": Arm(
+            description="GRPO with tag T and CalibAdv's advantage mass",
+            advantage=MassMatchedGrpo(),
+            credit=SilverCredit(),
+            prepend_think=True,
+        ),
+        "calibadv-lambda-0.5": _calibadv_with_lambda(0.5),
+        "calibadv-lambda-0.75": _calibadv_with_lambda(0.75),
+        "calibadv-lambda-1.5": _calibadv_with_lambda(1.5),
+        "calibadv-lambda-2": _calibadv_with_lambda(2.0),
     }
 )
 """Every arm, by name."""

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 from calibadv_algo.advantages.calibadv import CalibAdv, Rebalance, SoftPenalty
 from calibadv_algo.advantages.grpo import Grpo
+from calibadv_algo.advantages.mass_matched import MassMatchedGrpo
 from calibadv_algo.credit import (
     AnswerMatchCredit,
     GoldCredit,
@@ -23,7 +24,7 @@ from calibadv_algo.credit import (
     SilverCredit,
 )
 
-Advantage = Grpo | CalibAdv | SoftPenalty | Rebalance
+Advantage = Grpo | CalibAdv | SoftPenalty | Rebalance | MassMatchedGrpo
 """Advantage estimators that a run can be configured with."""
 
 CreditRule = (
@@ -225,7 +226,9 @@ class TrainConfig:
         """Checks ranges and the combination of advantage and credit."""
         _require_not_negative(self, "seed", "checkpoint_every")
         _require_positive(self, "keep_checkpoints")
-        if isinstance(self.credit, NoCredit) and isinstance(self.advantage, CalibAdv | SoftPenalty):
+        if isinstance(self.credit, NoCredit) and isinstance(
+            self.advantage, CalibAdv | SoftPenalty | MassMatchedGrpo
+        ):
             raise ValueError(
                 f"credit must judge turns for the advantage {type(self.advantage).__name__}, "
                 "got NoCredit"

@@ -8,6 +8,7 @@ import pytest
 
 from calibadv_algo.advantages.calibadv import CalibAdv, Rebalance, SoftPenalty
 from calibadv_algo.advantages.grpo import Grpo
+from calibadv_algo.advantages.mass_matched import MassMatchedGrpo
 from calibadv_algo.arms import ARMS, find_arm
 from calibadv_algo.config import ATLAS_TINY, PRESETS
 from calibadv_algo.credit import (
@@ -30,6 +31,11 @@ EXPECTED = {
     "calibadv-answer-match": (CalibAdv, AnswerMatchCredit, True),
     "calibadv-random": (CalibAdv, RandomCredit, True),
     "calibadv-inverted": (CalibAdv, InvertedCredit, True),
+    "grpo-equal-mass": (MassMatchedGrpo, SilverCredit, True),
+    "calibadv-lambda-0.5": (CalibAdv, SilverCredit, True),
+    "calibadv-lambda-0.75": (CalibAdv, SilverCredit, True),
+    "calibadv-lambda-1.5": (CalibAdv, SilverCredit, True),
+    "calibadv-lambda-2": (CalibAdv, SilverCredit, True),
 }
 
 
@@ -69,7 +75,7 @@ def test_inverted_labels_are_those_of_the_silver_arm() -> None:
 
 
 def test_an_unknown_arm_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"among grpo, calibadv, .*inverted; got 'ppo'"):
+    with pytest.raises(ValueError, match=r"among grpo, calibadv, .*lambda-2; got 'ppo'"):
         find_arm("ppo")
 
 

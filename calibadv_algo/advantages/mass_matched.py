@@ -1,0 +1,67 @@
+"""GRPO with the step size of CalibAdv: a control, not a method.
+
+CalibAdv shrinks advantages. If it does better than GRPO, a smaller step might be all that it
+takes. This estimator keeps GRPO's shape, one number a trajectory, and takes CalibAdv's size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float
+
+from calibadv_algo.advantages.base import check_correctness, token_counts
+from calibadv_algo.advantages.calibadv import CalibAdv
+from calibadv_algo.advantages.grpo import GroupRelative
+from calibadv_algo.types import Group
+
+
+def match_mass(
+    advantages: Float[np.ndarray, "group turn"],
+    target: Float[np.ndarray, "group turn"],
+    token_counts: Float[np.ndarray, "group turn"],
+) -> Float[np.ndarray, "group turn"]:
+    """Scales advantages to the total mass of other advantages.
+
+    ``A * sum(n |T|) / sum(n |A|)`` with ``n`` the tokens of each turn and ``T`` the target.
+
+    **Source:** ours; a control for the size of the step.
+
+    **Differs:** nothing to differ from.
+
+    Args:
+        advantages: Advantages of the turns; their shape is kept.
+        target: Advantages whose mass is wanted.
+        token_counts: Number of sampled tokens of each turn.
+
+    Returns:
+        The scaled advantages; the given ones where they have no mass, zeros where the target
+        has none.
+    """
+    mass = float((np.abs(advantages) * token_counts).sum())
+    if mass == 0:
+        return advantages
+    wanted = float((np.abs(target) * token_counts).sum())
+    return advantages * (wanted / mass)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MassMatchedGrpo(GroupRelative):
+    """GRPO's advantages, scaled in every group to the total mass that CalibAdv would give.
+
+    Attributes:
+        target: Whose mass is taken.
+    """
+
+    target: CalibAdv = field(default_factory=CalibAdv)
+
+    def __call__(
+        self, group: Group, correctness: Float[np.ndarray, "group turn"]
+    ) -> Float[np.ndarray, "group turn"]:
+        """Returns the advantages; the correctness sets their size alone."""
+        counts = token_counts(group)
+        check_correctness(correctness, counts)
+        return match_mass(
+            self.group_relative(group, counts), self.target(group, correctness), counts
+        )
