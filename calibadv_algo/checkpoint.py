@@ -33,6 +33,9 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from calibadv_algo.errors import CheckpointError
+from calibadv_algo.lora import merged_state_dict, peft_model
+from calibadv_algo.ranks import full_tensor
+from calibadv_algo.sharding import shard_like
 
 FORMAT_VERSION = 1
 """Version of the layout; another one is refused."""
@@ -73,7 +76,7 @@ def save_checkpoint(
     state: TrainerState,
     *,
     model: PreTrainedModel,
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | Mapping[str, Tensor],
     tokenizer: SavableTokenizer | None = None,
     critic: tuple[nn.Module, torch.optim.Optimizer] | None = None,
     keep: int = 2,
@@ -84,7 +87,8 @@ def save_checkpoint(
         directory: Folder of all checkpoints of the run; made if need be.
         state: Counters and generators.
         model: Its weights and config are saved in the type that they have.
-        optimizer: AdamW or another whose state is made of tensors, over the model's parameters.
+        optimizer: AdamW or another whose state is made of tensors, over the model's parameters;
+            or what `optimizer_tensors` made of it.
         tokenizer: Saved beside the weights, so that the policy can be used alone.
         critic: Critic and its optimiser.
         keep: How many of the latest checkpoints stay, at least 1.
@@ -102,14 +106,15 @@ def save_checkpoint(
     target = directory / f"update_{state.update:06d}"
     temporary = directory / f".{target.name}.{os.getpid()}.writing"
     (temporary / "policy").mkdir(parents=True)
-    with _quiet_progress_bars():
-        model.save_pretrained(str(temporary / "policy"), max_shard_size="100TB")
+    _save_policy(model, temporary)
     if tokenizer is not None:
         tokenizer.save_pretrained(str(temporary / "policy"))
-    save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
+    if isinstance(optimizer, torch.optim.Optimizer):
+        optimizer = optimizer_tensors(model, optimizer)
+    save_file(dict(optimizer), temporary / "optimizer.safetensors")
     if critic is not None:
         save_file(_distinct_tensors(critic[0]), temporary / "critic.safetensors")
-        save_file(_optimizer_tensors(*critic), temporary / "critic_optimizer.safetensors")
+        save_file(optimizer_tensors(*critic), temporary / "critic_optimizer.safetensors")
     _write_json(temporary / "state.json", {"format": FORMAT_VERSION, **asdict(state)})
     _write_json(temporary / "manifest.json", {"files": _manifest(temporary)})
     _flush(temporary)
@@ -136,6 +141,18 @@ def list_checkpoints(directory: Path) -> list[Path]:
         if (match := _NAME.fullmatch(path.name)) and path.is_dir()
     ]
     return [path for _, path in sorted(found)]
+
+
+def checkpoint_update(path: Path) -> int:
+    """Number of finished updates of a checkpoint, by its name.
+
+    Raises:
+        ValueError: if the folder is none.
+    """
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        raise ValueError(f"path must be a checkpoint update_000000, got {path}")
+    return int(match.group(1))
 
 
 def find_checkpoint(directory: Path, *, allow_older: bool = False) -> Path | None:
@@ -176,15 +193,18 @@ def load_checkpoint(
     optimizer: torch.optim.Optimizer,
     config_hash: str,
     critic: tuple[nn.Module, torch.optim.Optimizer] | None = None,
+    optimized: nn.Module | None = None,
 ) -> TrainerState:
     """Puts a checkpoint's weights and optimiser state into existing objects.
 
     Args:
         path: A checkpoint that `find_checkpoint` returned.
         model: Takes the weights; its shape and type must be those that were saved.
-        optimizer: Takes the averages; made over the model's parameters.
+        optimizer: Takes the averages; made over the parameters of ``optimized``.
         config_hash: Hash of the settings of the run that wants to go on.
         critic: Critic and its optimiser, if the run has them.
+        optimized: The model whose parameters the optimiser has, where that is a sharded copy
+            of ``model``; None means ``model`` itself.
 
     Returns:
         Counters and generators.
@@ -194,7 +214,7 @@ def load_checkpoint(
     """
     try:
         values = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        weights = load_file(path / "policy" / "model.safetensors")
+        weights = load_file(path / _weights_file(model))
         moments = load_file(path / "optimizer.safetensors")
         if critic is not None:
             critic_weights = load_file(path / "critic.safetensors")
@@ -209,12 +229,45 @@ def load_checkpoint(
             f"checkpoint {path} belongs to a run with other settings (config hash "
             f"{state.config_hash}, this run has {config_hash}); choose another output_dir"
         )
-    _restore_weights(model, weights, path)
-    _restore_optimizer(model, optimizer, moments, path)
+    if peft_model(model) is None:
+        _restore_weights(model, weights, path)
+    else:
+        _restore_adapter(model, weights, path)
+    _restore_optimizer(model if optimized is None else optimized, optimizer, moments, path)
     if critic is not None:
         _restore_weights(critic[0], critic_weights, path)
         _restore_optimizer(*critic, critic_moments, path)
     return state
+
+
+def _save_policy(model: PreTrainedModel, folder: Path) -> None:
+    """Writes the weights; of a model with adapters merged ones, and the adapter beside them."""
+    wrapped = peft_model(model)
+    weights: dict[str, Any] = {} if wrapped is None else {"state_dict": merged_state_dict(model)}
+    with _quiet_progress_bars():
+        model.save_pretrained(str(folder / "policy"), max_shard_size="100TB", **weights)
+    if wrapped is not None:
+        wrapped.save_pretrained(str(folder / "adapter"))
+
+
+def _weights_file(model: PreTrainedModel) -> str:
+    """Where a checkpoint has the weights that learn."""
+    if peft_model(model) is None:
+        return "policy/model.safetensors"
+    return "adapter/adapter_model.safetensors"
+
+
+def _restore_adapter(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Copies weights into the model's adapters."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    wrapped = peft_model(model)
+    own = get_peft_model_state_dict(wrapped)
+    if {name: item.shape for name, item in own.items()} != {
+        name: item.shape for name, item in weights.items()
+    }:
+        raise CheckpointError(f"checkpoint {path} does not fit the model: other adapters")
+    set_peft_model_state_dict(wrapped, dict(weights))
 
 
 @contextmanager
@@ -262,13 +315,21 @@ def _restore_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path
             own[name].copy_(tensor)
 
 
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state, flat: ``{parameter name}/{entry}``."""
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state, flat: ``{parameter name}/{entry}``.
+
+    Args:
+        model: Whose parameters are optimised; of a sharded one all ranks have to call this.
+        optimizer: Its optimiser.
+
+    Returns:
+        Whole tensors on the CPU.
+    """
     names: dict[Tensor, str] = {tensor: name for name, tensor in model.named_parameters()}
     tensors: dict[str, Tensor] = {}
     for parameter, entries in optimizer.state.items():
         for key, value in entries.items():
-            tensor = torch.as_tensor(value)
+            tensor = full_tensor(torch.as_tensor(value))
             tensors[f"{names[parameter]}/{key}"] = tensor.detach().cpu().contiguous()
     return tensors
 
@@ -279,7 +340,7 @@ def _restore_optimizer(
     tensors: Mapping[str, Tensor],
     path: Path,
 ) -> None:
-    """Rebuilds the optimiser's state from `_optimizer_tensors`."""
+    """Rebuilds the optimiser's state from `optimizer_tensors`."""
     parameters = dict(model.named_parameters())
     optimizer.state.clear()
     for key, tensor in tensors.items():
@@ -290,7 +351,10 @@ def _restore_optimizer(
         # Step counts stay on the CPU unless the optimiser is fused.
         is_there = tensor.dim() > 0 or bool(optimizer.defaults.get("fused"))
         device = parameter.device if is_there else torch.device("cpu")
-        optimizer.state[parameter][entry] = tensor.to(device, copy=True)
+        value = tensor.to(device, copy=True)
+        optimizer.state[parameter][entry] = (
+            shard_like(value, parameter) if tensor.dim() > 0 else value
+        )
 
 
 def _damage(path: Path) -> str | None:

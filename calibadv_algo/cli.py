@@ -26,6 +26,8 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "index": ("index", "Index", "make an index of a corpus, or check one"),
     "serve": ("serve", "Serve", "serve searches over HTTP"),
     "data": ("data", "Data", "prepare benchmarks, inspect datasets, audit corpora"),
+    "trace": ("trace", "Trace", "import rollouts that other systems logged"),
+    "diagnose": ("diagnose", "Diagnose", "count the correct searches that a run's GRPO punished"),
     "list": ("listing", "List", "list arms, baselines, datasets, presets or policies"),
 }
 """Command -> module under `calibadv_algo.commands`, its class, and one line of help."""
@@ -89,10 +91,11 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     """
     module, class_name, _ = COMMANDS[name]
     command = getattr(importlib.import_module(f"calibadv_algo.commands.{module}"), class_name)
+    arguments = split_lists(arguments) if name == "compare" else join_server(arguments)
     default = _default(name, command, arguments)
     return tyro.cli(
         command,
-        args=split_lists(arguments) if name == "compare" else list(arguments),
+        args=arguments,
         prog=f"calibadv {name}",
         config=(tyro.conf.AvoidSubcommands,),
         **({} if default is None else {"default": default}),
@@ -101,11 +104,16 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
 
 def _default(name: str, command: Any, arguments: Sequence[str]) -> Any:
     """Settings that `--preset`, `--arm` and `--baseline` name; a command's flags change these."""
-    names = {flag: _peek(arguments, flag) for flag in ("preset", "arm", "baseline")}
+    flags = ("preset", "arm", "baseline", "engine", "lora")
+    names = {flag: _peek(arguments, flag) for flag in flags}
     if name == "train":
         from calibadv_algo.commands.train import train_config
 
-        return command(**_given(names), config=train_config(**names))
+        config = train_config(**names)
+        given: dict[str, Any] = _given(names)
+        if config.lora is not None:
+            given["lora"] = config.lora.rank
+        return command(**given, config=config)
     if name == "compare":
         from calibadv_algo.compare import COMPARE_PRESETS
         from calibadv_algo.study import STUDIES, study_defaults
@@ -139,6 +147,25 @@ def split_lists(arguments: Sequence[str]) -> list[str]:
             result += [flag, *value.split(",")] if is_list and equals else [argument]
         else:
             result += [part for part in argument.split(",") if part] if is_list else [argument]
+    return result
+
+
+def join_server(arguments: Sequence[str]) -> list[str]:
+    """Lets a server's address follow its engine: ``--engine vllm-server URL``.
+
+    Args:
+        arguments: Those of a command.
+
+    Returns:
+        The same ones, with name and address joined by an equals sign.
+    """
+    result: list[str] = []
+    for argument in arguments:
+        is_address = argument.startswith(("http://", "https://"))
+        if is_address and result[-2:] == ["--engine", "vllm-server"]:
+            result[-1] += f"={argument}"
+        else:
+            result.append(argument)
     return result
 
 

@@ -7,13 +7,15 @@ questions that were asked before, so that a resumed run asks what it would have 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
 
 import numpy as np
 
 from calibadv_algo.config import TrainConfig
 from calibadv_algo.errors import RolloutError
+from calibadv_algo.ranks import Ranks, SingleRank
 from calibadv_algo.rollout.base import GenerationEngine, SamplingParams, Tokenizer
 from calibadv_algo.rollout.driver import (
     OVERFLOW_KEY,
@@ -23,6 +25,8 @@ from calibadv_algo.rollout.driver import (
     RolloutStats,
     regroup,
 )
+from calibadv_algo.rollout.episodes import FinishedEpisodes
+from calibadv_algo.rollout.journal import JournalStep, StepJournal
 from calibadv_algo.rollout.slots import EnvSlots
 from calibadv_algo.shaping.base import ResamplingFilter
 from calibadv_algo.types import Group, Trajectory
@@ -43,6 +47,25 @@ class PlayEpisodes(Protocol):
         *,
         policy_version: int,
         config: DriverConfig,
+    ) -> RolloutBatch:
+        """Returns the trajectories in the order of the specs."""
+        ...
+
+
+class PlayWithJournal(Protocol):
+    """Plays the episodes that a journal does not know, and records them there."""
+
+    def __call__(
+        self,
+        slots: EnvSlots,
+        engine: GenerationEngine,
+        tokenizer: Tokenizer,
+        tasks: Sequence[EpisodeSpec],
+        params: SamplingParams,
+        *,
+        policy_version: int,
+        config: DriverConfig,
+        journal: FinishedEpisodes | None,
     ) -> RolloutBatch:
         """Returns the trajectories in the order of the specs."""
         ...
@@ -84,7 +107,9 @@ class Collector:
         tokenizer: The policy's.
         params: How turns are sampled.
         driver: How episodes are driven.
-        play: Plays episodes.
+        play: Plays episodes; where there are several ranks, this one's and the others'.
+        journal: Where episodes outlive a kill, if anywhere.
+        ranks: Processes that collect together.
     """
 
     config: TrainConfig
@@ -93,15 +118,29 @@ class Collector:
     tokenizer: Tokenizer
     params: SamplingParams
     driver: DriverConfig
-    play: PlayEpisodes
+    play: PlayWithJournal
+    journal: StepJournal | None = None
+    ranks: Ranks = field(default_factory=SingleRank)
 
-    def collect(self, update: int, num_questions_seen: int, num_tasks: int) -> Collection:
+    def collect(
+        self,
+        update: int,
+        num_questions_seen: int,
+        num_tasks: int,
+        *,
+        policy_version: int | None = None,
+        policy: str | None = None,
+    ) -> Collection:
         """Plays batches of questions until the update is full or may not ask for more.
 
         Args:
             update: Number of finished updates.
             num_questions_seen: Questions that were asked before.
             num_tasks: Size of the split.
+            policy_version: Number of updates behind the policy that samples; None means
+                ``update``.
+            policy: Digest of its weights: the journal gives no episodes of others. None takes
+                those that it has.
 
         Returns:
             The groups, at most ``num_questions`` of them.
@@ -115,13 +154,17 @@ class Collector:
         played: list[Group] = []
         kept: list[Group] = []
         stats: list[RolloutStats] = []
-        while not stats or (len(kept) < wanted and len(stats) < max_batches):
-            place = wanted * len(stats)
-            tasks = questions_at(num_questions_seen + place, wanted, num_tasks, self.config.seed)
-            groups, counts = self._play_batch(tasks, update, place)
-            played += groups
-            kept += self._filtered(groups)
-            stats.append(counts)
+        version = update if policy_version is None else policy_version
+        with self._open_journal(update, version, policy) as journal:
+            while not stats or (len(kept) < wanted and len(stats) < max_batches):
+                place = wanted * len(stats)
+                position = num_questions_seen + place
+                tasks = questions_at(position, wanted, num_tasks, self.config.seed)
+                specs = self._specs(tasks, update, place)
+                groups, counts = self._play_batch(specs, version, journal)
+                played += groups
+                kept += self._filtered(groups)
+                stats.append(counts)
         if len(kept) < wanted and any(f.on_exhaust == "raise" for f in self._resampling):
             raise RolloutError(
                 f"only {len(kept)} of {wanted} groups passed the filters in {len(stats)} batches; "
@@ -139,27 +182,44 @@ class Collector:
         """Smaller groups are left out: an advantage needs something to compare with."""
         return min(2, self.config.rollout.group_size)
 
-    def _play_batch(
-        self, tasks: Sequence[int], update: int, first_place: int
-    ) -> tuple[list[Group], RolloutStats]:
-        """One group for each question."""
-        specs = [
+    def _open_journal(
+        self, update: int, version: int, policy: str | None
+    ) -> JournalStep | nullcontext[None]:
+        """The journal of an update; ranks open theirs in turn, since each reads those of all."""
+        if self.journal is None:
+            return nullcontext()
+        for rank in range(self.ranks.world_size):
+            if rank == self.ranks.rank:
+                step = self.journal.open(update=update, policy_version=version, policy=policy)
+            self.ranks.barrier()
+        return step
+
+    def _specs(self, tasks: Sequence[int], update: int, first_place: int) -> list[EpisodeSpec]:
+        """The episodes of some questions."""
+        return [
             EpisodeSpec(
                 task_index=task,
                 group_id=f"{update}-{place}-{task}",
                 seed=episode_seed(self.config.seed, update, place, member),
+                training_progress=update / self.config.optim.num_updates,
             )
             for place, task in enumerate(tasks, start=first_place)
             for member in range(self.config.rollout.group_size)
         ]
+
+    def _play_batch(
+        self, specs: Sequence[EpisodeSpec], version: int, journal: FinishedEpisodes | None
+    ) -> tuple[list[Group], RolloutStats]:
+        """One group for each question."""
         batch = self.play(
             self.slots,
             self.engine,
             self.tokenizer,
             specs,
             self.params,
-            policy_version=update,
+            policy_version=version,
             config=self.driver,
+            journal=journal,
         )
         trajectories = [close_overflow(each) for each in batch.trajectories]
         return regroup(trajectories, self._min_size), batch.stats

@@ -29,10 +29,12 @@ from calibadv_algo.credit import (
 )
 from calibadv_algo.filters import GroupFilter, LossMask
 from calibadv_algo.judges import JudgeCredit
+from calibadv_algo.lora import Lora
 from calibadv_algo.mismatch import Mismatch, NoCorrection
 from calibadv_algo.objectives import Cispo, ClippedSurrogate, Gspo
 from calibadv_algo.objectives_llds import Llds
 from calibadv_algo.objectives_variants import BalancedSurrogate, GeometricMean, KlCov, Sapo
+from calibadv_algo.rollout.engine_config import EngineConfig, HfEngineConfig
 from calibadv_algo.rollout.tree_config import Collection, EpisodeGroups, TreeSearch
 from calibadv_algo.shaping.base import RewardShaping
 
@@ -77,7 +79,7 @@ class EnvConfig:
     env_id: str = "calibadv_env:DeepSearch-v0"
     """Registered id of the environment, with the module that registers it."""
     dataset: str = "atlas"
-    """Name of a registered dataset, or a folder's path; for the id DeepSearch-v0 alone."""
+    """Name of a dataset, several joined by +, or a path; for the id DeepSearch-v0 alone."""
     split: str = "train"
     """Split whose tasks are trained on."""
     retriever: str = "bm25"
@@ -136,6 +138,11 @@ class RolloutConfig:
     """Environments that run side by side."""
     collection: Collection = field(default_factory=EpisodeGroups)
     """Whether the episodes of a group are played one by one or grow on trees."""
+    driver: Literal["lockstep", "async"] = "lockstep"
+    """Whether episodes take turns together or each at its own pace; the episodes are the same."""
+    overlap: Literal["none", "one-step"] = "none"
+    """Whether the next batch is collected while the policy learns from this one (one step off
+    policy)."""
 
     def __post_init__(self) -> None:
         """Checks ranges."""
@@ -222,6 +229,8 @@ class OptimConfig:
     """Type of the computation; weights and optimiser keep theirs, and fp16 scales the losses."""
     gradient_checkpointing: bool = False
     """Whether to spend time to save memory in the backward pass."""
+    parallel: Literal["replicated", "sharded"] = "replicated"
+    """How several processes hold the policy: a copy each, or a share of every weight (FSDP2)."""
 
     def __post_init__(self) -> None:
         """Checks ranges."""
@@ -298,6 +307,13 @@ class TrainConfig:
     """Loss and optimiser."""
     evaluation: EvalConfig = field(default_factory=EvalConfig)
     """Evaluation."""
+    engine: EngineConfig = field(default_factory=HfEngineConfig)
+    """What samples."""
+    lora: Lora | None = None
+    """Adapters that learn in place of all weights; None means that all learn."""
+    prompt_style: Literal["raw", "chat"] = "raw"
+    """Whether the policy continues the first observation, or gets it as a user's message in its
+    tokenizer's chat template."""
     checkpoint_every: int = 10
     """Updates between checkpoints; 0 means only at the end."""
     keep_checkpoints: int = 2
@@ -306,6 +322,8 @@ class TrainConfig:
     """Whether to write every training trajectory as a line of JSON."""
     tensorboard: bool = False
     """Whether to write TensorBoard files too."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ()
+    """Trackers that get the metrics too; each needs its extra."""
     quiet: bool = False
     """Whether to leave out the progress display (child processes)."""
 
@@ -350,12 +368,17 @@ def config_to_dict(config: object) -> Any:
 def config_hash(config: TrainConfig) -> str:
     """Names what determines a run's numbers; equal for configs that may resume each other.
 
-    Where files go and how progress is shown does not count, nor how often checkpoints are made.
+    Where files go and how progress is shown does not count, nor how often checkpoints are made,
+    nor how the work is divided. Of the engine its kind counts: each draws tokens in its own way.
     """
     values = config_to_dict(config)
+    values["engine"] = values["engine"]["type"]
+    for part, name in (("rollout", "driver"), ("optim", "parallel")):
+        del values[part][name]
     for name in ("output_dir", "checkpoint_every", "keep_checkpoints", "quiet", "tensorboard"):
         del values[name]
-    del values["save_trajectories"]
+    for name in ("save_trajectories", "trackers"):
+        del values[name]
     text = json.dumps(values, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -391,10 +414,10 @@ ATLAS_TINY: Final = TrainConfig(
 )
 """The shipped tiny policy on the atlas, on two CPU cores."""
 
-# The papers train on merged sets: register one under this name (docs/datasets.md), and serve the
-# corpus at this address, or name others by --env.dataset and --env.retriever.
+# The papers train on merged sets; docs/benchmarks.md says how to get their files. Serve the corpus
+# at this address, or name another retriever by --env.retriever.
 _PAPER_ENV: Final = EnvConfig(
-    dataset="hotpotqa-2wiki",
+    dataset="hotpotqa+2wikimultihopqa",
     prompt="search_r1",
     max_turns=4,
     top_k=3,
@@ -432,8 +455,8 @@ CALIBADV_QWEN25_3B: Final = TrainConfig(
 CALIBADV_QWEN25_7B: Final = replace(CALIBADV_QWEN25_3B, model="Qwen/Qwen2.5-7B")
 """CalibAdv on Qwen2.5-7B."""
 
-CALIBADV_LLAMA32_3B: Final = replace(CALIBADV_QWEN25_3B, model="meta-llama/Llama-3.2-3B")
-"""CalibAdv on Llama-3.2-3B."""
+CALIBADV_LLAMA32_3B: Final = replace(CALIBADV_QWEN25_3B, model="meta-llama/Llama-3.2-3B-Instruct")
+"""CalibAdv on Llama-3.2-3B-Instruct."""
 
 SEARCH_R1_GRPO: Final = TrainConfig(
     model="Qwen/Qwen2.5-3B",
@@ -441,7 +464,7 @@ SEARCH_R1_GRPO: Final = TrainConfig(
     credit=NoCredit(),
     env=replace(
         _PAPER_ENV,
-        dataset="nq-hotpotqa",
+        dataset="nq+hotpotqa",
         reward="em",
         format_gate=False,
         invalid_action="continue",

@@ -11,19 +11,19 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from calibadv_algo.batching import TokenBatch, split_by_tokens, to_device
+from calibadv_algo.batching import TokenBatch, to_device
 from calibadv_algo.config import OptimConfig
 from calibadv_algo.losses import aggregate
 from calibadv_algo.losses_value import value_loss
 from calibadv_algo.optimisation import AUTOCAST_DTYPES, Stepper
 from calibadv_algo.policy import Policy
+from calibadv_algo.ranks import Ranks, SingleRank, micro_batches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class CriticStep:
     """What one step of the critic did.
 
     Attributes:
-        loss: The clipped value loss of the minibatch.
+        loss: The clipped value loss of the minibatch; this process's part of it.
         grad_norm: Norm of the gradient before clipping; not finite if the step was left out.
     """
 
@@ -47,17 +47,21 @@ class Critic:
         stepper: The optimiser over both.
     """
 
-    def __init__(self, model: PreTrainedModel, config: OptimConfig) -> None:
+    def __init__(
+        self, model: PreTrainedModel, config: OptimConfig, *, ranks: Ranks | None = None
+    ) -> None:
         """Copies a model and gives it a head.
 
         Args:
             model: The starting policy; it is not changed.
             config: The settings; those of the critic are in ``config.critic``.
+            ranks: Processes that share the work; None means this one alone.
 
         Raises:
             ValueError: if the model's output head is not applied to its last hidden states.
         """
         self._config = config
+        self._ranks = ranks or SingleRank()
         self._backbone = Policy(
             copy.deepcopy(model),
             autocast_dtype=AUTOCAST_DTYPES[config.dtype],
@@ -74,6 +78,7 @@ class Critic:
             config,
             lr=config.critic.lr,
             warmup_fraction=config.critic.warmup_fraction,
+            ranks=ranks,
         )
 
     def values(self, batch: TokenBatch) -> Float[Tensor, " token"]:
@@ -96,7 +101,8 @@ class Critic:
         """
         value_targets(minibatch)
         total = 0.0
-        for micro in self._micro_batches(minibatch):
+        parts = micro_batches(minibatch, self._config.micro_batch_tokens, self._ranks)
+        for micro in (part.batch for part in parts):
             with self._backbone.packed_attention():
                 values = self.values(micro)
                 micro = to_device(micro, values.device)
@@ -113,10 +119,6 @@ class Critic:
                 self.stepper.backward(loss)
             total += float(loss.detach())
         return CriticStep(loss=total, grad_norm=self.stepper.step())
-
-    def _micro_batches(self, minibatch: TokenBatch) -> Sequence[TokenBatch]:
-        """Parts that fit into memory."""
-        return split_by_tokens(minibatch, self._config.micro_batch_tokens)
 
 
 def value_targets(

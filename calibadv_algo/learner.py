@@ -11,7 +11,8 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,7 +24,6 @@ from calibadv_algo.batching import (
     TokenBatch,
     select_sequences,
     sequences_with_signal,
-    split_by_tokens,
     split_minibatches,
     to_device,
 )
@@ -34,6 +34,10 @@ from calibadv_algo.mismatch import NoCorrection, mismatch_stats
 from calibadv_algo.objectives import LossTokens, PenalisedObjective
 from calibadv_algo.optimisation import AUTOCAST_DTYPES, Stepper
 from calibadv_algo.policy import Policy
+from calibadv_algo.ranks import MicroBatch, Ranks, SingleRank, micro_batches
+from calibadv_algo.sharding import ShardedModel
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +121,7 @@ class Learner:
         temperature: float = 1.0,
         ref_model: PreTrainedModel | None = None,
         has_critic: bool = False,
+        ranks: Ranks | None = None,
     ) -> None:
         """Makes the optimiser, and keeps a frozen copy of the model if a divergence is asked for.
 
@@ -127,21 +132,32 @@ class Learner:
             ref_model: Reference policy; None means a copy of ``model`` as it is now. Not used
                 without a KL term.
             has_critic: Whether advantages need values: a second copy of ``model`` learns them.
+            ranks: Processes that share the work, each with a learner of its own that is given
+                the same batches; None means this one alone.
+
+        Raises:
+            ValueError: if the policy shall be sharded where that is not possible.
         """
         self._config = config
+        self._ranks = ranks or SingleRank()
         self._temperature = temperature
         dtype = AUTOCAST_DTYPES[config.dtype]
+        is_sharded = self._is_sharded(has_critic)
+        own = copy.deepcopy(model) if is_sharded else model
         self.policy = Policy(
-            model,
+            own,
             autocast_dtype=dtype,
             is_gradient_checkpointing=config.gradient_checkpointing,
         )
-        self.stepper = Stepper([p for p in model.parameters() if p.requires_grad], config)
+        self._sharded = ShardedModel(own, model) if is_sharded else None
+        self.stepper = Stepper(
+            [p for p in own.parameters() if p.requires_grad], config, ranks=ranks
+        )
         self._reference: Policy | None = None
         if config.has_reference:
             frozen = copy.deepcopy(model) if ref_model is None else ref_model
             self._reference = Policy(frozen.requires_grad_(False), autocast_dtype=dtype)
-        self.critic = Critic(model, config) if has_critic else None
+        self.critic = Critic(model, config, ranks=ranks) if has_critic else None
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -152,6 +168,15 @@ class Learner:
     def lr(self) -> float:
         """The learning rate of the last update."""
         return self.stepper.lr
+
+    def whole_model(self) -> PreTrainedModel:
+        """The policy with its weights as they are now, whole; all ranks call it together."""
+        return self.policy.model if self._sharded is None else self._sharded.gather_whole()
+
+    def take_whole_model(self) -> None:
+        """Learns on from what was put into the model that `whole_model` gave."""
+        if self._sharded is not None:
+            self._sharded.take_whole()
 
     def prepare(self, batch: TokenBatch) -> TokenBatch:
         """Fills in what has to be known before the first step: old and reference log-probs, values.
@@ -197,28 +222,27 @@ class Learner:
             for minibatch in split_minibatches(batch, self._config.num_minibatches, rng):
                 if self.critic is not None:
                     critic_steps.append(self.critic.step(minibatch))
-                micro_batches = self._micro_batches(minibatch)
-                loss = self._accumulate(minibatch, micro_batches, scored)
-                losses.append(loss)
+                chosen = self._with_gradient(minibatch)
+                losses.append(self._accumulate(minibatch, chosen, scored))
                 norms.append(self.stepper.step())
-                num_tokens += sum(micro.num_tokens for micro in micro_batches)
+                num_tokens += chosen.num_tokens
         finite = [norm for norm in norms if math.isfinite(norm)]
         return UpdateResult(
-            scores=_join_scores(scored),
-            loss=float(np.mean(losses)),
+            scores=_join_scores(self._ranks.gather(_join_scores(scored))),
+            loss=self._mean_sum(losses),
             grad_norm=_finite_mean(norms),
             num_steps=len(finite),
             num_skipped_steps=len(norms) - len(finite),
             num_tokens=num_tokens,
             mismatch=self._mismatch(batch),
-            critic=_critic_result(critic_steps, batch) if critic_steps else None,
+            critic=self._critic_result(critic_steps, batch) if critic_steps else None,
             loss_scale=self.stepper.loss_scale,
         )
 
     def accumulate_gradient(self, batch: TokenBatch) -> float:
-        """Adds the gradient of one minibatch's loss to the weights' and returns the loss."""
+        """Adds the gradient of this rank's part of a minibatch's loss; returns that part."""
         batch = self.prepare(batch)
-        return self._accumulate(batch, self._micro_batches(batch), [])
+        return self._accumulate(batch, self._with_gradient(batch), [])
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs beside weights and optimisers, as plain JSON."""
@@ -231,7 +255,7 @@ class Learner:
         if self.critic is not None:
             self.critic.stepper.load_scaler_state(state.get("critic_scaler", {}))
 
-    def _micro_batches(self, minibatch: TokenBatch) -> list[TokenBatch]:
+    def _with_gradient(self, minibatch: TokenBatch) -> TokenBatch:
         """What has to go through the model for the minibatch's gradient.
 
         A sequence whose advantages are all 0 has no gradient unless there is another term. It
@@ -242,28 +266,46 @@ class Learner:
             or self._config.entropy_coef > 0
             or isinstance(self._config.objective, PenalisedObjective)
         )
-        if not has_other_terms:
-            chosen = sequences_with_signal(minibatch)
-            if not chosen:
-                return []
-            minibatch = select_sequences(minibatch, chosen)
-        return split_by_tokens(minibatch, self._config.micro_batch_tokens)
+        if has_other_terms:
+            return minibatch
+        return select_sequences(minibatch, sequences_with_signal(minibatch))
+
+    def _micro_batches(self, batch: TokenBatch) -> list[MicroBatch]:
+        """This rank's part of a batch, in pieces that fit into memory."""
+        is_even = self._sharded is not None
+        tokens = self._config.micro_batch_tokens
+        return micro_batches(batch, tokens, self._ranks, is_even=is_even)
+
+    def _is_sharded(self, has_critic: bool) -> bool:
+        """Whether the policy is to be shared out over the ranks."""
+        if self._config.parallel == "replicated" or self._ranks.world_size == 1:
+            return False
+        if has_critic or self._config.dtype == "fp16":
+            reason = "a critic" if has_critic else "dtype fp16"
+            raise ValueError(f"parallel must be 'replicated' with {reason}, got 'sharded'")
+        return True
+
+    def _inside(self, function: Callable[[], Result]) -> Result:
+        """Calls something that computes with the policy's weights."""
+        if self._sharded is None:
+            return function()
+        result: Result = self._sharded(function)
+        return result
 
     def _accumulate(
         self,
         minibatch: TokenBatch,
-        micro_batches: Sequence[TokenBatch],
+        chosen: TokenBatch,
         scored: list[TokenScores],
     ) -> float:
-        """Forward and backward pass of every micro-batch; returns the minibatch's loss."""
+        """Forward and backward pass of this rank's part; returns its part of the loss."""
         denominator = self._denominator(minibatch)
         objective = self._config.objective
         total = 0.0
-        for micro in micro_batches:
+        for part in self._micro_batches(chosen):
+            micro = part.batch
             with self.policy.packed_attention():
-                logprobs, entropies = self.policy.logprobs(
-                    micro, self._temperature, has_entropy_grad=self._config.entropy_coef > 0
-                )
+                logprobs, entropies = self._inside(partial(self._logprobs, micro))
                 micro = to_device(micro, logprobs.device)
                 tokens = _loss_tokens(micro, logprobs)
                 loss = aggregate(
@@ -275,12 +317,23 @@ class Learner:
                 if isinstance(objective, PenalisedObjective):
                     normaliser = objective.penalty_denominator(minibatch)
                     loss = loss + objective.penalty(tokens, minibatch).sum() / normaliser
+                if part.is_filler:
+                    loss = loss * 0.0
                 self.stepper.backward(loss)
+            if part.is_filler:
+                continue
             total += float(loss.detach())
             scored.append(
                 _scores(tokens, micro.ref_logprobs, entropies, objective.is_clipped(tokens))
             )
         return total
+
+    def _logprobs(
+        self, micro: TokenBatch
+    ) -> tuple[Float[Tensor, " token"], Float[Tensor, " token"]]:
+        """Log-probabilities and entropies under the policy that learns."""
+        has_entropy_grad = self._config.entropy_coef > 0
+        return self.policy.logprobs(micro, self._temperature, has_entropy_grad=has_entropy_grad)
 
     def _denominator(self, minibatch: TokenBatch) -> float:
         """What a minibatch's sum of token losses is divided by, whatever its micro-batches."""
@@ -329,14 +382,34 @@ class Learner:
     def _without_grad(
         self, batch: TokenBatch, function: Callable[[TokenBatch], Float[Tensor, " token"]]
     ) -> Float[Tensor, " token"]:
-        """Something about every action token of a batch, in micro-batches, in the batch's order."""
+        """Something about every action token of a batch, in the batch's order.
+
+        Each rank looks at its part, and the parts are put together.
+        """
         # float64 counts exactly, so the place of a token can travel through the split.
         places = torch.arange(batch.num_action_tokens, dtype=torch.float64)
-        result = torch.empty(batch.num_action_tokens)
+        result = torch.zeros(batch.num_action_tokens)
         carrier = replace(batch, sampling_logprobs=places)
-        for micro in split_by_tokens(carrier, self._config.micro_batch_tokens):
-            result[micro.sampling_logprobs.long()] = function(micro).cpu()
+        for part in self._micro_batches(carrier):
+            values = self._inside(partial(function, part.batch)).cpu()
+            if not part.is_filler:
+                result[part.batch.sampling_logprobs.long()] = values
+        self._ranks.sum_([result])
         return result
+
+    def _critic_result(self, steps: Sequence[CriticStep], batch: TokenBatch) -> CriticResult:
+        """The means over the critic's steps."""
+        return CriticResult(
+            loss=self._mean_sum([step.loss for step in steps]),
+            grad_norm=_finite_mean([step.grad_norm for step in steps]),
+            explained_variance=explained_variance(*value_targets(batch)),
+        )
+
+    def _mean_sum(self, parts: Sequence[float]) -> float:
+        """The mean over the minibatches of losses of which every rank has a part."""
+        losses = torch.tensor(parts, dtype=torch.float64)
+        self._ranks.sum_([losses])
+        return float(np.mean(losses.numpy()))
 
 
 def _loss_tokens(micro: TokenBatch, logprobs: Float[Tensor, " token"]) -> LossTokens:
@@ -383,15 +456,6 @@ def _join_scores(scores: Sequence[TokenScores]) -> TokenScores:
         is_clipped=torch.cat([empty.bool(), *(item.is_clipped for item in scores)]),
         entropies=torch.cat([empty, *(item.entropies for item in scores)]),
         ref_logprobs=torch.cat(refs) if refs else None,
-    )
-
-
-def _critic_result(steps: Sequence[CriticStep], batch: TokenBatch) -> CriticResult:
-    """The means over the critic's steps."""
-    return CriticResult(
-        loss=float(np.mean([step.loss for step in steps])),
-        grad_norm=_finite_mean([step.grad_norm for step in steps]),
-        explained_variance=explained_variance(*value_targets(batch)),
     )
 
 

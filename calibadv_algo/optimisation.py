@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from calibadv_algo.config import OptimConfig
+from calibadv_algo.ranks import Ranks, SingleRank, full_tensor, is_sharded
 
 AUTOCAST_DTYPES: Final = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Types that computations run in under autocast, by the setting's name."""
@@ -38,6 +39,7 @@ class Stepper:
         *,
         lr: float | None = None,
         warmup_fraction: float | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         """Makes the optimiser.
 
@@ -46,7 +48,10 @@ class Stepper:
             config: The settings.
             lr: Peak learning rate; None means that of the settings.
             warmup_fraction: Share of the updates with a rising one; None means likewise.
+            ranks: Processes whose gradients add up; None means this one alone. Gradients of
+                parameters that are sharded over them have been added up before.
         """
+        self._ranks = ranks or SingleRank()
         self._parameters = list(parameters)
         self._config = config
         self._peak_lr = config.lr if lr is None else lr
@@ -95,13 +100,21 @@ class Stepper:
         loss.backward()  # type: ignore[no-untyped-call]
 
     def step(self) -> float:
-        """Clips the gradient and steps, unless it is not finite; returns its norm before."""
+        """Clips the gradient and steps, unless it is not finite; returns its norm before.
+
+        The gradient is the sum over the ranks, and so is what is clipped.
+        """
+        gradients = []
         for parameter in self._parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+            if not is_sharded(parameter):
+                gradients.append(parameter.grad)
+        self._ranks.sum_(gradients)
         if self._scaler is not None:
             self._scaler.unscale_(self.optimizer)
-        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._config.grad_clip))
+        clipped = torch.nn.utils.clip_grad_norm_(self._parameters, self._config.grad_clip)
+        norm = float(full_tensor(clipped))
         if math.isfinite(norm):
             self.optimizer.step()
         if self._scaler is not None:

@@ -53,6 +53,11 @@ class OverlappedRollouts(Generic[Batch]):
         self._pending: tuple[int, Future[Batch]] | None = None
         self.wait_s = 0.0
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether a batch was started and not taken."""
+        return self._pending is not None
+
     def start(self, update: int, policy_version: int) -> None:
         """Begins to collect the batch of an update with the weights as they are now.
 

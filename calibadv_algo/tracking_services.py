@@ -6,7 +6,7 @@ import importlib
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -52,7 +52,9 @@ class Peer:
         try:
             module = importlib.import_module(self.module)
         except ImportError as error:
-            raise ImportError(f"the tracker {self.module} needs its package: {remedy}") from error
+            raise ImportError(
+                f"the tracker {self.module} could not be imported ({error}): {remedy}"
+            ) from error
         version = str(getattr(module, "__version__", "0"))
         if not Version(self.at_least) <= Version(version) < Version(self.below):
             raise ImportError(
@@ -65,7 +67,7 @@ class Peer:
 PEERS: Final = {
     "wandb": Peer(module="wandb", at_least="0.31", below="1", tested="0.31.0"),
     "trackio": Peer(module="trackio", at_least="0.43", below="1", tested="0.43.0"),
-    "mlflow": Peer(module="mlflow", at_least="3.17", below="4", tested="3.17.2"),
+    "mlflow": Peer(module="mlflow", at_least="3.1", below="4", tested="3.1.0, 3.17.2"),
 }
 """The packages; other versions are refused, since their files and calls differ."""
 
@@ -170,8 +172,7 @@ class MlflowTracker:
     """Logs to MLflow: to ``MLFLOW_TRACKING_URI``, else to files in the run's folder.
 
     MLflow 3 takes its store of files only on demand (``MLFLOW_ALLOW_FILE_STORE``); the tracker
-    makes that demand for this process where no other store is named. See the files with
-    ``MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri RUN/mlruns``.
+    makes that demand for this process where no other store is named.
     """
 
     def __init__(self, run: RunFacts) -> None:
@@ -240,6 +241,7 @@ def open_trackers(names: Sequence[TrackerName], run: RunFacts) -> list[Tracker]:
 def _open(name: TrackerName, run: RunFacts) -> Tracker:
     if name == "tensorboard":
         return TensorBoardTracker(run.output_dir / "tensorboard", after_update=run.after_update)
+    kinds: dict[str, Callable[[RunFacts], Tracker]]
     kinds = {"wandb": WandbTracker, "trackio": TrackioTracker, "mlflow": MlflowTracker}
     if name not in kinds:
         raise ValueError(f"trackers must be of tensorboard, {', '.join(kinds)}; got {name!r}")

@@ -13,38 +13,40 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from calibadv_algo.advantages.base import ValueAdvantage
+from calibadv_algo.batch_source import BatchSource
 from calibadv_algo.checkpoint import (
     SavableTokenizer,
     TrainerState,
+    checkpoint_update,
     find_checkpoint,
     load_checkpoint,
+    optimizer_tensors,
     save_checkpoint,
 )
-from calibadv_algo.collection import Collector, PlayEpisodes
+from calibadv_algo.collection import Collector, PlayEpisodes, PlayWithJournal
 from calibadv_algo.config import TrainConfig, config_hash, config_to_dict
 from calibadv_algo.credit import check_info_keys
-from calibadv_algo.errors import CheckpointError, MissingInfoKeyError
-from calibadv_algo.evaluation import (
-    EvalResult,
-    append_records,
-    eval_task_indices,
-    evaluate,
-    summarize,
-)
-from calibadv_algo.judging import Estimate, Judged, draft_batch, estimate, judge
+from calibadv_algo.errors import CheckpointError
+from calibadv_algo.evaluation import append_records, eval_task_indices, summarize, to_record
+from calibadv_algo.judging import Estimate, Judged, draft_batch, estimate
 from calibadv_algo.learner import Learner, UpdateResult
 from calibadv_algo.metrics import UpdateFacts, alarm, update_metrics
+from calibadv_algo.playing import JournaledGroups, SharedPlay, judge_shared
+from calibadv_algo.probing import MAX_PROBE_TURNS, count_tasks, probe_info_keys
+from calibadv_algo.ranks import Ranks, SingleRank, on_main
+from calibadv_algo.rollout.async_driver import collect_async
 from calibadv_algo.rollout.base import GenerationEngine, SamplingParams, Tokenizer
-from calibadv_algo.rollout.driver import DriverConfig, collect
-from calibadv_algo.rollout.slots import EnvSlots, SlotReset, SlotStart, SlotStep
+from calibadv_algo.rollout.driver import DriverConfig, EpisodeSpec, collect
+from calibadv_algo.rollout.journal import StepJournal
+from calibadv_algo.rollout.slots import EnvSlots
 from calibadv_algo.rollout.tree import PlayTrees
 from calibadv_algo.rollout.tree_config import TreeSearch
 from calibadv_algo.run_records import (
@@ -64,8 +66,14 @@ from calibadv_algo.tracking import (
 )
 from calibadv_env.info import STOP_STRINGS
 
-MAX_PROBE_TURNS = 64
-"""Empty actions after which the look at an environment's info keys gives up."""
+__all__ = [
+    "MAX_PROBE_TURNS",
+    "TrainResult",
+    "Trainer",
+    "TrainingTokenizer",
+    "count_tasks",
+    "probe_info_keys",
+]
 
 
 class TrainingTokenizer(Tokenizer, SavableTokenizer, Protocol):
@@ -115,6 +123,7 @@ class Trainer:
         trackers: Sequence[Tracker] = (),
         play: PlayEpisodes | None = None,
         before_update: Callable[[int, int], None] | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         """Takes over what a run needs; nothing is sampled yet.
 
@@ -135,14 +144,18 @@ class Trainer:
             play: Plays the training episodes; None plays them as the settings say.
             before_update: Called before each collection with the number of finished updates and
                 that of the whole run; for curricula in the environment.
+            ranks: Processes that train together, each with a model, an engine and slots of its
+                own that begin alike; None means this one alone. Rank 0 writes all files.
         """
         self.config = config
+        self._ranks: Ranks = ranks or SingleRank()
         self.learner = Learner(
             model,
             config.optim,
             temperature=config.rollout.temperature,
             ref_model=ref_model,
             has_critic=isinstance(config.advantage, ValueAdvantage),
+            ranks=ranks,
         )
         self.num_updates_done = 0
         self._tokenizer = tokenizer
@@ -153,26 +166,16 @@ class Trainer:
             driver or DriverConfig(), max_context_tokens=config.rollout.max_context
         )
         self._stop = tuple(stop_strings)
-        self._collector = Collector(
-            config=config,
-            slots=slots,
-            engine=engine,
-            tokenizer=tokenizer,
-            params=SamplingParams(
-                temperature=config.rollout.temperature,
-                top_p=config.rollout.top_p,
-                max_tokens=config.rollout.max_tokens,
-                stop=self._stop,
-            ),
-            driver=self._driver,
-            play=play or _player(config),
+        self._play = _player(config) if play is None else JournaledGroups(play)
+        self._hash = config_hash(config)
+        self._journal = StepJournal(
+            config.output_dir / "journal", config_hash=self._hash, rank=self._ranks.rank
         )
         self._before_update = before_update
         self._num_tasks = num_tasks
         self._extra_trackers = tuple(trackers)
         self._num_questions_seen = 0
         self._rng = np.random.Generator(np.random.PCG64([config.seed, 0]))
-        self._hash = config_hash(config)
         self._history: list[Mapping[str, float | None]] = []
 
     def train(
@@ -200,32 +203,30 @@ class Trainer:
         """
         self._check_env()
         has_checkpoint = self._prepare_output(resume=resume, allow_older=allow_older)
-        with self._open_trackers() as trackers:
+        with self._open_trackers() as trackers, self._batch_source() as source:
             if not has_checkpoint:
                 trackers.log(0, self._evaluate())
             while self.num_updates_done < self.config.optim.num_updates:
-                metrics = self._run_update()
+                metrics = self._run_update(source)
                 trackers.log(self.num_updates_done, metrics)
                 if self._is_checkpoint_due():
+                    source.wait()
                     self._save()
                 if on_update is not None:
                     on_update(self.num_updates_done, metrics)
-        rows = read_metrics(self.config.output_dir / "metrics.jsonl")
+        rows = on_main(self._ranks, self._read_metrics)
         policy_dir = self._checkpoint_dir / f"update_{self.num_updates_done:06d}" / "policy"
         return TrainResult(self.num_updates_done, rows[-1] if rows else {}, policy_dir)
 
-    def _run_update(self) -> dict[str, float]:
+    def _run_update(self, source: BatchSource) -> dict[str, float]:
         """One turn of the loop, evaluation included."""
-        began = time.perf_counter()
-        done, num_updates = self.num_updates_done, self.config.optim.num_updates
-        if self._before_update is not None:
-            self._before_update(done, num_updates)
-        self._engine.sync_weights(self.learner.policy.model, done)
-        collection = self._collector.collect(done, self._num_questions_seen, self._known_tasks)
-        judged = [judge(group, self.config) for group in collection.groups]
+        began, waited = time.perf_counter(), self._ranks.wait_s + source.wait_s
+        done = self.num_updates_done
+        collection = source.take(done, self._num_questions_seen)
+        judged = judge_shared(collection.groups, self.config, self._ranks)
         rollout_s = time.perf_counter() - began
         estimated = self._estimate(judged)
-        if self.config.save_trajectories:
+        if self.config.save_trajectories and self._ranks.is_main:
             turns = () if estimated is None else estimated.turns
             records = training_records(judged, turns, collection.left_out)
             write_records(self.config.output_dir / "trajectories", done, records)
@@ -242,11 +243,16 @@ class Trainer:
                 total_s=time.perf_counter() - began,
             )
         )
+        waited = self._ranks.wait_s + source.wait_s - waited
+        if not self._is_overlapped:
+            waited += collection.stats.wait_s
+        metrics["time_wait_share"] = waited / (time.perf_counter() - began)
         self._history.append(metrics)
         metrics["collapse_alarm"] = float(alarm(self._history))
         self.num_updates_done += 1
         self._num_questions_seen += collection.num_questions
         if self._is_eval_due():
+            source.wait()
             metrics |= self._evaluate()
         return metrics
 
@@ -269,32 +275,75 @@ class Trainer:
             return {}
         evaluation = self.config.evaluation
         began = time.perf_counter()
-        self._engine.sync_weights(self.learner.policy.model, self.num_updates_done)
+        self._engine.sync_weights(self.learner.whole_model(), self.num_updates_done)
         params = SamplingParams(
             temperature=0.0,
             max_tokens=evaluation.max_tokens or self.config.rollout.max_tokens,
             stop=self._stop,
         )
-        num_tasks = count_tasks(self._eval_slots)
-        result: EvalResult = evaluate(
+        update, split = self.num_updates_done, evaluation.split
+        tasks = eval_task_indices(count_tasks(self._eval_slots), evaluation.episodes)
+        batch = SharedPlay(_episode_player(self.config), self._ranks)(
             self._eval_slots,
             self._engine,
             self._tokenizer,
-            eval_task_indices(num_tasks, evaluation.episodes),
+            [
+                EpisodeSpec(task_index=task, group_id=f"{split}-{update}-{place}", seed=0)
+                for place, task in enumerate(tasks)
+            ],
             params,
-            update=self.num_updates_done,
-            split=evaluation.split,
-            driver=self._driver,
+            policy_version=update,
+            config=self._driver,
         )
-        append_records(self.config.output_dir / "evals.jsonl", result.records)
-        if self.config.save_trajectories:
+        results = [to_record(each, update=update, split=split) for each in batch.trajectories]
+        if self._ranks.is_main:
+            append_records(self.config.output_dir / "evals.jsonl", results)
+        if self.config.save_trajectories and self._ranks.is_main:
             folder = self.config.output_dir / "eval_trajectories"
-            records = map(trajectory_record, result.trajectories)
-            write_records(folder, self.num_updates_done, records)
-        metrics = {f"eval_{name}": value for name, value in summarize(result.records).items()}
-        metrics["eval_dropped"] = float(result.num_dropped)
+            write_records(folder, update, map(trajectory_record, batch.trajectories))
+        metrics = {f"eval_{name}": value for name, value in summarize(results).items()}
+        metrics["eval_dropped"] = float(len(tasks) - len(results))
         metrics["time_eval_s"] = time.perf_counter() - began
         return metrics
+
+    @property
+    def _is_overlapped(self) -> bool:
+        """Whether the next batch is collected while the policy learns."""
+        return self.config.rollout.overlap == "one-step"
+
+    def _batch_source(self) -> BatchSource:
+        """What collects the episodes of the updates that are left."""
+        rollout = self.config.rollout
+        # A thread of its own must not meet the exchanges of this one.
+        ranks = self._ranks.fork() if self._is_overlapped else self._ranks
+        params = SamplingParams(
+            temperature=rollout.temperature,
+            top_p=rollout.top_p,
+            max_tokens=rollout.max_tokens,
+            stop=self._stop,
+        )
+        collector = Collector(
+            config=self.config,
+            slots=self._slots,
+            engine=self._engine,
+            tokenizer=self._tokenizer,
+            params=params,
+            driver=self._driver,
+            play=SharedPlay(self._play, ranks),
+            journal=self._journal,
+            ranks=ranks,
+        )
+        return BatchSource(
+            collector,
+            engine=self._engine,
+            weights=self.learner.whole_model,
+            ranks=self._ranks,
+            num_tasks=self._known_tasks,
+            num_updates=self.config.optim.num_updates,
+            overlap=self.config.rollout.overlap,
+            first_update=self.num_updates_done,
+            before_update=self._before_update,
+        )
 
     def _is_eval_due(self) -> bool:
         """Whether this update is evaluated."""
@@ -330,6 +379,13 @@ class Trainer:
 
     def _prepare_output(self, *, resume: bool, allow_older: bool) -> bool:
         """Makes the output folder fit the state; says whether a checkpoint was loaded."""
+        path = on_main(self._ranks, lambda: self._prepare_folder(resume, allow_older))
+        if path is not None:
+            self._load(path)
+        return path is not None
+
+    def _prepare_folder(self, resume: bool, allow_older: bool) -> Path | None:
+        """Makes the output folder; gives the checkpoint to go on from, if there is one."""
         output_dir = self.config.output_dir
         output_dir.mkdir(parents=True, exist_ok=True)
         self._check_same_run(output_dir / "config.json")
@@ -339,10 +395,9 @@ class Trainer:
                 f"{output_dir} holds checkpoints of an earlier run; resume it, or choose another "
                 "output_dir"
             )
-        if path is not None:
-            self._load(path)
-        truncate_lines(output_dir / "evals.jsonl", self.num_updates_done if path else None)
-        return path is not None
+        done = None if path is None else checkpoint_update(path)
+        truncate_lines(output_dir / "evals.jsonl", done)
+        return path
 
     def _check_same_run(self, file: Path) -> None:
         """Writes the settings, or makes sure that the folder's are the same."""
@@ -360,20 +415,33 @@ class Trainer:
         """Continues from a checkpoint."""
         state = load_checkpoint(
             path,
-            model=self.learner.policy.model,
+            model=self.learner.whole_model(),
             optimizer=self.learner.optimizer,
             config_hash=self._hash,
             critic=self._critic_parts,
+            optimized=self.learner.policy.model,
         )
+        self.learner.take_whole_model()
         self.learner.load_state(state.extra.get("learner", {}))
         self.num_updates_done = state.update
         self._num_questions_seen = state.num_questions_seen
         self._rng.bit_generator.state = state.generators["minibatches"]
-        rows = read_metrics(self.config.output_dir / "metrics.jsonl")
+        rows = on_main(self._ranks, self._read_metrics)
         self._history = [row for row in rows if 0 < row["update"] <= state.update]
 
+    def _read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics so far."""
+        return read_metrics(self.config.output_dir / "metrics.jsonl")
+
     def _save(self) -> None:
-        """Writes a checkpoint."""
+        """Writes a checkpoint; afterwards nobody needs the episodes that it covers."""
+        model = self.learner.whole_model()
+        moments = optimizer_tensors(self.learner.policy.model, self.learner.optimizer)
+        on_main(self._ranks, lambda: self._save_on_main(model, moments))
+        self._journal.discard_before(self.num_updates_done)
+
+    def _save_on_main(self, model: PreTrainedModel, moments: Mapping[str, Tensor]) -> None:
+        """Writes the files of a checkpoint."""
         save_checkpoint(
             self._checkpoint_dir,
             TrainerState(
@@ -383,8 +451,8 @@ class Trainer:
                 generators={"minibatches": self._rng.bit_generator.state},
                 extra={"learner": self.learner.state()},
             ),
-            model=self.learner.policy.model,
-            optimizer=self.learner.optimizer,
+            model=model,
+            optimizer=moments,
             critic=self._critic_parts,
             tokenizer=self._tokenizer,
             keep=self.config.keep_checkpoints,
@@ -397,7 +465,9 @@ class Trainer:
         return None if critic is None else (critic.module, critic.stepper.optimizer)
 
     def _open_trackers(self) -> TrackerGroup:
-        """The trackers that the settings ask for."""
+        """The trackers that the settings ask for; rank 0 alone has any."""
+        if not self._ranks.is_main:
+            return TrackerGroup([])
         output_dir = self.config.output_dir
         after = self.num_updates_done or None
         trackers: list[Tracker] = [
@@ -411,58 +481,14 @@ class Trainer:
         return TrackerGroup(trackers)
 
 
-def _player(config: TrainConfig) -> PlayEpisodes:
+def _player(config: TrainConfig) -> PlayWithJournal:
     """What plays the episodes of the settings' kind of collection."""
     kind = config.rollout.collection
-    return PlayTrees(kind) if isinstance(kind, TreeSearch) else collect
+    if isinstance(kind, TreeSearch):
+        return JournaledGroups(PlayTrees(kind))
+    return _episode_player(config)
 
 
-def count_tasks(slots: EnvSlots) -> int:
-    """Asks an environment for the number of its tasks.
-
-    Args:
-        slots: Where to ask; the first slot is reset.
-
-    Returns:
-        The info key ``num_tasks``.
-
-    Raises:
-        MissingInfoKeyError: if ``reset`` does not report it.
-    """
-    info = _reset_first(slots).info
-    if "num_tasks" not in info:
-        raise MissingInfoKeyError(
-            "the trainer needs the info key 'num_tasks' from reset, or the argument num_tasks; "
-            f"the environment gives {sorted(info)}"
-        )
-    return int(info["num_tasks"])
-
-
-def probe_info_keys(slots: EnvSlots) -> tuple[set[str], bool]:
-    """Plays empty actions to see which facts an environment reports.
-
-    Args:
-        slots: The first slot is used.
-
-    Returns:
-        The keys of all infos of the steps, and whether the episode came to its end: some
-        keys appear only there.
-    """
-    _reset_first(slots)
-    keys: set[str] = set()
-    for _ in range(MAX_PROBE_TURNS):
-        step = slots.step({0: ""}, ())[0]
-        if not isinstance(step, SlotStep):
-            raise TypeError(f"step must give a SlotStep, got {type(step).__name__}")
-        keys |= set(step.info)
-        if step.is_terminated or step.is_truncated:
-            return keys, True
-    return keys, False
-
-
-def _reset_first(slots: EnvSlots) -> SlotReset:
-    """Resets the first slot to the first task."""
-    reset = slots.reset({0: SlotStart(0, 0)}, ())[0]
-    if not isinstance(reset, SlotReset):
-        raise TypeError(f"reset must give a SlotReset, got {type(reset).__name__}")
-    return reset
+def _episode_player(config: TrainConfig) -> PlayWithJournal:
+    """What plays episodes one by one: in lock-step or each at its own pace."""
+    return collect_async if config.rollout.driver == "async" else collect

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from gymnasium.envs.registration import registry as _gymnasium_registry
 
+from calibadv_env.data.plugins import plugin_datasets
 from calibadv_env.data.registry import (
     Dataset,
     built_in_datasets,
@@ -43,8 +44,12 @@ __all__ = [
 
 
 def register_envs() -> None:
-    """Registers the ids of the built-in datasets with Gymnasium; harmless when repeated."""
-    ids = {"DeepSearch-v0": None} | {env_id_of(name): name for name in built_in_datasets()}
+    """Registers the ids of the known datasets with Gymnasium; harmless when repeated.
+
+    Known are the built-in ones and those of installed packages, none of which is imported.
+    """
+    names = (*plugin_datasets(), *built_in_datasets())
+    ids = {"DeepSearch-v0": None} | {env_id_of(name): name for name in names}
     for env_id, dataset in ids.items():
         if env_id not in _gymnasium_registry:
             register_env_id(env_id, dataset)

@@ -19,6 +19,9 @@ CALL_CLOSE: Final = "</tool_call>"
 PlainText = Literal["answer", "malformed"]
 """What a turn without any call or tag is: the final answer, as in chat protocols, or a mistake."""
 
+Several = Literal["first", "join"]
+"""What several searches of one turn are: the first one alone, or one with their queries joined."""
+
 ToolAction = str | Mapping[str, Any]
 """One turn: text with ``<tool_call>{json}</tool_call>``, or an OpenAI assistant message."""
 
@@ -67,6 +70,9 @@ class ToolGrammar:
         query_arguments: Names of the argument with the query; a list of one query is taken too.
         answer_arguments: Names of the argument with the answer.
         plain_text: What a turn without a call and without tags is.
+        several: What a turn with several searches, or a search with a list of queries, is. The
+            environments carry out one query a turn, so there it is the first one; logs of systems
+            that search in parallel are read with ``join``.
     """
 
     search_tools: tuple[str, ...] = ("search",)
@@ -74,6 +80,7 @@ class ToolGrammar:
     query_arguments: tuple[str, ...] = ("query", "queries", "query_list")
     answer_arguments: tuple[str, ...] = ("answer",)
     plain_text: PlainText = "answer"
+    several: Several = "first"
 
     def __post_init__(self) -> None:
         """Checks that a search is no answer."""
@@ -82,6 +89,8 @@ class ToolGrammar:
             raise ValueError(f"search_tools and answer_tools must differ, got {both} in both")
         if self.plain_text not in ("answer", "malformed"):
             raise ValueError(f"plain_text must be answer or malformed, got {self.plain_text!r}")
+        if self.several not in ("first", "join"):
+            raise ValueError(f"several must be first or join, got {self.several!r}")
 
     def to_tags(self, action: ToolAction) -> str:
         """Writes a turn in the tags of ``calibadv_env.actions``.
@@ -104,8 +113,10 @@ class ToolGrammar:
             return self._message_to_tags(action)
         head, opening, rest = action.partition(CALL_OPEN)
         if opening:
-            body, _, tail = rest.partition(CALL_CLOSE)
-            return self._call_to_tags(thought_of(head), _loads(body), tail, action)
+            bodies = [part.partition(CALL_CLOSE) for part in rest.split(CALL_OPEN)]
+            calls = [_loads(body) for body, _, _ in bodies]
+            tails = "".join(tail for _, _, tail in bodies)
+            return self._calls_to_tags(thought_of(head), calls, tails, action)
         if any(stop in action for stop in STOP_STRINGS):
             return action
         return self._plain_to_tags(action)
@@ -115,26 +126,43 @@ class ToolGrammar:
         calls = message.get("tool_calls")
         reasoning = text_of(message.get("reasoning_content") or message.get("reasoning"))
         if not isinstance(calls, Sequence) or isinstance(calls, str) or not calls:
-            has_think = _THINK_CLOSE in content
-            whole = (
-                f"<think>{reasoning}</think>{content}" if reasoning and not has_think else content
-            )
-            return self.to_tags(whole)
-        tail = "" if len(calls) == 1 else repr(list(calls[1:]))
+            is_bare = bool(reasoning) and _THINK_CLOSE not in content
+            return self.to_tags(f"<think>{reasoning}</think>{content}" if is_bare else content)
         thought = "\n".join(part for part in (reasoning.strip(), thought_of(content)) if part)
-        return self._call_to_tags(thought, calls[0], tail, f"{content}\n{calls[0]!r}")
+        return self._calls_to_tags(thought, calls, "", f"{content}\n{list(calls)!r}")
 
-    def _call_to_tags(self, thought: str, call: Any, tail: str, written: str) -> str:
+    def _calls_to_tags(self, thought: str, calls: Sequence[Any], tail: str, written: str) -> str:
+        """Writes the calls of a turn as one block; ``tail`` is text that stood behind a call."""
+        parts = [self._block(call) for call in calls]
+        kind, value = parts[0]
+        if self.several == "join" and {each for each, _ in parts} == {"search"}:
+            value, parts = "; ".join(query for _, query in parts), parts[:1]
+        if kind == "malformed":
+            return without_tags(written)
+        rest = without_tags(tail).strip() + "".join(" (another call)" for _ in parts[1:])
+        return f"<think>{thought}</think><{kind}>{value}</{kind}>{rest}"
+
+    def _block(self, call: Any) -> tuple[str, str]:
+        """Kind and content of one call."""
         name, arguments = _name_and_arguments(call)
-        rest = without_tags(tail).replace(CALL_OPEN, "").replace(CALL_CLOSE, "").strip()
         for kind, names, keys in (
             ("search", self.search_tools, self.query_arguments),
             ("answer", self.answer_tools, self.answer_arguments),
         ):
-            value = _argument(arguments, keys) if name in names else None
+            value = self._argument(arguments, keys) if name in names else None
             if value is not None:
-                return f"<think>{thought}</think><{kind}>{without_tags(value)}</{kind}>{rest}"
-        return without_tags(written)
+                return kind, without_tags(value)
+        return "malformed", ""
+
+    def _argument(self, arguments: Mapping[str, Any], keys: Sequence[str]) -> str | None:
+        for key in keys:
+            value = arguments.get(key)
+            values = value if isinstance(value, list) else [value]
+            texts = [one for one in values if isinstance(one, str)]
+            is_single = len(texts) == 1 or self.several == "join"
+            if texts and is_single and len(texts) == len(values):
+                return "; ".join(texts).strip()
+        return None
 
     def _plain_to_tags(self, text: str) -> str:
         head, closing, rest = text.rpartition(_THINK_CLOSE)
@@ -173,7 +201,9 @@ def text_of(content: Any) -> str:
 
 
 def _name_and_arguments(call: Any) -> tuple[str, Mapping[str, Any]]:
-    """Name and arguments of a call: OpenAI's, nested in ``function``, or flat."""
+    """Name and arguments of a call: OpenAI's, nested in ``function``, or flat; or their JSON."""
+    if isinstance(call, str):
+        call = _loads(call)
     if not isinstance(call, Mapping):
         return "", {}
     inner = call.get("function")
@@ -185,16 +215,6 @@ def _name_and_arguments(call: Any) -> tuple[str, Mapping[str, Any]]:
     name = call.get("name")
     is_sound = isinstance(name, str) and isinstance(arguments, Mapping)
     return (str(name), arguments) if is_sound else ("", {})
-
-
-def _argument(arguments: Mapping[str, Any], keys: Sequence[str]) -> str | None:
-    for key in keys:
-        value = arguments.get(key)
-        if isinstance(value, list) and len(value) == 1:
-            value = value[0]
-        if isinstance(value, str):
-            return value.strip()
-    return None
 
 
 def _loads(text: str) -> Any:

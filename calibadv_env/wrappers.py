@@ -123,7 +123,7 @@ class ToolActionSpace(gymnasium.Space[ToolAction]):
         return isinstance(other, ToolActionSpace)
 
 
-class ToolCalls(gymnasium.Wrapper[str, ToolAction, str, str], RecordConstructorArgs):
+class ToolCalls(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Takes tool calls as actions: ``<tool_call>{json}</tool_call>``, or OpenAI messages.
 
     The tools are ``search(query)`` and ``answer(answer)``; see
@@ -138,7 +138,7 @@ class ToolCalls(gymnasium.Wrapper[str, ToolAction, str, str], RecordConstructorA
 
     def __init__(self, env: gymnasium.Env[str, str], *, grammar: ToolGrammar | None = None) -> None:
         RecordConstructorArgs.__init__(self, grammar=grammar)
-        gymnasium.Wrapper.__init__(self, env)
+        super().__init__(env)
         self.grammar = grammar or ToolGrammar()
         self.action_space = ToolActionSpace()
         self._is_think_open = False
@@ -174,9 +174,7 @@ class ToolCalls(gymnasium.Wrapper[str, ToolAction, str, str], RecordConstructorA
         return observation, reward, terminated, truncated, info
 
 
-class ChatObservation(
-    gymnasium.Wrapper[list[Message], ToolAction, str, Any], RecordConstructorArgs
-):
+class ChatObservation(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Gives the whole conversation as a list of messages, ready for a chat template or an API.
 
     The instruction is the first user message, each action an assistant message, and what comes
@@ -206,7 +204,7 @@ class ChatObservation(
         if result_role not in ("user", "tool"):
             raise ValueError(f"result_role must be user or tool, got {result_role!r}")
         RecordConstructorArgs.__init__(self, system=system, result_role=result_role)
-        gymnasium.Wrapper.__init__(self, env)
+        super().__init__(env)
         self.observation_space = MessageList(MAX_TEXT_CHARS)
         self._system = system
         self._result_role = result_role

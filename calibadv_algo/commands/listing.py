@@ -13,7 +13,7 @@ from calibadv_algo.arms import ARMS
 from calibadv_algo.baseline import baseline_names, find_baseline
 from calibadv_algo.commands.setup import SHIPPED_POLICIES
 from calibadv_algo.config import PRESETS
-from calibadv_env.data.registry import get_dataset, list_datasets
+from calibadv_env.data.registry import describe_datasets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +44,8 @@ class List:
             return {name: arm.description for name, arm in ARMS.items()}
         if self.what == "datasets":
             return {
-                name: get_dataset(name).description or "registered by this process"
-                for name in list_datasets()
+                one.name: "; ".join(filter(None, (one.description.rstrip("."), one.origin)))
+                for one in describe_datasets()
             }
         if self.what == "policies":
             return dict.fromkeys(SHIPPED_POLICIES, "shipped with the package")

@@ -146,7 +146,7 @@ def coverage_facts(env: EnvConfig, split: str) -> dict[str, Any] | None:
 def _local_dataset(env: EnvConfig) -> str | None:
     """The dataset whose corpus this process searches, None for other environments."""
     module, _, name = env.env_id.rpartition(":")
-    if module != "calibadv_env" or env.retriever.startswith(("http://", "https://")):
+    if module != "calibadv_env" or env.retriever.startswith(("http://", "https://", "simulated:")):
         return None
     import gymnasium
 

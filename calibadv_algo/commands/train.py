@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Final
 
 import tyro
@@ -13,10 +15,15 @@ from calibadv_algo.arms import find_arm
 from calibadv_algo.baseline import Baseline, find_baseline
 from calibadv_algo.commands.setup import data_sha256, git_commit, load_policy
 from calibadv_algo.config import ATLAS_TINY, PRESETS, TrainConfig
+from calibadv_algo.lora import Lora, add_lora
+from calibadv_algo.rollout.engine_config import find_engine
 from calibadv_env.errors import RetrieverError
 from calibadv_env.prompts import stop_strings
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from calibadv_algo.rollout.base import GenerationEngine
     from calibadv_algo.trainer import TrainResult
 
 PUBLISHED: Final = "published"
@@ -35,6 +42,10 @@ class Train:
     an arm nor a baseline is named."""
     baseline: str | None = None
     """A published system in place of an arm; `calibadv list baselines`."""
+    engine: str = "hf"
+    """What samples: hf, vllm, or vllm-server URL; its settings are the flags --engine.*."""
+    lora: int | None = None
+    """Rank of adapters that learn in place of all weights; more settings are the flags --lora.*."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(
         default_factory=lambda: ATLAS_TINY
     )
@@ -43,6 +54,8 @@ class Train:
     def run(self) -> int:
         """Trains and says where the policy is."""
         result = run_training(self.config)
+        if int(os.environ.get("RANK", "0")) > 0:
+            return 0
         Console(highlight=False).print(
             f"{result.num_updates} updates done; the policy is in {result.policy_dir}",
             markup=False,
@@ -51,13 +64,21 @@ class Train:
         return 0
 
 
-def train_config(preset: str | None, arm: str | None, baseline: str | None) -> TrainConfig:
+def train_config(
+    preset: str | None,
+    arm: str | None,
+    baseline: str | None,
+    engine: str | None = None,
+    lora: str | None = None,
+) -> TrainConfig:
     """The settings that names stand for, before flags change them.
 
     Args:
         preset: A preset; "published" for the baseline's own settings; None for the usual ones.
         arm: An arm, or None.
         baseline: A baseline, or None.
+        engine: An engine, as :func:`~calibadv_algo.rollout.engine_config.find_engine` reads it.
+        lora: Rank of adapters.
 
     Returns:
         The preset with the algorithm put on it; CalibAdv if none is named.
@@ -66,6 +87,17 @@ def train_config(preset: str | None, arm: str | None, baseline: str | None) -> T
         ValueError: if a name is not known, both an arm and a baseline are given, or
             "published" without a baseline.
     """
+    config = _algorithm(preset, arm, baseline)
+    if engine is not None:
+        config = replace(config, engine=find_engine(engine))
+    if lora is not None:
+        if not lora.isdigit():
+            raise ValueError(f"lora must be the rank of the adapters, got {lora!r}")
+        config = replace(config, lora=Lora(rank=int(lora)))
+    return config
+
+
+def _algorithm(preset: str | None, arm: str | None, baseline: str | None) -> TrainConfig:
     if baseline is not None:
         if arm is not None:
             raise ValueError(f"give either an arm or a baseline, got {arm!r} and {baseline!r}")
@@ -113,13 +145,17 @@ def run_training(config: TrainConfig) -> TrainResult:
         ValueError: if the model or the environment is not there, or the settings do not fit.
         CheckpointError: if the output folder holds another run.
     """
+    from calibadv_algo.ranks import make_ranks
     from calibadv_algo.rollout.driver import DriverConfig
-    from calibadv_algo.rollout.hf_engine import HfEngine
     from calibadv_algo.rollout.slots import make_slots
     from calibadv_algo.trainer import Trainer
 
-    _write_provenance(config)
+    ranks = make_ranks()
+    if ranks.is_main:
+        _write_provenance(config)
     model, tokenizer = load_policy(config.model)
+    if config.lora is not None:
+        model = add_lora(model, config.lora, seed=config.seed)
     rollout = config.rollout
     slots = make_slots(config.env.env_id, rollout.num_slots, config.env.kwargs())
     eval_slots = None
@@ -131,13 +167,14 @@ def run_training(config: TrainConfig) -> TrainResult:
         config,
         model=model,
         tokenizer=tokenizer,
-        engine=HfEngine(
-            model, tokenizer, max_slots=rollout.num_slots, max_context=rollout.max_context
-        ),
+        engine=_make_engine(config, model, tokenizer),
         slots=slots,
         eval_slots=eval_slots,
-        driver=DriverConfig(retry_on=(RetrieverError, OSError)),
+        driver=DriverConfig(
+            retry_on=(RetrieverError, OSError), chat_template=config.prompt_style == "chat"
+        ),
         stop_strings=stop_strings(config.env.prompt),
+        ranks=ranks,
     )
     try:
         return trainer.train()
@@ -145,6 +182,29 @@ def run_training(config: TrainConfig) -> TrainResult:
         slots.close()
         if eval_slots is not None:
             eval_slots.close()
+        ranks.close()
+
+
+def _make_engine(
+    config: TrainConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> GenerationEngine:
+    """The engine that the settings ask for.
+
+    One that samples while the policy learns needs weights of its own.
+    """
+    from calibadv_algo.rollout.engine_config import HfEngineConfig, make_engine
+
+    rollout = config.rollout
+    is_shared = isinstance(config.engine, HfEngineConfig) and rollout.overlap == "none"
+    return make_engine(
+        config.engine,
+        model if is_shared else copy.deepcopy(model),
+        tokenizer,
+        max_slots=rollout.num_slots,
+        max_context=rollout.max_context,
+        temperature=rollout.temperature,
+        top_p=rollout.top_p,
+    )
 
 
 def _write_provenance(config: TrainConfig) -> None:

@@ -16,9 +16,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calibadv_algo.advantages.base import AdvantageEstimator
+from calibadv_algo.collection import close_overflow
 from calibadv_algo.credit import Credit
 from calibadv_algo.integrations.advantages import TurnAdvantages, with_total_reward
-from calibadv_algo.integrations.versions import TRL, part_of, require
+from calibadv_algo.integrations.versions import (
+    MACHINE_FAILURES,
+    TRL,
+    errors_named,
+    part_of,
+    require,
+)
 from calibadv_algo.rollout.base import GenerationEngine, SamplingParams
 from calibadv_algo.rollout.driver import collect
 from calibadv_algo.rollout.episodes import DriverConfig, EpisodeSpec
@@ -49,7 +56,7 @@ class SearchRollout:
         max_turn_tokens: Most tokens of one turn.
         max_context: Most tokens of an episode; None leaves it to the model.
         stop_strings: What ends a turn.
-        driver: How episodes are driven; name the errors of your retriever in ``retry_on``.
+        driver: How episodes are driven, and which errors are a machine's failure.
         make_engine: Makes the engine; None samples from the trainer's own model.
     """
 
@@ -59,7 +66,9 @@ class SearchRollout:
     max_turn_tokens: int = 512
     max_context: int | None = None
     stop_strings: tuple[str, ...] = STOP_STRINGS
-    driver: DriverConfig = field(default_factory=DriverConfig)
+    driver: DriverConfig = field(
+        default_factory=lambda: DriverConfig(retry_on=errors_named(MACHINE_FAILURES))
+    )
     make_engine: MakeEngine | None = None
     _tasks: dict[str, int] = field(default_factory=dict, init=False, repr=False)
     _slots: EnvSlots | None = field(default=None, init=False, repr=False)
@@ -121,7 +130,7 @@ class SearchRollout:
             policy_version=step,
             config=replace(self.driver, max_context_tokens=self._context(trainer)),
         )
-        found = {(each.group_id, each.seed): each for each in batch.trajectories}
+        found = {(each.group_id, each.seed): close_overflow(each) for each in batch.trajectories}
         episodes = [found.get((spec.group_id, spec.seed)) for spec in specs]
         return as_trl(episodes, filler=int(trainer.processing_class.eos_token_id))
 
@@ -136,7 +145,11 @@ class SearchRollout:
             if not isinstance(prompt, str) or prompt not in self._tasks:
                 raise ValueError(f"prompts must be texts of SearchRollout.rows, got {prompt!r}")
             index = self._tasks[prompt]
-            specs.append(EpisodeSpec(index, f"task {index}", int(seed >> np.uint64(1))))
+            specs.append(
+                EpisodeSpec(
+                    task_index=index, group_id=f"task {index}", seed=int(seed >> np.uint64(1))
+                )
+            )
         return specs
 
     def _context(self, trainer: Any) -> int | None:
@@ -237,18 +250,18 @@ class CalibAdvTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Puts an advantage on every token in place of one for each row."""
-        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        if any("trajectory" not in row for row in inputs):
-            raise ValueError(
-                "CalibAdvTrainer needs a rollout_func that returns the column 'trajectory', such "
-                "as SearchRollout"
-            )
         is_training = self.model.training
         size = self.num_generations if is_training else self.num_generations_eval
         if len(inputs) % size:
             raise ValueError(
                 f"a process's {len(inputs)} rows must hold whole groups of {size}; choose a "
                 "per_device_train_batch_size times steps_per_generation that it divides"
+            )
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if any("trajectory" not in row for row in inputs):
+            raise ValueError(
+                "CalibAdvTrainer needs a rollout_func that returns the column 'trajectory', such "
+                "as SearchRollout"
             )
         rows = self._rewarded([row["trajectory"] for row in inputs])
         turns = self.turn_advantages(rows, [place // size for place in range(len(rows))])

@@ -33,12 +33,14 @@ class EpisodeSpec:
         seed: Seed of the sampling, not negative.
         env_seed: Seed of ``env.reset``; the task's index if None, so that a group plays the
             same task even where the environment draws it from its seed.
+        training_progress: How much of the training is over, 0 to 1; None outside of one.
     """
 
     task_index: int
     group_id: str
     seed: int
     env_seed: int | None = None
+    training_progress: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,7 +353,7 @@ class RolloutTimes:
 def slot_start(spec: EpisodeSpec) -> SlotStart:
     """How a slot begins an episode."""
     env_seed = spec.task_index if spec.env_seed is None else spec.env_seed
-    return SlotStart(spec.task_index, env_seed)
+    return SlotStart(spec.task_index, env_seed, spec.training_progress)
 
 
 def regroup(trajectories: Iterable[Trajectory], min_size: int = 2) -> list[Group]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -10,10 +11,12 @@ from calibadv_algo.errors import EngineError
 from calibadv_algo.rollout.base import (
     FinishReason,
     Generation,
+    GenerationEngine,
     GenerationRequest,
     SamplingParams,
     Tokenizer,
 )
+from calibadv_algo.rollout.streaming import check_idle, check_submission
 
 Script = Callable[[str, int], str]
 
@@ -92,6 +95,88 @@ class ReplayEngine:
 
     def sync_weights(self, model: torch.nn.Module, version: int) -> None:
         """Does nothing: there are no weights."""
+
+
+class PacedEngine:
+    """Gives another engine's turns token by token, at a set pace: a model's clock without one.
+
+    A step costs ``step_s(num_running)`` seconds and every running turn gets one token, as in
+    continuous batching. :meth:`generate` takes the same steps and waits for the longest turn.
+
+    Attributes:
+        num_steps: Steps so far.
+    """
+
+    def __init__(
+        self,
+        engine: GenerationEngine,
+        step_s: Callable[[int], float],
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Takes the engine that knows the turns, and the seconds of a step by batch size."""
+        self._engine = engine
+        self._step_s = step_s
+        self._sleep = sleep
+        self._params = SamplingParams()
+        self._running: dict[str, tuple[int, Generation]] = {}
+        self.num_steps = 0
+
+    @property
+    def num_running(self) -> int:
+        """Turns that have tokens left."""
+        return len(self._running)
+
+    def submit(self, requests: Sequence[GenerationRequest], params: SamplingParams) -> None:
+        """Begins turns.
+
+        Raises:
+            EngineError: if the other engine does not know them, or an episode runs one already.
+        """
+        check_submission(requests, params, self._running, self._params)
+        self._params = params
+        generations = self._engine.generate(requests, params)
+        for request, generation in zip(requests, generations, strict=True):
+            self._running[request.episode_id] = len(generation.token_ids), generation
+
+    def step(self) -> list[tuple[str, Generation]]:
+        """Waits for one token of every running turn; returns those that got their last."""
+        if self._running:
+            self._sleep(self._step_s(len(self._running)))
+            self.num_steps += 1
+        left = {name: (count - 1, turn) for name, (count, turn) in self._running.items()}
+        self._running = {name: each for name, each in left.items() if each[0] > 0}
+        return [(name, turn) for name, (count, turn) in left.items() if count <= 0]
+
+    def generate(
+        self, requests: Sequence[GenerationRequest], params: SamplingParams
+    ) -> list[Generation]:
+        """Gives all turns, after as many steps as the longest has tokens.
+
+        Raises:
+            EngineError: if the other engine does not know them, or turns are running.
+        """
+        check_idle(self.num_running)
+        self.submit(requests, params)
+        done: dict[str, Generation] = {}
+        while self._running:
+            done.update(self.step())
+        return [done[request.episode_id] for request in requests]
+
+    def release(self, episode_ids: Sequence[str]) -> None:
+        """Gives turns up and tells the other engine."""
+        for episode_id in episode_ids:
+            self._running.pop(episode_id, None)
+        self._engine.release(episode_ids)
+
+    def sync_weights(self, model: torch.nn.Module, version: int) -> None:
+        """Passes the weights on.
+
+        Raises:
+            EngineError: if turns are running.
+        """
+        check_idle(self.num_running)
+        self._engine.sync_weights(model, version)
 
 
 def encode_turn(text: str, tokenizer: Tokenizer, params: SamplingParams) -> Generation:

@@ -28,10 +28,13 @@ class SlotStart:
     Attributes:
         task_index: Passed as ``options={"task_index": ...}``.
         seed: Passed as ``seed``.
+        training_progress: How much of a training is over, 0 to 1; None outside of one. Passed as
+            an option to environments whose ``metadata["reset_options"]`` names it.
     """
 
     task_index: int
     seed: int
+    training_progress: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +140,10 @@ class ListSlots:
         results: dict[int, SlotReset | SlotFailure] = {}
         for slot, start in starts.items():
             try:
-                text, info = self._envs[slot].reset(
-                    seed=start.seed, options={"task_index": start.task_index}
-                )
+                options: dict[str, Any] = {"task_index": start.task_index}
+                if _takes_progress(self._envs[slot]) and start.training_progress is not None:
+                    options["training_progress"] = start.training_progress
+                text, info = self._envs[slot].reset(seed=start.seed, options=options)
             except catch as error:
                 results[slot] = SlotFailure(error)
             else:
@@ -230,7 +234,11 @@ class VectorSlots:
         tasks = [starts.get(slot, filler).task_index for slot in range(self.num_slots)]
         seeds = [starts.get(slot, filler).seed for slot in range(self.num_slots)]
         mask = np.array([self._is_fresh or slot in starts for slot in range(self.num_slots)])
-        options = {"task_index": tasks, "reset_mask": mask}
+        options: dict[str, Any] = {"task_index": tasks, "reset_mask": mask}
+        if _takes_progress(self._env):
+            options["training_progress"] = [
+                starts.get(slot, filler).training_progress for slot in range(self.num_slots)
+            ]
         try:
             texts, infos = self._env.reset(seed=seeds, options=options)  # type: ignore[arg-type]
         except catch as error:
@@ -319,6 +327,11 @@ def _method(env: Any, name: str) -> Callable[..., Any]:
         )
     found: Callable[..., Any] = method
     return found
+
+
+def _takes_progress(env: Any) -> bool:
+    """Whether an environment wants to know how far a training is."""
+    return "training_progress" in env.metadata.get("reset_options", ())
 
 
 def unstack_info(infos: Mapping[str, Any], slot: int) -> dict[str, Any]:

@@ -153,10 +153,10 @@ def check_submission(
 
 
 def check_idle(num_running: int) -> None:
-    """Refuses new weights while turns run.
+    """Refuses what cannot be done while turns run: new weights, a call for a whole batch.
 
     Raises:
         EngineError: if any do.
     """
     if num_running:
-        raise EngineError(f"weights can change between turns only, got {num_running} running")
+        raise EngineError(f"no turn may run for this, got {num_running} running")

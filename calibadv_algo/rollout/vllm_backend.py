@@ -49,12 +49,12 @@ class WorkerExtension:
 
 
 @dataclass
-class LocalInitInfo(WeightTransferInitInfo):
+class LocalInitInfo(WeightTransferInitInfo):  # type: ignore[misc]
     """Nothing has to be agreed on."""
 
 
 @dataclass
-class LocalUpdateInfo(WeightTransferUpdateInfo):
+class LocalUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
     """Weights by reference, or the file that holds them.
 
     Attributes:
@@ -66,7 +66,7 @@ class LocalUpdateInfo(WeightTransferUpdateInfo):
     path: str | None = None
 
 
-class LocalWeightTransferEngine(WeightTransferEngine[LocalInitInfo, LocalUpdateInfo]):
+class LocalWeightTransferEngine(WeightTransferEngine[LocalInitInfo, LocalUpdateInfo]):  # type: ignore[misc]
     """The worker's side: loads what it is given and insists that nothing was left out."""
 
     init_info_cls = LocalInitInfo
@@ -132,7 +132,7 @@ class LocalWeightTransferEngine(WeightTransferEngine[LocalInitInfo, LocalUpdateI
 
 
 @dataclass
-class LocalTrainerInitInfo(TrainerInitInfo):
+class LocalTrainerInitInfo(TrainerInitInfo):  # type: ignore[misc]
     """Settings of the trainer's side.
 
     Attributes:
@@ -144,7 +144,7 @@ class LocalTrainerInitInfo(TrainerInitInfo):
     folder: str | None = None
 
 
-class LocalTrainerEngine(TrainerWeightTransferEngine[LocalTrainerInitInfo]):
+class LocalTrainerEngine(TrainerWeightTransferEngine[LocalTrainerInitInfo]):  # type: ignore[misc]
     """The trainer's side."""
 
     init_info_cls = LocalTrainerInitInfo
@@ -173,7 +173,7 @@ class LocalTrainerEngine(TrainerWeightTransferEngine[LocalTrainerInitInfo]):
         send_weights(self.client if self.is_sender else None, iter(self.source), self.folder)
 
 
-class PolicySource(WeightSource):
+class PolicySource(WeightSource):  # type: ignore[misc]
     """A policy's weights under Hugging Face names, LoRA merged, in the type that is sent.
 
     Attributes:

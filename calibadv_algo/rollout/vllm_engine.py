@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ from calibadv_algo.rollout.vllm_setup import (
     environment,
     import_vllm,
     is_cpu,
+    mend_kernel_scan,
     scratch_dir,
     watch_workers,
     write_shape,
@@ -264,8 +266,11 @@ class VllmEngine:
 
         import calibadv_algo.rollout.vllm_backend  # noqa: F401 (registers the backend)
 
+        if is_cpu():
+            mend_kernel_scan()
         backend = WeightTransferConfig(backend=vllm_backend(self._config.chosen_transfer(is_cpu())))
-        with environment(self._config):
+        with environment(self._config), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
             try:
                 return LLMEngine.from_engine_args(
                     EngineArgs(**arguments, weight_transfer_config=backend)

@@ -7,6 +7,7 @@ middle of a run gets them anew, and the turns that it may have sampled without t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, Final
@@ -299,10 +300,10 @@ class VllmServerEngine:
             raise EngineError(f"{self._config.url}: {describe(error)}") from error
 
 
-def server_arguments(
+def server_command(
     model: str, config: VllmServerEngineConfig, *, max_context: int, on_cpu: bool
 ) -> list[str]:
-    """What a server is to be started with, after ``vllm serve``.
+    """What starts a server. It is ``vllm serve`` in a spelling that works for CPU builds too.
 
     The environment variable ``VLLM_SERVER_DEV_MODE=1`` must be set: it opens the routes for
     weights, so the server belongs in a network that is trusted.
@@ -314,7 +315,8 @@ def server_arguments(
         on_cpu: Whether it computes on a CPU.
     """
     backend = vllm_backend(config.transfer)
-    arguments = [model, "--max-model-len", str(max_context), "--generation-config", "vllm"]
+    arguments = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    arguments += ["--max-model-len", str(max_context), "--generation-config", "vllm"]
     arguments += ["--logprobs-mode", "processed_logprobs", "--enable-prefix-caching"]
     arguments += ["--weight-transfer-config", f'{{"backend": "{backend}"}}']
     if config.transfer == "file":

@@ -26,6 +26,16 @@ MAX_CPU_CACHE_BYTES: Final = 4 * 2**30
 MIN_CPU_CACHE_BYTES: Final = 64 * 2**20
 CPU_BLOCK_SIZE: Final = 32
 
+LAUNCHER_VARIABLES: Final = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
+"""What torchrun and accelerate set for the processes that train together."""
+
 
 def import_vllm() -> None:
     """Imports vLLM, with nothing reported to anybody.
@@ -159,23 +169,58 @@ def scratch_dir(config: VllmEngineConfig) -> str | None:
 
 @contextmanager
 def environment(config: VllmEngineConfig) -> Iterator[None]:
-    """Sets what vLLM reads from the environment while an engine starts."""
-    values = {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if config.workers == "in-process" else "1",
+    """Sets what vLLM reads from the environment while an engine starts.
+
+    What a launcher of several trainers has set is hidden from workers: they are no part of it.
+    """
+    is_separate = config.workers == "separate"
+    values: dict[str, str | None] = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if is_separate else "0",
         "VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind"),
     }
+    if is_separate:
+        values |= dict.fromkeys(LAUNCHER_VARIABLES)
     if config.chosen_transfer(is_cpu()) == "ipc":
         values["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
+        if config.tensor_parallel_size == 1:
+            values["CUDA_VISIBLE_DEVICES"] = own_device()
     before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+    set_environment(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        set_environment(before)
+
+
+def set_environment(values: dict[str, str | None]) -> None:
+    """Sets environment variables; None unsets one."""
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def own_device() -> str:
+    """This process's GPU, as ``CUDA_VISIBLE_DEVICES`` names it."""
+    index = torch.cuda.current_device()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return visible.split(",")[index] if visible else str(index)
+
+
+def mend_kernel_scan() -> None:
+    """Lets vLLM start in a process that has loaded llvmlite, as bm25s and numba do.
+
+    On a CPU vLLM looks for its kernels in the objects of all modules and expects every
+    ``__dict__`` to be a dict; that of llvmlite's functions is another function.
+    """
+    from vllm.triton_utils import dispatcher
+
+    def plain_vars(value: Any) -> dict[str, Any]:
+        found = vars(value)
+        return found if isinstance(found, dict) else {}
+
+    dispatcher.vars = plain_vars
 
 
 def watch_workers(engine: Any) -> None:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from calibadv_algo.errors import EngineError
+from calibadv_algo.lora import peft_model
 
 if TYPE_CHECKING:
     from calibadv_algo.rollout.vllm_backend import PolicySource
@@ -193,10 +194,11 @@ def _chunks(weights: Iterator[tuple[str, Tensor]]) -> Iterator[list[tuple[str, T
 
 
 def unwrap(model: torch.nn.Module) -> Any:
-    """The model inside torch's and accelerate's wrappers."""
+    """The model inside torch's and accelerate's wrappers; the peft model of one with adapters."""
     while isinstance(getattr(model, "module", None), torch.nn.Module):
         model = model.module  # type: ignore[assignment]
-    return getattr(model, "_orig_mod", model)
+    inner = getattr(model, "_orig_mod", model)
+    return peft_model(inner) or inner
 
 
 def base_model(model: torch.nn.Module) -> Any:

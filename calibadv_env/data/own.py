@@ -247,7 +247,8 @@ def deal_out(tasks: Sequence[QATask], shares: Shares, seed: int) -> dict[str, li
 def _check_arguments(
     name: str, sources: Sequence[str], shares: Shares, passage_words: int | None
 ) -> None:
-    if not is_path(name) and env_id_of(name) in map(env_id_of, built_in_datasets()):
+    taken = {env_id_of(built_in).lower() for built_in in built_in_datasets()}
+    if not is_path(name) and env_id_of(name).lower() in taken:
         raise ValueError(f"name must not be that of a built-in dataset, got {name!r}")
     if not sources:
         raise ValueError("sources must name at least one file, got none")

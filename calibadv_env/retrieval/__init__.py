@@ -44,11 +44,15 @@ RETRIEVERS: Final[dict[str, Callable[[Corpus], Retriever]]] = {
 
 def is_remote(spec: str) -> bool:
     """Whether a specification is the address of a server, which needs no corpus here."""
-    return spec.startswith(("http://", "https://"))
+    return spec.startswith(("http://", "https://", "simulated:"))
 
 
 def remote_retriever(spec: str) -> Retriever:
     """The client of the server at an address; see :func:`make_retriever`."""
+    if spec.startswith("simulated:"):
+        from calibadv_env.retrieval.simulated import simulated_from_spec
+
+        return simulated_from_spec(spec)
     from calibadv_env.retrieval.http import HttpRetriever
 
     return HttpRetriever.from_spec(spec)
@@ -59,7 +63,9 @@ def make_retriever(spec: str | Retriever, corpus: Corpus) -> Retriever:
 
     Args:
         spec: A name in :data:`RETRIEVERS`; the address of a server (``http://127.0.0.1:8000``,
-            with settings behind ``#`` if need be); the folder of an index (a text with a path
+            with settings behind ``#`` if need be); ``simulated:http://…``, whose passages a
+            model writes (:func:`calibadv_env.retrieval.simulated.simulated_from_spec`); the
+            folder of an index (a text with a path
             separator in it), which must be one of the same corpus; or any object with a method
             ``search``, which is given back as it is.
         corpus: What to search.

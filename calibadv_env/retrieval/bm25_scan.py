@@ -260,14 +260,17 @@ class _Query:
 
     def add_best(self, sums: Float32[np.ndarray, " passage"], first: int) -> None:
         """Adds the best of a block to those found; these come first among equals."""
-        wanted = min(self.count, len(sums))
         if len(self.best) == self.count:
             last = self.best[-1][1]
             if not sums.max() > last:
                 return
-            wanted = min(wanted, int(np.count_nonzero(sums > last)))
-        found = [(first + place, score) for place, score in best_positions(sums, wanted)]
-        self.best = sorted([*self.best, *found], key=lambda hit: -hit[1])[: self.count]
+            places = np.flatnonzero(sums > last)
+            places = places[np.argsort(-sums[places], kind="stable")[: self.count]]
+            found = list(zip(places.tolist(), sums[places].tolist(), strict=True))
+        else:
+            found = best_positions(sums, min(self.count, len(sums)))
+        self.best += [(first + place, score) for place, score in found]
+        self.best = sorted(self.best, key=lambda hit: -hit[1])[: self.count]
 
 
 def _last_of(scores: Float32[np.ndarray, " candidate"], count: int) -> float:

@@ -1,17 +1,14 @@
-"""Models that turn text into vectors or scores; torch is imported when one is loaded.
-
-What a family of encoders wants differs, and a wrong prefix or pooling costs recall without any
-error. :data:`FAMILIES` holds the facts, one row a family.
-"""
+"""Models that turn text into vectors or scores; torch is imported when one is loaded."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +16,7 @@ import numpy.typing as npt
 from calibadv_env.errors import DataError, MissingDependencyError
 from calibadv_env.retrieval.base import Passage
 from calibadv_env.retrieval.corpus import indexed_text
+from calibadv_env.retrieval.families import FAMILIES, family_of
 
 _FINGERPRINT_FILES: Final = ("config.json", "tokenizer.json", "vocab.txt")
 _WEIGHTS: Final = ("*.safetensors", "pytorch_model*.bin")
@@ -26,85 +24,8 @@ _TOKEN_STEP: Final = 8
 _LEAST_TOKENS: Final = 16
 """From so many rows on, a matrix product of MKL gives each row the same bits in any company."""
 _QUERIES_PER_BATCH: Final = 64
+_THREADS: Final = threading.Lock()
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncoderFamily:
-    """What a family of encoders wants.
-
-    Attributes:
-        query_prefix: Text put before every query.
-        passage_prefix: Text put before every passage.
-        pooling: "mean" over the tokens that are no padding, "cls": the first token, or "pooler":
-            what the model itself calls its pooled output.
-        is_normalized: Whether vectors are scaled to length 1, so that the inner product is the
-            cosine.
-        max_tokens: Longer texts are cut.
-        has_title_pair: Whether title and text go in as a pair of segments; else as one text.
-        passage_class: Class in transformers of the passage encoder; "" for the usual one.
-        source: Where the facts stand.
-    """
-
-    query_prefix: str = ""
-    passage_prefix: str = ""
-    pooling: Literal["mean", "cls", "pooler"] = "mean"
-    is_normalized: bool = True
-    max_tokens: int = 512
-    has_title_pair: bool = False
-    passage_class: str = ""
-    source: str = ""
-
-
-FAMILIES: Final[dict[str, EncoderFamily]] = {
-    "e5": EncoderFamily(
-        query_prefix="query: ",
-        passage_prefix="passage: ",
-        source="Wang et al. (2022), arXiv 2212.03533; model card of intfloat/e5-base-v2",
-    ),
-    "bge": EncoderFamily(
-        query_prefix="Represent this sentence for searching relevant passages: ",
-        pooling="cls",
-        source="Xiao et al. (2023), arXiv 2309.07597; model card of BAAI/bge-base-en-v1.5",
-    ),
-    "contriever": EncoderFamily(
-        is_normalized=False,
-        source="Izacard et al. (2022), arXiv 2112.09118; model card of facebook/contriever",
-    ),
-    "minilm": EncoderFamily(
-        max_tokens=256,
-        source="model card of sentence-transformers/all-MiniLM-L6-v2",
-    ),
-    "dpr": EncoderFamily(
-        pooling="pooler",
-        is_normalized=False,
-        max_tokens=256,
-        has_title_pair=True,
-        passage_class="DPRContextEncoder",
-        source="Karpukhin et al. (2020), arXiv 2004.04906; facebook/dpr-*-single-nq-base",
-    ),
-}
-"""What each family of encoders wants, by name."""
-
-
-def family_of(model: str) -> str:
-    """Guesses the family of an encoder from its name or path.
-
-    Args:
-        model: A path or a name on the hub.
-
-    Returns:
-        A key of :data:`FAMILIES`.
-
-    Raises:
-        ValueError: if the name does not tell; the family has to be named then.
-    """
-    name = model.lower()
-    found = [family for family in FAMILIES if family in name]
-    if len(found) != 1:
-        known = ", ".join(FAMILIES)
-        raise ValueError(f"family must be named ({known}) for the encoder {model!r}")
-    return found[0]
 
 
 @runtime_checkable
@@ -134,11 +55,12 @@ class TransformerEncoder:
     """An encoder from a folder or from the hub.
 
     Queries are padded to a length that depends on the query alone (the next multiple of 8 tokens,
-    at least 16), and those of equal length are encoded together. On CPUs whose matrix products
-    work row by row, as those of MKL in torch for x86 do from 16 rows on, a query's vector then
-    does not depend on which queries share the batch, to the last bit. On a GPU it does, in the
-    last bits. The families that pool by the model's own pooler (DPR), which sees one row a query,
-    are encoded one query at a time. Passages are encoded in batches of similar length.
+    at least 16), and those of equal length are encoded together, on one thread of the CPU. The
+    matrix products of MKL, which torch has on x86, then work row by row, so a query's vector does
+    not depend on which queries share the batch, to the last bit. Other libraries, and a GPU, may
+    round differently in another company. The families that pool by the model's own pooler (DPR),
+    which sees one row a query, are encoded one query at a time. Passages are encoded in batches of
+    similar length, on all threads.
 
     Args:
         model: Folder with a Hugging Face model, or its name on the hub.
@@ -205,17 +127,18 @@ class TransformerEncoder:
             texts, truncation="longest_first", max_length=self.family.max_tokens
         )
         rows = tokens["input_ids"]
-        for length, group in _by_length([len(row) for row in rows], self.family.max_tokens):
-            size = 1 if self.family.pooling == "pooler" else _QUERIES_PER_BATCH
-            for start in range(0, len(group), size):
-                chosen = group[start : start + size]
-                inputs = self._query_tokenizer.pad(
-                    {name: [values[i] for i in chosen] for name, values in tokens.items()},
-                    padding="max_length",
-                    max_length=length,
-                    return_tensors="pt",
-                )
-                vectors[chosen] = self._pooled(self._queries, inputs)
+        size = 1 if self.family.pooling == "pooler" else _QUERIES_PER_BATCH
+        with _one_thread():
+            for length, group in _by_length([len(row) for row in rows], self.family.max_tokens):
+                for start in range(0, len(group), size):
+                    chosen = group[start : start + size]
+                    inputs = self._query_tokenizer.pad(
+                        {name: [values[i] for i in chosen] for name, values in tokens.items()},
+                        padding="max_length",
+                        max_length=length,
+                        return_tensors="pt",
+                    )
+                    vectors[chosen] = self._pooled(self._queries, inputs)
         return vectors
 
     def encode_passages(self, passages: Sequence[Passage]) -> npt.NDArray[np.float32]:
@@ -337,6 +260,19 @@ class TransformerCrossEncoder:
             with torch.inference_mode():
                 scores += self._model(**inputs).logits[:, 0].float().cpu().tolist()
         return scores
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Lets torch work on one thread; the setting is the process's, so one call at a time."""
+    torch = _import("torch")
+    with _THREADS:
+        num_threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(num_threads)
 
 
 def _by_length(lengths: Sequence[int], most: int) -> list[tuple[int, list[int]]]:

@@ -83,14 +83,22 @@ class _Candidates:
 
     def add(self, start: int, products: Float[np.ndarray, " passage"]) -> None:
         """Takes those of a block that begins at ``start``."""
+        if not len(self.positions):
+            self._floor = self._last_of(products)
         chosen = np.flatnonzero(products >= self._floor)
         if not len(chosen):
             return
         self.positions = np.concatenate((self.positions, chosen + start))
         self._products = np.concatenate((self._products, products[chosen]))
-        surplus = len(self.positions) - self._limit
-        if surplus > 0:
-            last = float(np.partition(self._products, surplus)[surplus])
-            self._floor = last - self._slack
-            is_kept = self._products >= self._floor
-            self.positions, self._products = self.positions[is_kept], self._products[is_kept]
+        self._floor = self._last_of(self._products)
+        is_kept = self._products >= self._floor
+        self.positions, self._products = self.positions[is_kept], self._products[is_kept]
+
+    def _last_of(self, products: Float[np.ndarray, " passage"]) -> float:
+        """What a product must be at least, as far as these tell."""
+        surplus = len(products) - self._limit
+        return (
+            float(np.partition(products, surplus)[surplus]) - self._slack
+            if surplus >= 0
+            else -np.inf
+        )

@@ -132,7 +132,7 @@ def write_reranker(
         out: The folder to make; ``first`` is kept as a path relative to it.
         model: Folder or hub name of the model.
         family: "cross" for a cross-encoder, else a key of
-            :data:`calibadv_env.retrieval.dense.FAMILIES`; None takes a cross-encoder.
+            :data:`calibadv_env.retrieval.families.FAMILIES`; None takes a cross-encoder.
         depth: See :class:`RerankingRetriever`.
         overwrite: Whether an index in this place gives way.
 

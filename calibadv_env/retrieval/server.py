@@ -19,12 +19,13 @@ import importlib
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from calibadv_env.errors import MissingDependencyError
+from calibadv_env.retrieval.asgi import Receive, Reply, Send, failure, read_body, send_reply
 from calibadv_env.retrieval.base import Retriever
 from calibadv_env.retrieval.batcher import (
     BatchLimits,
@@ -43,11 +44,6 @@ from calibadv_env.retrieval.wire import (
 )
 
 LoadRetriever = Callable[[], Retriever]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-
-_READ_FACTOR: Final = 4
-"""A body up to so many times too long is read before it is refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +146,7 @@ class SearchService:
     def ready(self) -> Reply:
         """What is served, or that it is not served yet."""
         if not self.is_ready:
-            return _failure(503, "the index is loading", retry_after_s=1)
+            return failure(503, "the index is loading", retry_after_s=1)
         limits = self.config.limits
         record = {
             "status": "ready",
@@ -173,40 +169,23 @@ class SearchService:
 
     async def _retrieve(self, body: bytes, content_type: str | None) -> Reply:
         if self._batcher is None:
-            return _failure(503, "the index is loading", retry_after_s=1)
+            return failure(503, "the index is loading", retry_after_s=1)
         try:
             request = parse_request(body, content_type, self.config.limits)
         except BadRequestError as error:
-            return _failure(error.status, str(error))
+            return failure(error.status, str(error))
         answer = await self._batcher.ask(request.queries, request.top_k)
         if isinstance(answer, QueueFullError):
-            return _failure(503, str(answer), retry_after_s=answer.retry_after_s)
+            return failure(503, str(answer), retry_after_s=answer.retry_after_s)
         if isinstance(answer, ExpiredError):
-            return _failure(504, str(answer))
+            return failure(504, str(answer))
         if isinstance(answer, BaseException):
-            return _failure(500, f"the search failed: {type(answer).__name__}: {answer}")
+            return failure(500, f"the search failed: {type(answer).__name__}: {answer}")
         try:
             reply, media_type = encode_reply(request, answer)
         except ValueError as unwritable:
-            return _failure(500, f"the passages cannot be written: {unwritable}")
+            return failure(500, f"the passages cannot be written: {unwritable}")
         return Reply(200, reply, media_type)
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A reply to be sent.
-
-    Attributes:
-        status: The HTTP status.
-        body: The bytes.
-        media_type: What they are.
-        retry_after_s: When to ask again, None if it is of no use.
-    """
-
-    status: int
-    body: bytes
-    media_type: str
-    retry_after_s: int | None = None
 
 
 def create_app(
@@ -331,69 +310,19 @@ async def _retrieve(service: SearchService, scope: Any, receive: Receive, send: 
     """One request to /retrieve, in the terms of ASGI."""
     started = time.monotonic()
     if scope["method"] != "POST":
-        reply = _failure(405, f"the method must be POST, got {scope['method']}")
-        await _send(send, reply, (b"allow", b"POST"))
+        reply = failure(405, f"the method must be POST, got {scope['method']}")
+        await send_reply(send, reply, (b"allow", b"POST"))
         return
+    max_bytes = service.config.max_body_bytes
     headers = dict(scope["headers"])
-    body = await read_body(receive, headers.get(b"content-length", b""), service.config)
+    body = await read_body(receive, headers.get(b"content-length", b""), max_bytes)
     if body is None:
-        reply = _failure(413, f"the body must have at most {service.config.max_body_bytes:,} bytes")
+        reply = failure(413, f"the body must have at most {max_bytes:,} bytes")
         service.count(reply, started)
     else:
         content_type = headers.get(b"content-type")
         reply = await service.retrieve(body, content_type and content_type.decode("latin-1"))
-    await _send(send, reply)
-
-
-async def _send(send: Send, reply: Reply, *headers: tuple[bytes, bytes]) -> None:
-    pause = reply.retry_after_s
-    start = {
-        "type": "http.response.start",
-        "status": reply.status,
-        "headers": [
-            (b"content-type", reply.media_type.encode()),
-            (b"content-length", str(len(reply.body)).encode()),
-            *([] if pause is None else [(b"retry-after", str(pause).encode())]),
-            *headers,
-        ],
-    }
-    await send(start)
-    await send({"type": "http.response.body", "body": reply.body})
-
-
-async def read_body(receive: Receive, length: bytes, config: ServerConfig) -> bytes | None:
-    """Reads the body of a request, and keeps no more of it than is allowed.
-
-    A body that is too long is read to its end nevertheless, as long as that is near: a client
-    that is cut off while it sends does not get to see the reply.
-
-    Args:
-        receive: Gives the next part, as ASGI has it.
-        length: What the header says; may be empty.
-        config: Says how long a body may be.
-
-    Returns:
-        The body, None if it is longer. What came of one that the client broke off is no whole
-        request, and its reply goes nowhere.
-    """
-    max_bytes = config.max_body_bytes
-    if length.isdigit() and int(length) > _READ_FACTOR * max_bytes:
-        return None
-    chunks: list[bytes] = []
-    size = 0
-    is_more = True
-    while is_more:
-        part = await receive()
-        chunk = part.get("body", b"")
-        is_more = part.get("more_body", False)
-        size += len(chunk)
-        if size <= max_bytes:
-            chunks.append(chunk)
-        elif size > _READ_FACTOR * max_bytes:
-            return None
-        else:
-            chunks.clear()
-    return b"".join(chunks) if size <= max_bytes else None
+    await send_reply(send, reply)
 
 
 def import_serving(name: str) -> Any:
@@ -408,11 +337,6 @@ def import_serving(name: str) -> Any:
         raise MissingDependencyError(
             f"serving needs the package {name}: pip install 'calibadv[serve]'"
         ) from error
-
-
-def _failure(status: int, message: str, retry_after_s: int | None = None) -> Reply:
-    body = json.dumps({"error": message}).encode("ascii")
-    return Reply(status, body, JSON_TYPE, retry_after_s)
 
 
 def _respond(fastapi: Any, reply: Reply) -> Any:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from calibadv_env.errors import RetrieverError
 from calibadv_env.retrieval.asking import AskedTask
@@ -26,6 +27,7 @@ __all__ = [
     "SimulatedRetriever",
     "TextWriter",
     "noise_probability",
+    "simulated_from_spec",
     "simulation_prompt",
     "written_passages",
 ]
@@ -68,6 +70,20 @@ Doc 2: ...
 RULES: Final[dict[Quality, str]] = {
     "useful": "Together they hold facts that answer the query and lead on to the right answer.",
     "noisy": "They are about similar things, but do not help to answer the query.",
+}
+
+PREFIX: Final = "simulated:"
+"""How the specification of a simulated search begins."""
+
+_OPTIONS: Final[dict[str, type]] = {
+    "model": str,
+    "temperature": float,
+    "max_tokens": int,
+    "num_steps": int,
+    "start": float,
+    "end": float,
+    "base": float,
+    "seed": int,
 }
 
 _DOC: Final = re.compile(r"^\s*(?:\*\*)?Doc(?:ument)?\s*(\d+)(?:\*\*)?\s*[:.)\-]\s*", re.M)
@@ -254,6 +270,43 @@ class SimulatedRetriever:
             written_passages(answers[prompt], query, top_k)
             for prompt, query in zip(prompts, queries, strict=True)
         ]
+
+
+def simulated_from_spec(spec: str) -> SimulatedRetriever:
+    """Makes a simulated search from one string, for command lines.
+
+    Args:
+        spec: ``simulated:``, the address of a server with OpenAI's chat route, and settings behind
+            ``#``: ``simulated:http://127.0.0.1:9000/v1#model=NAME&end=0.5``. The model must be
+            named; the others are those of :class:`SimulatedRetriever` (``num_steps`` is 1000 if
+            left out, which is how finely the progress of a training is told apart) and
+            :class:`ChatWriter`.
+
+    Returns:
+        The retriever.
+
+    Raises:
+        ValueError: if a setting is unknown, missing or cannot be read.
+    """
+    parts = urlsplit(spec.removeprefix(PREFIX))
+    given = dict(parse_qsl(parts.fragment, keep_blank_values=True))
+    options: dict[str, Any] = {"num_steps": 1000}
+    for name, value in given.items():
+        if name not in _OPTIONS:
+            known = ", ".join(_OPTIONS)
+            raise ValueError(f"settings in {spec!r} must be among {known}, got {name!r}")
+        try:
+            options[name] = _OPTIONS[name](value)
+        except ValueError as error:
+            kind = _OPTIONS[name].__name__
+            raise ValueError(f"{name} in {spec!r} must be a {kind}, got {value!r}") from error
+    if not options.get("model"):
+        raise ValueError(f"{spec!r} must name the model, as #model=NAME")
+    model = options.pop("model")
+    of_writer = {key: options.pop(key) for key in ("temperature", "max_tokens") if key in options}
+    url = urlunsplit(parts._replace(fragment=""))
+    writer = ChatWriter(url, model, seed=options.get("seed", 0), **of_writer)
+    return SimulatedRetriever(writer=writer, name=f"{url} {model}", **options)
 
 
 def simulation_prompt(query: str, task: AskedTask | None, quality: Quality, count: int) -> str:

@@ -347,6 +347,7 @@ def test_list_datasets_and_policies(capfd: pytest.CaptureFixture[str]) -> None:
     out = " ".join(output_of(capfd).split())
     assert "atlas-wiki The atlas with ten thousand Wikipedia summaries" in out
     assert "toy An invented world" in out
+    assert "1 to 3 hops; built in" in out
     assert main(["list", "policies"]) == 0
     assert "atlas-tiny" in output_of(capfd)
     assert all(name and text for name, text in List(what="datasets")._rows().items())

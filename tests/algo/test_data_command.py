@@ -38,7 +38,8 @@ def root(tmp_path, monkeypatch):
     monkeypatch.setenv("CALIBADV_DATA", str(tmp_path / "data"))
     monkeypatch.delenv("CALIBADV_CORPUS", raising=False)
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(registry, "_datasets", {})
+    for name in ("_datasets", "_folders", "_unnamed"):
+        monkeypatch.setattr(registry, name, {})
     monkeypatch.setattr(benchmarks, "_corpora", {})
     return tmp_path / "data"
 
@@ -177,3 +178,75 @@ def test_inspect_shows_any_dataset(capsys):
     assert set(facts["splits"]) == {"train", "dev", "test"}
     Inspect(name="toy", tasks=0).run()
     assert "toy" in capsys.readouterr().out
+
+
+# Datasets of one's own --------------------------------------------------------------------
+
+
+@pytest.fixture
+def tables(tmp_path):
+    questions, documents = tmp_path / "questions.csv", tmp_path / "documents.csv"
+    rows = [f"Where is {place}?,Egypt,d{i % 2}" for i, place in enumerate("abcdefghij")]
+    questions.write_text("question,answer,documents\n" + "\n".join(rows) + "\n")
+    documents.write_text("id,title,text\nd0,Nile,The Nile is in Egypt.\nd1,Cairo,Also there.\n")
+    return questions, documents
+
+
+def test_a_csv_becomes_a_dataset_that_can_be_inspected_and_audited(tables, root, capsys):
+    questions, documents = tables
+    assert run("prepare", "Rivers", "--from", "csv", questions, "--corpus", documents) == 0
+    out = capsys.readouterr().out
+    assert "2 documents, 2 passages; 10 questions name theirs" in out
+    assert f"folder: {root / 'rivers'}" in out
+    assert "use it as: --env.dataset Rivers" in out
+    run("inspect", "rivers", "--json")
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["dataset"], facts["eval_split"]) == ("Rivers", "test")
+    assert facts["source"] == str(questions)
+    assert {split: one["tasks"] for split, one in facts["splits"].items()} == {
+        "train": 8,
+        "dev": 1,
+        "test": 1,
+    }
+    run("audit", "rivers", "--split", "train", "--top-k", "1")
+    assert "1.000 of 8" in capsys.readouterr().out
+    assert (root / "rivers" / "audit.json").is_file()
+
+
+def test_a_path_flags_and_missing_documents(tables, tmp_path, capsys):
+    questions, _ = tables
+    target = tmp_path / "mine" / "rivers"
+    flags = ["--shares", "0.5", "0", "0.5", "--seed", "3"]
+    assert run("prepare", target, "--from", "csv", questions, *flags) == 0
+    assert "No documents were named" in capsys.readouterr().out
+    assert len(get_dataset(str(target)).tasks("train")) == 5
+    run("inspect", target, "--tasks", "1")
+    assert "has no corpus" in capsys.readouterr().out
+
+
+def test_wrong_requests_for_a_dataset_of_ones_own_are_refused(tables):
+    questions, documents = map(str, tables)
+    with pytest.raises(ValueError, match="names must be one new name or path, got 'a b'"):
+        run("prepare", "a", "b", "--from", "csv", questions)
+    with pytest.raises(ValueError, match="sources must name at least one file"):
+        run("prepare", "a", "--from", "csv")
+    with pytest.raises(ValueError, match="built-in dataset, got 'nq'"):
+        run("prepare", "nq", "--from", "csv", questions, "--corpus", documents)
+    with pytest.raises(ValueError, match="must be named hf:owner/name"):
+        run("prepare", "a", "--from", "hf", "name")
+    with pytest.raises(ValueError, match="benchmark must be one of"):
+        run("prepare", "rivers", "--corpus", documents)
+
+
+def test_merged_datasets_are_inspected_and_audited_as_one(tables, root, capsys):
+    questions, documents = tables
+    for name in ("one", "two"):
+        run("prepare", name, "--from", "csv", questions, "--corpus", documents)
+    run("inspect", "one+two", "--json", "--tasks", "1")
+    out = capsys.readouterr().out
+    facts = json.loads(out[out.index("{") :])
+    assert facts["splits"]["train"]["tasks"] == 16
+    assert facts["tasks"][0]["id"].startswith("one:row")
+    run("audit", "one+two", "--top-k", "1")
+    assert "one+two test" in capsys.readouterr().out
+    assert (root / "one+two" / "audit.json").is_file()

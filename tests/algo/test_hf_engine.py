@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
     BloomConfig,
     GPT2Config,
     LlamaConfig,
@@ -23,6 +25,7 @@ from transformers import (
     Qwen2Config,
 )
 
+import calibadv_algo
 from calibadv_algo.errors import EngineError
 from calibadv_algo.rollout.base import Generation, GenerationRequest, SamplingParams
 from calibadv_algo.rollout.hf_engine import HfEngine
@@ -221,6 +224,142 @@ def test_ended_rows_are_not_computed(tokenizer: PreTrainedTokenizerFast) -> None
     lengths = [len(g.token_ids) for g in generations]
     assert max(lengths) > min(lengths)
     assert engine.counters.num_decode_rows == sum(lengths) - len(lengths)
+
+
+Sampled = dict[tuple[int, int], tuple[tuple[int, ...], tuple[float, ...]]]
+
+
+def stream(
+    engine: HfEngine,
+    num_episodes: int,
+    at_once: int,
+    vocab_size: int,
+    num_turns: int = 3,
+    longest: int = 25,
+) -> Sampled:
+    """Plays episodes of their own pace, so many at one time."""
+    params = SamplingParams(max_tokens=12, stop=("e", "</search>"), top_p=0.9)
+    waiting, sampled = list(range(num_episodes)), Sampled()
+    turns = dict.fromkeys(waiting, 0)
+    contexts: dict[int, tuple[int, ...]] = {}
+
+    def piece(episode: int, turn: int) -> tuple[int, ...]:
+        rng = np.random.default_rng([episode // 2 if turn == 0 else episode, turn])
+        return tuple(rng.integers(2, vocab_size, rng.integers(5, longest)).tolist())
+
+    def submit(episode: int) -> None:
+        seed = 100 * episode + turns[episode]
+        engine.submit([GenerationRequest(str(episode), contexts[episode], seed)], params)
+
+    while waiting or contexts:
+        while waiting and len(contexts) < at_once:
+            contexts[waiting[0]] = piece(waiting[0], 0)
+            submit(waiting.pop(0))
+        for name, generation in engine.step():
+            episode = int(name)
+            sampled[episode, turns[episode]] = generation.token_ids, generation.logprobs
+            turns[episode] += 1
+            if turns[episode] == num_turns:
+                engine.release([name])
+                del contexts[episode]
+                continue
+            contexts[episode] += generation.token_ids + piece(episode, turns[episode])
+            submit(episode)
+    assert engine.num_running == 0
+    return sampled
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gpt2"])
+def test_a_turn_is_the_same_to_the_bit_whatever_shares_its_batch(
+    family: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = make_model(family, tokenizer)
+    alone = stream(HfEngine(model, tokenizer), 12, 1, len(tokenizer))
+    assert len({len(ids) for ids, _ in alone.values()}) > 3
+    for at_once, compact_share in ((5, 0.125), (12, 1.0)):
+        engine = HfEngine(model, tokenizer, compact_share=compact_share)
+        assert stream(engine, 12, at_once, len(tokenizer)) == alone
+    loose = stream(HfEngine(model, tokenizer, align=1), 12, 12, len(tokenizer))
+    assert loose != alone
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_atlas_policy_is_the_same_to_the_bit_at_any_length(threads: int) -> None:
+    path = Path(calibadv_algo.__file__).parent / "assets" / "atlas_policy"
+    model = AutoModelForCausalLM.from_pretrained(path).eval()
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        settings = {"vocab_size": model.config.vocab_size, "num_turns": 6, "longest": 220}
+        alone = stream(HfEngine(model, tokenizer), 20, 1, **settings)
+        assert stream(HfEngine(model, tokenizer), 20, 20, **settings) == alone
+        assert stream(HfEngine(model, tokenizer), 20, 6, **settings) == alone
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_turns_join_the_running_batch(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = make_model("qwen2", tokenizer)
+    engine = HfEngine(model, tokenizer, max_slots=3)
+    params = SamplingParams(max_tokens=9)
+    contexts = [tuple(range(5 + i, 12 + 2 * i)) for i in range(5)]
+    requests = [GenerationRequest(str(i), ids, i) for i, ids in enumerate(contexts)]
+    done: dict[str, Generation] = {}
+    engine.submit(requests[:2], params)
+    for _ in range(4):
+        done |= engine.step()
+    assert (done, engine.num_running) == ({}, 2)
+    engine.submit(requests[2:], params)
+    assert engine.num_running == 5
+    while engine.num_running:
+        done |= engine.step()
+    assert list(done) == ["0", "1", "2", "3", "4"]
+    for i, context in enumerate(contexts):
+        generation = done[str(i)]
+        oracle = plain_logprobs(model, context, generation.token_ids, 1.0)
+        np.testing.assert_allclose(generation.logprobs, oracle, atol=1e-4)
+    assert engine.step() == []
+
+
+def test_a_running_turn_can_be_given_up(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = make_model("qwen2", tokenizer)
+    engine = HfEngine(model, tokenizer, max_slots=2)
+    params = SamplingParams(max_tokens=8)
+    requests = [GenerationRequest(str(i), (5, 6, 7 + i), i) for i in range(4)]
+    (expected,) = HfEngine(model, tokenizer).generate(requests[3:], params)
+    engine.submit(requests, params)
+    engine.step()
+    engine.release(["0", "2", "unknown"])
+    assert engine.num_running == 2
+    done: dict[str, Generation] = {}
+    while engine.num_running:
+        done |= engine.step()
+    assert sorted(done) == ["1", "3"]
+    assert done["3"] == expected
+    engine.submit(requests[:1], params)
+    assert engine.num_running == 1
+
+
+def test_turns_that_cannot_run_are_not_queued(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = make_model("qwen2", tokenizer)
+    engine = HfEngine(model, tokenizer, max_context=16)
+    params = SamplingParams(max_tokens=4)
+    good, long = GenerationRequest("a", (5, 6), 0), GenerationRequest("b", (5,) * 16, 0)
+    with pytest.raises(EngineError, match="1 to 15 tokens, got 16"):
+        engine.submit([good, long], params)
+    assert engine.num_running == 0
+    engine.submit([good], params)
+    with pytest.raises(EngineError, match="'a' already runs a turn"):
+        engine.submit([good], params)
+    with pytest.raises(EngineError, match="params must be those of the running turns"):
+        engine.submit([GenerationRequest("c", (5,), 0)], SamplingParams(max_tokens=5))
+    with pytest.raises(EngineError, match="no turn may run for this, got 1"):
+        engine.sync_weights(model, 1)
+    with pytest.raises(EngineError, match="no turn may run for this, got 1"):
+        engine.generate([GenerationRequest("c", (5,), 0)], params)
+    assert engine.num_running == 1
 
 
 @contextmanager
@@ -422,7 +561,13 @@ def test_models_of_another_kind_are_refused(tokenizer: PreTrainedTokenizerFast) 
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("max_slots", 0), ("max_context", LIMIT + 1), ("max_prefill_tokens", 0), ("compact_share", 2)],
+    [
+        ("max_slots", 0),
+        ("max_context", LIMIT + 1),
+        ("max_prefill_tokens", 0),
+        ("compact_share", 2),
+        ("align", 0),
+    ],
 )
 def test_settings_are_checked(setting: str, value: int, tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(ValueError, match=f"{setting} must be .*, got {value}"):

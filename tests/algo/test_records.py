@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -65,6 +66,16 @@ def test_nan_and_numpy_values_are_kept() -> None:
     back = trajectory_from_json(trajectory_to_json(trajectory(info))).turns[0].info
     assert math.isnan(back["recall"])
     assert (back["score"], back["ids"], back["far"]) == (0.5, [1, 2], math.inf)
+
+
+def test_what_others_added_is_left_out() -> None:
+    record = json.loads(trajectory_to_json(trajectory({"a": (1,)})))
+    record["advantages"] = [0.5, -0.25]
+    record["turns"][0]["advantages"] = 0.5
+    assert trajectory_from_json(json.dumps(record)) == trajectory({"a": (1,)})
+    del record["turns"][0]["logprobs"]
+    with pytest.raises(ValueError, match=r"must be a recorded trajectory: .*logprobs"):
+        trajectory_from_json(json.dumps(record))
 
 
 @pytest.mark.parametrize("line", ["{}", "[]", '{"turns":[{"x":1}]}', "{", '{"turns":3}'])

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from calibadv_env.retrieval.bm25_build import build_bm25_index
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
-from calibadv_algo.commands.serve import open_source
+from calibadv_algo.commands.serve import describe, in_parallel, open_source
 
 CORPUS = get_dataset("toy").corpus()
 QUERY = CORPUS.passages[3].text
@@ -29,6 +30,19 @@ def test_a_file_an_index_and_a_dataset_can_be_served(tmp_path):
     wanted = get_dataset("toy").retriever("bm25").search([QUERY], 3)
     for source in ("toy", "Toy", str(tmp_path / "corpus.jsonl.gz"), str(tmp_path / "index")):
         assert open_source(source, "bm25").search([QUERY], 3) == wanted
+
+
+def test_an_index_on_disk_is_spread_over_processes(tmp_path):
+    index = open_source(str(build_bm25_index(CORPUS, tmp_path / "index")), "bm25")
+    num_cores = min(4, len(os.sched_getaffinity(0)))
+    name = "Bm25Index" if num_cores == 1 else f"Bm25Index, {num_cores} processes"
+    assert describe(in_parallel(index, None)) == name
+    assert in_parallel(index, 1) is index
+    assert in_parallel(index, 3).num_processes == 3
+    in_memory = open_source("toy", "bm25")
+    assert in_parallel(in_memory, None) is in_memory
+    with pytest.raises(ValueError, match="num_processes must be at least 1, got 0"):
+        in_parallel(index, 0)
 
 
 def test_what_is_not_there_is_named(tmp_path):

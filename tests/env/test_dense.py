@@ -8,13 +8,8 @@ import pytest
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.errors import DataError, MissingDependencyError
 from calibadv_env.retrieval import Passage
-from calibadv_env.retrieval.dense import (
-    FAMILIES,
-    Encoder,
-    TransformerCrossEncoder,
-    TransformerEncoder,
-    family_of,
-)
+from calibadv_env.retrieval.dense import Encoder, TransformerCrossEncoder, TransformerEncoder
+from calibadv_env.retrieval.families import FAMILIES, family_of
 from calibadv_env.retrieval.rerank import EncoderScorer, RerankingRetriever, Scorer
 
 torch = pytest.importorskip("torch")
@@ -185,6 +180,20 @@ def test_the_real_minilm_knows_what_is_alike(minilm):
     assert scores[0] > 0.7
     assert scores[0] > scores[1] > scores[2]
     assert minilm.dimension == 384
+
+
+def test_the_real_minilm_gives_a_query_the_same_bits_in_any_batch(minilm):
+    """On a CPU whose products are not row by row this fails: see the class."""
+    queries = [task.question for task in get_dataset("atlas").tasks("dev")][:60]
+    queries += ["", "Nile", "river Nile?", "long " * 100]
+    rng = np.random.default_rng(0)
+    together = minilm.encode_queries(queries)
+    for size in (1, 2, 7, 33):
+        chosen = rng.choice(len(queries), size, replace=False)
+        part = minilm.encode_queries([queries[i] for i in chosen])
+        assert (part == together[chosen]).all()
+    for place in (-4, -3, -2, -1):
+        assert (minilm.encode_queries([queries[place]])[0] == together[place]).all()
 
 
 def test_the_real_minilm_over_the_atlas(minilm, tmp_path):

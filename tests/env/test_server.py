@@ -1,10 +1,8 @@
 import asyncio
 import http.client
 import json
-import os
 import signal
-import subprocess
-import sys
+import socket
 import threading
 import time
 import urllib.error
@@ -37,8 +35,6 @@ msgpack = pytest.importorskip("msgpack")
 
 BM25 = get_dataset("toy").retriever("bm25")
 QUERIES = [passage.text for passage in BM25.corpus.passages[:64]]
-PEERS = os.environ.get("CALIBADV_PEERS_PYTHON", sys.executable)
-"""A Python that has skyrl-gym and gem-llm, whose dependencies are too many to install here."""
 
 
 def post(url, record, headers=None, path="/retrieve"):
@@ -107,54 +103,6 @@ def test_gem_sends_msgpack_without_saying_so(toy_server):
         assert ids(msgpack.unpackb(reply.read())["result"]) == expected(QUERIES[0], 2)
 
 
-PEER_SCRIPT = """
-import sys
-try:
-    import {module}
-except ImportError as error:
-    print(error)
-    sys.exit(77)
-"""
-
-
-def run_peer(module, code, *arguments):
-    script = PEER_SCRIPT.format(module=module) + code
-    done = subprocess.run(
-        [PEERS, "-c", script, *arguments], capture_output=True, text=True, timeout=60
-    )
-    if done.returncode == 77:
-        pytest.skip(f"{PEERS} has no {module}: {done.stdout.strip()}")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def test_the_search_tool_of_skyrl_gym(toy_server):
-    code = """
-import json
-from skyrl_gym.tools.search import SearchToolGroup
-group = SearchToolGroup(search_url=sys.argv[1] + "/retrieve", topk=3, log_requests=False)
-print(json.dumps(group.search(sys.argv[2])))
-"""
-    answer = run_peer("skyrl_gym.tools.search", code, toy_server.url, QUERIES[5])
-    text = json.loads(answer)["result"]
-    for rank, hit in enumerate(BM25.search([QUERIES[5]], 3)[0], start=1):
-        assert f'Doc {rank}: "{hit.passage.title}"\n{hit.passage.text}\n' in text
-
-
-def test_the_search_tool_of_gem(toy_server):
-    code = """
-import json
-from gem.tools.search_tool import SearchTool
-tool = SearchTool(search_url=sys.argv[1] + "/retrieve", topk=3)
-print(json.dumps(tool.execute_action("<think>x</think><search>" + sys.argv[2] + "</search>")))
-"""
-    valid, has_error, text, _ = run_peer("gem.tools.search_tool", code, toy_server.url, QUERIES[6])
-    assert valid
-    assert not has_error
-    for rank, hit in enumerate(BM25.search([QUERIES[6]], 3)[0], start=1):
-        assert f'Doc {rank}(Title: "{hit.passage.title}") {hit.passage.text}\n' in text
-
-
 # Odd requests -----------------------------------------------------------------------------
 
 
@@ -202,6 +150,20 @@ def test_a_body_in_chunks_is_limited_too(toy_server):
         assert connection.getresponse().status == 413
     finally:
         connection.close()
+    assert post(toy_server.url, {"query": "x"})[0] == 200
+
+
+def test_only_posts_are_searches(toy_server):
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(toy_server.url + "/retrieve")
+    assert caught.value.code == 405
+    assert caught.value.headers["allow"] == "POST"
+    assert "must be POST, got GET" in json.loads(caught.value.read())["error"]
+
+
+def test_a_client_that_goes_away_in_the_middle_hurts_nobody(toy_server):
+    with socket.create_connection(("127.0.0.1", toy_server.port)) as connection:
+        connection.sendall(b"POST /retrieve HTTP/1.1\r\nhost: x\r\ncontent-length: 500\r\n\r\n{")
     assert post(toy_server.url, {"query": "x"})[0] == 200
 
 

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import calibadv_env  # noqa: F401
+from calibadv_env.data.registry import get_dataset
 from calibadv_env.errors import RetrieverError
-from calibadv_env.retrieval import Retriever
+from calibadv_env.retrieval import Retriever, make_retriever
 from calibadv_env.retrieval.asking import TaskRetriever, search_with_tasks
 from calibadv_env.retrieval.cache import CachedRetriever
 from calibadv_env.retrieval.http_session import HttpSettings
@@ -23,6 +24,7 @@ from calibadv_env.retrieval.simulated import (
     ScriptedWriter,
     SimulatedRetriever,
     noise_probability,
+    simulated_from_spec,
     simulation_prompt,
     written_passages,
 )
@@ -446,3 +448,24 @@ def test_settings_of_a_model_are_checked():
     ):
         with pytest.raises(ValueError, match=message):
             ChatWriter(**{"base_url": "http://h", "model": "m", **settings})
+
+
+def test_a_simulated_search_is_made_from_one_string(chat_server):
+    retriever = make_retriever(
+        f"simulated:{chat_server.url}#model=a%2Fb&end=0.7&num_steps=20&temperature=0.1&seed=5",
+        get_dataset("toy").corpus(),
+    )
+    assert (retriever.num_steps, retriever.start, retriever.end) == (20, 0.0, 0.7)
+    assert retriever.identity()["name"] == f"{chat_server.url} a/b"
+    assert retriever.search_for(["q"], 1, TASKS[:1])
+    record = chat_server.asked[0][2]
+    assert (record["model"], record["temperature"], record["seed"]) == ("a/b", 0.1, 5)
+    for spec, message in (
+        ("simulated:http://h/v1", "must name the model"),
+        ("simulated:http://h/v1#model=m&color=red", "must be among model, .*got 'color'"),
+        ("simulated:http://h/v1#model=m&end=high", "end in .* must be a float, got 'high'"),
+        ("simulated:h#model=m", "base_url must begin with http"),
+        ("simulated:http://h/v1#model=m&end=2", "end must be from 0 to 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            simulated_from_spec(spec)

@@ -368,7 +368,7 @@ def test_a_name_that_cannot_be_one_is_warned_about():
 def test_a_new_process_finds_the_package(installed):
     program = (
         "import gymnasium\n"
-        "env = gymnasium.make('calibadv_env:DeepSearch-v0', dataset='tiny-trivia', split='test')\n"
+        "env = gymnasium.make('calibadv_env:DeepSearch-TinyTrivia-v0', split='test')\n"
         "print(env.reset(seed=0)[1]['question'])"
     )
     environment = {**os.environ, "PYTHONPATH": str(installed)}

@@ -127,6 +127,17 @@ def test_title_and_text_are_only_sent_where_the_contents_lose_them():
     assert contents_of(Passage("p", "", "text")) == "\ntext"
 
 
+@given(
+    title=st.text(alphabet='ab "\\n\\t\\r', max_size=5),
+    text=st.text(alphabet='ab "\\n\\t\\u2003', max_size=6),
+)
+def test_every_passage_comes_back_from_its_document(title, text):
+    passage = Passage("p", title, text)
+    body, _ = encode_reply(ask(queries=["x"], return_scores=True), [[ScoredPassage(passage, 1.0)]])
+    [[hit]] = decode_reply("search_r1", body, 1, 1)
+    assert hit.passage == passage
+
+
 def test_documents_of_other_servers_are_read():
     strings = json.dumps({"result": [['"Nile"\nA river.', '"Nile"\nA river.']]}).encode()
     first, second = decode_reply("rerank", strings, 1, 2)[0]

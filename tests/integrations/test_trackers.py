@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -160,3 +161,20 @@ def test_trackers_that_were_opened_are_closed_if_a_later_one_fails(
     with pytest.raises(ImportError, match="mlflow"):
         open_trackers(["tensorboard", "mlflow"], RunFacts(output_dir=tmp_path, config={}))
     assert closed == ["tensorboard"]
+
+
+def test_the_example_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tensorboard")
+    page = (ROOT / "docs" / "trackers.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    exec(compile(block, "docs/trackers.md", "exec"), {})
+    assert capsys.readouterr().out == "3 updates; ['metrics.jsonl', 'tensorboard']\n"
+
+
+@pytest.mark.parametrize("name", sorted(PEERS))
+def test_the_page_names_the_versions(name: str) -> None:
+    page = (ROOT / "docs" / "trackers.md").read_text(encoding="utf-8")
+    peer = PEERS[name]
+    assert f"`calibadv[{name}]`, {peer.at_least} to below {peer.below}" in page
+    for version in peer.tested.split(", "):
+        assert version in page

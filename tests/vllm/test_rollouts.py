@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,19 @@ SPECS = [
     for task in range(8)
     for member in range(2)
 ]
+
+
+def test_an_engine_starts_beside_a_search_index(loaded: tuple[Any, Any]) -> None:
+    """The environment loads numba, whose objects vLLM's start stumbles over."""
+    from calibadv_algo.rollout.engine_config import VllmEngineConfig, make_engine
+
+    slots = make_slots(ATLAS_TINY.env.env_id, 1, ATLAS_TINY.env.kwargs("dev"))
+    try:
+        assert "llvmlite.binding.ffi" in sys.modules
+        engine: Any = make_engine(VllmEngineConfig(), *loaded, max_slots=2)
+        engine.close()
+    finally:
+        slots.close()
 
 
 def play(run: Any, engine: Any, tokenizer: Any, params: SamplingParams) -> list[Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
-import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from calibadv_algo.errors import EngineError
 from calibadv_algo.rollout.base import GenerationRequest, SamplingParams
 from calibadv_algo.rollout.engine_config import VllmServerEngineConfig, make_engine
 from calibadv_algo.rollout.hf_engine import HfEngine
-from calibadv_algo.rollout.vllm_server import VllmServerEngine, server_arguments
+from calibadv_algo.rollout.vllm_server import VllmServerEngine, server_command
 
 pytestmark = pytest.mark.slow
 
@@ -40,12 +41,11 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        arguments = server_arguments(
+        command = server_command(
             policy_path("atlas-tiny"), self.config, max_context=1024, on_cpu=True
         )
-        arguments += ["--kv-cache-memory-bytes", str(64 << 20), "--max-num-seqs", "32"]
-        arguments += ["--host", "127.0.0.1", "--port", str(self.port), "--dtype", "float32"]
-        command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", *arguments]
+        command += ["--kv-cache-memory-bytes", str(64 << 20), "--max-num-seqs", "32"]
+        command += ["--host", "127.0.0.1", "--port", str(self.port), "--dtype", "float32"]
         environment = {
             **os.environ,
             "VLLM_SERVER_DEV_MODE": "1",
@@ -58,6 +58,16 @@ class Server:
                 command, stdout=log, stderr=log, env=environment, start_new_session=True
             )
 
+    def wait(self) -> None:
+        deadline = time.monotonic() + 400
+        while time.monotonic() < deadline:
+            assert self.process is not None
+            assert self.process.poll() is None, self.log.read_text()[-3000:]
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+                return
+            time.sleep(0.5)
+        raise AssertionError(self.log.read_text()[-3000:])
+
     def kill(self) -> None:
         if self.process is not None:
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -69,6 +79,7 @@ class Server:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     started = Server(tmp_path_factory.mktemp("server"))
     started.start()
+    started.wait()
     yield started
     started.kill()
 
@@ -118,9 +129,10 @@ def test_turns_and_weights_go_over_http(
         engine.sync_weights(new, 4)
         expected = [each.token_ids for each in engine.generate(requests, sampled)]
         server.kill()
-        with pytest.raises(EngineError, match="does not answer|attempts"):
+        with pytest.raises(EngineError, match=r"does not answer|attempts"):
             engine.generate(requests, sampled)
         server.start()
+        server.wait()
         engine._client.wait_until_ready(300)
         again = [each.token_ids for each in engine.generate(requests, sampled)]
         assert engine.counters.num_rebuilds == 1

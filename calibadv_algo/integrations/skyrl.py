@@ -1,0 +1,250 @@
+"""CalibAdv in SkyRL: an advantage estimator in its registry, and what brings the facts to it.
+
+Importing this module registers ``calibadv``, to be set as
+``trainer.algorithm.advantage_estimator``. SkyRL gives an estimator rewards, a mask and the names of
+the groups; CalibAdv also has to know what each turn did. The environment of
+``calibadv_env.integrations.skyrl`` reports that with its metrics, and :class:`FactsInBatch`, mixed
+into SkyRL's trainer, hands it on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from calibadv_algo.integrations.advantages import TurnAdvantages, with_total_reward
+from calibadv_algo.integrations.versions import Peer, part_of, require
+from calibadv_algo.types import Trajectory, Turn
+
+SKYRL: Final = Peer(package="skyrl", tested=("0.3.0",), first="0.3", before="0.5")
+"""SkyRL's trainer; its environments are a package of their own."""
+
+NAME: Final = "calibadv"
+"""Name of the estimator in SkyRL's registry."""
+
+TurnFacts = Sequence[Mapping[str, Any]]
+"""For each turn of a row its ``StepInfo``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchFacts:
+    """What SkyRL's call of an estimator leaves out.
+
+    Attributes:
+        loss_mask: Which response tokens were sampled, as SkyRL's batch holds it.
+        facts: For each row the facts of its turns; None where they are not known. Rows beyond the
+            last one are padding.
+    """
+
+    loss_mask: Tensor
+    facts: Sequence[TurnFacts | None]
+
+
+_CURRENT: Final[ContextVar[BatchFacts | None]] = ContextVar("calibadv_skyrl_facts", default=None)
+
+
+@contextmanager
+def batch_facts(facts: BatchFacts) -> Iterator[None]:
+    """Facts for the calls of the estimator inside the block."""
+    token = _CURRENT.set(facts)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
+def sampled_runs(
+    mask: Bool[np.ndarray, " token"],
+) -> list[tuple[int, int]]:
+    """Finds the turns of a row: runs of sampled tokens, which observations part.
+
+    Args:
+        mask: Which tokens of the response were sampled.
+
+    Returns:
+        For each turn its first token and the one behind its last.
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], mask, [False])).astype(np.int8)))
+    return [(int(first), int(end)) for first, end in edges.reshape(-1, 2)]
+
+
+def trajectory_of(
+    runs: Sequence[tuple[int, int]], facts: TurnFacts | None, reward: float
+) -> Trajectory | None:
+    """Makes the trajectory of a row, with token counts in place of tokens.
+
+    An episode that was cut before its end has no valid format, so nothing of it is silver.
+
+    Args:
+        runs: Its turns; fewer than facts where SkyRL cut the response.
+        facts: Facts of the turns.
+        reward: Sum of the row's rewards.
+
+    Returns:
+        The trajectory; None for rows without a sampled token and for padding.
+
+    Raises:
+        ValueError: if there are more runs of sampled tokens than turns.
+    """
+    if facts is None or not runs:
+        return None
+    if len(runs) > len(facts):
+        raise ValueError(
+            f"loss_mask must have a run of sampled tokens for each of the {len(facts)} turns, "
+            f"got {len(runs)} runs"
+        )
+    infos = [dict(info) for info in facts[: len(runs)]]
+    if len(runs) < len(facts) or "is_format_valid" not in infos[-1]:
+        infos[-1]["is_format_valid"] = False
+    turns = tuple(
+        Turn(action_ids=(0,) * (end - start), action_text="", logprobs=(0.0,) * (end - start),
+             info=info)
+        for (start, end), info in zip(runs, infos, strict=True)
+    )  # fmt: skip
+    task = str(infos[0].get("task_id", ""))
+    row = Trajectory(group_id="", task_id=task, prompt_ids=(), prompt_text="", turns=turns)
+    return with_total_reward(row, reward)
+
+
+def token_advantages(
+    token_level_rewards: Float[Tensor, "row token"],
+    index: Sequence[Hashable],
+    batch: BatchFacts,
+    advantages: TurnAdvantages,
+) -> Float[Tensor, "row token"]:
+    """Computes the advantages of a batch and puts each turn's onto its sampled tokens.
+
+    Args:
+        token_level_rewards: Rewards; only their sum over a row counts.
+        index: Name of each row's group.
+        batch: Mask and facts.
+        advantages: Credit and estimator.
+
+    Returns:
+        Advantages, 0 at tokens that were not sampled, in padding and in groups of one.
+
+    Raises:
+        ValueError: if there are more facts than rows, or the turns do not fit the mask.
+        MissingInfoKeyError: if the environment does not report what the credit needs.
+    """
+    num_rows = len(token_level_rewards)
+    if len(batch.facts) > num_rows:
+        raise ValueError(f"facts must be at most {num_rows}, one a row, got {len(batch.facts)}")
+    facts = [*batch.facts, *[None] * (num_rows - len(batch.facts))]
+    totals = token_level_rewards.double().sum(dim=-1).tolist()
+    runs = [sampled_runs(mask) for mask in (batch.loss_mask > 0).cpu().numpy()]
+    rows = [trajectory_of(*each) for each in zip(runs, facts, totals, strict=True)]
+    result = torch.zeros(token_level_rewards.shape, dtype=torch.float32)
+    values = advantages(rows, list(index))
+    for place, (spans, row) in enumerate(zip(runs, values, strict=True)):
+        for (start, end), value in zip(spans, row, strict=False):
+            result[place, start:end] = float(value)
+    return result.to(token_level_rewards.device)
+
+
+class Estimator:
+    """An advantage estimator with the signature that SkyRL calls.
+
+    Args:
+        advantages: Credit and estimator; None for CalibAdv with silver credit.
+    """
+
+    def __init__(self, advantages: TurnAdvantages | None = None) -> None:
+        self.advantages = advantages or TurnAdvantages()
+
+    def __call__(
+        self,
+        token_level_rewards: Float[Tensor, "row token"],
+        response_mask: Float[Tensor, "row token"],
+        index: Sequence[Hashable],
+        batch: BatchFacts | None = None,
+        **_: Any,
+    ) -> tuple[Float[Tensor, "row token"], Float[Tensor, "row token"]]:
+        """Computes advantages and returns, which are the same.
+
+        Args:
+            token_level_rewards: Rewards of the response tokens.
+            response_mask: Which tokens belong to the response, observations included; not used.
+            index: SkyRL's uids: rows with the same one answer the same prompt.
+            batch: Mask and facts; None takes those of the surrounding :func:`batch_facts`.
+            **_: SkyRL's settings for other estimators.
+
+        Returns:
+            The advantages, twice.
+
+        Raises:
+            ValueError: if nobody gave facts.
+        """
+        known = batch or _CURRENT.get()
+        if known is None:
+            raise ValueError(
+                f"the estimator {NAME!r} needs the facts about each turn: mix FactsInBatch into "
+                "the trainer, or call it inside batch_facts(...)"
+            )
+        result = token_advantages(token_level_rewards, index, known, self.advantages)
+        return result, result
+
+
+class FactsInBatch:
+    """Mixin for SkyRL's trainer: ``class Trainer(FactsInBatch, RayPPOTrainer)``.
+
+    It keeps what the environments report beside the batch until the advantages are computed.
+
+    Raises:
+        ValueError: from the methods, if trajectories are split into steps.
+    """
+
+    _KEY: Final = "calibadv_facts"
+
+    def convert_to_training_input(
+        self, generator_output: Mapping[str, Any], uids: list[str]
+    ) -> Any:
+        """As the trainer's, with the facts in the metadata of the batch."""
+        if generator_output.get("is_last_step") is not None:
+            raise ValueError("generator.step_wise_trajectories must be false with CalibAdv")
+        batch = super().convert_to_training_input(generator_output, uids)  # type: ignore[misc]
+        metrics = generator_output.get("env_metrics") or [{} for _ in uids]
+        batch.metadata[self._KEY] = [each.get("turns") for each in metrics]
+        return batch
+
+    def compute_advantages_and_returns(self, data: Any) -> Any:
+        """As the trainer's, with the facts at hand."""
+        facts = data.metadata.pop(self._KEY, [])
+        with batch_facts(BatchFacts(loss_mask=data["loss_mask"], facts=facts)):
+            return super().compute_advantages_and_returns(data)  # type: ignore[misc]
+
+
+def register(name: str = NAME, advantages: TurnAdvantages | None = None) -> None:
+    """Registers an estimator with SkyRL; harmless when repeated with the same name.
+
+    Args:
+        name: What ``trainer.algorithm.advantage_estimator`` calls it.
+        advantages: Credit and estimator; None for CalibAdv with silver credit.
+
+    Raises:
+        ImportError: if SkyRL is not installed, its release is too old or too new, or it does not
+            work with this Python.
+    """
+    require(SKYRL)
+    module = "skyrl.backends.skyrl_train.utils.ppo_utils"
+    try:
+        registry = part_of(module, "AdvantageEstimatorRegistry")
+    except RuntimeError as error:  # pydantic's complaint about SkyRL's types before Python 3.12
+        tested = ", ".join(SKYRL.tested)
+        raise ImportError(
+            f"this adapter needs skyrl (tested with {tested}), whose modules this Python cannot "
+            f"import: {error}"
+        ) from error
+    if name not in registry.list_available():
+        registry.register(name, Estimator(advantages))
+
+
+register()

@@ -1,0 +1,383 @@
+"""How many correct searches a run's GRPO punished: counts over recorded groups, and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from typing import Any, Final
+
+import jinja2
+import markupsafe
+import numpy as np
+
+from calibadv_algo.credit import SCORED_BAD, AnswerMatchCredit
+from calibadv_algo.errors import MissingInfoKeyError
+from calibadv_algo.report.curves import ARM_COLOURS, ArmCurve, Panel
+from calibadv_algo.report.groups import (
+    GroupView,
+    JudgedGroup,
+    Tally,
+    count,
+    judge,
+    spread_out,
+    view,
+)
+from calibadv_algo.report.page import (
+    FULL_COLOUR,
+    content_hash,
+    embed_json,
+    page_data,
+    summary_sentences,
+)
+from calibadv_algo.report.tables import Table, html_table
+from calibadv_algo.types import Group
+
+MAX_GROUPS: Final = 40
+_KEPT_A_STEP: Final = 3
+_STYLE: Final = "\n[hidden] { display: none !important; }\n"
+
+
+@dataclass(slots=True, kw_only=True)
+class Counts:
+    """Counts over groups of at least two trajectories.
+
+    Attributes:
+        tally: Correct searches, punished ones, and what CalibAdv does about them.
+        num_scored_groups: Groups whose best trajectory could say which passages were useful.
+        num_answer_searches: Searches that brought an accepted answer to light.
+        num_answer_punished: Those of them that GRPO punishes.
+        num_negative: Searches that GRPO punishes, correct or not.
+        num_invalid: Trajectories of invalid format.
+        reward_sum: Sum of the rewards.
+    """
+
+    tally: Tally = field(default_factory=Tally)
+    num_scored_groups: int = 0
+    num_answer_searches: int = 0
+    num_answer_punished: int = 0
+    num_negative: int = 0
+    num_invalid: int = 0
+    reward_sum: float = 0.0
+
+    def add(self, judged: JudgedGroup) -> None:
+        """Counts a group."""
+        count(judged, self.tally)
+        is_punished = judged.grpo < 0
+        holds_answer = _answer_searches(judged.group) & judged.is_search
+        self.num_scored_groups += not bool(np.isnan(judged.silver).all())
+        self.num_answer_searches += int(holds_answer.sum())
+        self.num_answer_punished += int((holds_answer & is_punished).sum())
+        self.num_negative += int((judged.is_search & is_punished).sum())
+        members = judged.group.trajectories
+        self.num_invalid += sum(
+            not each.final_info.get("is_format_valid", True) for each in members
+        )
+        self.reward_sum += sum(each.reward for each in members)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The counts and the shares that follow from them, as plain values."""
+        values = asdict(self)
+        tally = values.pop("tally")
+        return {
+            **tally,
+            **values,
+            "punished_share": _share(self.tally.num_punished, self.tally.num_correct),
+            "mispenalized_share": _share(self.tally.num_punished, self.num_negative),
+            "reward_mean": _share(self.reward_sum, self.tally.num_trajectories),
+        }
+
+
+@dataclass(slots=True, kw_only=True)
+class Source:
+    """The groups of one run.
+
+    Attributes:
+        label: What to call it.
+        steps: Counts by step.
+        num_single: Groups of one, which cannot be judged.
+        low: Smallest reward.
+        high: Largest reward.
+    """
+
+    label: str
+    steps: dict[int, Counts] = field(default_factory=dict)
+    num_single: int = 0
+    low: float = np.inf
+    high: float = -np.inf
+    _best: dict[int, list[JudgedGroup]] = field(default_factory=dict, repr=False)
+
+    def add(self, groups: Iterable[Group]) -> None:
+        """Judges and counts groups; groups of one are only counted as such."""
+        for group in groups:
+            rewards = [each.reward for each in group.trajectories]
+            self.low, self.high = min(self.low, *rewards), max(self.high, *rewards)
+            if len(group) == 1:
+                self.num_single += 1
+                continue
+            judged = judge(group)
+            step = group.trajectories[0].policy_version
+            self.steps.setdefault(step, Counts()).add(judged)
+            kept = self._best.setdefault(step, [])
+            kept.append(judged)
+            kept.sort(key=_interest, reverse=True)
+            del kept[_KEPT_A_STEP:]
+
+    def views(self, num_wanted: int) -> list[GroupView]:
+        """Groups for the page, spread over the steps, the most telling of each first."""
+        steps = spread_out(self._best, num_wanted)
+        picked = [
+            self._best[step][rank]
+            for rank in range(_KEPT_A_STEP)
+            for step in steps
+            if rank < len(self._best[step])
+        ]
+        views = [view(judged, arm=self.label, seed=0) for judged in picked[:num_wanted]]
+        return sorted(views, key=lambda group: group.update)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis:
+    """What was found in all sources.
+
+    Attributes:
+        sources: In order.
+        total: Counts over all of them.
+        remarks: What limits the counts, in sentences.
+    """
+
+    sources: tuple[Source, ...]
+    total: Counts
+    remarks: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: the totals, and the counts of each source and step."""
+        return {
+            "total": self.total.to_dict(),
+            "remarks": list(self.remarks),
+            "sources": [
+                {
+                    "label": source.label,
+                    "num_groups_of_one": source.num_single,
+                    "reward_range": [source.low, source.high],
+                    "steps": {
+                        str(step): source.steps[step].to_dict() for step in sorted(source.steps)
+                    },
+                }
+                for source in self.sources
+            ],
+        }
+
+
+def diagnose(sources: Sequence[Source]) -> Diagnosis:
+    """Sums up sources whose groups have been counted.
+
+    Args:
+        sources: At least one, with distinct labels.
+
+    Returns:
+        The diagnosis.
+
+    Raises:
+        ValueError: if all groups are of one, or rewards lie outside of 0 to 1: the rule that
+            silver passages come from rewards of at least 0.7 means that scale.
+    """
+    low, high = min(each.low for each in sources), max(each.high for each in sources)
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"rewards must lie between 0 and 1, got {low:g} to {high:g}: a trajectory counts as "
+            f"successful from 0.7 on; name the scale with --reward-range {min(low, 0):g} {high:g}, "
+            "or take --reward f1"
+        )
+    num_single = sum(each.num_single for each in sources)
+    if not any(each.steps for each in sources):
+        raise ValueError(
+            f"all {num_single} groups have one trajectory, so there is nothing to compare; name "
+            "the field that rollouts of the same question share with --group-by"
+        )
+    total = Counts()
+    for source in sources:
+        for counts in source.steps.values():
+            _merge(total, counts)
+    remarks = tuple(_remarks(total, num_single))
+    return Diagnosis(sources=tuple(sources), total=total, remarks=remarks)
+
+
+def _remarks(total: Counts, num_single: int) -> Iterable[str]:
+    tally = total.tally
+    if num_single:
+        yield (
+            f"{num_single:,} groups of one trajectory are left out: they have nothing to be "
+            "compared with."
+        )
+    unscored = tally.num_groups - total.num_scored_groups
+    if unscored:
+        yield (
+            f"In {unscored:,} of {tally.num_groups:,} groups no trajectory of valid format has a "
+            "reward of 0.7 or more, so nothing says which searches were correct there, unless the "
+            "records name gold passages."
+        )
+    if total.num_invalid:
+        yield (
+            f"{total.num_invalid:,} of {tally.num_trajectories:,} trajectories are of invalid "
+            "format; their searches have no silver score."
+        )
+
+
+def render_diagnosis(diagnosis: Diagnosis, *, max_groups: int = MAX_GROUPS) -> str:
+    """Renders the page.
+
+    Args:
+        diagnosis: What was found.
+        max_groups: Most groups in the browser of trajectories, at least 1.
+
+    Returns:
+        The whole document; it loads nothing.
+
+    Raises:
+        ValueError: if ``max_groups`` is not positive.
+    """
+    if max_groups < 1:
+        raise ValueError(f"max_groups must be positive, got {max_groups}")
+    share = max(1, max_groups // len(diagnosis.sources))
+    groups = [each for source in diagnosis.sources for each in source.views(share)]
+    panels = _panels(diagnosis.sources)
+    labels = [source.label for source in diagnosis.sources]
+    colours = {label: ARM_COLOURS[i % len(ARM_COLOURS)] for i, label in enumerate(labels)}
+    script, style = _asset("report.js"), _asset("report.css") + _STYLE
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(_asset("diagnosis.html")).render(
+        title=", ".join(labels),
+        script=markupsafe.Markup(script),
+        style=markupsafe.Markup(style),
+        script_hash=content_hash(script),
+        style_hash=content_hash(style),
+        sentences=summary_sentences(diagnosis.total.tally),
+        remarks=diagnosis.remarks,
+        table=markupsafe.Markup(html_table(_table(diagnosis))),
+        num_groups=len(groups[:max_groups]),
+        num_all=diagnosis.total.tally.num_groups,
+        full_colour=FULL_COLOUR,
+        has_panels=bool(panels),
+        data=embed_json(page_data(groups[:max_groups], panels, colours)),
+    )
+
+
+TABLE_HEADER: Final = (
+    "Source",
+    "Step",
+    "Groups",
+    "Trajectories",
+    "Searches",
+    "Correct",
+    "Punished",
+    "Spared",
+    "Eased",
+    "Kept",
+    "Answer found",
+    "and punished",
+)
+"""Columns of the table; the last two count searches that brought an accepted answer to light."""
+
+
+def table_rows(diagnosis: Diagnosis, *, max_steps: int = 20) -> list[tuple[str, ...]]:
+    """Rows of the table: the steps of each source, and the sum.
+
+    Args:
+        diagnosis: What was found.
+        max_steps: Most steps of a source, spread evenly.
+
+    Returns:
+        As many cells a row as there are headings.
+    """
+    rows = []
+    for source in diagnosis.sources:
+        for step in spread_out(source.steps, max_steps):
+            rows.append((source.label, str(step), *_cells(source.steps[step])))
+    return [*rows, ("all", "", *_cells(diagnosis.total))]
+
+
+def _table(diagnosis: Diagnosis) -> Table:
+    rows = tuple(table_rows(diagnosis))
+    return Table(
+        title="Correct searches that GRPO punishes",
+        header=TABLE_HEADER,
+        rows=rows,
+        emphasised=frozenset({len(rows) - 1}),
+        note=(
+            "Correct: the search found a passage that the group's best trajectory used (silver), "
+            "or a gold passage. Spared, eased, kept: what CalibAdv does with the penalty. The last "
+            "two columns count searches that brought an accepted answer to light, whatever the "
+            "silver passages say."
+        ),
+    )
+
+
+def _cells(counts: Counts) -> tuple[str, ...]:
+    tally = counts.tally
+    return (
+        f"{tally.num_groups:,}",
+        f"{tally.num_trajectories:,}",
+        f"{tally.num_searches:,}",
+        f"{tally.num_correct:,}",
+        f"{tally.num_punished:,} ({_share(tally.num_punished, tally.num_correct):.0%})",
+        f"{tally.verdicts['spared']:,}",
+        f"{tally.verdicts['eased']:,}",
+        f"{tally.verdicts['punished']:,}",
+        f"{counts.num_answer_searches:,}",
+        f"{counts.num_answer_punished:,}",
+    )
+
+
+def _panels(sources: Sequence[Source]) -> list[Panel]:
+    """Curves over the steps, where a source has several."""
+    shown = [source for source in sources if len(source.steps) > 1]
+    wanted = (
+        ("punished_share", "Punished correct searches", "share of correct searches"),
+        ("reward_mean", "Reward", "mean reward of an episode"),
+    )
+    return [
+        Panel(key=key, title=title, unit=unit, curves=tuple(_curve(s, key) for s in shown))
+        for key, title, unit in wanted
+        if shown
+    ]
+
+
+def _curve(source: Source, key: str) -> ArmCurve:
+    steps = tuple(sorted(source.steps))
+    values = tuple(float(source.steps[step].to_dict()[key]) for step in steps)
+    return ArmCurve(
+        arm=source.label, updates=steps, mean=values, low=None, high=None, by_seed={0: values}
+    )
+
+
+def _answer_searches(group: Group) -> Any:
+    """Searches whose passages hold an accepted answer; none where that is unknown."""
+    try:
+        return AnswerMatchCredit()(group) > SCORED_BAD
+    except MissingInfoKeyError:
+        return np.zeros((len(group), group.max_turns), dtype=np.bool_)
+
+
+def _interest(judged: JudgedGroup) -> tuple[int, int, int]:
+    rewards = {each.reward for each in judged.group.trajectories}
+    return (int(judged.is_mispenalized.sum()), len(rewards), judged.group.max_turns)
+
+
+def _merge(total: Counts, more: Counts) -> None:
+    """Adds counts to others."""
+    for target, values in ((total.tally, asdict(more.tally)), (total, asdict(more))):
+        for name, value in values.items():
+            if isinstance(value, Mapping):
+                continue
+            setattr(target, name, getattr(target, name) + value)
+    for verdict, number in more.tally.verdicts.items():
+        total.tally.verdicts[verdict] += number
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
+
+
+def _asset(name: str) -> str:
+    return resources.files("calibadv_algo.report").joinpath("assets", name).read_text("utf-8")

@@ -1,0 +1,246 @@
+"""Makes trajectories of logged rollouts: the facts that credit needs, from what the log shows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, Literal
+
+from calibadv_algo.traces.base import LoggedEpisode, LoggedTurn, Reading, Rules, TraceError
+from calibadv_algo.traces.files import LogFile
+from calibadv_algo.traces.passages import Passage, name_passages, split_passages
+from calibadv_algo.types import Group, Trajectory, Turn
+from calibadv_env.info import THINK_OPEN
+
+RewardSource = Literal["logged", "f1", "em", "cover_em"]
+"""Where rewards come from: the log, or the answer compared with the accepted ones."""
+
+Validity = Literal["turns", "answered"]
+"""When the format counts as valid: every turn is a thought and an action and nothing else, as
+in CalibAdv; or there was a search and an answer, whatever else was written."""
+
+RE_ENCODED: Final = "re-encoded"
+"""What the record says of token counts that do not come from the log."""
+
+
+def build_groups(
+    log: LogFile, rules: Rules, *, reward: RewardSource = "logged", validity: Validity = "turns"
+) -> list[Group]:
+    """Makes trajectories of a file.
+
+    The info of every turn holds ``action``, ``think``, ``query``, ``answer``, ``passage_ids``,
+    ``turn``, ``num_searches``, ``num_passages_new``, ``num_passages_seen``, ``stop_reason`` and,
+    where accepted answers are known, ``answer_in_passages``; that of the last one
+    ``is_format_valid`` and, where they are known, ``em``, ``f1`` and ``cover_em``. Gold passages
+    are unknown, so ``gold_new`` and ``gold_recall`` are missing. Log-probabilities that the log
+    lacks are NaN.
+
+    Args:
+        log: The file.
+        rules: How turns are read and answers judged.
+        reward: Where rewards come from.
+        validity: When the format counts as valid.
+
+    Returns:
+        The groups in order.
+
+    Raises:
+        TraceError: naming file and line, if a rollout has no reward, or no accepted answers to
+            compute it from.
+    """
+    return [
+        _group(f"{log.path.parent.name}/{name}", episodes, log, rules, reward, validity)
+        for name, episodes in log.groups.items()
+    ]
+
+
+def _group(
+    group_id: str,
+    episodes: Sequence[LoggedEpisode],
+    log: LogFile,
+    rules: Rules,
+    reward: RewardSource,
+    validity: Validity,
+) -> Group:
+    readings = [_read_turns(episode, rules) for episode in episodes]
+    passages = [
+        [
+            split_passages(turn.observation) if reading.kind == "search" else []
+            for turn, reading in zip(episode.turns, read, strict=True)
+        ]
+        for episode, read in zip(episodes, readings, strict=True)
+    ]
+    names = iter(name_passages(found for row in passages for found in row))
+    members = []
+    for episode, read, found in zip(episodes, readings, passages, strict=True):
+        ids = [next(names) for _ in found]
+        infos = _infos(episode, read, found, ids, rules, validity)
+        earned = _reward(episode, infos[-1], reward)
+        members.append(_trajectory(group_id, episode, infos, earned, log, rules))
+    return Group(tuple(members))
+
+
+def _read_turns(episode: LoggedEpisode, rules: Rules) -> list[Reading]:
+    """Reads every turn; plain text may be an answer at the end alone."""
+    last = len(episode.turns) - 1
+    return [
+        rules.read(_opened(turn.action), episode.plain_text if number == last else "malformed")
+        for number, turn in enumerate(episode.turns)
+    ]
+
+
+def _opened(action: str | Mapping[str, Any]) -> str | Mapping[str, Any]:
+    """A turn with the opening think tag put back where the prompt had given it."""
+    if isinstance(action, Mapping):
+        return action
+    head, closing, _ = action.partition("</think>")
+    return THINK_OPEN + action if closing and THINK_OPEN not in head else action
+
+
+def _infos(
+    episode: LoggedEpisode,
+    readings: Sequence[Reading],
+    passages: Sequence[Sequence[Passage]],
+    ids: Sequence[tuple[str, ...]],
+    rules: Rules,
+    validity: Validity,
+) -> list[dict[str, Any]]:
+    infos: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    num_searches = 0
+    for number, (turn, reading) in enumerate(zip(episode.turns, readings, strict=True)):
+        distinct = set(ids[number])
+        num_searches += reading.kind == "search" and bool(turn.observation.strip())
+        info: dict[str, Any] = {
+            "turn": number + 1,
+            "num_searches": num_searches,
+            "action": reading.kind,
+            "think": reading.think,
+            "query": reading.query,
+            "answer": reading.answer,
+            "passage_ids": ids[number],
+            "num_passages_new": len(distinct - seen),
+            "num_passages_seen": len(distinct & seen),
+            "stop_reason": None,
+        }
+        if episode.answers is not None:
+            found = passages[number]
+            info["answer_in_passages"] = rules.holds_answer(found, episode.answers)
+        seen |= distinct
+        infos.append(info)
+    infos[-1] |= _end(episode, readings, num_searches, rules, validity)
+    return infos
+
+
+def _end(
+    episode: LoggedEpisode,
+    readings: Sequence[Reading],
+    num_searches: int,
+    rules: Rules,
+    validity: Validity,
+) -> dict[str, Any]:
+    """The facts that hold at the end of an episode."""
+    last = readings[-1]
+    reasons = {"answer": "answered", "malformed": "malformed", "search": "no_answer"}
+    is_clean = validity == "answered" or all(reading.is_well_formed for reading in readings)
+    facts: dict[str, Any] = {
+        "stop_reason": reasons[last.kind],
+        "is_format_valid": is_clean and num_searches > 0 and last.kind == "answer",
+    }
+    if episode.answers is not None:
+        facts |= rules.grade(last.answer, episode.answers)
+    return facts
+
+
+def _reward(episode: LoggedEpisode, info: Mapping[str, Any], source: RewardSource) -> float:
+    if source == "logged":
+        if episode.reward is None:
+            raise TraceError(
+                f"{episode.where}: has no score; have it computed from the answers with "
+                "--reward f1, em or cover_em"
+            )
+        return episode.reward
+    if episode.answers is None:
+        raise TraceError(f"{episode.where}: has no accepted answers to compute {source} from")
+    return float(info[source])
+
+
+def _trajectory(
+    group_id: str,
+    episode: LoggedEpisode,
+    infos: Sequence[Mapping[str, Any]],
+    reward: float,
+    log: LogFile,
+    rules: Rules,
+) -> Trajectory:
+    last = len(infos) - 1
+    is_logged = all(turn.action_ids for turn in episode.turns)
+    turns = tuple(
+        _turn(turn, info, reward if number == last else 0.0, rules, is_logged=is_logged)
+        for number, (turn, info) in enumerate(zip(episode.turns, infos, strict=True))
+    )
+    task_id = group_id.split("/", 3)[-1]
+    reset_info: dict[str, Any] = {
+        "task_id": task_id,
+        "question": episode.question,
+        "source": {"format": log.format, "where": episode.where, "grouped_by": log.grouped_by},
+        "token_counts": "logged" if is_logged else RE_ENCODED,
+    }
+    if not is_logged:
+        reset_info["tokenizer"] = rules.tokenizer
+    if episode.answers is not None:
+        reset_info["golden_answers"] = episode.answers
+    is_truncated = infos[-1]["stop_reason"] == "no_answer"
+    return Trajectory(
+        group_id=group_id,
+        task_id=task_id,
+        prompt_ids=tuple(rules.encode(episode.prompt)),
+        prompt_text=episode.prompt,
+        turns=turns,
+        is_terminated=not is_truncated,
+        is_truncated=is_truncated,
+        reset_info=reset_info,
+        policy_version=episode.step,
+    )
+
+
+def _turn(
+    turn: LoggedTurn, info: Mapping[str, Any], reward: float, rules: Rules, *, is_logged: bool
+) -> Turn:
+    ids = turn.action_ids if is_logged else tuple(rules.encode(turn.text)) or (0,)
+    has_logprobs = is_logged and len(turn.logprobs) == len(ids)
+    return Turn(
+        action_ids=ids,
+        action_text=turn.text,
+        logprobs=turn.logprobs if has_logprobs else (math.nan,) * len(ids),
+        observation_ids=tuple(rules.encode(turn.observation)),
+        observation_text=turn.observation,
+        reward=reward,
+        info=info,
+    )
+
+
+def rescale(trajectory: Trajectory, low: float, high: float) -> Trajectory:
+    """Puts a trajectory's return on the scale of 0 to 1.
+
+    ``(reward - low) / (high - low)``; GRPO's advantages stay the same, but silver passages are
+    those of rewards of at least 0.7 of this scale.
+
+    Args:
+        trajectory: With rewards from ``low`` to ``high``.
+        low: What becomes 0.
+        high: What becomes 1, more than ``low``.
+
+    Returns:
+        The same trajectory with other rewards.
+
+    Raises:
+        ValueError: if the range is empty.
+    """
+    if not high > low:
+        raise ValueError(f"reward_range must rise, got {low} to {high}")
+    width = high - low
+    turns = [replace(turn, reward=turn.reward / width) for turn in trajectory.turns]
+    turns[-1] = replace(turns[-1], reward=turns[-1].reward - low / width)
+    return replace(trajectory, turns=tuple(turns))

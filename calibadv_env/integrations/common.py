@@ -1,0 +1,62 @@
+"""What the adapters share: making an environment, choosing a task, facts that fit into JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+import gymnasium
+
+from calibadv_env.env import DeepSearchEnv
+
+DEFAULT_ENV_ID: Final = "calibadv_env:DeepSearch-Atlas-v0"
+"""The environment that adapters make where none is named."""
+
+TASK_KEYS: Final = ("task_index", "task_id")
+"""Names under which rows of other people's data sets choose the task."""
+
+
+def make_env(env_id: str, env_kwargs: Mapping[str, Any]) -> DeepSearchEnv:
+    """Makes an environment without wrappers.
+
+    Args:
+        env_id: A registered id of this package, as in ``gymnasium.make``.
+        env_kwargs: Its arguments.
+
+    Raises:
+        ValueError: if the id belongs to an environment of another kind, or an argument is wrong.
+    """
+    env = gymnasium.make(env_id, disable_env_checker=True, **env_kwargs).unwrapped
+    if not isinstance(env, DeepSearchEnv):
+        raise ValueError(f"env_id must name a DeepSearch environment, got {env_id!r}")
+    return env
+
+
+def task_options(*rows: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The reset options that the first row with a task index or a task id asks for.
+
+    Args:
+        *rows: Where to look, in order; None is passed over.
+
+    Returns:
+        Options for ``reset``; None if no row names a task.
+    """
+    for row in rows:
+        for key in TASK_KEYS:
+            if row is not None and row.get(key) is not None:
+                return {key: row[key]}
+    return None
+
+
+def plain_facts(info: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a reset or a step as JSON has them: lists for tuples, None for NaN."""
+    return {key: _plain(value) for key, value in info.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
