@@ -224,7 +224,7 @@ class OptimConfig:
     critic: CriticConfig = field(default_factory=CriticConfig)
     """The critic of advantages that need values; others have none."""
     micro_batch_tokens: int = 2048
-    """Tokens of one forward and backward pass; changes memory and speed alone."""
+    """Tokens of one forward and backward pass; changes memory and speed alone (KlCov excepted)."""
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Type of the computation; weights and optimiser keep theirs, and fp16 scales the losses."""
     gradient_checkpointing: bool = False

@@ -8,7 +8,7 @@ layers inside, so that scoring, sampling and the optimiser need not know; what h
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -65,7 +65,7 @@ def add_lora(model: PreTrainedModel, settings: Lora, *, seed: int = 0) -> PreTra
     names = settings.target_modules
     config = peft.LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type] (peft divides it, whatever it is)
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]
         target_modules="all-linear" if names == ("all-linear",) else list(names),
         lora_dropout=0.0,
         bias="none",
@@ -74,7 +74,7 @@ def add_lora(model: PreTrainedModel, settings: Lora, *, seed: int = 0) -> PreTra
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         wrapped = peft.get_peft_model(model, config)
-    base: PreTrainedModel = wrapped.get_base_model()
+    base = cast("PreTrainedModel", wrapped.get_base_model())
     base.__dict__[_KEY] = wrapped
     return base
 

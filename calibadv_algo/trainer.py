@@ -58,12 +58,12 @@ from calibadv_algo.run_records import (
 from calibadv_algo.tracking import (
     JsonlTracker,
     ProgressTracker,
-    TensorBoardTracker,
     Tracker,
     TrackerGroup,
     read_metrics,
     truncate_lines,
 )
+from calibadv_algo.tracking_services import RunFacts, open_trackers
 from calibadv_env.info import STOP_STRINGS
 
 __all__ = [
@@ -470,12 +470,17 @@ class Trainer:
             return TrackerGroup([])
         output_dir = self.config.output_dir
         after = self.num_updates_done or None
+        names = dict.fromkeys(self.config.trackers)
+        if self.config.tensorboard:
+            names["tensorboard"] = None
+        facts = RunFacts(
+            output_dir=output_dir, config=config_to_dict(self.config), after_update=after
+        )
         trackers: list[Tracker] = [
+            *open_trackers(tuple(names), facts),
             JsonlTracker(output_dir / "metrics.jsonl", after_update=after),
             *self._extra_trackers,
         ]
-        if self.config.tensorboard:
-            trackers.append(TensorBoardTracker(output_dir / "tensorboard", after_update=after))
         if not self.config.quiet:
             trackers.append(ProgressTracker(self.config.optim.num_updates))
         return TrackerGroup(trackers)

@@ -63,7 +63,7 @@ _DTYPES: Final[dict[str, type]] = {
 _FINAL_KEYS: Final = ("em", "f1", "cover_em", "is_format_valid")
 
 
-class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], npt.NDArray[Any]]):
+class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], npt.NDArray[Any]]):
     """``num_envs`` episodes of :class:`calibadv_env.env.DeepSearchEnv` in one process.
 
     Slot ``i`` behaves as the single environment does: after ``reset(seed=s)`` it plays the same
@@ -97,6 +97,7 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], npt.NDArray[
         "render_modes": ["ansi"],
         "render_fps": 1,
         "autoreset_mode": AutoresetMode.DISABLED,
+        "is_partial_step": True,
         "reset_options": (*RESET_OPTIONS, "reset_mask"),
     }
 
@@ -190,12 +191,14 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], npt.NDArray[
         return tuple(self._observations), batch_infos(infos, slots, self.num_envs)
 
     def step(
-        self, actions: Sequence[str]
+        self, actions: Sequence[str | None]
     ) -> tuple[tuple[str, ...], FloatArray, BoolArray, BoolArray, dict[str, Any]]:
         """Takes one turn in every slot that is not idle.
 
         Args:
-            actions: One action a slot; those of idle slots are not looked at.
+            actions: One action a slot; those of idle slots are not looked at. None leaves a
+                slot as it is: its observation is the latest one again, its reward 0 and
+                ``is_idle`` true.
 
         Returns:
             Observations, rewards, terminated, truncated, and infos in Gymnasium's vector form:
@@ -203,14 +206,15 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], npt.NDArray[
             have it. Only ``is_idle`` is there for all slots.
 
         Raises:
-            ResetNeeded: if a slot was never reset.
-            ValueError: if ``actions`` is not one string a slot.
+            ResetNeeded: if a slot that is given an action was never reset.
+            ValueError: if ``actions`` is not one string or None a slot.
             RetrieverError: if the search failed. Every slot is as before: the same actions can
                 be sent again.
         """
         slots, results = self._play(self._read_actions(actions))
         rewards = np.zeros(self.num_envs)
-        self._observations = [""] * self.num_envs
+        pairs = zip(self._observations, actions, strict=True)
+        self._observations = [text if action is None else "" for text, action in pairs]
         is_idle = np.ones(self.num_envs, dtype=np.bool_)
         for slot, result in zip(slots, results, strict=True):
             self._states[slot] = result.state
@@ -220,7 +224,7 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], npt.NDArray[
                 self._terminated[slot] = result.terminated
                 self._truncated[slot] = result.truncated
             if self.render_mode is not None:
-                self._transcripts[slot] += [actions[slot], result.observation]
+                self._transcripts[slot] += [str(actions[slot]), result.observation]
         is_idle[slots] = False
         infos = batch_infos([result.info for result in results], slots, self.num_envs)
         infos["is_idle"], infos["_is_idle"] = is_idle, np.ones(self.num_envs, dtype=np.bool_)
@@ -271,17 +275,19 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], npt.NDArray[
         pairs = zip(self._transcripts, self._states, strict=True)
         return tuple(render_transcript(texts, state) for texts, state in pairs)
 
-    def _play(self, actions: Sequence[str]) -> tuple[list[int], list[Transition]]:
-        """Works out the transitions of all running slots; changes nothing."""
+    def _play(self, actions: Sequence[str | None]) -> tuple[list[int], list[Transition]]:
+        """Works out the transitions of all running slots with an action; changes nothing."""
         config = self._world.config
         slots, states, moves = [], [], []
-        for slot, state in enumerate(self._states):
+        for slot, (state, action) in enumerate(zip(self._states, actions, strict=True)):
+            if action is None:
+                continue
             if state is None:
                 raise ResetNeeded(f"step needs an episode in every slot: slot {slot} has none")
             if state.stop_reason is None:
                 slots.append(slot)
                 states.append(state)
-                moves.append(plan(config, state, actions[slot]))
+                moves.append(plan(config, state, action))
         pairs = zip(states, moves, strict=True)
         asked = [(move.query, state.task) for state, move in pairs if move.query is not None]
         found = iter(self._world.search([query for query, _ in asked], [task for _, task in asked]))
@@ -290,12 +296,12 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], npt.NDArray[
             for state, move in zip(states, moves, strict=True)
         ]
 
-    def _read_actions(self, actions: Sequence[str]) -> Sequence[str]:
+    def _read_actions(self, actions: Sequence[str | None]) -> Sequence[str | None]:
         if isinstance(actions, str) or len(actions) != self.num_envs:
             raise ValueError(f"actions must be {self.num_envs} strings, got {actions!r:.80}")
         for slot, (action, state) in enumerate(zip(actions, self._states, strict=True)):
             is_running = state is not None and state.stop_reason is None
-            if is_running and not isinstance(action, str):
+            if is_running and not isinstance(action, str | None):
                 raise ValueError(f"actions[{slot}] must be a str, got {type(action).__name__}")
         return actions
 

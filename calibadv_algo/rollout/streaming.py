@@ -122,7 +122,7 @@ def as_streaming(engine: GenerationEngine | StreamingEngine) -> StreamingEngine:
     """The engine itself if its turns can join a running batch, else with an adapter round it."""
     if hasattr(engine, "submit") and hasattr(engine, "step"):
         return cast("StreamingEngine", engine)
-    return BatchedStreaming(cast("GenerationEngine", engine))
+    return BatchedStreaming(engine)
 
 
 def check_submission(

@@ -12,6 +12,7 @@ import itertools
 import shutil
 import tempfile
 import warnings
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,8 @@ from calibadv_algo.rollout.vllm_sync import (
     WeightSender,
     base_model,
     init_info,
+    own_prefix,
+    remove_leftovers,
     unwrap,
     vllm_backend,
 )
@@ -121,7 +124,10 @@ class VllmEngine:
         self._lora: Any = None
         self._is_base_sent = False
         self._is_asleep = False
-        self._folder = Path(tempfile.mkdtemp(prefix="calibadv-vllm-", dir=scratch_dir(config)))
+        scratch = scratch_dir(config)
+        remove_leftovers(scratch)
+        self._folder = Path(tempfile.mkdtemp(prefix=own_prefix(), dir=scratch))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         try:
             write_shape(base, tokenizer, self._folder)
             arguments = engine_arguments(config, base, self._folder, self.max_context, max_slots)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing.connection
 import os
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -162,9 +163,10 @@ def cache_bytes(model: Any, num_tokens: int, dtype: torch.dtype) -> int:
     return 2 * int(config.num_hidden_layers) * num_kv_heads * head_dim * dtype.itemsize * num_tokens
 
 
-def scratch_dir(config: VllmEngineConfig) -> str | None:
+def scratch_dir(config: VllmEngineConfig) -> Path:
     """Where small files go: the transfer folder if it is there, else the system's."""
-    return config.transfer_dir if Path(config.transfer_dir).is_dir() else None
+    wanted = Path(config.transfer_dir)
+    return wanted if wanted.is_dir() else Path(tempfile.gettempdir())
 
 
 @contextmanager

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import secrets
+import shutil
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +26,9 @@ BACKEND: Final = "calibadv"
 
 EXTENSION: Final = "calibadv_algo.rollout.vllm_backend.WorkerExtension"
 """What vLLM's workers import, so that they know the backend."""
+
+PREFIX: Final = "calibadv-vllm-"
+"""How names of scratch files begin; the machine and the process follow."""
 
 CHUNK_BYTES: Final = 2**30
 """Most bytes of one message, but for a single larger tensor."""
@@ -162,7 +169,7 @@ def send_weights(
         if folder is None:
             client.update_weights({"weights": chunk})
             continue
-        file = Path(folder) / f"calibadv-weights-{secrets.token_hex(8)}.safetensors"
+        file = Path(folder) / f"{own_prefix()}{secrets.token_hex(8)}.safetensors"
         try:
             save_file({name: tensor.contiguous().cpu() for name, tensor in chunk}, file)
             client.update_weights({"path": str(file)})
@@ -170,6 +177,24 @@ def send_weights(
             file.unlink(missing_ok=True)
     if client is not None:
         client.finish_weight_update(version)
+
+
+def own_prefix() -> str:
+    """How names of this process's scratch files begin."""
+    return f"{PREFIX}{socket.gethostname()}-{os.getpid()}-"
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes scratch files of processes of this machine that were killed."""
+    start = f"{PREFIX}{socket.gethostname()}-"
+    for path in folder.glob(f"{glob.escape(start)}*"):
+        number = path.name.removeprefix(start).partition("-")[0]
+        if not number.isdigit() or Path(f"/proc/{number}").exists():
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def whole_weights(model: torch.nn.Module, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:

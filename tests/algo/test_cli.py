@@ -64,7 +64,12 @@ def test_help_shows_what_each_field_is(name: str, capsys: pytest.CaptureFixture[
     command = getattr(importlib.import_module(f"calibadv_algo.commands.{module}"), class_name)
     assert " ".join(command.__doc__.split()) in out
     for field in dataclasses.fields(command):
-        if dataclasses.is_dataclass(field.type) or field.name in ("config", "shape", "cloning"):
+        if dataclasses.is_dataclass(field.type) or field.name in (
+            "config",
+            "shape",
+            "cloning",
+            "reading",
+        ):
             continue
         assert doc_of(command, field.name) in out
 
@@ -87,7 +92,13 @@ def test_help_shows_nested_fields_and_defaults(capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_unknown_flags_are_fatal(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    positional = {"serve": ["toy"], "list": ["arms"], "report": ["folder"], "conformance": ["file"]}
+    positional = {
+        "serve": ["toy"],
+        "list": ["arms"],
+        "report": ["folder"],
+        "conformance": ["file"],
+        "trace": ["import", "log.jsonl", "--output", "out.jsonl"],
+    }
     with pytest.raises(SystemExit) as caught:
         main([name, *positional.get(name, []), "--no-such-flag", "1"])
     assert caught.value.code == 2

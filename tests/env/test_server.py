@@ -270,9 +270,11 @@ class Recorder:
         self.asked = []
         self.gate = threading.Event()
         self.gate.set()
+        self.is_entered = threading.Event()
 
     def search(self, queries, top_k):
-        self.gate.wait(5)
+        self.is_entered.set()
+        self.gate.wait(30)
         self.asked.append((list(queries), top_k))
         if "short" in queries:
             return []
@@ -289,7 +291,8 @@ def batched(jobs, limits=None, *, held_s=0.05):
             worker = asyncio.create_task(batcher.run())
             recorder.gate.clear()
             first = asyncio.create_task(batcher.submit(["first"], 1))
-            await asyncio.sleep(0.03)
+            while not recorder.is_entered.is_set():
+                await asyncio.sleep(0.005)
             tasks = [asyncio.create_task(batcher.submit(*job)) for job in jobs]
             await asyncio.sleep(held_s)
             recorder.gate.set()

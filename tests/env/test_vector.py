@@ -261,6 +261,25 @@ def test_actions_are_checked():
     assert not env.step([SEARCH.format("a")] * 3)[4]["is_idle"].any()
 
 
+def test_none_leaves_a_slot_alone():
+    env = make(3)
+    whole = make(3)
+    first, _ = env.reset(seed=0)
+    whole.reset(seed=0)
+    action = SEARCH.format("a")
+    texts, rewards, terminated, truncated, infos = env.step([None, action, None])
+    assert (texts[0], texts[2]) == (first[0], first[2])
+    assert texts[1] != first[1]
+    assert infos["is_idle"].tolist() == [True, False, True]
+    assert infos["_turn"].tolist() == [False, True, False]
+    assert not (rewards.any() or terminated.any() or truncated.any())
+    later = env.step([action, None, action])[0]
+    assert (later[0], texts[1], later[2]) == whole.step([action] * 3)[0]
+    fresh = make(2)
+    fresh.reset(options={"reset_mask": np.array([True, False])})
+    assert fresh.step([action, None])[4]["is_idle"].tolist() == [False, True]
+
+
 def test_construction_and_metadata(recwarn):
     env = make(2, render_mode="ansi")
     assert env.metadata["autoreset_mode"] is AutoresetMode.DISABLED

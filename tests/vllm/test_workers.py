@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +31,12 @@ def workers() -> list[psutil.Process]:
     return [each for each in children if each.status() != "zombie" and is_vllm(each)]
 
 
+def scratch() -> list[Path]:
+    """Files of this process."""
+    pattern = f"calibadv-vllm-{socket.gethostname()}-{os.getpid()}-*"
+    return list(Path("/dev/shm").glob(pattern))
+
+
 def is_vllm(process: psutil.Process) -> bool:
     return "vllm" in process.name().lower() or "spawn_main" in " ".join(process.cmdline())
 
@@ -43,14 +50,16 @@ def test_workers_take_weights_over_and_may_die(
         GenerationRequest(each.episode_id, each.token_ids * 6, each.seed)
         for each in kit.requests(tokenizer, 8)
     ]
-    before = set(Path("/dev/shm").glob("calibadv-*"))
+    left = Path(f"/dev/shm/calibadv-vllm-{socket.gethostname()}-{2**22 + 1}-abc.safetensors")
+    left.write_text("of a process that was killed")
     engine = make_engine(SEPARATE, model, tokenizer, max_slots=8)
     try:
         assert workers(), "nothing runs in another process"
         assert tokens(engine, requests) == tokens(HfEngine(model, tokenizer), requests)
         engine.sync_weights(new, 1)
         assert tokens(engine, requests) == tokens(HfEngine(new, tokenizer), requests)
-        assert not [p for p in Path("/dev/shm").glob("calibadv-weights-*") if p not in before]
+        assert not left.exists()
+        assert not [path for path in scratch() if path.suffix == ".safetensors"]
 
         params = SamplingParams(max_tokens=40, stop=kit.STOP)
         expected = [each.token_ids for each in engine.generate(requests, params)]
@@ -77,7 +86,7 @@ def test_workers_take_weights_over_and_may_die(
     while workers() and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not workers()
-    assert set(Path("/dev/shm").glob("calibadv-*")) <= before
+    assert not scratch()
 
 
 def test_settings_that_do_not_fit_are_refused(loaded: tuple[Any, Any]) -> None:
