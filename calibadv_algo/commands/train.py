@@ -163,11 +163,12 @@ def run_training(config: TrainConfig) -> TrainResult:
         eval_slots = make_slots(
             config.env.env_id, rollout.num_slots, config.env.kwargs(config.evaluation.split)
         )
+    engine = _make_engine(config, model, tokenizer)
     trainer = Trainer(
         config,
         model=model,
         tokenizer=tokenizer,
-        engine=_make_engine(config, model, tokenizer),
+        engine=engine,
         slots=slots,
         eval_slots=eval_slots,
         driver=DriverConfig(
@@ -182,6 +183,9 @@ def run_training(config: TrainConfig) -> TrainResult:
         slots.close()
         if eval_slots is not None:
             eval_slots.close()
+        close = getattr(engine, "close", None)
+        if close is not None:
+            close()
         ranks.close()
 
 
