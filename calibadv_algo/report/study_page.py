@@ -102,7 +102,7 @@ def _introduction(results: Results) -> str:
             "typed by hand.",
             f"{num_runs} runs of the policy `{first['model']}`, {optim.get('num_updates')} updates "
             f"of {rollout.get('num_questions')} questions × {rollout.get('group_size')} episodes "
-            f"each, one CPU thread a run, {seconds / 3600:.1f} hours of processor time. Scores are "
+            f"each, one CPU thread a run; their durations add up to {seconds / 3600:.1f} h. Scores are "
             f"token F1 on {first['num_questions']} questions of `{first['split']}`, greedy, after "
             "the last update.",
             markdown_table(table).rstrip(),
