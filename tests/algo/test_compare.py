@@ -304,7 +304,7 @@ def test_a_parent_that_goes_leaves_no_orphan(
     try:
         wait_until(lambda: pid_of(job))
         parent.send_signal(signum)
-        parent.wait(30)
+        parent.wait(120)
         pid = pid_of(job)
         assert pid is not None
         wait_until(lambda: not is_alive(pid))
