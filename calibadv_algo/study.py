@@ -122,7 +122,7 @@ FALSIFY: Final = Study(
             label="lr 0.0003, 1 epoch",
             config=CompareConfig(
                 arms=tuple(arm for arm in LAMBDAS.values() if arm != "calibadv"),
-                seeds=(0, 1, 2),
+                seeds=(0, 1, 2, 3, 4),
             ),
         ),
         *_collapse_parts(((6e-4, 1), (1e-3, 1), (3e-3, 1), (3e-4, 4)), seeds=(0, 1, 2)),

@@ -102,9 +102,9 @@ def _introduction(results: Results) -> str:
             "typed by hand.",
             f"{num_runs} runs of the policy `{first['model']}`, {optim.get('num_updates')} updates "
             f"of {rollout.get('num_questions')} questions × {rollout.get('group_size')} episodes "
-            f"each, one CPU thread a run; their durations add up to {seconds / 3600:.1f} h. Scores are "
-            f"token F1 on {first['num_questions']} questions of `{first['split']}`, greedy, after "
-            "the last update.",
+            f"each, one CPU thread a run; their durations add up to {seconds / 3600:.1f} h. Scores "
+            f"are token F1 on {first['num_questions']} questions of `{first['split']}`, greedy, "
+            "after the last update.",
             markdown_table(table).rstrip(),
             f"In brackets: 95 % intervals of a bootstrap over seeds and questions, the questions "
             f"stratified by hops, the same resamples for all arms ({results['num_resamples']}).",

@@ -47,11 +47,16 @@ class FlatScan:
         slack = _ROUNDING * queries.shape[1] * lengths * self._longest_vector()
         best = [_Candidates(limit, float(value)) for value in slack]
         for start in range(0, len(self._vectors), _ROWS_PER_BLOCK):
-            block = self._vectors[start : start + _ROWS_PER_BLOCK]
+            block = self._block(start)
             for candidates, products in zip(best, queries @ block.T, strict=True):
                 candidates.add(start, products)
         pairs = zip(queries, best, strict=True)
         return [self._exact(query, found.positions, limit) for query, found in pairs]
+
+    def _block(self, start: int) -> Float[np.ndarray, "passage dimension"]:
+        """Some rows; copied if they stand askew in a mapped file, where products crawl."""
+        block = self._vectors[start : start + _ROWS_PER_BLOCK]
+        return block if block.flags.aligned else block.view(np.uint8).copy().view(np.float32)
 
     def _exact(
         self, query: Float[np.ndarray, " dimension"], positions: np.ndarray, limit: int
@@ -64,8 +69,7 @@ class FlatScan:
     def _longest_vector(self) -> float:
         """Goes through all vectors, once."""
         if self._longest is None:
-            starts = range(0, len(self._vectors), _ROWS_PER_BLOCK)
-            blocks = (self._vectors[start : start + _ROWS_PER_BLOCK] for start in starts)
+            blocks = map(self._block, range(0, len(self._vectors), _ROWS_PER_BLOCK))
             squares = (float(np.einsum("ij,ij->i", block, block).max()) for block in blocks)
             self._longest = 1.001 * max(squares) ** 0.5
         return self._longest

@@ -54,3 +54,12 @@ def test_the_batch_does_not_matter(size):
 def test_vectors_of_zeros_are_found_in_order():
     scan = FlatScan(np.zeros((5, 4), np.float32))
     assert scan.search(np.ones((1, 4), np.float32), 3) == [[(0, 0.0), (1, 0.0), (2, 0.0)]]
+
+
+def test_vectors_that_stand_askew_in_memory_are_the_same_vectors():
+    vectors, query = near_duplicates(4, 60, 8)
+    raw = np.empty(vectors.nbytes + 1, np.uint8)
+    raw[1:] = vectors.reshape(-1).view(np.uint8)
+    askew = np.ndarray(vectors.shape, np.float32, buffer=raw, offset=1)
+    assert not askew.flags.aligned
+    assert FlatScan(askew).search(query[None], 9) == FlatScan(vectors).search(query[None], 9)
