@@ -11,14 +11,14 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 OUT ?= runs/compare
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help compare test test-integrations test-peers test-slow test-trainers test-vllm format lint types check bench clean
+.PHONY: help compare test test-integrations test-peers test-slow test-trackers test-trainers test-vllm format lint types check bench clean
 
 help:
 	@echo "make compare   train GRPO and CalibAdv on the built-in atlas and write a report"
 	@echo "make test      the default tests: offline, CPU, a few minutes"
 	@echo "make test-peers the search tools of SkyRL and GEM against our server, in .venv-peers"
 	@echo "make test-vllm the vLLM engine with a real vLLM on the CPU, in .venv-vllm"
-	@echo "make test-integrations  TRL, verl, SkyRL, GEM, verifiers, OpenEnv, NeMo-Gym, each in an environment of its own"
+	@echo "make test-integrations  TRL, verl, SkyRL, GEM, verifiers, OpenEnv, NeMo-Gym, the trackers, in environments of their own"
 	@echo "make check     format, lint, types, all tests: what CI runs"
 	@echo "make bench     every benchmark; each prints its ratio"
 
@@ -68,10 +68,11 @@ $(VLLM): pyproject.toml constraints-vllm.txt
 test-vllm: $(VLLM)
 	for file in $(VLLM_TESTS); do OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -q -m 'not gpu and not network' $$file || exit 1; done
 
-# trl and verl lie on top of .venv: what is in them comes first, the rest (torch, this package) is .venv's.
+# These lie on top of .venv: what is in them comes first, the rest (torch, this package) is .venv's.
 TRAINERS := .venv-trl/.installed .venv-verl/.installed
+ABOVE := $(TRAINERS) .venv-trackers/.installed
 
-$(TRAINERS): .venv-%/.installed: constraints-%.txt $(DEV)
+$(ABOVE): .venv-%/.installed: constraints-%.txt $(DEV)
 	rm -rf .venv-$*
 	$(BIN)/python -m venv --without-pip .venv-$*
 	$(BIN)/python -c "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" \
@@ -82,6 +83,9 @@ $(TRAINERS): .venv-%/.installed: constraints-%.txt $(DEV)
 test-trainers: $(TRAINERS)
 	HF_HUB_OFFLINE=1 .venv-trl/bin/python -m pytest -q tests/integrations/test_trl.py tests/integrations/test_trl_tools.py
 	HF_HUB_OFFLINE=1 .venv-verl/bin/python -m pytest -q tests/integrations/test_verl.py
+
+test-trackers: .venv-trackers/.installed
+	.venv-trackers/bin/python -m pytest -q tests/integrations/test_trackers.py
 
 # The env's own peers. NeMo-Gym needs python3.12, wherever it is; without one its tests are skipped.
 PYTHON312 ?= $(shell for p in python3.12 $$HOME/.pyenv/versions/3.12*/bin/python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
@@ -98,7 +102,7 @@ PYTHON312 ?= $(shell for p in python3.12 $$HOME/.pyenv/versions/3.12*/bin/python
 	.venv-servers/bin/python -m pip install --quiet --no-compile --no-deps --requirement $<
 	touch $@
 
-test-integrations: .venv-envs/.installed .venv-servers/.installed test-trainers
+test-integrations: .venv-envs/.installed .venv-servers/.installed test-trainers test-trackers
 	.venv-envs/bin/python -m pytest -q tests/integrations/test_skyrl.py tests/integrations/test_gem.py tests/integrations/test_verifiers.py tests/integrations/test_versions.py
 	.venv-servers/bin/python -m pytest -q tests/integrations/test_openenv.py tests/integrations/test_nemo_gym.py
 
