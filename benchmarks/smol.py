@@ -22,21 +22,31 @@ Answer the last question as in the examples: think, then search or answer, one s
 
 Question: What is the currency of the country that is home to the airport Tokyo Haneda?
 <think>I need the country of Tokyo Haneda.</think><search>Tokyo Haneda country</search>
-<information>Doc 1(Title: Tokyo Haneda) Tokyo Haneda is an airport in the country of Japan.
-</information>
+
+<information>Doc 1(Title: Tokyo Haneda) Tokyo Haneda is an airport in the country of \
+Japan.</information>
+
+
 <think>The country is Japan. I need its currency.</think><search>Japan currency</search>
-<information>Doc 1(Title: Japan) The currency of Japan is the yen.
-</information>
-<think>I found it.</think><answer>yen</answer>
+
+<information>Doc 1(Title: Japan) The currency of Japan is the yen.</information>
+
+
+<think>I found it: yen.</think><answer>yen</answer>
 
 Question: What is the capital of Kenya?
 <think>I need the capital of Kenya.</think><search>capital of Kenya</search>
-<information>Doc 1(Title: Kenya) The capital of Kenya is Nairobi.
-</information>
-<think>I found it.</think><answer>Nairobi</answer>
+
+<information>Doc 1(Title: Kenya) The capital of Kenya is Nairobi.</information>
+
+
+<think>I found it: Nairobi.</think><answer>Nairobi</answer>
 
 Question: {question}
 """
+"""Two worked examples, laid out as the environment lays out an episode, but for a third line end
+before each thought: the tokenizer makes one token of the two that end an observation, and two of
+them where a tag follows, so a policy that opens its thoughts itself is best shown one more."""
 
 SHOWN = (
     "reward_mean",
@@ -50,6 +60,7 @@ SHOWN = (
     "mismatch_max_abs",
     "time_rollout_s",
     "time_update_s",
+    "time_sync_s",
 )
 
 
@@ -63,7 +74,7 @@ class Args:
     """File that the numbers are written to as well."""
     arms: tuple[str, ...] = ("grpo", "calibadv")
     """Arms of `calibadv list arms`."""
-    num_updates: int = 3
+    num_updates: int = 4
     """Updates of each run."""
     num_questions: int = 4
     """Questions of an update."""

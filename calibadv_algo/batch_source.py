@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Literal
@@ -25,6 +26,7 @@ class BatchSource:
 
     Attributes:
         wait_s: Seconds in which the caller waited for a batch that was collected meanwhile.
+        sync_s: Seconds in which the engine was given weights.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class BatchSource:
         self._policies: dict[int, str | None] = {}
         self._rollouts = OverlappedRollouts(self._collect, self._sync)
         self._next_update = first_update
+        self.sync_s = 0.0
 
     @property
     def wait_s(self) -> float:
@@ -123,7 +126,9 @@ class BatchSource:
             raise RanksError(f"the ranks hold different weights after {version} updates")
         is_older = version < self._next_update == self._first_update
         self._policies[self._next_update] = None if is_older else digest
+        began = time.perf_counter()
         self._engine.sync_weights(model, version)
+        self.sync_s += time.perf_counter() - began
 
     def _collect(self, update: int, policy_version: int) -> Collection:
         """Depends on its arguments and what was noted for the update."""

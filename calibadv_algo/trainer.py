@@ -220,7 +220,8 @@ class Trainer:
 
     def _run_update(self, source: BatchSource) -> dict[str, float]:
         """One turn of the loop, evaluation included."""
-        began, waited = time.perf_counter(), self._ranks.wait_s + source.wait_s
+        began, synced = time.perf_counter(), source.sync_s
+        waited = self._ranks.wait_s + source.wait_s
         done = self.num_updates_done
         collection = source.take(done, self._num_questions_seen)
         self._rest_engine()
@@ -247,6 +248,7 @@ class Trainer:
         waited = self._ranks.wait_s + source.wait_s - waited
         if not self._is_overlapped:
             waited += collection.stats.wait_s
+        metrics["time_sync_s"] = source.sync_s - synced
         metrics["time_wait_share"] = waited / (time.perf_counter() - began)
         self._history.append(metrics)
         metrics["collapse_alarm"] = float(alarm(self._history))
