@@ -17,6 +17,8 @@ Made of CalibAdv's silver credit, opening tag and settings, with another advanta
     calibadv-negative-side      the negative answers are scaled in place of the positive ones
     calibadv-clip               negative advantages are cut at the batch's mean positive one
     calibadv-acceptable         acceptable answers below their group's mean carry no penalty
+    calibadv-relevance          calibadv-turngroup whose labels are relevance to question and answer
+    calibadv-relevance-reward   GRPO on rewards of which three tenths are that relevance
     calibadv-template           the pieces of the tags are balanced over the batch first
 
 The parts of CalibAdv alone and together, and other labels in place of silver ones, are arms
@@ -44,6 +46,7 @@ from calibadv_algo.advantages.turn_groups import (
 from calibadv_algo.arms import find_arm
 from calibadv_algo.baseline import Baseline
 from calibadv_algo.config import CALIBADV_QWEN25_3B, Advantage, TrainConfig
+from calibadv_algo.relevance import RelevanceCredit, RelevanceReward
 
 _FIXED = (
     "errors of the authors' code are avoided: empty sides give zeros, signs do not depend on the "
@@ -154,6 +157,38 @@ ACCEPTABLE = _ablation(
     "calibadv-acceptable",
     AcceptableGrpo(),
     "GRPO in which acceptable answers below their group's mean carry no penalty",
+)
+
+_SCORER = "words in common score a passage, where the authors' code asks a reranker"
+
+
+def relevance(config: TrainConfig) -> TrainConfig:
+    """Searches compared place by place, by the relevance of their passages."""
+    arm = find_arm("calibadv").apply(config)
+    return replace(arm, advantage=TurnGroup(), credit=RelevanceCredit())
+
+
+def relevance_reward(config: TrainConfig) -> TrainConfig:
+    """GRPO on rewards mixed with relevance."""
+    return replace(find_arm("grpo").apply(config), shaping=(RelevanceReward(),))
+
+
+RELEVANCE = Baseline(
+    name="calibadv-relevance",
+    description="searches labelled by relevance to question and answer, compared place by place",
+    source=_SOURCE,
+    departures=(*_FIXED, _SCORER, "no rebalancing: the authors' code stops with an error there"),
+    published=relevance(CALIBADV_QWEN25_3B),
+    apply=relevance,
+)
+
+RELEVANCE_REWARD = Baseline(
+    name="calibadv-relevance-reward",
+    description="GRPO on rewards of which three tenths are relevance to question and answer",
+    source=_SOURCE,
+    departures=(_SCORER,),
+    published=relevance_reward(CALIBADV_QWEN25_3B),
+    apply=relevance_reward,
 )
 
 TAG_TOKENS = {

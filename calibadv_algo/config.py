@@ -34,6 +34,7 @@ from calibadv_algo.mismatch import Mismatch, NoCorrection
 from calibadv_algo.objectives import Cispo, ClippedSurrogate, Gspo
 from calibadv_algo.objectives_llds import Llds
 from calibadv_algo.objectives_variants import BalancedSurrogate, GeometricMean, KlCov, Sapo
+from calibadv_algo.relevance import RelevanceCredit
 from calibadv_algo.rollout.engine_config import EngineConfig, HfEngineConfig
 from calibadv_algo.rollout.tree_config import Collection, EpisodeGroups, TreeSearch
 from calibadv_algo.shaping.base import RewardShaping
@@ -57,6 +58,7 @@ CreditRule = (
     | RandomCredit
     | InvertedCredit
     | JudgeCredit
+    | RelevanceCredit
     | NoCredit
 )
 """Judges of turns that a run can be configured with."""
