@@ -116,6 +116,7 @@ FALSIFY: Final = Study(
                 seeds=(0, 1, 2, 3, 4),
             ),
         ),
+        *_collapse_parts(((6e-4, 1), (1e-3, 1), (3e-3, 1), (3e-4, 4)), seeds=(0, 1, 2)),
         StudyPart(
             name="lambda",
             kind="coefficient",
@@ -125,7 +126,6 @@ FALSIFY: Final = Study(
                 seeds=(0, 1, 2, 3, 4),
             ),
         ),
-        *_collapse_parts(((6e-4, 1), (1e-3, 1), (3e-3, 1), (3e-4, 4)), seeds=(0, 1, 2)),
     ),
 )
 """The experiment on CalibAdv's claims, on the atlas."""
