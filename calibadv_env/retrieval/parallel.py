@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import pickle
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any, Final
+
+import numpy as np
 
 from calibadv_env.errors import RetrieverError
 from calibadv_env.retrieval.base import Retriever, ScoredPassage
 from calibadv_env.retrieval.identity import retriever_identity
 
 _LEAST_PER_PROCESS: Final = 4
+_LEAST_OWN: Final = 0.25
+_MOST_OWN: Final = 2.0
+_STEP: Final = 1.1
 _MAIN: Final = f"import sys; from {__name__} import help_out; help_out(sys.stdin, sys.stdout)"
 
 
@@ -25,6 +32,9 @@ class ParallelRetriever:
     The answers are those of the retriever. A few queries are searched here alone. A helper that
     dies is started again, and what it was asked is searched here, so nothing is lost. Helpers end
     with this process, however it ends. Threads may share it; one search runs at a time.
+
+    This process may have other work, such as a server's. Its part begins as large as the others and
+    grows or shrinks from batch to batch, until it is done when they are.
 
     It pickles with its retriever. The helpers start with the first batch that is large enough.
 
@@ -44,6 +54,7 @@ class ParallelRetriever:
         corpus = getattr(retriever, "corpus", None)
         if corpus is not None:
             self.corpus = corpus
+        self._own = 1.0
         self._helpers: list[_Helper] = []
         self._lock = threading.Lock()
 
@@ -68,19 +79,21 @@ class ParallelRetriever:
         num_parts = min(self.num_processes, len(queries) // _LEAST_PER_PROCESS)
         if num_parts < 2 or isinstance(queries, str):
             return self.retriever.search(queries, top_k)
-        size = -(-len(queries) // num_parts)
-        parts = [queries[i : i + size] for i in range(0, len(queries), size)]
         with self._lock:
+            parts = self._split(queries, num_parts)
             helpers = self._started(len(parts) - 1)
             asked = zip(helpers, parts[1:], strict=True)
             is_asked = [helper.ask((list(part), top_k)) for helper, part in asked]
+            started = time.perf_counter()
             try:
                 answers = [self.retriever.search(parts[0], top_k)]
             finally:
+                searched = time.perf_counter()
                 replies = [
                     helper.reply() if is_sent else None
                     for helper, is_sent in zip(helpers, is_asked, strict=True)
                 ]
+                self._balance(searched - started, time.perf_counter() - searched)
         for part, reply in zip(parts[1:], replies, strict=True):
             if isinstance(reply, Exception):
                 raise reply
@@ -92,6 +105,19 @@ class ParallelRetriever:
         with self._lock:
             while self._helpers:
                 self._helpers.pop().close()
+
+    def _split(self, queries: Sequence[str], num_parts: int) -> list[Sequence[str]]:
+        """The part of this process, and as large a part for each helper as for the others."""
+        least = _LEAST_PER_PROCESS
+        most_own = len(queries) - least * (num_parts - 1)
+        own = max(1, min(round(len(queries) / num_parts * self._own), most_own))
+        edges = np.linspace(own, len(queries), num_parts).round().astype(int).tolist()
+        return [queries[:own], *(queries[i:j] for i, j in itertools.pairwise(edges))]
+
+    def _balance(self, own_s: float, wait_s: float) -> None:
+        """Has this process take more next time if it waited for the others, else less."""
+        factor = _STEP if wait_s > 0.1 * own_s else 1 / _STEP
+        self._own = min(max(self._own * factor, _LEAST_OWN), _MOST_OWN)
 
     def _started(self, count: int) -> list[_Helper]:
         for place, helper in enumerate(self._helpers):

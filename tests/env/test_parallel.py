@@ -69,6 +69,28 @@ def test_the_parts_are_searched_in_processes_of_their_own(spread):
     assert {row[0][1] for row in few} == {os.getpid()}
 
 
+class Slow:
+    """Takes a while for each query, more in the process that made it."""
+
+    def __init__(self, here_s, elsewhere_s):
+        self.home, self.here_s, self.elsewhere_s = os.getpid(), here_s, elsewhere_s
+
+    def search(self, queries, top_k):
+        time.sleep(len(queries) * (self.here_s if os.getpid() == self.home else self.elsewhere_s))
+        return [[(query, os.getpid())] for query in queries]
+
+
+@pytest.mark.parametrize(("here_s", "elsewhere_s"), [(0.003, 0.001), (0.001, 0.003)])
+def test_the_slower_process_gets_the_smaller_part(spread, here_s, elsewhere_s):
+    retriever = spread(Slow(here_s, elsewhere_s), 2)
+    queries = [str(i) for i in range(40)]
+    for _ in range(20):
+        rows = retriever.search(queries, 3)
+        assert [row[0][0] for row in rows] == queries
+    own = [row[0][1] for row in rows].count(os.getpid())
+    assert (own < 18) if here_s > elsewhere_s else (own > 22)
+
+
 @pytest.mark.parametrize("place", [0, 11])
 def test_what_the_retriever_raises_is_raised_and_the_next_search_is_right(spread, place):
     retriever = spread(Moody())
