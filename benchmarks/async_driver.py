@@ -1,7 +1,7 @@
 """Seconds of the asynchronous driver against the lock-step driver on the same episodes.
 
     python benchmarks/async_driver.py [--engine paced|model|both] [--lengths log|even]
-        [--episodes 512] [--slots 64]
+        [--episodes 256] [--slots 64]
 
 Both drivers play the same episodes of the atlas: three searches and an answer, turns of 10 to 100
 tokens drawn evenly on a logarithmic scale (`even`: on a plain one), and a retriever that takes
@@ -12,7 +12,8 @@ of what was sampled, so that every turn searches.
 rows, about what a GPU does while memory limits it. The target is for this one. `model` is the
 shipped atlas policy with the Hugging Face engine on a CPU, whose turns are cut at the drawn
 lengths; there a step costs more the more rows it has and the longer the longest of them is, so
-rows that wait cost the lock-step driver little. The two drivers take turns within one process, and
+rows that wait cost the lock-step driver little. Fewer episodes lower the
+ratio: while the last ones end, slots stand idle. The two drivers take turns within one process, and
 the trajectories of both are compared. Wall-clock time: the share in which nothing was sampled
 because everything waited for the environment is printed too.
 """
@@ -242,10 +243,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--engine", choices=[*ENGINES, "both"], default="paced")
     parser.add_argument("--lengths", choices=["log", "even"], default="log")
-    parser.add_argument("--episodes", type=int, default=256)
+    parser.add_argument("--episodes", type=int, default=512)
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--retrieval-s", type=float, default=0.05)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--policy", default=str(POLICY))
     arguments = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
