@@ -165,6 +165,29 @@ def recorded_wall_time_s(output_dir: Path) -> float | None:
     return None if wall_time_s is None else float(wall_time_s)
 
 
+def commit_facts(output_dir: Path, commit: str) -> dict[str, Any]:
+    """The commit that a comparison began with, and later ones that went on with it.
+
+    Args:
+        output_dir: Folder of the comparison.
+        commit: The commit of this start.
+
+    Returns:
+        Facts for :func:`write_comparison`: ``git_commit`` and, if there are any,
+        ``later_commits``.
+
+    Raises:
+        ComparisonError: if the record in the folder cannot be read.
+    """
+    path = output_dir / "comparison.json"
+    record = _read_record(path) if path.exists() else {}
+    first = str(record.get("git_commit") or commit)
+    later = list(record.get("later_commits", []))
+    if commit != (later[-1] if later else first):
+        later.append(commit)
+    return {"git_commit": first} | ({"later_commits": later} if later else {})
+
+
 def _read_record(path: Path) -> dict[str, Any]:
     """What `write_comparison` wrote."""
     try:

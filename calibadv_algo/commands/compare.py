@@ -24,6 +24,7 @@ from calibadv_algo.compare import (
     CompareConfig,
     Job,
     check_output_dir,
+    commit_facts,
     last_metrics,
     plan_jobs,
     recorded_wall_time_s,
@@ -85,8 +86,7 @@ def write_study(study: Study, study_dir: Path, console: Console) -> None:
 def _run_comparison(config: CompareConfig, console: Console) -> None:
     """Runs arms and seeds, then writes table, curves and page."""
     check_output_dir(config)
-    facts = {
-        "git_commit": git_commit(),
+    facts = commit_facts(config.output_dir, git_commit()) | {
         "data_sha256": data_sha256(config.train.env),
         "coverage": coverage_facts(config.train.env, config.train.evaluation.split),
         "warm_start": warm_start_facts(config.train.model),

@@ -6,7 +6,7 @@ import copy
 import json
 import os
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import tyro
 from rich.console import Console
@@ -212,7 +212,10 @@ def _make_engine(
 
 
 def _write_provenance(config: TrainConfig) -> None:
-    """Writes beside the results which code and data they come from."""
+    """Writes beside the results which code and data they come from.
+
+    A start with other facts than the last one is noted under ``resumed_by``; the first ones stay.
+    """
     import torch
 
     from calibadv_algo.run_records import write_atomically
@@ -224,5 +227,11 @@ def _write_provenance(config: TrainConfig) -> None:
         "torch": torch.__version__,
         "num_threads": torch.get_num_threads(),
     }
-    text = json.dumps(facts, indent=1, sort_keys=True) + "\n"
-    write_atomically(config.output_dir / "provenance.json", text)
+    path = config.output_dir / "provenance.json"
+    record: dict[str, Any] = dict(facts)
+    if path.exists():
+        record = json.loads(path.read_text(encoding="utf-8"))
+        later = record.get("resumed_by", [])
+        if facts != (later[-1] if later else record):
+            record["resumed_by"] = [*later, facts]
+    write_atomically(path, json.dumps(record, indent=1, sort_keys=True) + "\n")

@@ -102,6 +102,7 @@ class Comparison:
         warm_start: What is known about the policy that every run began with.
         wall_time_s: Duration of the whole comparison in seconds, NaN when unknown.
         runs: One an arm and seed, arms outermost.
+        later_commits: Commits that went on with what was begun at ``git_commit``.
     """
 
     directory: Path
@@ -113,6 +114,7 @@ class Comparison:
     warm_start: Mapping[str, Any]
     wall_time_s: float
     runs: tuple[Run, ...]
+    later_commits: tuple[str, ...] = ()
 
     @property
     def baseline(self) -> str:
@@ -334,6 +336,7 @@ def read_comparison(
         warm_start=header.get("warm_start") or {},
         wall_time_s=math.nan if wall_time_s is None else float(wall_time_s),
         runs=tuple(_read_run(place, arm, seed) for arm in arms for seed in seeds),
+        later_commits=tuple(map(str, header.get("later_commits", ()))),
     )
     if not comparison.splits:
         raise ReportError(f"{place}: no run has an evaluation row")

@@ -128,6 +128,8 @@ def draw_courses(rows: Sequence[Results]) -> Figure:
         line[0].set_ylabel(unit, fontsize=8)
         if name == "mean_perplexity" and line[0].get_ylim()[1] > _LOG_FROM:
             line[0].set_yscale("log")
+            line[0].yaxis.set_major_formatter(_plain)
+            line[0].yaxis.set_minor_formatter(_plain)
     for axes, label in zip(grid[0], labels, strict=True):
         axes.set_title(label, fontsize=9)
     for axes in grid[-1]:
@@ -135,6 +137,11 @@ def draw_courses(rows: Sequence[Results]) -> Figure:
     handles, names = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False)
     return figure
+
+
+def _plain(value: float, _: int | None = None) -> str:
+    """A number on a logarithmic axis, written as it is."""
+    return f"{value:g}"
 
 
 def _course(axes: Any, curve: Results, arm: str) -> None:

@@ -313,6 +313,7 @@ def _part_facts(part: StudyPart, comparison: Comparison | None) -> dict[str, Any
     return facts | {
         "seeds": list(comparison.seeds),
         "git_commit": comparison.git_commit,
+        "later_commits": list(comparison.later_commits),
         "data_sha256": comparison.data_sha256,
         "wall_time_s": comparison.wall_time_s,
         "split": split,

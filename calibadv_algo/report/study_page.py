@@ -65,6 +65,12 @@ def verdict(interval: Mapping[str, float]) -> str:
     return "not decided; the interval holds 0"
 
 
+def _commits(part: Results) -> str:
+    """The commit that a comparison began with, and those that went on with it."""
+    known = [part.get("git_commit"), *part.get("later_commits", [])]
+    return ", then ".join(commit[:12] for commit in known if commit) or NOTHING
+
+
 def _introduction(results: Results) -> str:
     rows, seconds, num_runs = [], 0.0, 0
     for part in results["parts"]:
@@ -80,7 +86,7 @@ def _introduction(results: Results) -> str:
                 f"{len(part['arms'])}",
                 f"{finished} of {len(part['planned_seeds'])}",
                 NOTHING if wall is None else f"{wall / 60:.0f}",
-                (part.get("git_commit") or NOTHING)[:12],
+                _commits(part),
             )
         )
     first = next(part for part in results["parts"] if part["seeds"])

@@ -184,8 +184,12 @@ def test_train_resumes_and_refuses_another_run(
     arguments |= {"max-context": 400, "num-slots": 2}
     assert main(["eval", *flags(arguments)]) == 0
     capfd.readouterr()
-    assert train(policy, run, "--quiet") == 0
-    assert read_lines(run / "metrics.jsonl") == rows
+    (run / "provenance.json").write_text(json.dumps(facts | {"git_commit": "earlier"}))
+    for _ in range(2):
+        assert train(policy, run, "--quiet") == 0
+        assert read_lines(run / "metrics.jsonl") == rows
+        again = json.loads((run / "provenance.json").read_text())
+        assert again == facts | {"git_commit": "earlier", "resumed_by": [facts]}
     capfd.readouterr()
     assert train(policy, run, "--quiet", "--seed", "1") == 1
     err = capfd.readouterr().err

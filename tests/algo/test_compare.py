@@ -25,6 +25,7 @@ from calibadv_algo.compare import (
     ComparisonError,
     Job,
     check_output_dir,
+    commit_facts,
     last_metrics,
     plan_jobs,
     recorded_wall_time_s,
@@ -195,6 +196,22 @@ def test_a_folder_goes_on_with_the_same_settings_alone(tmp_path: Path) -> None:
     assert str(config.output_dir) in message
     assert "(rollout.group_size: 8 there, 5 here)" in message
     assert "--output-dir" in message
+
+
+def test_the_commit_that_a_comparison_began_with_stays(tmp_path: Path) -> None:
+    config = CompareConfig(output_dir=tmp_path)
+    found = []
+    for commit in ("first", "first", "second", "second", "third"):
+        facts = commit_facts(tmp_path, commit)
+        write_comparison(config, facts, None)
+        found.append((facts["git_commit"], facts.get("later_commits")))
+    assert found == [
+        ("first", None),
+        ("first", None),
+        ("first", ["second"]),
+        ("first", ["second"]),
+        ("first", ["second", "third"]),
+    ]
 
 
 @pytest.mark.parametrize("text", ["{", "[]"])
