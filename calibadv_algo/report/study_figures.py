@@ -130,6 +130,7 @@ def draw_courses(rows: Sequence[Results]) -> Figure:
             line[0].set_yscale("log")
             line[0].yaxis.set_major_formatter(_plain)
             line[0].yaxis.set_minor_formatter(_plain)
+            line[0].tick_params(axis="y", which="minor", labelsize=6)
     for axes, label in zip(grid[0], labels, strict=True):
         axes.set_title(label, fontsize=9)
     for axes in grid[-1]:
