@@ -14,7 +14,7 @@ from rich.console import Console
 from calibadv_algo.arms import find_arm
 from calibadv_algo.baseline import Baseline, find_baseline
 from calibadv_algo.commands.setup import data_sha256, git_commit, load_policy
-from calibadv_algo.config import ATLAS_TINY, PRESETS, TrainConfig
+from calibadv_algo.config import ATLAS_TINY, PRESETS, TrainConfig, config_hash
 from calibadv_algo.lora import Lora, add_lora
 from calibadv_algo.rollout.engine_config import find_engine
 from calibadv_env.errors import RetrieverError
@@ -215,12 +215,18 @@ def _write_provenance(config: TrainConfig) -> None:
     """Writes beside the results which code and data they come from.
 
     A start with other facts than the last one is noted under ``resumed_by``; the first ones stay.
+    The folder of another run, which the trainer refuses, is left as it is.
     """
     import torch
 
     from calibadv_algo.run_records import write_atomically
 
     config.output_dir.mkdir(parents=True, exist_ok=True)
+    settings = config.output_dir / "config.json"
+    if settings.exists() and json.loads(settings.read_text("utf-8")).get("hash") != config_hash(
+        config
+    ):
+        return
     facts = {
         "git_commit": git_commit(),
         "data_sha256": data_sha256(config.env),

@@ -191,7 +191,9 @@ def test_train_resumes_and_refuses_another_run(
         again = json.loads((run / "provenance.json").read_text())
         assert again == facts | {"git_commit": "earlier", "resumed_by": [facts]}
     capfd.readouterr()
+    (run / "provenance.json").write_text(before := json.dumps(facts | {"git_commit": "other"}))
     assert train(policy, run, "--quiet", "--seed", "1") == 1
+    assert (run / "provenance.json").read_text() == before
     err = capfd.readouterr().err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
