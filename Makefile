@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 OUT ?= runs/compare
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help compare test test-integrations test-peers test-slow test-trackers test-trainers test-vllm format lint types check bench clean
+.PHONY: help compare test test-integrations test-peers test-slow test-trackers test-trainers test-vllm format lint types check bench conformance clean
 
 help:
 	@echo "make compare   train GRPO and CalibAdv on the built-in atlas and write a report"
@@ -20,9 +20,10 @@ help:
 	@echo "make test-vllm the vLLM engine with a real vLLM on the CPU, in .venv-vllm"
 	@echo "make test-integrations  TRL, verl, SkyRL, GEM, verifiers, OpenEnv, NeMo-Gym, the trackers, in environments of their own"
 	@echo "make check     format, lint, types, all tests: what CI runs"
+	@echo "make conformance  our numbers against recorded outputs of the reference implementations"
 	@echo "make bench     the quick benchmarks; each prints its ratio"
 
-$(CORE): pyproject.toml setup.py constraints.txt
+$(CORE): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(PIP) --editable .
@@ -111,6 +112,7 @@ format: $(DEV)
 
 lint: $(DEV)
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo
 
 types: $(DEV)
 	$(BIN)/mypy
@@ -119,6 +121,9 @@ check: format lint types test test-slow test-peers
 
 # The others take longer or need more; benchmarks/README.md names them.
 BENCHMARKS := advantages env_throughput retrieval generation training async_driver server scaling plan_scale
+
+conformance: $(DEV)
+	$(BIN)/python -m conformance
 
 bench: $(DEV)
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done

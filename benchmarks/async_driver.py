@@ -36,11 +36,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import calibadv_algo
 from calibadv_algo.rollout.async_driver import collect_async
-from calibadv_algo.rollout.base import Generation, GenerationRequest, SamplingParams
 from calibadv_algo.rollout.driver import DriverConfig, EpisodeSpec, RolloutBatch, collect, turn_seed
-from calibadv_algo.rollout.hf_batch import RunningBatch
-from calibadv_algo.rollout.hf_engine import HfEngine
-from calibadv_algo.rollout.scripted import PacedEngine
+from calibadv_algo.rollout.engines.base import Generation, GenerationRequest, SamplingParams
+from calibadv_algo.rollout.engines.hf.batch import RunningBatch
+from calibadv_algo.rollout.engines.hf.engine import HfEngine
+from calibadv_algo.rollout.engines.scripted import PacedEngine
 from calibadv_algo.rollout.slots import make_slots
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.retrieval.base import Retriever, ScoredPassage

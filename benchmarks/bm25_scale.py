@@ -41,7 +41,7 @@ from server import HEADER, atlas_questions, one_round, report, serving
 
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.retrieval import Passage, Retriever
-from calibadv_env.retrieval.bm25_settings import STOP_WORDS, WORD
+from calibadv_env.retrieval.bm25.settings import STOP_WORDS, WORD
 from calibadv_env.retrieval.opening import open_index
 
 NUM_INVENTED = 1_000_000

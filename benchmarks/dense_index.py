@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 
 from calibadv_env.data.registry import get_dataset
-from calibadv_env.retrieval.dense import TransformerEncoder
-from calibadv_env.retrieval.faiss_index import (
+from calibadv_env.retrieval.dense.encoders import TransformerEncoder
+from calibadv_env.retrieval.dense.faiss_index import (
     FaissSearcher,
     FaissSettings,
     Flat,

@@ -35,8 +35,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from calibadv_algo.rollout.base import GenerationRequest, SamplingParams
-from calibadv_algo.rollout.hf_engine import HfEngine
+from calibadv_algo.rollout.engines.base import GenerationRequest, SamplingParams
+from calibadv_algo.rollout.engines.hf.engine import HfEngine
 
 STOP = "</search>"
 MIN_TURN, MAX_TURN = 8, 40

@@ -1,6 +1,6 @@
 """Plans two large runs on paper: memory, tokens a second, where the time of an update goes.
 
-Nothing is run and nothing is measured: the arithmetic of ``calibadv_algo.capacity`` with the
+Nothing is run and nothing is measured: the arithmetic of ``benchmarks.capacity`` with the
 paper's batch, printed as the Markdown of docs/scaling.md.
 
     python benchmarks/plan_scale.py
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from calibadv_algo.capacity import (
+from benchmarks.capacity import (
     H100,
     H100_ACROSS_MACHINES,
     QWEN25_7B,

@@ -28,9 +28,9 @@ PARTS = ("time_rollout_s", "time_update_s")
 
 def worker(folder: Path, num_updates: int, num_questions: int) -> None:
     """Trains as one of the processes; runs in a process of its own."""
-    from calibadv_algo.arms import find_arm
-    from calibadv_algo.commands.train import run_training
-    from calibadv_algo.config import ATLAS_TINY
+    from calibadv_algo.cli.train import run_training
+    from calibadv_algo.experiments.arms import find_arm
+    from calibadv_algo.training.config import ATLAS_TINY
 
     config = find_arm("grpo").apply(ATLAS_TINY)
     config = replace(

@@ -86,12 +86,12 @@ class Args:
 
 def main(args: Args) -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    from calibadv_algo.arms import find_arm
-    from calibadv_algo.commands.train import run_training
-    from calibadv_algo.config import ATLAS_TINY
+    from calibadv_algo.cli.train import run_training
+    from calibadv_algo.experiments.arms import find_arm
+    from calibadv_algo.learner.smol import smol_folder
     from calibadv_algo.lora import Lora
-    from calibadv_algo.rollout.engine_config import find_engine
-    from calibadv_algo.smol import smol_folder
+    from calibadv_algo.rollout.engines.config import find_engine
+    from calibadv_algo.training.config import ATLAS_TINY
 
     rows = []
     for arm in args.arms:

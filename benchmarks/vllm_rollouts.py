@@ -40,10 +40,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 
-from calibadv_algo.commands.setup import load_policy
-from calibadv_algo.rollout.base import GenerationRequest, SamplingParams
-from calibadv_algo.rollout.engine_config import VllmEngineConfig, make_engine
-from calibadv_algo.rollout.hf_engine import HfEngine
+from calibadv_algo.cli.setup import load_policy
+from calibadv_algo.rollout.engines.base import GenerationRequest, SamplingParams
+from calibadv_algo.rollout.engines.config import VllmEngineConfig, make_engine
+from calibadv_algo.rollout.engines.hf.engine import HfEngine
 
 TARGETS = {"smollm2": 1.5}
 SYNC_TARGET = 0.02
@@ -250,9 +250,9 @@ def score(model: Any, prompts: list[tuple[int, ...]], turns: Any) -> tuple[Any, 
 def training() -> int:
     """Trains the shipped policy for some updates and prints the share of the weight sync."""
     import calibadv_env  # noqa: F401 (registers the environments)
-    from calibadv_algo.config import ATLAS_TINY
     from calibadv_algo.rollout.slots import make_slots
-    from calibadv_algo.trainer import Trainer
+    from calibadv_algo.training.config import ATLAS_TINY
+    from calibadv_algo.training.trainer import Trainer
 
     model, tokenizer = load_policy(ATLAS_TINY.model)
     with tempfile.TemporaryDirectory() as folder:
@@ -298,7 +298,7 @@ def training() -> int:
 
 def load(policy: str) -> tuple[Any, Any]:
     if policy == "smollm2":
-        from calibadv_algo.smol import smol_folder
+        from calibadv_algo.learner.smol import smol_folder
 
         return load_policy(str(smol_folder()))
     return load_policy(policy)

@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from calibadv_env import correctness, prompts, rewards
-from calibadv_env.actions import Action, Answer, Malformed, Search, parse_action
+from calibadv_env import correctness, rewards
 from calibadv_env.data.base import QATask
 from calibadv_env.info import THINK_OPEN, ResetInfo, StepInfo, StopReason
+from calibadv_env.protocol import prompts
+from calibadv_env.protocol.actions import Action, Answer, Malformed, Search, parse_action
 from calibadv_env.retrieval.base import ScoredPassage
 from calibadv_env.rewards import RewardName
 

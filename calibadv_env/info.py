@@ -13,7 +13,7 @@ STOP_STRINGS: Final[tuple[str, ...]] = ("</search>", "</answer>")
 
 Grammar = Literal["tags", "markers"]
 """How actions are written: between ``<search>`` and ``</search>``, or between the markers of
-R1-Searcher. The prompt settles it (``calibadv_env.prompts.grammar_of``)."""
+R1-Searcher. The prompt settles it (``calibadv_env.protocol.prompts.grammar_of``)."""
 
 QUERY_OPEN: Final[str] = "<|begin_of_query|>"
 """Marker before a query."""

@@ -25,7 +25,7 @@ from calibadv_env.info import (
     ActionKind,
     Grammar,
 )
-from calibadv_env.prompts import INVALID_ACTION_TEXT
+from calibadv_env.protocol.prompts import INVALID_ACTION_TEXT
 
 RewardName = Literal["f1", "em", "cover_em", "step_search"]
 """Which answer metric is the reward. ``step_search`` is F1, and every step reports how far its

@@ -15,9 +15,9 @@ from gymnasium.vector.utils import create_shared_memory
 
 from calibadv_env.env import MAX_ACTION_CHARS, MAX_TEXT_CHARS
 from calibadv_env.info import THINK_OPEN
-from calibadv_env.prompts import INVALID_ACTION_TEXT
+from calibadv_env.protocol.prompts import INVALID_ACTION_TEXT
+from calibadv_env.protocol.toolcalls import INVALID_CALL_TEXT, ToolAction, ToolGrammar
 from calibadv_env.spaces import UnicodeText
-from calibadv_env.toolcalls import INVALID_CALL_TEXT, ToolAction, ToolGrammar
 
 Message = dict[str, Any]
 """A chat message: ``role``, ``content``, and what else its protocol has."""
@@ -127,9 +127,9 @@ class ToolCalls(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Takes tool calls as actions: ``<tool_call>{json}</tool_call>``, or OpenAI messages.
 
     The tools are ``search(query)`` and ``answer(answer)``; see
-    :data:`calibadv_env.toolcalls.TOOLS`. Broken JSON, an unknown tool or a missing argument is a
-    malformed action, which the environment treats as its rules say. Tags are still understood.
-    The corrective sentence speaks of calls.
+    :data:`calibadv_env.protocol.toolcalls.TOOLS`. Broken JSON, an unknown tool or a missing
+    argument is a malformed action, which the environment treats as its rules say. Tags are still
+    understood. The corrective sentence speaks of calls.
 
     Args:
         env: An environment of this package, best made with ``prompt=TOOL_PROMPT``.

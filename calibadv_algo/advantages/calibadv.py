@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 
 from calibadv_algo.advantages.base import check_correctness, last_turns, token_counts
 from calibadv_algo.advantages.grpo import GroupRelative
-from calibadv_algo.credit import SCORED_BAD
+from calibadv_algo.credit.base import SCORED_BAD
 from calibadv_algo.types import Group
 
 

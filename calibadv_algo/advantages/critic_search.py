@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from calibadv_algo.advantages.base import check_correctness, token_counts
 from calibadv_algo.advantages.grpo import GroupRelative, group_normalized
-from calibadv_algo.credit import SCORED_BAD
+from calibadv_algo.credit.base import SCORED_BAD
 from calibadv_algo.types import Group
 
 Pool = Literal["group", "turn"]

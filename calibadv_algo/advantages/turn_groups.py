@@ -20,7 +20,7 @@ from calibadv_algo.advantages.base import (
     token_counts,
 )
 from calibadv_algo.advantages.grpo import GroupRelative, Singleton, group_normalized
-from calibadv_algo.credit import SCORED_BAD
+from calibadv_algo.credit.base import SCORED_BAD
 from calibadv_algo.types import Group
 
 Matrix = Float[np.ndarray, "group turn"]

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from calibadv_algo.advantages.base import last_turns
-from calibadv_algo.credit import SCORED_BAD
+from calibadv_algo.credit.base import SCORED_BAD
 
 Matrix = Float[np.ndarray, "trajectory turn"]
 

@@ -20,7 +20,7 @@ from calibadv_algo.advantages.base import (
     token_counts,
 )
 from calibadv_algo.advantages.calibadv import CalibAdv
-from calibadv_algo.credit import Credit, SilverCredit, check_info_keys
+from calibadv_algo.credit.base import Credit, SilverCredit, check_info_keys
 from calibadv_algo.types import Group, Trajectory
 
 MIN_GROUP = 2

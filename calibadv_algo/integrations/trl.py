@@ -16,8 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calibadv_algo.advantages.base import AdvantageEstimator
-from calibadv_algo.collection import close_overflow
-from calibadv_algo.credit import Credit
+from calibadv_algo.credit.base import Credit
 from calibadv_algo.integrations.advantages import TurnAdvantages, with_total_reward
 from calibadv_algo.integrations.versions import (
     MACHINE_FAILURES,
@@ -26,11 +25,12 @@ from calibadv_algo.integrations.versions import (
     part_of,
     require,
 )
-from calibadv_algo.rollout.base import GenerationEngine, SamplingParams
 from calibadv_algo.rollout.driver import collect
+from calibadv_algo.rollout.engines.base import GenerationEngine, SamplingParams
+from calibadv_algo.rollout.engines.hf.engine import HfEngine
 from calibadv_algo.rollout.episodes import DriverConfig, EpisodeSpec
-from calibadv_algo.rollout.hf_engine import HfEngine
 from calibadv_algo.rollout.slots import EnvSlots, SlotReset, SlotStart, make_slots
+from calibadv_algo.training.collection import close_overflow
 from calibadv_algo.types import Trajectory
 from calibadv_env.info import STOP_STRINGS
 

@@ -23,7 +23,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from calibadv_algo.collection import close_overflow
 from calibadv_algo.integrations.advantages import TurnAdvantages
 from calibadv_algo.integrations.versions import (
     MACHINE_FAILURES,
@@ -32,9 +31,10 @@ from calibadv_algo.integrations.versions import (
     part_of,
     require,
 )
-from calibadv_algo.rollout.base import Generation, SamplingParams
+from calibadv_algo.rollout.engines.base import Generation, SamplingParams
 from calibadv_algo.rollout.episodes import DriverConfig, Episode, EpisodeBook, EpisodeSpec
 from calibadv_algo.rollout.slots import EnvSlots, SlotStart, make_slots
+from calibadv_algo.training.collection import close_overflow
 from calibadv_algo.types import Trajectory, Turn
 from calibadv_env.info import STOP_STRINGS
 

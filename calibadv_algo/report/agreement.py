@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from calibadv_algo.advantages.grpo import Grpo
-from calibadv_algo.credit import (
+from calibadv_algo.credit.base import (
     SCORED_BAD,
     AnswerMatchCredit,
     Credit,

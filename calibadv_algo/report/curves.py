@@ -14,8 +14,12 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from calibadv_algo.experiments.statistics import (
+    draw_resamples,
+    percentile_interval,
+    resampled_means,
+)
 from calibadv_algo.report.reading import Comparison, Run, read_comparison
-from calibadv_algo.report.statistics import draw_resamples, percentile_interval, resampled_means
 
 CURVES_FILE: Final[str] = "curves.png"
 ARM_COLOURS: Final[tuple[str, ...]] = (

@@ -11,7 +11,7 @@ import jinja2
 import markupsafe
 import numpy as np
 
-from calibadv_algo.credit import SCORED_BAD, AnswerMatchCredit
+from calibadv_algo.credit.base import SCORED_BAD, AnswerMatchCredit
 from calibadv_algo.errors import MissingInfoKeyError
 from calibadv_algo.report.curves import ARM_COLOURS, ArmCurve, Panel
 from calibadv_algo.report.groups import (

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 
 from calibadv_algo.advantages.calibadv import CalibAdv
 from calibadv_algo.advantages.grpo import Grpo
-from calibadv_algo.credit import (
+from calibadv_algo.credit.base import (
     SCORED_BAD,
     GoldCredit,
     SilverCredit,

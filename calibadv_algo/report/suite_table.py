@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Literal
 
-from calibadv_algo.published import BENCHMARKS, PublishedRow
-from calibadv_algo.report.statistics import Interval
+from calibadv_algo.experiments.statistics import Interval
+from calibadv_algo.experiments.suite.published import BENCHMARKS, PublishedRow
+from calibadv_algo.experiments.suite.result import PartResult, SuiteResult
+from calibadv_algo.experiments.suite.scores import SCORES
 from calibadv_algo.report.tables import NOTHING, Table, format_interval, markdown_table
-from calibadv_algo.suite_result import PartResult, SuiteResult
-from calibadv_algo.suite_scores import SCORES
 
 Style = Literal["intervals", "means"]
 """How scores are written."""

@@ -12,17 +12,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from jaxtyping import Float
 
-from calibadv_algo.report.reading import (
-    SCORE_NAMES,
-    Comparison,
-    ReportError,
-    Run,
-    Scores,
-    final_scores,
-    read_comparison,
-    warm_start_scores,
-)
-from calibadv_algo.report.statistics import (
+from calibadv_algo.experiments.statistics import (
     Interval,
     draw_resamples,
     interquartile_mean,
@@ -33,6 +23,16 @@ from calibadv_algo.report.statistics import (
     seeds_needed,
     share_interval,
     win_shares,
+)
+from calibadv_algo.report.reading import (
+    SCORE_NAMES,
+    Comparison,
+    ReportError,
+    Run,
+    Scores,
+    final_scores,
+    read_comparison,
+    warm_start_scores,
 )
 
 SUMMARY_FILE: Final[str] = "summary.json"

@@ -11,7 +11,7 @@ from typing import Final
 import rich.table
 import rich.text
 
-from calibadv_algo.report.statistics import Interval
+from calibadv_algo.experiments.statistics import Interval
 from calibadv_algo.report.summary import Row, SplitSummary, Summary
 
 COLUMNS: Final[tuple[tuple[str, str], ...]] = (

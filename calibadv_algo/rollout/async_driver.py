@@ -17,12 +17,13 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from calibadv_algo.rollout.base import (
+from calibadv_algo.rollout.engines.base import (
     Generation,
     GenerationEngine,
     SamplingParams,
     Tokenizer,
 )
+from calibadv_algo.rollout.engines.streaming import StreamingEngine, as_streaming
 from calibadv_algo.rollout.episodes import (
     DriverConfig,
     Episode,
@@ -34,7 +35,6 @@ from calibadv_algo.rollout.episodes import (
     slot_start,
 )
 from calibadv_algo.rollout.slots import EnvSlots, SlotFailure, SlotReset, SlotStart, SlotStep
-from calibadv_algo.rollout.streaming import StreamingEngine, as_streaming
 
 Result = TypeVar("Result", SlotReset, SlotStep)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from calibadv_algo.rollout.base import GenerationEngine, SamplingParams, Tokenizer
+from calibadv_algo.rollout.engines.base import GenerationEngine, SamplingParams, Tokenizer
 from calibadv_algo.rollout.episodes import (
     OVERFLOW_KEY,
     DriverConfig,

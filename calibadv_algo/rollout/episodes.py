@@ -14,7 +14,12 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from calibadv_algo.errors import RolloutError
-from calibadv_algo.rollout.base import Generation, GenerationRequest, SamplingParams, Tokenizer
+from calibadv_algo.rollout.engines.base import (
+    Generation,
+    GenerationRequest,
+    SamplingParams,
+    Tokenizer,
+)
 from calibadv_algo.rollout.slots import SlotFailure, SlotReset, SlotStart, SlotStep
 from calibadv_algo.types import Group, Trajectory, Turn
 

@@ -14,8 +14,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from calibadv_algo.rollout.base import GenerationEngine, SamplingParams, Tokenizer
 from calibadv_algo.rollout.driver import _LockStep
+from calibadv_algo.rollout.engines.base import GenerationEngine, SamplingParams, Tokenizer
 from calibadv_algo.rollout.episodes import (
     DriverConfig,
     Episode,

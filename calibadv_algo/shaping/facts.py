@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from calibadv_algo.credit import check_info_keys
+from calibadv_algo.credit.base import check_info_keys
 from calibadv_algo.shaping.base import with_rewards
 from calibadv_algo.types import Group, Trajectory, Turn
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from calibadv_algo.relevance import RelevanceReward
+from calibadv_algo.credit.relevance import RelevanceReward
 from calibadv_algo.shaping.e_grpo import EntityReward
 from calibadv_algo.shaping.overlong import OverlongPenalty
 from calibadv_algo.shaping.r1_searcher import R1SearcherReward

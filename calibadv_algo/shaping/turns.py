@@ -84,7 +84,7 @@ class MtPpoRewards:
     **Source:** the turn-level reward design of arXiv 2505.11821 (retrieval, format and number of
     searches). Its weights could not be found in a stored text: these defaults are ours, and
     every weight is a parameter. Rewards by an LLM judge are
-    :class:`calibadv_algo.judges.JudgeCredit`.
+    :class:`calibadv_algo.credit.judges.JudgeCredit`.
 
     Attributes:
         evidence: Worth of retrieving an accepted answer.

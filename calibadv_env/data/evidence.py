@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from calibadv_env.data.audit import chain_queries
 from calibadv_env.data.base import QATask
-from calibadv_env.data.gold import EVIDENCE
+from calibadv_env.data.preparing.audit import chain_queries
+from calibadv_env.data.preparing.gold import EVIDENCE
 from calibadv_env.retrieval.base import Passage
 
 SEARCH_KEYS: Final = "search_keys"
@@ -25,7 +25,7 @@ def gold_queries(task: QATask) -> tuple[tuple[str, ...], ...]:
 
     Returns:
         What stands under ``metadata["search_keys"]``; else one query a hop where the task has a
-        chain, see :func:`calibadv_env.data.audit.chain_queries`; else nothing.
+        chain, see :func:`calibadv_env.data.preparing.audit.chain_queries`; else nothing.
     """
     keys = task.metadata.get(SEARCH_KEYS)
     if keys:

@@ -23,7 +23,6 @@ from gymnasium.envs.registration import registry as gymnasium_registry
 
 from calibadv_env.data.base import TaskSet
 from calibadv_env.data.dataset import EVAL, SPLITS, Dataset, env_id_of
-from calibadv_env.data.hub import HubData, is_hub_name
 from calibadv_env.data.plugins import plugin_datasets
 from calibadv_env.data.reading import (
     CorpusSource,
@@ -35,6 +34,7 @@ from calibadv_env.data.reading import (
     read_split,
     split_files,
 )
+from calibadv_env.data.sources.hub import HubData, is_hub_name
 from calibadv_env.errors import DataError
 from calibadv_env.retrieval.corpus import Corpus
 
@@ -58,13 +58,13 @@ _BUILT_IN: Final = {
     "atlas": ("calibadv_env.data.atlas", "load_dataset"),
     "atlas-wiki": ("calibadv_env.data.atlas", "load_wiki_dataset"),
     "toy": ("calibadv_env.data.toy", "load_dataset"),
-    "NQ": ("calibadv_env.data.benchmarks", "load_nq"),
-    "TriviaQA": ("calibadv_env.data.benchmarks", "load_triviaqa"),
-    "PopQA": ("calibadv_env.data.benchmarks", "load_popqa"),
-    "HotpotQA": ("calibadv_env.data.benchmarks", "load_hotpotqa"),
-    "2WikiMultihopQA": ("calibadv_env.data.benchmarks", "load_2wikimultihopqa"),
-    "MuSiQue": ("calibadv_env.data.benchmarks", "load_musique"),
-    "Bamboogle": ("calibadv_env.data.benchmarks", "load_bamboogle"),
+    "NQ": ("calibadv_env.data.sources.benchmarks", "load_nq"),
+    "TriviaQA": ("calibadv_env.data.sources.benchmarks", "load_triviaqa"),
+    "PopQA": ("calibadv_env.data.sources.benchmarks", "load_popqa"),
+    "HotpotQA": ("calibadv_env.data.sources.benchmarks", "load_hotpotqa"),
+    "2WikiMultihopQA": ("calibadv_env.data.sources.benchmarks", "load_2wikimultihopqa"),
+    "MuSiQue": ("calibadv_env.data.sources.benchmarks", "load_musique"),
+    "Bamboogle": ("calibadv_env.data.sources.benchmarks", "load_bamboogle"),
 }
 """Name -> module and function that makes the dataset. Upper and lower case are told apart only
 where a user has registered a name that differs from one of these by nothing else."""
@@ -286,8 +286,8 @@ def _folder_once(path: Path) -> Dataset:
     """The dataset of a folder, or of a file with its corpus beside it."""
     path = path.resolve()
     if path not in _folders:
-        from calibadv_env.data.benchmarks import read_prepared
-        from calibadv_env.data.own import own_corpus, own_folder
+        from calibadv_env.data.preparing.own import own_corpus, own_folder
+        from calibadv_env.data.sources.benchmarks import read_prepared
 
         note = (read_prepared(path) if path.is_dir() else None) or {}
         name = str(note.get("dataset", path))
@@ -316,7 +316,7 @@ def _no_corpus(name: str, folder: Path) -> Callable[[], Corpus]:
 
 
 def _own_names() -> dict[str, Path]:
-    from calibadv_env.data.own import own_names
+    from calibadv_env.data.preparing.own import own_names
 
     return own_names()
 

@@ -23,13 +23,13 @@ __all__ = [
 
 
 def _make_bm25(corpus: Corpus) -> Retriever:
-    from calibadv_env.retrieval.bm25 import Bm25Retriever
+    from calibadv_env.retrieval.bm25.memory import Bm25Retriever
 
     return Bm25Retriever(corpus)
 
 
 def _make_rank_bm25(corpus: Corpus) -> Retriever:
-    from calibadv_env.retrieval.rank_bm25 import RankBm25Retriever
+    from calibadv_env.retrieval.bm25.rank_bm25 import RankBm25Retriever
 
     return RankBm25Retriever(corpus)
 
@@ -50,10 +50,10 @@ def is_remote(spec: str) -> bool:
 def remote_retriever(spec: str) -> Retriever:
     """The client of the server at an address; see :func:`make_retriever`."""
     if spec.startswith("simulated:"):
-        from calibadv_env.retrieval.simulated import simulated_from_spec
+        from calibadv_env.retrieval.remote.simulated import simulated_from_spec
 
         return simulated_from_spec(spec)
-    from calibadv_env.retrieval.http import HttpRetriever
+    from calibadv_env.retrieval.remote.client import HttpRetriever
 
     return HttpRetriever.from_spec(spec)
 
@@ -64,7 +64,7 @@ def make_retriever(spec: str | Retriever, corpus: Corpus) -> Retriever:
     Args:
         spec: A name in :data:`RETRIEVERS`; the address of a server (``http://127.0.0.1:8000``,
             with settings behind ``#`` if need be); ``simulated:http://…``, whose passages a
-            model writes (:func:`calibadv_env.retrieval.simulated.simulated_from_spec`); the
+            model writes (:func:`calibadv_env.retrieval.remote.simulated.simulated_from_spec`); the
             folder of an index (a text with a path
             separator in it), which must be one of the same corpus; or any object with a method
             ``search``, which is given back as it is.

@@ -44,15 +44,15 @@ def open_index(
     if corpus is not None:
         check_corpus(folder, manifest, corpus.sha256)
     if manifest.kind == "bm25":
-        from calibadv_env.retrieval.bm25_index import Bm25Index
+        from calibadv_env.retrieval.bm25.index import Bm25Index
 
         return Bm25Index(folder, verify=verify)
     if manifest.kind == "tantivy":
-        from calibadv_env.retrieval.tantivy_index import TantivyIndex
+        from calibadv_env.retrieval.bm25.tantivy_index import TantivyIndex
 
         return TantivyIndex(folder, verify=verify)
     if manifest.kind == "dense":
-        from calibadv_env.retrieval.dense_index import DenseIndex
+        from calibadv_env.retrieval.dense.index import DenseIndex
 
         return DenseIndex(folder, verify=verify)
     if manifest.kind == "hybrid":
@@ -132,7 +132,7 @@ def write_reranker(
         out: The folder to make; ``first`` is kept as a path relative to it.
         model: Folder or hub name of the model.
         family: "cross" for a cross-encoder, else a key of
-            :data:`calibadv_env.retrieval.families.FAMILIES`; None takes a cross-encoder.
+            :data:`calibadv_env.retrieval.dense.families.FAMILIES`; None takes a cross-encoder.
         depth: See :class:`RerankingRetriever`.
         overwrite: Whether an index in this place gives way.
 
@@ -184,7 +184,7 @@ def _open_hybrid(folder: Path, manifest: Manifest, *, verify: bool) -> Retriever
 
 
 def _open_reranker(folder: Path, manifest: Manifest, *, verify: bool) -> Retriever:
-    from calibadv_env.retrieval.dense import TransformerCrossEncoder, TransformerEncoder
+    from calibadv_env.retrieval.dense.encoders import TransformerCrossEncoder, TransformerEncoder
     from calibadv_env.retrieval.rerank import EncoderScorer, RerankingRetriever, Scorer
 
     settings = manifest.settings

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from calibadv_env.errors import RetrieverError
 from calibadv_env.retrieval.base import Passage, Retriever, ScoredPassage
-from calibadv_env.retrieval.dense import Encoder
+from calibadv_env.retrieval.dense.encoders import Encoder
 
 
 @runtime_checkable

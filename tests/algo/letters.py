@@ -15,10 +15,10 @@ from gymnasium import spaces
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from calibadv_algo.config import EvalConfig, OptimConfig, RolloutConfig, TrainConfig
-from calibadv_algo.rollout.hf_engine import HfEngine
+from calibadv_algo.rollout.engines.hf.engine import HfEngine
 from calibadv_algo.rollout.slots import ListSlots
-from calibadv_algo.trainer import Trainer
+from calibadv_algo.training.config import EvalConfig, OptimConfig, RolloutConfig, TrainConfig
+from calibadv_algo.training.trainer import Trainer
 
 LETTERS = "abcd"
 STOP = "."
@@ -85,7 +85,7 @@ def make_model(seed: int = 0) -> Qwen2ForCausalLM:
 def make_config(output_dir: Path, **changes: Any) -> TrainConfig:
     """Settings with which GRPO learns the letters in seconds."""
     from calibadv_algo.advantages.grpo import Grpo
-    from calibadv_algo.credit import NoCredit
+    from calibadv_algo.credit.base import NoCredit
 
     values: dict[str, Any] = {
         "output_dir": output_dir,

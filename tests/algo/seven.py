@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from calibadv_env.data.base import QATask
-from calibadv_env.data.benchmarks import SEVEN
 from calibadv_env.data.registry import get_dataset
+from calibadv_env.data.sources.benchmarks import SEVEN
 from calibadv_env.retrieval.base import Passage
 
 HOPS = {

@@ -19,9 +19,9 @@ import pytest
 
 from calibadv_algo.advantages.calibadv import CalibAdv
 from calibadv_algo.advantages.grpo import Grpo
-from calibadv_algo.credit import SilverCredit
+from calibadv_algo.credit.base import SilverCredit
 from calibadv_algo.errors import MissingInfoKeyError
-from calibadv_algo.rollout.scripted import ScriptedEngine
+from calibadv_algo.rollout.engines.scripted import ScriptedEngine
 from calibadv_algo.types import Group
 
 HERE = Path(__file__).parent

@@ -9,9 +9,7 @@ import pytest
 from calibadv_algo.advantages.calibadv import CalibAdv, Rebalance, SoftPenalty
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.advantages.mass_matched import MassMatchedGrpo
-from calibadv_algo.arms import ARMS, find_arm
-from calibadv_algo.config import ATLAS_TINY, PRESETS
-from calibadv_algo.credit import (
+from calibadv_algo.credit.base import (
     AnswerMatchCredit,
     GoldCredit,
     InvertedCredit,
@@ -19,6 +17,8 @@ from calibadv_algo.credit import (
     RandomCredit,
     SilverCredit,
 )
+from calibadv_algo.experiments.arms import ARMS, find_arm
+from calibadv_algo.training.config import ATLAS_TINY, PRESETS
 
 EXPECTED = {
     "grpo": (Grpo, NoCredit, False),

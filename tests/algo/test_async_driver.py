@@ -16,10 +16,10 @@ from transformers import PreTrainedTokenizerFast
 
 from calibadv_algo.errors import EngineError, RolloutError
 from calibadv_algo.rollout.async_driver import collect_async
-from calibadv_algo.rollout.base import Generation, GenerationRequest, SamplingParams
 from calibadv_algo.rollout.driver import DriverConfig, EpisodeSpec, RolloutBatch, collect
-from calibadv_algo.rollout.hf_engine import HfEngine
-from calibadv_algo.rollout.scripted import PacedEngine, ScriptedEngine
+from calibadv_algo.rollout.engines.base import Generation, GenerationRequest, SamplingParams
+from calibadv_algo.rollout.engines.hf.engine import HfEngine
+from calibadv_algo.rollout.engines.scripted import PacedEngine, ScriptedEngine
 from calibadv_algo.rollout.slots import (
     EnvSlots,
     ListSlots,

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from calibadv_algo.commands.setup import load_policy, policy_path
-from calibadv_algo.config import ATLAS_TINY
-from calibadv_algo.evaluation import eval_task_indices, evaluate, summarize
-from calibadv_algo.rollout.base import SamplingParams
+from calibadv_algo.cli.setup import load_policy, policy_path
 from calibadv_algo.rollout.driver import DriverConfig
-from calibadv_algo.rollout.hf_engine import HfEngine
+from calibadv_algo.rollout.engines.base import SamplingParams
+from calibadv_algo.rollout.engines.hf.engine import HfEngine
 from calibadv_algo.rollout.slots import make_slots
-from calibadv_algo.trainer import count_tasks
+from calibadv_algo.training.config import ATLAS_TINY
+from calibadv_algo.training.evaluation import eval_task_indices, evaluate, summarize
+from calibadv_algo.training.trainer import count_tasks
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.info import STOP_STRINGS
 

@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from calibadv_algo import baseline as module
-from calibadv_algo.arms import ARMS
-from calibadv_algo.baseline import (
+from calibadv_algo.cli.train import run_training, train_config
+from calibadv_algo.experiments import baseline as module
+from calibadv_algo.experiments.arms import ARMS
+from calibadv_algo.experiments.baseline import (
     Baseline,
     baseline_names,
     find_algorithm,
     find_baseline,
 )
-from calibadv_algo.commands.train import run_training, train_config
-from calibadv_algo.compare import COMPARE_PRESETS
-from calibadv_algo.config import ATLAS_TINY, PRESETS, TrainConfig, config_hash
+from calibadv_algo.experiments.compare import COMPARE_PRESETS
+from calibadv_algo.training.config import ATLAS_TINY, PRESETS, TrainConfig, config_hash
 
 ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -57,7 +57,9 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_declared_is_installed() -> None:
     assert set(NAMES) <= set(baseline_names()), "install the package again: pip install -e ."
-    files = {path.stem for path in (ROOT / "baselines").glob("*.py")} - {"no_training"}
+    files = {path.stem for path in (ROOT / "baselines" / "calibadv_baselines").glob("*.py")} - {
+        "no_training"
+    }
     targets = PYPROJECT["project"]["entry-points"]["calibadv_algo.baselines"].values()
     assert {target.split(":")[0].split(".")[1] for target in targets} == files
 

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from calibadv_algo.baseline import Baseline
-from calibadv_algo.commands.setup import load_policy
-from calibadv_algo.config import ATLAS_TINY, EvalConfig, TrainConfig, config_hash
-from calibadv_algo.credit import NoCredit
+from calibadv_algo.cli.setup import load_policy
+from calibadv_algo.credit.base import NoCredit
+from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.rollout.tree_config import TreeSearch
+from calibadv_algo.training.config import ATLAS_TINY, EvalConfig, TrainConfig, config_hash
 
-FOLDER = Path(__file__).parents[2] / "baselines"
+FOLDER = Path(__file__).parents[2] / "baselines" / "calibadv_baselines"
 SYSTEMS = {
     "calibadv",
     "cispo",
@@ -109,7 +109,12 @@ def test_a_system_describes_itself(name: str) -> None:
     assert baseline.departures, "no code is a published system without a difference"
     assert all(len(each) > 20 and "\n" not in each for each in baseline.departures)
     document = MODULES[file].__doc__ or ""
-    for part in ("Source", "Made of", "Published settings", f"python baselines/{file.stem}.py"):
+    for part in (
+        "Source",
+        "Made of",
+        "Published settings",
+        f"python -m calibadv_baselines.{file.stem}",
+    ):
         if name not in ("calibadv", "grpo"):
             assert part in document, part
     assert MODULES[file].BASELINE.name in BASELINES
@@ -183,8 +188,8 @@ def test_what_needs_labels_has_a_judge() -> None:
 def test_a_system_trains_the_atlas_policy(name: str, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    from calibadv_algo.commands.setup import policy_path
-    from calibadv_algo.commands.train import run_training
+    from calibadv_algo.cli.setup import policy_path
+    from calibadv_algo.cli.train import run_training
 
     config = replace(BASELINES[name][1].apply(TINY), output_dir=tmp_path)
     result = run_training(config)
@@ -200,11 +205,11 @@ def test_a_system_trains_the_atlas_policy(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_zerosearch_trains_on_simulated_search(tmp_path: Path) -> None:
     """A script plays the language model that plays the search engine; it lies more and more."""
-    from calibadv_algo.rollout.hf_engine import HfEngine
+    from calibadv_algo.rollout.engines.hf.engine import HfEngine
     from calibadv_algo.rollout.slots import make_slots
-    from calibadv_algo.trainer import Trainer
+    from calibadv_algo.training.trainer import Trainer
     from calibadv_env.data.registry import get_dataset
-    from calibadv_env.retrieval.simulated import ScriptedWriter, SimulatedRetriever
+    from calibadv_env.retrieval.remote.simulated import ScriptedWriter, SimulatedRetriever
 
     bm25 = get_dataset("atlas").retriever("bm25")
     shares: list[float] = []

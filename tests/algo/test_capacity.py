@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from calibadv_algo.capacity import (
+from benchmarks.capacity import (
     GIB,
     QWEN25_7B,
     Device,

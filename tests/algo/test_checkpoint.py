@@ -16,14 +16,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from calibadv_algo.checkpoint import (
+from calibadv_algo.errors import CheckpointError
+from calibadv_algo.learner.checkpoint import (
     TrainerState,
     find_checkpoint,
     list_checkpoints,
     load_checkpoint,
     save_checkpoint,
 )
-from calibadv_algo.errors import CheckpointError
 
 HERE = Path(__file__).parent
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from calibadv_algo import cli
 from calibadv_algo.advantages.calibadv import CalibAdv
 from calibadv_algo.advantages.grpo import Grpo
-from calibadv_algo.arms import ARMS
-from calibadv_algo.cli import COMMANDS, main, parse
-from calibadv_algo.config import PRESETS
-from calibadv_algo.credit import NoCredit, SilverCredit
+from calibadv_algo.cli import main as cli
+from calibadv_algo.cli.main import COMMANDS, main, parse
+from calibadv_algo.credit.base import NoCredit, SilverCredit
 from calibadv_algo.errors import CheckpointError
+from calibadv_algo.experiments.arms import ARMS
+from calibadv_algo.training.config import PRESETS
 from calibadv_env.errors import MissingDependencyError
 
 
@@ -61,7 +61,7 @@ def test_help_shows_what_each_field_is(name: str, capsys: pytest.CaptureFixture[
     out = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert f"usage: calibadv {name}" in out
     module, class_name, _ = COMMANDS[name]
-    command = getattr(importlib.import_module(f"calibadv_algo.commands.{module}"), class_name)
+    command = getattr(importlib.import_module(f"calibadv_algo.cli.{module}"), class_name)
     assert " ".join(command.__doc__.split()) in out
     for field in dataclasses.fields(command):
         if dataclasses.is_dataclass(field.type) or field.name in (
@@ -96,7 +96,6 @@ def test_unknown_flags_are_fatal(name: str, capsys: pytest.CaptureFixture[str]) 
         "serve": ["toy"],
         "list": ["arms"],
         "report": ["folder"],
-        "conformance": ["file"],
         "trace": ["import", "log.jsonl", "--output", "out.jsonl"],
     }
     with pytest.raises(SystemExit) as caught:
@@ -111,7 +110,6 @@ def test_unknown_flags_are_fatal(name: str, capsys: pytest.CaptureFixture[str]) 
         ["train", "--optim.num-updates", "many"],
         ["train", "--env.reward", "bleu"],
         ["list", "models"],
-        ["conformance"],
         ["train", "--preset"],
     ],
 )
@@ -268,7 +266,6 @@ def test_an_interruption_is_said_and_a_bug_is_not_hidden(
         (["play", "--env.dataset", "nothing"], "dataset must be one of"),
         (["play", "--env.dataset", "toy", "--task-index", "100000"], "task_index"),
         (["report", "no/such/folder"], "no/such/folder"),
-        (["conformance", "no/such/file.json"], "no/such/file.json"),
         (["warmstart", "--dataset", "nothing", "--output-dir", "{tmp}"], "dataset must be one of"),
     ],
 )
@@ -294,7 +291,7 @@ def test_mistakes_are_one_line(
 )
 def test_the_heavy_packages_wait_until_a_command_runs(arguments: list[str]) -> None:
     code = (
-        "import sys\nfrom calibadv_algo.cli import main\n"
+        "import sys\nfrom calibadv_algo.cli.main import main\n"
         f"try:\n    code = main({arguments!r})\n"
         "except SystemExit as error:\n    code = error.code\n"
         "heavy = {'torch', 'transformers', 'matplotlib'} & set(sys.modules)\n"
@@ -306,7 +303,7 @@ def test_the_heavy_packages_wait_until_a_command_runs(arguments: list[str]) -> N
 
 def test_the_console_script_is_this(capsys: pytest.CaptureFixture[str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "calibadv_algo.cli", "nonsense"], capture_output=True, text=True
+        [sys.executable, "-m", "calibadv_algo.cli.main", "nonsense"], capture_output=True, text=True
     )
     assert done.returncode == 2
     assert "unknown command 'nonsense'" in done.stderr

@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 import pytest
 
-from calibadv_algo.collection import Collector, episode_seed, questions_at
-from calibadv_algo.config import RolloutConfig, TrainConfig
 from calibadv_algo.errors import RolloutError
-from calibadv_algo.filters import DynamicSampling
-from calibadv_algo.rollout.base import SamplingParams
 from calibadv_algo.rollout.driver import DriverConfig, EpisodeSpec, RolloutBatch, RolloutStats
+from calibadv_algo.rollout.engines.base import SamplingParams
+from calibadv_algo.shaping.filters import DynamicSampling
+from calibadv_algo.training.collection import Collector, episode_seed, questions_at
+from calibadv_algo.training.config import RolloutConfig, TrainConfig
 from calibadv_algo.types import Group, Trajectory, Turn
 
 NO_KEYS: frozenset[str] = frozenset()

@@ -14,18 +14,17 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from calibadv_algo.arms import ARMS
-from calibadv_algo.baseline import baseline_names
-from calibadv_algo.cli import main
-from calibadv_algo.commands import setup
-from calibadv_algo.commands.listing import List
-from calibadv_algo.commands.setup import data_sha256, git_commit, policy_path, warm_start_facts
-from calibadv_algo.commands.warmstart import WarmStart, name_source, passage_heads, tokenizer_texts
-from calibadv_algo.config import PRESETS, EnvConfig
-from calibadv_algo.rollout.base import Generation
+from calibadv_algo.cli import setup
+from calibadv_algo.cli.listing import List
+from calibadv_algo.cli.main import main
+from calibadv_algo.cli.setup import data_sha256, git_commit, policy_path, warm_start_facts
+from calibadv_algo.cli.warmstart import WarmStart, name_source, passage_heads, tokenizer_texts
+from calibadv_algo.experiments.arms import ARMS
+from calibadv_algo.experiments.baseline import baseline_names
+from calibadv_algo.rollout.engines.base import Generation
+from calibadv_algo.training.config import PRESETS, EnvConfig
 from calibadv_env.data.registry import get_dataset
 
-VECTORS = Path(__file__).parents[1] / "data" / "calibadv_vectors.json"
 NOISE = ("Loading weights", "Writing model shards", "it/s", "Traceback", "Warning", "warn")
 SHAPE = {
     "vocab-size": 420,
@@ -296,34 +295,13 @@ def test_what_a_watched_policy_sampled_is_never_encoded_again(
             text = texts[len(requests) - 1]
             return [Generation((7, 8, 9), (-1.0, -1.0, -1.0), text, "stop")]
 
-    monkeypatch.setattr("calibadv_algo.rollout.hf_engine.HfEngine", Engine)
+    monkeypatch.setattr("calibadv_algo.rollout.engines.hf.engine.HfEngine", Engine)
     assert play(monkeypatch, "", "--model", str(policy)) == 0
     first, second = requests
     assert second[: len(first) + 3] == (*first, 7, 8, 9)
     tokenizer = AutoTokenizer.from_pretrained(policy)
     assert tokenizer.decode(second[len(first) + 3 :]).startswith("<information>Doc 1(Title:")
     assert tokenizer.decode(first).startswith("Question: ")
-
-
-# conformance
-
-
-def test_conformance_passes_on_the_vectors(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["conformance", str(VECTORS)]) == 0
-    assert "72 of 72 compared vectors agree" in output_of(capfd)
-
-
-def test_conformance_fails_on_a_tampered_copy(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    document = json.loads(VECTORS.read_text(encoding="utf-8"))
-    row = document["vectors"][0]["expected"][0]["adv_after_rebalance_per_turn"]
-    row[0] += 0.001
-    copy = tmp_path / "tampered.json"
-    copy.write_text(json.dumps(document))
-    assert main(["conformance", str(copy)]) == 1
-    assert "71 of 72" in output_of(capfd)
-    assert main(["conformance", str(copy), "--tolerance", "0.01"]) == 0
 
 
 # list

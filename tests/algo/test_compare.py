@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from calibadv_algo import compare
-from calibadv_algo.arms import ARMS
-from calibadv_algo.baseline import find_baseline
-from calibadv_algo.compare import (
+from calibadv_algo.experiments import compare
+from calibadv_algo.experiments.arms import ARMS
+from calibadv_algo.experiments.baseline import find_baseline
+from calibadv_algo.experiments.compare import (
     COMPARE_PRESETS,
     CompareConfig,
     ComparisonError,
@@ -32,7 +32,7 @@ from calibadv_algo.compare import (
     run_jobs,
     write_comparison,
 )
-from calibadv_algo.config import ATLAS_TINY, TrainConfig, config_hash
+from calibadv_algo.training.config import ATLAS_TINY, TrainConfig, config_hash
 
 TARGETS = """
 import os, signal, sys, time
@@ -302,7 +302,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {folder!r})
 import {module} as targets
-from calibadv_algo.compare import CompareConfig, plan_jobs, run_jobs
+from calibadv_algo.experiments.compare import CompareConfig, plan_jobs, run_jobs
 
 if __name__ == "__main__":
     config = CompareConfig(arms=("grpo",), seeds=(0,), output_dir=Path({folder!r}))

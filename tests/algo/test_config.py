@@ -11,7 +11,10 @@ import tyro
 
 from calibadv_algo.advantages.calibadv import CalibAdv
 from calibadv_algo.advantages.grpo import Grpo
-from calibadv_algo.config import (
+from calibadv_algo.credit.base import NoCredit, SilverCredit
+from calibadv_algo.losses.mismatch import TokenTis
+from calibadv_algo.losses.objectives import ClippedSurrogate, Gspo
+from calibadv_algo.training.config import (
     ATLAS_TINY,
     CALIBADV_QWEN25_3B,
     PRESETS,
@@ -25,9 +28,6 @@ from calibadv_algo.config import (
     config_hash,
     config_to_dict,
 )
-from calibadv_algo.credit import NoCredit, SilverCredit
-from calibadv_algo.mismatch import TokenTis
-from calibadv_algo.objectives import ClippedSurrogate, Gspo
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from calibadv_algo.cli import main
-from calibadv_algo.conformance import (
+from calibadv_env.retrieval.remote.simulated import noise_probability
+from conformance.__main__ import Conformance
+from conformance.calibadv import (
     DEFAULT_SWITCHES,
     ConformanceReport,
     check_vector,
@@ -19,10 +20,9 @@ from calibadv_algo.conformance import (
     run_conformance,
     variant_of,
 )
-from calibadv_algo.conformance_published import check_output
-from calibadv_env.retrieval.simulated import noise_probability
+from conformance.published import check_output
 
-PATH = Path(__file__).parent.parent / "data" / "calibadv_vectors.json"
+PATH = Path(__file__).parents[2] / "conformance" / "data" / "calibadv_vectors.json"
 VECTORS = json.loads(PATH.read_text(encoding="utf-8"))["vectors"]
 
 
@@ -271,7 +271,7 @@ def test_a_missing_input_is_an_error_that_names_the_output(tmp_path: Path) -> No
 
 
 def test_the_command_takes_several_files(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["conformance", str(PATH), str(OTHERS_PATH)]) == 0
+    assert run(PATH, OTHERS_PATH) == 0
     out = capfd.readouterr().out
     assert "72 of 72" in out
     assert "37 of 37" in out
@@ -284,7 +284,7 @@ def test_the_command_fails_if_one_file_does(
     outputs = {"kl_k1": OTHERS["outputs"]["kl_k1"] + 1}
     path = tmp_path / "others.json"
     path.write_text(json.dumps({"inputs": OTHERS["inputs"], "outputs": outputs}), encoding="utf-8")
-    assert main(["conformance", str(PATH), str(path)]) == 1
+    assert run(PATH, path) == 1
     assert "differs  kl_k1" in capfd.readouterr().out
 
 
@@ -309,3 +309,25 @@ def test_the_command_fails_if_one_file_does(
 def test_switches_name_an_estimator(switches: dict[str, Any], expected: dict[str, Any]) -> None:
     variant = variant_of({**DEFAULT_SWITCHES, **switches})
     assert {name: getattr(variant, name) for name in expected} == expected
+
+
+def test_the_command_takes_the_recorded_vectors(capfd: pytest.CaptureFixture[str]) -> None:
+    assert Conformance().run() == 0
+    assert "all files: 109 of 109 vectors agree" in capfd.readouterr().out
+
+
+def test_the_command_fails_on_a_tampered_copy(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    document = json.loads(PATH.read_text(encoding="utf-8"))
+    row = document["vectors"][0]["expected"][0]["adv_after_rebalance_per_turn"]
+    row[0] += 0.001
+    copy = tmp_path / "tampered.json"
+    copy.write_text(json.dumps(document))
+    assert run(copy) == 1
+    assert "71 of 72" in capfd.readouterr().out
+    assert run(copy, tolerance=0.01) == 0
+
+
+def run(*files: Path, tolerance: float = 1e-5) -> int:
+    return Conformance(files=files, tolerance=tolerance).run()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibadv_algo.credit import (
+from calibadv_algo.credit.base import (
     SCORED_BAD,
     AnswerMatchCredit,
     GoldCredit,

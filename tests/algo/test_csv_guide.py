@@ -89,7 +89,7 @@ def test_the_commands_of_the_guide_lead_to_a_trained_policy(tables, tmp_path):
     printed = []
     for line in commands():
         done = subprocess.run(
-            [sys.executable, "-m", "calibadv_algo.cli", *line[1:]],
+            [sys.executable, "-m", "calibadv_algo.cli.main", *line[1:]],
             cwd=tables,
             env=environment,
             capture_output=True,

@@ -9,15 +9,21 @@ import gymnasium
 import pytest
 
 from calibadv_algo.advantages.grpo import Grpo
-from calibadv_algo.commands.setup import load_policy
-from calibadv_algo.config import ATLAS_TINY, EnvConfig, EvalConfig, OptimConfig, RolloutConfig
-from calibadv_algo.credit import NoCredit
-from calibadv_algo.rollout.base import SamplingParams
-from calibadv_algo.rollout.hf_engine import HfEngine
+from calibadv_algo.cli.setup import load_policy
+from calibadv_algo.credit.base import NoCredit
+from calibadv_algo.rollout.engines.base import SamplingParams
+from calibadv_algo.rollout.engines.hf.engine import HfEngine
 from calibadv_algo.rollout.simulator import EngineWriter
 from calibadv_algo.rollout.slots import ListSlots, SlotStart, make_slots
-from calibadv_algo.trainer import Trainer
-from calibadv_env.retrieval.simulated import SimulatedRetriever
+from calibadv_algo.training.config import (
+    ATLAS_TINY,
+    EnvConfig,
+    EvalConfig,
+    OptimConfig,
+    RolloutConfig,
+)
+from calibadv_algo.training.trainer import Trainer
+from calibadv_env.retrieval.remote.simulated import SimulatedRetriever
 
 
 class Watched(SimulatedRetriever):

@@ -3,9 +3,10 @@ import json
 import pytest
 import tyro
 
-from calibadv_algo.commands.data import Audit, Data, Inspect, Prepare, dataset_facts
-from calibadv_env.data import benchmarks, registry
+from calibadv_algo.cli.data import Audit, Data, Inspect, Prepare, dataset_facts
+from calibadv_env.data import registry
 from calibadv_env.data.registry import get_dataset
+from calibadv_env.data.sources import benchmarks
 from calibadv_env.errors import DataError
 
 PASSAGES = [

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from calibadv_algo import cli
-from calibadv_algo.commands.diagnose import Diagnose
-from calibadv_algo.commands.trace import Reading, Trace
+from calibadv_algo.cli import main as cli
+from calibadv_algo.cli.diagnose import Diagnose
+from calibadv_algo.cli.trace import Reading, Trace
 from calibadv_algo.report.diagnosis import Source, diagnose, render_diagnosis, table_rows
 from calibadv_algo.report.groups import Tally, count, judge
 from calibadv_algo.rollout.records import trajectory_to_json

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from calibadv_algo.commands.diagnose import Diagnose
+from calibadv_algo.cli.diagnose import Diagnose
 
 playwright = pytest.importorskip("playwright.sync_api")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calibadv_algo.diagnostics import (
+from calibadv_algo.training.diagnostics import (
     action_stats,
     advantage_mass,
     approximate_kl,
@@ -70,7 +70,7 @@ def test_mispenalized_without_punished_searches() -> None:
 
 @pytest.mark.parametrize(("name", "clip_high"), [("sym", 0.2), ("cliphigher", 0.28)])
 def test_clip_fraction_agrees_with_verl(name: str, clip_high: float) -> None:
-    path = Path(__file__).parent.parent / "data" / "misc_vectors.json"
+    path = Path(__file__).parents[2] / "conformance" / "data" / "misc_vectors.json"
     vectors = json.loads(path.read_text(encoding="utf-8"))
     mask = np.array(vectors["inputs"]["mask"]) > 0
     inputs = [np.array(vectors["inputs"][key])[mask] for key in ("logp", "old_logp", "loss_adv")]

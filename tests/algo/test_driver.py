@@ -14,12 +14,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from calibadv_algo.errors import RolloutError
-from calibadv_algo.rollout.base import (
-    Generation,
-    GenerationEngine,
-    GenerationRequest,
-    SamplingParams,
-)
 from calibadv_algo.rollout.driver import (
     DriverConfig,
     EpisodeSpec,
@@ -28,8 +22,14 @@ from calibadv_algo.rollout.driver import (
     regroup,
     turn_seed,
 )
-from calibadv_algo.rollout.hf_engine import HfEngine
-from calibadv_algo.rollout.scripted import ScriptedEngine
+from calibadv_algo.rollout.engines.base import (
+    Generation,
+    GenerationEngine,
+    GenerationRequest,
+    SamplingParams,
+)
+from calibadv_algo.rollout.engines.hf.engine import HfEngine
+from calibadv_algo.rollout.engines.scripted import ScriptedEngine
 from calibadv_algo.rollout.slots import ListSlots
 from calibadv_algo.types import Trajectory, Turn
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from calibadv_algo.rollout.engine_config import (
+from calibadv_algo.rollout.engines.config import (
     HfEngineConfig,
     VllmEngineConfig,
     VllmServerEngineConfig,
     find_engine,
     make_engine,
 )
-from calibadv_algo.rollout.vllm_turns import check_sampling, reports_raw_logprobs
+from calibadv_algo.rollout.engines.vllm.turns import check_sampling, reports_raw_logprobs
 
 
 @pytest.mark.parametrize(

@@ -16,21 +16,21 @@ from typing import Any
 
 import pytest
 
-from calibadv_algo.cli import main, parse
-from calibadv_algo.commands.evaluate_suite import lasting
-from calibadv_algo.commands.policies import (
+from calibadv_algo.cli.evaluate_suite import lasting
+from calibadv_algo.cli.main import main, parse
+from calibadv_algo.cli.policies import (
     EvalEnv,
     LocalPolicy,
     fingerprint,
     read_training,
     settle,
 )
-from calibadv_algo.commands.suite_data import open_suite, suite_names
-from calibadv_algo.commands.systems import Agent, find_system
-from calibadv_algo.config import EnvConfig
+from calibadv_algo.cli.suite_data import open_suite, suite_names
+from calibadv_algo.cli.systems import Agent, find_system
+from calibadv_algo.training.config import EnvConfig
 from calibadv_env.data import registry
-from calibadv_env.data.benchmarks import SEVEN
 from calibadv_env.data.registry import get_dataset
+from calibadv_env.data.sources.benchmarks import SEVEN
 
 HERE = Path(__file__).parent
 
@@ -225,7 +225,9 @@ def test_a_killed_process_goes_on_to_the_same_result(files: Path, tmp_path: Path
         flags = ["--endpoint", endpoint.url, "--endpoint-model", "wise", "--chunk", "2"]
         command = ["--suite", "seven", *flags, "--output-dir", "killed", "--endpoint-retries", "1"]
         command += ["--endpoint-timeout-s", "5", "--endpoint-concurrency", "1"]
-        process = subprocess.Popen([sys.executable, "-m", "calibadv_algo.cli", "eval", *command])
+        process = subprocess.Popen(
+            [sys.executable, "-m", "calibadv_algo.cli.main", "eval", *command]
+        )
         records = tmp_path / "killed" / "records" / "TriviaQA.jsonl"
         try:
             deadline = time.monotonic() + 60
@@ -255,7 +257,15 @@ def test_a_killed_process_goes_on_to_the_same_result(files: Path, tmp_path: Path
 def test_a_killed_local_model_goes_on_to_the_same_records(tmp_path: Path) -> None:
     flags = ["--suite", "atlas", "--subset", "64", "--chunk", "16", "atlas-tiny"]
     assert main(["eval", *flags, "--output-dir", "whole"]) == 0
-    command = [sys.executable, "-m", "calibadv_algo.cli", "eval", *flags, "--output-dir", "killed"]
+    command = [
+        sys.executable,
+        "-m",
+        "calibadv_algo.cli.main",
+        "eval",
+        *flags,
+        "--output-dir",
+        "killed",
+    ]
     process = subprocess.Popen(command)
     path = tmp_path / "killed" / "records" / "atlas.jsonl"
     while not path.exists():
@@ -504,8 +514,8 @@ def test_floors_are_evaluated_like_a_policy(tmp_path: Path, system: str, searche
 def test_a_system_can_stand_in_for_the_agent(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from calibadv_algo.commands import systems
-    from calibadv_algo.rollout.scripted import ScriptedEngine
+    from calibadv_algo.cli import systems
+    from calibadv_algo.rollout.engines.scripted import ScriptedEngine
 
     class Stubborn(Agent):
         name = "stubborn"
@@ -521,7 +531,7 @@ def test_a_system_can_stand_in_for_the_agent(
             return ScriptedEngine(lambda context, seed: text, tokenizer)
 
     monkeypatch.setattr(systems, "Stubborn", Stubborn, raising=False)
-    name = "calibadv_algo.commands.systems:Stubborn"
+    name = "calibadv_algo.cli.systems:Stubborn"
     monkeypatch.setitem(systems.SYSTEMS, "stubborn", name)
     assert find_system("stubborn").name == "stubborn"
     flags = ["--suite", "toy", "--subset", "5", "--system", "stubborn"]

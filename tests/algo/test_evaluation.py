@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from calibadv_algo.evaluation import (
+from calibadv_algo.training.evaluation import (
     EvalRecord,
     append_records,
     eval_task_indices,

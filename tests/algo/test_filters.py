@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibadv_algo.errors import MissingInfoKeyError
-from calibadv_algo.filters import (
+from calibadv_algo.shaping.base import ResamplingFilter
+from calibadv_algo.shaping.filters import (
     DynamicSampling,
     OverlongFilter,
     OverlongMask,
@@ -23,7 +24,6 @@ from calibadv_algo.filters import (
     is_overlong,
     reward_std,
 )
-from calibadv_algo.shaping.base import ResamplingFilter
 from calibadv_algo.types import Group, Trajectory, Turn
 
 

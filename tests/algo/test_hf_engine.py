@@ -27,8 +27,8 @@ from transformers import (
 
 import calibadv_algo
 from calibadv_algo.errors import EngineError
-from calibadv_algo.rollout.base import Generation, GenerationRequest, SamplingParams
-from calibadv_algo.rollout.hf_engine import HfEngine
+from calibadv_algo.rollout.engines.base import Generation, GenerationRequest, SamplingParams
+from calibadv_algo.rollout.engines.hf.engine import HfEngine
 
 EOS, PAD = 0, 1
 LIMIT = 256
@@ -286,7 +286,7 @@ def test_a_turn_is_the_same_to_the_bit_whatever_shares_its_batch(
 @pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_atlas_policy_is_the_same_to_the_bit_at_any_length(threads: int) -> None:
-    path = Path(calibadv_algo.__file__).parent / "assets" / "atlas_policy"
+    path = Path(calibadv_algo.__file__).parent / "learner" / "assets" / "atlas_policy"
     model = AutoModelForCausalLM.from_pretrained(path).eval()
     tokenizer = AutoTokenizer.from_pretrained(path)
     before = torch.get_num_threads()

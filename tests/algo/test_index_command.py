@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from calibadv_algo.commands.index import Index
+from calibadv_algo.cli.index import Index
 from calibadv_env.errors import DataError
 from calibadv_env.retrieval.opening import open_index
 

@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibadv_algo.advantages.critic_search import CriticSearch
-from calibadv_algo.credit import SCORED_BAD
-from calibadv_algo.errors import MissingInfoKeyError
-from calibadv_algo.judges import (
+from calibadv_algo.credit.base import SCORED_BAD
+from calibadv_algo.credit.judges import (
     JudgeCredit,
     JudgeError,
     LlmJudge,
@@ -24,6 +23,7 @@ from calibadv_algo.judges import (
     read_verdicts,
     transcript,
 )
+from calibadv_algo.errors import MissingInfoKeyError
 from calibadv_algo.types import Group, Trajectory, Turn
 
 Reply = tuple[int, str]

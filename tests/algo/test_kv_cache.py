@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibadv_algo.rollout.kv_cache import RowTable, SlotCache
+from calibadv_algo.rollout.engines.hf.kv_cache import RowTable, SlotCache
 
 HEADS, SIZE = 2, 3
 

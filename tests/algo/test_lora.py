@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from calibadv_algo.cli import parse
-from calibadv_algo.commands.setup import load_policy
-from calibadv_algo.commands.train import run_training
-from calibadv_algo.config import ATLAS_TINY, TrainConfig
+from calibadv_algo.cli.main import parse
+from calibadv_algo.cli.setup import load_policy
+from calibadv_algo.cli.train import run_training
 from calibadv_algo.lora import Lora, add_lora, merged_state_dict, peft_model
+from calibadv_algo.training.config import ATLAS_TINY, TrainConfig
 
 pytest.importorskip("peft", reason="needs the extra lora")
 

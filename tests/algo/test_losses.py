@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from calibadv_algo.losses import (
+from calibadv_algo.losses.formulas import (
     KL_ESTIMATORS,
     aggregate,
     cispo_loss,
@@ -29,7 +29,9 @@ from calibadv_algo.losses import (
 )
 
 VECTORS = json.loads(
-    (Path(__file__).parent.parent / "data" / "misc_vectors.json").read_text(encoding="utf-8")
+    (Path(__file__).parents[2] / "conformance" / "data" / "misc_vectors.json").read_text(
+        encoding="utf-8"
+    )
 )
 MODES = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")
 

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from calibadv_algo.batching import TokenBatch
-from calibadv_algo.losses_llds import (
+from calibadv_algo.losses.llds import Llds
+from calibadv_algo.losses.llds_formulas import (
     answer_coef,
     llds_denominator,
     llds_penalty,
     protected_tokens,
 )
-from calibadv_algo.objectives import ClippedSurrogate, Gspo, LossTokens, PenalisedObjective
-from calibadv_algo.objectives_llds import Llds
+from calibadv_algo.losses.objectives import ClippedSurrogate, Gspo, LossTokens, PenalisedObjective
 
 Token = tuple[float, float, int, int]
 """Drop in likelihood, advantage, sequence, turn."""

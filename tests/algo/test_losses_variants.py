@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from calibadv_algo.losses import kl_k3, policy_loss, sequence_importance_weights
-from calibadv_algo.losses_value import value_loss
-from calibadv_algo.losses_variants import (
+from calibadv_algo.losses.formulas import kl_k3, policy_loss, sequence_importance_weights
+from calibadv_algo.losses.objectives import ClippedSurrogate, LossTokens
+from calibadv_algo.losses.value import value_loss
+from calibadv_algo.losses.variant_formulas import (
     balanced_loss,
     clip_cov_mask,
     corrected_k3,
@@ -25,8 +26,7 @@ from calibadv_algo.losses_variants import (
     sapo_loss,
     two_sided_loss,
 )
-from calibadv_algo.objectives import ClippedSurrogate, LossTokens
-from calibadv_algo.objectives_variants import (
+from calibadv_algo.losses.variants import (
     BalancedSurrogate,
     GeometricMean,
     KlCov,

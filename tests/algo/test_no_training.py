@@ -10,11 +10,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from calibadv_algo.commands.floors import ClosedBook, Oracle, SingleRetrieval
-from calibadv_algo.commands.systems import SystemData
+from calibadv_algo.cli.floors import ClosedBook, Oracle, SingleRetrieval
+from calibadv_algo.cli.systems import SystemData
 from calibadv_algo.errors import EngineError
-from calibadv_algo.evaluation import EvalResult, summarize
-from calibadv_algo.no_training import (
+from calibadv_algo.experiments.no_training import (
     UNKNOWN,
     ForcedAnswerEngine,
     NotedSlots,
@@ -25,8 +24,9 @@ from calibadv_algo.no_training import (
     stands_in,
     system_engine,
 )
-from calibadv_algo.rollout.base import Generation, GenerationRequest, SamplingParams
+from calibadv_algo.rollout.engines.base import Generation, GenerationRequest, SamplingParams
 from calibadv_algo.rollout.slots import SlotStart, make_slots
+from calibadv_algo.training.evaluation import EvalResult, summarize
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.info import STOP_STRINGS
 

@@ -7,9 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from calibadv_algo.losses import cispo_loss, gspo_loss, policy_loss
-from calibadv_algo.objectives import Cispo, ClippedSurrogate, Gspo, LossTokens, PenalisedObjective
-from calibadv_algo.objectives_llds import Llds
+from calibadv_algo.losses.formulas import cispo_loss, gspo_loss, policy_loss
+from calibadv_algo.losses.llds import Llds
+from calibadv_algo.losses.objectives import (
+    Cispo,
+    ClippedSurrogate,
+    Gspo,
+    LossTokens,
+    PenalisedObjective,
+)
 
 SEQUENCE = torch.tensor([0, 0, 0, 1, 1, 2])
 

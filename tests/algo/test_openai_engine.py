@@ -14,16 +14,16 @@ import pytest
 import torch
 
 from calibadv_algo.errors import EngineError
-from calibadv_algo.rollout.base import GenerationRequest, SamplingParams
 from calibadv_algo.rollout.driver import EpisodeSpec, collect
-from calibadv_algo.rollout.openai_engine import (
+from calibadv_algo.rollout.engines.base import GenerationRequest, SamplingParams
+from calibadv_algo.rollout.engines.http import CallSettings
+from calibadv_algo.rollout.engines.openai.engine import (
     EndpointConfig,
     OpenAiEngine,
     TextPieces,
     count_written_tokens,
     end_turn,
 )
-from calibadv_algo.rollout.openai_http import CallSettings
 from calibadv_algo.rollout.slots import make_slots
 from calibadv_env.info import STOP_STRINGS
 

@@ -8,8 +8,8 @@ import time
 import pytest
 import torch
 
-from calibadv_algo.overlap import OverlappedRollouts, require_own_weights
-from calibadv_algo.rollout.hf_engine import HfEngine
+from calibadv_algo.rollout.engines.hf.engine import HfEngine
+from calibadv_algo.training.overlap import OverlappedRollouts, require_own_weights
 from tests.algo.letters import make_model, make_tokenizer
 
 

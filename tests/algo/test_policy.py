@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from calibadv_algo.batching import TokenBatch
-from calibadv_algo.policy import Policy
+from calibadv_algo.learner.policy import Policy
 
 VOCAB = 61
 

@@ -21,11 +21,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from calibadv_algo.batch_source import BatchSource
 from calibadv_algo.batching import TokenBatch, build_token_batch
 from calibadv_algo.errors import RolloutError
-from calibadv_algo.playing import JournaledGroups, SharedPlay
-from calibadv_algo.ranks import (
+from calibadv_algo.learner.ranks import (
     AccelerateRanks,
     RanksError,
     SingleRank,
@@ -35,9 +33,11 @@ from calibadv_algo.ranks import (
     on_main,
     own_share,
 )
-from calibadv_algo.rollout.base import SamplingParams
 from calibadv_algo.rollout.driver import DriverConfig, EpisodeSpec, RolloutBatch, RolloutStats
+from calibadv_algo.rollout.engines.base import SamplingParams
 from calibadv_algo.rollout.journal import StepJournal
+from calibadv_algo.training.batch_source import BatchSource
+from calibadv_algo.training.playing import JournaledGroups, SharedPlay
 from calibadv_algo.types import Trajectory, Turn
 
 HERE = Path(__file__).parent
@@ -139,8 +139,8 @@ def test_errors_of_the_main_rank_are_everybodys() -> None:
 
 @pytest.mark.parametrize(("optim", "what"), [({"dtype": "fp16"}, "dtype fp16"), ({}, "a critic")])
 def test_what_cannot_be_sharded_is_refused(optim: dict[str, Any], what: str) -> None:
-    from calibadv_algo.config import OptimConfig
-    from calibadv_algo.learner import Learner
+    from calibadv_algo.learner.learner import Learner
+    from calibadv_algo.training.config import OptimConfig
 
     config = OptimConfig(parallel="sharded", **optim)
     with pytest.raises(ValueError, match=f"parallel must be 'replicated' with {what}"):
@@ -166,7 +166,7 @@ def test_drivers_give_the_same_run_and_overlap_needs_weights_of_its_own(tmp_path
 def test_overlapped_updates_learn_from_the_policy_before(tmp_path: Path) -> None:
     import copy
 
-    from calibadv_algo.rollout.hf_engine import HfEngine
+    from calibadv_algo.rollout.engines.hf.engine import HfEngine
 
     rollout = letters.RolloutConfig(
         num_questions=2, group_size=4, max_tokens=3, max_context=32, num_slots=8, overlap="one-step"

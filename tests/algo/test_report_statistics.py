@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from calibadv_algo.report.statistics import (
+from calibadv_algo.experiments.statistics import (
     Interval,
     draw_resamples,
     interquartile_mean,

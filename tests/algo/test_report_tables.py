@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import rich.console
 
+from calibadv_algo.experiments.statistics import Interval
 from calibadv_algo.report.reading import (
     ReportError,
     final_scores,
@@ -19,7 +20,6 @@ from calibadv_algo.report.reading import (
     read_metrics,
     warm_start_scores,
 )
-from calibadv_algo.report.statistics import Interval
 from calibadv_algo.report.summary import Row, SplitSummary, Summary, summarise, write_summary
 from calibadv_algo.report.tables import (
     Table,

@@ -8,7 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibadv_algo.rollout.sampling import draw_uniforms, invert_cdf, keep_nucleus, sample_tokens
+from calibadv_algo.rollout.engines.sampling import (
+    draw_uniforms,
+    invert_cdf,
+    keep_nucleus,
+    sample_tokens,
+)
 
 LOGITS = torch.tensor([[1.0, -1.0, float("-inf"), 2.0, 0.5]])
 

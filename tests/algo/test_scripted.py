@@ -8,8 +8,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from calibadv_algo.errors import EngineError
-from calibadv_algo.rollout.base import GenerationRequest, SamplingParams
-from calibadv_algo.rollout.scripted import ReplayEngine, ScriptedEngine
+from calibadv_algo.rollout.engines.base import GenerationRequest, SamplingParams
+from calibadv_algo.rollout.engines.scripted import ReplayEngine, ScriptedEngine
 
 
 @pytest.fixture(scope="module")

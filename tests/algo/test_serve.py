@@ -13,12 +13,12 @@ import pytest
 
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.errors import DataError
-from calibadv_env.retrieval.bm25_build import build_bm25_index
+from calibadv_env.retrieval.bm25.build import build_bm25_index
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
-from calibadv_algo.commands.serve import describe, in_parallel, open_source
+from calibadv_algo.cli.serve import describe, in_parallel, open_source
 
 CORPUS = get_dataset("toy").corpus()
 QUERY = CORPUS.passages[3].text
@@ -56,7 +56,7 @@ def test_what_is_not_there_is_named(tmp_path):
 
 def test_the_command_serves_until_it_is_stopped():
     code = (
-        "import sys, tyro; from calibadv_algo.commands.serve import Serve; "
+        "import sys, tyro; from calibadv_algo.cli.serve import Serve; "
         "sys.exit(tyro.cli(Serve, config=(tyro.conf.AvoidSubcommands,)).run())"
     )
     command = [sys.executable, "-c", code, "toy", "--port", "0", "--limits.max-top-k", "5"]

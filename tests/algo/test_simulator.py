@@ -1,12 +1,12 @@
 import gymnasium
 import pytest
 
-from calibadv_algo.commands.setup import load_policy
+from calibadv_algo.cli.setup import load_policy
 from calibadv_algo.errors import EngineError
-from calibadv_algo.rollout.base import Generation, SamplingParams
-from calibadv_algo.rollout.hf_engine import HfEngine
+from calibadv_algo.rollout.engines.base import Generation, SamplingParams
+from calibadv_algo.rollout.engines.hf.engine import HfEngine
 from calibadv_algo.rollout.simulator import EngineWriter
-from calibadv_env.retrieval.simulated import SimulatedRetriever
+from calibadv_env.retrieval.remote.simulated import SimulatedRetriever
 
 
 class Letters:

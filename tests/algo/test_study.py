@@ -11,20 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calibadv_algo.cli import main
-from calibadv_algo.commands.report import find_study
-from calibadv_algo.compare import CompareConfig
-from calibadv_algo.credit import AnswerMatchCredit, GoldCredit
-from calibadv_algo.report.agreement import Agreement, Quality, count_agreement
-from calibadv_algo.report.reading import ReportError, finished_seeds, read_comparison
-from calibadv_algo.report.study_numbers import (
+from benchmarks.falsify.numbers import (
     contrast_rows,
     measure_study,
     stratified_resamples,
     write_numbers,
 )
-from calibadv_algo.report.study_page import render_page, verdict, write_page
-from calibadv_algo.study import FALSIFY, LAMBDAS, Study, StudyPart
+from benchmarks.falsify.page import render_page, verdict, write_page
+from benchmarks.falsify.study import FALSIFY, LAMBDAS, Study, StudyPart
+from calibadv_algo.credit.base import AnswerMatchCredit, GoldCredit
+from calibadv_algo.experiments.compare import CompareConfig
+from calibadv_algo.report.agreement import Agreement, Quality, count_agreement
+from calibadv_algo.report.reading import ReportError, finished_seeds, read_comparison
 from calibadv_algo.types import Group, Trajectory, Turn
 
 SMALL = Study(
@@ -209,15 +207,3 @@ def test_a_study_without_a_finished_seed_is_refused(tmp_path: Path) -> None:
 def test_verdicts_follow_the_interval(low: float, high: float, words: str) -> None:
     interval: dict[str, Any] = {"estimate": (low + high) / 2, "low": low, "high": high}
     assert verdict(interval).startswith(words)
-
-
-def test_a_study_takes_no_settings_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["compare", "--preset", "falsify", "--arms", "grpo"]) == 1
-    assert "sets arms, seeds and settings itself" in capsys.readouterr().err
-
-
-def test_report_finds_a_study_by_its_parts(tmp_path: Path) -> None:
-    assert find_study(tmp_path) is None
-    (tmp_path / "lambda").mkdir()
-    (tmp_path / "lambda" / "comparison.json").write_text("{}")
-    assert find_study(tmp_path) is FALSIFY

@@ -13,29 +13,7 @@ import numpy as np
 import pytest
 
 from calibadv_algo.errors import EngineError, RolloutError
-from calibadv_algo.evaluation import EvalRecord, record_to_json
-from calibadv_algo.published import BENCHMARKS, PUBLISHED, PublishedRow, published_rows
-from calibadv_algo.report.suite_table import (
-    coverage_table,
-    play_table,
-    published_table,
-    score_table,
-    suite_markdown,
-)
-from calibadv_algo.rollout.base import SamplingParams
-from calibadv_algo.rollout.driver import DriverConfig
-from calibadv_algo.rollout.openai_engine import TextPieces
-from calibadv_algo.rollout.scripted import ScriptedEngine
-from calibadv_algo.rollout.slots import SlotFailure, make_slots
-from calibadv_algo.suite import (
-    Player,
-    SuitePart,
-    SuiteTask,
-    choose_tasks,
-    episode_seed,
-    run_suite,
-)
-from calibadv_algo.suite_files import (
+from calibadv_algo.experiments.suite.files import (
     RECORDS,
     SETTINGS,
     SuiteError,
@@ -43,11 +21,38 @@ from calibadv_algo.suite_files import (
     locked,
     read_records,
 )
-from calibadv_algo.suite_result import PartResult, SuiteResult
-from calibadv_algo.suite_scores import macro_average, score_part
-from calibadv_env.data.benchmarks import SEVEN
-from calibadv_env.data.coverage import _sample
+from calibadv_algo.experiments.suite.published import (
+    BENCHMARKS,
+    PUBLISHED,
+    PublishedRow,
+    published_rows,
+)
+from calibadv_algo.experiments.suite.result import PartResult, SuiteResult
+from calibadv_algo.experiments.suite.run import (
+    Player,
+    SuitePart,
+    SuiteTask,
+    choose_tasks,
+    episode_seed,
+    run_suite,
+)
+from calibadv_algo.experiments.suite.scores import macro_average, score_part
+from calibadv_algo.report.suite_table import (
+    coverage_table,
+    play_table,
+    published_table,
+    score_table,
+    suite_markdown,
+)
+from calibadv_algo.rollout.driver import DriverConfig
+from calibadv_algo.rollout.engines.base import SamplingParams
+from calibadv_algo.rollout.engines.openai.engine import TextPieces
+from calibadv_algo.rollout.engines.scripted import ScriptedEngine
+from calibadv_algo.rollout.slots import SlotFailure, make_slots
+from calibadv_algo.training.evaluation import EvalRecord, record_to_json
+from calibadv_env.data.preparing.coverage import _sample
 from calibadv_env.data.registry import get_dataset
+from calibadv_env.data.sources.benchmarks import SEVEN
 from calibadv_env.info import STOP_STRINGS
 
 RECORD = EvalRecord(
@@ -362,7 +367,7 @@ def test_intervals_repeat_and_differ_between_datasets() -> None:
 
 def test_many_questions_are_resampled_in_bounded_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     em = list((np.random.default_rng(1).random(50) < 0.5).astype(float))
-    monkeypatch.setattr("calibadv_algo.suite_scores._CELLS_AT_ONCE", 50 * 300)
+    monkeypatch.setattr("calibadv_algo.experiments.suite.scores._CELLS_AT_ONCE", 50 * 300)
     assert score_part("x", records_of(em), 1).resampled["em"].shape == (2000,)
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calibadv_algo.commands.env_rules import make_rules
-from calibadv_algo.commands.trace import Reading, Trace
+from calibadv_algo.cli.env_rules import make_rules
+from calibadv_algo.cli.trace import Reading, Trace
 from calibadv_algo.report.groups import judge
 from calibadv_algo.rollout.records import trajectory_from_json
 from calibadv_algo.traces.base import TraceError, question_of, texts_of

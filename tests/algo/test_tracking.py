@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from calibadv_algo.tracking import (
+from calibadv_algo.training.tracking import (
     JsonlTracker,
     ProgressTracker,
     TensorBoardTracker,

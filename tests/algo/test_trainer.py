@@ -16,17 +16,17 @@ import torch
 
 from calibadv_algo.advantages.calibadv import Rebalance
 from calibadv_algo.advantages.gae import PpoGae
-from calibadv_algo.checkpoint import list_checkpoints
-from calibadv_algo.config import CriticConfig
 from calibadv_algo.errors import CheckpointError, EngineError, MissingInfoKeyError
-from calibadv_algo.filters import DynamicSampling, OverlongMask, VoidTurnMask
-from calibadv_algo.mismatch import TokenTis
-from calibadv_algo.objectives import ClippedSurrogate
-from calibadv_algo.rollout.base import GenerationRequest, SamplingParams
+from calibadv_algo.learner.checkpoint import list_checkpoints
+from calibadv_algo.losses.mismatch import TokenTis
+from calibadv_algo.losses.objectives import ClippedSurrogate
+from calibadv_algo.rollout.engines.base import GenerationRequest, SamplingParams
+from calibadv_algo.rollout.engines.scripted import ScriptedEngine
 from calibadv_algo.rollout.records import trajectory_from_json
-from calibadv_algo.rollout.scripted import ScriptedEngine
 from calibadv_algo.shaping.base import turn_rewards, with_rewards
-from calibadv_algo.trainer import probe_info_keys
+from calibadv_algo.shaping.filters import DynamicSampling, OverlongMask, VoidTurnMask
+from calibadv_algo.training.config import CriticConfig
+from calibadv_algo.training.trainer import probe_info_keys
 from calibadv_algo.types import Group
 
 

@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerFast
 
 from calibadv_algo.advantages.anchors import anchor_states
 from calibadv_algo.errors import MissingInfoKeyError
-from calibadv_algo.rollout.base import Generation, GenerationRequest, SamplingParams
+from calibadv_algo.rollout.engines.base import Generation, GenerationRequest, SamplingParams
+from calibadv_algo.rollout.engines.scripted import ScriptedEngine
 from calibadv_algo.rollout.episodes import EpisodeSpec, RolloutBatch
-from calibadv_algo.rollout.scripted import ScriptedEngine
 from calibadv_algo.rollout.slots import ListSlots, make_slots
 from calibadv_algo.rollout.tree import PlayTrees, chain_seed, collect_trees
 from calibadv_algo.rollout.tree_config import TREE_KEY, TreeSearch

@@ -15,8 +15,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from calibadv_algo.commands.warmstart import WarmStart, name_source, passage_heads, tokenizer_texts
-from calibadv_algo.warmstart import (
+from calibadv_algo.cli.warmstart import WarmStart, name_source, passage_heads, tokenizer_texts
+from calibadv_algo.learner.warmstart import (
     TAGS,
     CloningConfig,
     PolicyShape,

@@ -20,9 +20,9 @@ LAUNCH = """
 import sys, time
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.errors import RetrieverError
-from calibadv_env.retrieval.batcher import BatchLimits
-from calibadv_env.retrieval.server import ServerConfig, run_server
-from calibadv_env.retrieval.wire import RequestLimits
+from calibadv_env.retrieval.remote.batcher import BatchLimits
+from calibadv_env.retrieval.remote.server import ServerConfig, run_server
+from calibadv_env.retrieval.remote.wire import RequestLimits
 
 class Slow:
     def __init__(self, inner, seconds):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibadv_env.actions import Answer, Malformed, Search, parse_action
+from calibadv_env.protocol.actions import Answer, Malformed, Search, parse_action
 
 PIECES = st.sampled_from(
     ["<think>", "</think>", "<search>", "</search>", "<answer>", "</answer>", "a", " ", "\n", "<"]

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from calibadv_env.data import audit
 from calibadv_env.data.atlas import AtlasWorld, build, load_dataset, load_world, sources
 from calibadv_env.data.atlas.selection import SPLITS
 from calibadv_env.data.atlas.states import sovereign_states
 from calibadv_env.data.base import QATask
+from calibadv_env.data.preparing import audit
 from calibadv_env.data.registry import Dataset
 from calibadv_env.errors import DataError
 from calibadv_env.retrieval.base import Retriever

@@ -36,7 +36,7 @@ from calibadv_env.data.atlas.states import find_state, sovereign_states, states_
 from calibadv_env.data.atlas.wording import paraphrases
 from calibadv_env.data.atlas.world import AtlasWorld, compile_world
 from calibadv_env.retrieval.base import Passage
-from calibadv_env.retrieval.bm25 import Bm25Retriever
+from calibadv_env.retrieval.bm25.memory import Bm25Retriever
 from calibadv_env.retrieval.corpus import Corpus
 
 

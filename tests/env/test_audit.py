@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibadv_env.data.audit import (
+from calibadv_env.data.base import QATask
+from calibadv_env.data.preparing.audit import (
     AnswerScan,
     Coverage,
     any_answer_in,
@@ -14,7 +15,6 @@ from calibadv_env.data.audit import (
     telling_answers,
     unreachable_tasks,
 )
-from calibadv_env.data.base import QATask
 from calibadv_env.retrieval import Corpus, MemoryRetriever, Passage, ScoredPassage
 from calibadv_env.rewards import normalize_answer
 

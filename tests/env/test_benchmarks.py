@@ -7,17 +7,18 @@ import gymnasium
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from calibadv_env.data import benchmarks, registry
-from calibadv_env.data.benchmarks import (
+from calibadv_env.data import registry
+from calibadv_env.data.preparing.prepare import prepare
+from calibadv_env.data.registry import env_id_of, get_dataset
+from calibadv_env.data.sources import benchmarks
+from calibadv_env.data.sources.benchmarks import (
     SEVEN,
     data_root,
     find_benchmark,
     open_corpus,
     size_warnings,
 )
-from calibadv_env.data.flashrag import FlashragFolder
-from calibadv_env.data.prepare import prepare
-from calibadv_env.data.registry import env_id_of, get_dataset
+from calibadv_env.data.sources.flashrag import FlashragFolder
 from calibadv_env.errors import DataError
 from calibadv_env.retrieval import MemoryRetriever
 
@@ -272,8 +273,8 @@ def test_a_user_may_take_the_name_of_a_benchmark_in_another_case(monkeypatch, tm
 
 
 def test_an_index_is_a_corpus_and_brings_its_own_search(tmp_path, corpus):
-    build = pytest.importorskip("calibadv_env.retrieval.bm25_build")
-    from calibadv_env.retrieval.bm25_index import Bm25Index
+    build = pytest.importorskip("calibadv_env.retrieval.bm25.build")
+    from calibadv_env.retrieval.bm25.index import Bm25Index
 
     index = tmp_path / "index"
     build.build_bm25_index(corpus, index)
@@ -288,7 +289,7 @@ def test_an_index_is_a_corpus_and_brings_its_own_search(tmp_path, corpus):
 
 
 def test_an_index_that_points_to_others_has_their_corpus(tmp_path, corpus):
-    build = pytest.importorskip("calibadv_env.retrieval.bm25_build")
+    build = pytest.importorskip("calibadv_env.retrieval.bm25.build")
     from calibadv_env.retrieval.opening import write_hybrid
 
     build.build_bm25_index(corpus, tmp_path / "index")

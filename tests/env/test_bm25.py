@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibadv_env.retrieval import Corpus, Passage
-from calibadv_env.retrieval.bm25 import Bm25Retriever
+from calibadv_env.retrieval.bm25.memory import Bm25Retriever
 from calibadv_env.retrieval.corpus import indexed_text
 
 

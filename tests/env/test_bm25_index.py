@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.errors import DataError
 from calibadv_env.retrieval import Corpus, Passage, Retriever
-from calibadv_env.retrieval.bm25 import Bm25Retriever
-from calibadv_env.retrieval.bm25_build import build_bm25_index
-from calibadv_env.retrieval.bm25_index import Bm25Index
-from calibadv_env.retrieval.bm25_settings import Bm25Settings
+from calibadv_env.retrieval.bm25.build import build_bm25_index
+from calibadv_env.retrieval.bm25.index import Bm25Index
+from calibadv_env.retrieval.bm25.memory import Bm25Retriever
+from calibadv_env.retrieval.bm25.settings import Bm25Settings
 
 
 def make_corpus(num_passages=150, seed=3):
@@ -124,7 +124,7 @@ def test_it_pickles_and_keeps_the_protocol(index):
 
 KILLED = """
     import os, signal, sys
-    from calibadv_env.retrieval.bm25_build import build_bm25_index
+    from calibadv_env.retrieval.bm25.build import build_bm25_index
 
     def kill(stage, done, total):
         if stage == sys.argv[3]:
@@ -153,7 +153,7 @@ def test_a_kill_leaves_no_half_index(tmp_path, stage):
 FULL = """
     import resource, signal, sys
     from calibadv_env.errors import DataError
-    from calibadv_env.retrieval.bm25_build import build_bm25_index
+    from calibadv_env.retrieval.bm25.build import build_bm25_index
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

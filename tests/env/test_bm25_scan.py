@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibadv_env.retrieval import bm25_scan
-from calibadv_env.retrieval.bm25_scan import PostingsScan
+from calibadv_env.retrieval.bm25 import scan as bm25_scan
+from calibadv_env.retrieval.bm25.scan import PostingsScan
 
 
 class Lists:

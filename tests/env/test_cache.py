@@ -13,7 +13,7 @@ import calibadv_env  # noqa: F401
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.errors import DataError, RetrieverError
 from calibadv_env.retrieval import Corpus, MemoryRetriever, Passage, Retriever, ScoredPassage
-from calibadv_env.retrieval.bm25 import Bm25Retriever
+from calibadv_env.retrieval.bm25.memory import Bm25Retriever
 from calibadv_env.retrieval.cache import CachedRetriever
 from calibadv_env.retrieval.identity import retriever_identity
 

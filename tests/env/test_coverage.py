@@ -3,7 +3,7 @@ import json
 import pytest
 
 from calibadv_env.data import registry
-from calibadv_env.data.coverage import audit_dataset, audit_of, audit_path, write_audit
+from calibadv_env.data.preparing.coverage import audit_dataset, audit_of, audit_path, write_audit
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.errors import DataError
 

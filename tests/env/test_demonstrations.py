@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibadv_env.actions import Answer, Search, parse_action
 from calibadv_env.data.base import QATask, TaskSet
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.demonstrations import (
@@ -26,6 +25,7 @@ from calibadv_env.demonstrations import (
     rename,
     search_action,
 )
+from calibadv_env.protocol.actions import Answer, Search, parse_action
 from calibadv_env.vector import DeepSearchVectorEnv
 
 PERFECT = SearcherConfig(stop_early=0, wrong_relation=0, wrong_copy=0, retry=0, rename=0)

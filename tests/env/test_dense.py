@@ -8,8 +8,12 @@ import pytest
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.errors import DataError, MissingDependencyError
 from calibadv_env.retrieval import Passage
-from calibadv_env.retrieval.dense import Encoder, TransformerCrossEncoder, TransformerEncoder
-from calibadv_env.retrieval.families import FAMILIES, family_of
+from calibadv_env.retrieval.dense.encoders import (
+    Encoder,
+    TransformerCrossEncoder,
+    TransformerEncoder,
+)
+from calibadv_env.retrieval.dense.families import FAMILIES, family_of
 from calibadv_env.retrieval.rerank import EncoderScorer, RerankingRetriever, Scorer
 
 torch = pytest.importorskip("torch")
@@ -199,7 +203,7 @@ def test_the_real_minilm_gives_a_query_the_same_bits_in_any_batch(minilm):
 def test_the_real_minilm_over_the_atlas(minilm, tmp_path):
     pytest.importorskip("faiss")
     from calibadv_env.retrieval import Corpus
-    from calibadv_env.retrieval.dense_index import build_dense_index
+    from calibadv_env.retrieval.dense.index import build_dense_index
     from calibadv_env.retrieval.opening import open_index
 
     dataset = get_dataset("atlas")

@@ -13,8 +13,7 @@ from calibadv_env.retrieval import Corpus, Passage, Retriever
 
 pytest.importorskip("faiss")
 
-from calibadv_env.retrieval.dense_index import DenseIndex, build_dense_index
-from calibadv_env.retrieval.faiss_index import (
+from calibadv_env.retrieval.dense.faiss_index import (
     Flat,
     Hnsw,
     IvfPq,
@@ -22,6 +21,7 @@ from calibadv_env.retrieval.faiss_index import (
     from_record,
     to_record,
 )
+from calibadv_env.retrieval.dense.index import DenseIndex, build_dense_index
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_encoder import FakeEncoder
@@ -94,7 +94,7 @@ KILLED = """
     import os, signal, sys
     sys.path.insert(0, sys.argv[3])
     from fake_encoder import FakeEncoder
-    from calibadv_env.retrieval.dense_index import build_dense_index
+    from calibadv_env.retrieval.dense.index import build_dense_index
 
     class Dying(FakeEncoder):
         def encode_passages(self, passages):

@@ -15,7 +15,7 @@ from calibadv_env.dynamics import (
     plan,
     transition,
 )
-from calibadv_env.prompts import INVALID_ACTION_TEXT
+from calibadv_env.protocol.prompts import INVALID_ACTION_TEXT
 from calibadv_env.retrieval.base import Passage, ScoredPassage
 from calibadv_env.rewards import is_format_valid
 

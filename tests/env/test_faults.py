@@ -31,8 +31,8 @@ import calibadv_env  # noqa: F401
 from calibadv_env.data import registry
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.errors import DataError, RetrieverError
-from calibadv_env.retrieval.bm25_build import build_bm25_index
-from calibadv_env.retrieval.http import HttpRetriever
+from calibadv_env.retrieval.bm25.build import build_bm25_index
+from calibadv_env.retrieval.remote.client import HttpRetriever
 
 pytest.importorskip("httpx")
 
@@ -186,7 +186,7 @@ def test_a_server_does_not_start_with_a_corrupt_index(tmp_path):
     index = build_bm25_index(BM25.corpus, tmp_path / "index")
     path = index / "positions.i32"
     path.write_bytes(path.read_bytes()[:-8])
-    command = [sys.executable, "-m", "calibadv_algo.cli", "serve", str(index), "--port", "0"]
+    command = [sys.executable, "-m", "calibadv_algo.cli.main", "serve", str(index), "--port", "0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "positions.i32: must have" in done.stderr
@@ -216,7 +216,7 @@ def test_an_index_is_refused_when_its_corpus_has_changed(tmp_path, monkeypatch):
 
 FULL = """
     import resource, signal, sys
-    from calibadv_algo.cli import main
+    from calibadv_algo.cli.main import main
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))
     sys.exit(main(sys.argv[1:]))
@@ -236,7 +236,7 @@ def test_a_disk_that_takes_no_more_leaves_what_was_there(tmp_path, what):
     else:
         arguments = ["data", "prepare", "place/out", "--from", "csv", "q.csv"]
         arguments += ["--corpus", "corpus.jsonl"]
-        run = [sys.executable, "-m", "calibadv_algo.cli", *arguments]
+        run = [sys.executable, "-m", "calibadv_algo.cli.main", *arguments]
         assert subprocess.run(run, cwd=tmp_path, capture_output=True).returncode == 0
     before = sorted(path.relative_to(folder) for path in folder.rglob("*"))
     done = subprocess.run(

@@ -7,7 +7,8 @@ import types
 
 import pytest
 
-from calibadv_env.data.flashrag import (
+from calibadv_env.data.preparing.gold import Evidence, evidence_of
+from calibadv_env.data.sources.flashrag import (
     FlashragFolder,
     FlashragHub,
     how_to_fetch,
@@ -15,7 +16,6 @@ from calibadv_env.data.flashrag import (
     parse_record,
     without_none,
 )
-from calibadv_env.data.gold import Evidence, evidence_of
 from calibadv_env.errors import DataError, MissingDependencyError
 
 NQ = {"id": "test_0", "question": "who was first", "golden_answers": ["Ada", "Ada L."]}

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibadv_env.retrieval import flat_scan
-from calibadv_env.retrieval.flat_scan import FlatScan
+from calibadv_env.retrieval.dense import flat_scan
+from calibadv_env.retrieval.dense.flat_scan import FlatScan
 
 
 def slowly(vectors, query, limit):

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibadv_env.data.base import QATask
-from calibadv_env.data.gold import (
+from calibadv_env.data.preparing.gold import (
     Evidence,
     GoldFinder,
     GoldTally,

@@ -16,8 +16,8 @@ import calibadv_env  # noqa: F401
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.errors import RetrieverError
 from calibadv_env.retrieval import Retriever, make_retriever
-from calibadv_env.retrieval.http import HttpRetriever, split_batch
-from calibadv_env.retrieval.http_session import HttpSettings, retry_after_s
+from calibadv_env.retrieval.remote.client import HttpRetriever, split_batch
+from calibadv_env.retrieval.remote.session import HttpSettings, retry_after_s
 
 httpx = pytest.importorskip("httpx")
 msgpack = pytest.importorskip("msgpack")

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibadv_env.retrieval import Corpus, MemoryRetriever, Passage
-from calibadv_env.retrieval.bm25 import Bm25Retriever
+from calibadv_env.retrieval.bm25.memory import Bm25Retriever
 from calibadv_env.retrieval.hybrid import HybridRetriever, reciprocal_rank_fusion
 
 CORPUS = Corpus([Passage(name, "", text) for name, text in zip("abcd", "wxyz", strict=True)])

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibadv_env.actions import Answer, Malformed, Search, parse_action
 from calibadv_env.dynamics import EpisodeConfig
 from calibadv_env.env import DeepSearchEnv
 from calibadv_env.info import MARKER_STOP_STRINGS, STOP_STRINGS
-from calibadv_env.prompts import (
+from calibadv_env.protocol.actions import Answer, Malformed, Search, parse_action
+from calibadv_env.protocol.prompts import (
     INVALID_MARKERS_TEXT,
     PROMPTS,
     grammar_of,

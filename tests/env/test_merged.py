@@ -4,9 +4,10 @@ import pickle
 import gymnasium
 import pytest
 
-from calibadv_env.data import benchmarks, registry
-from calibadv_env.data.coverage import audit_dataset, audit_of, audit_path, write_audit
+from calibadv_env.data import registry
+from calibadv_env.data.preparing.coverage import audit_dataset, audit_of, audit_path, write_audit
 from calibadv_env.data.registry import get_dataset, register_dataset
+from calibadv_env.data.sources import benchmarks
 from calibadv_env.errors import DataError
 from calibadv_env.retrieval import MemoryRetriever
 

@@ -5,9 +5,9 @@ import pytest
 from calibadv_env.data.registry import get_dataset, register_dataset
 from calibadv_env.errors import DataError
 from calibadv_env.retrieval import Corpus, Passage, make_retriever
-from calibadv_env.retrieval.bm25 import Bm25Retriever
-from calibadv_env.retrieval.bm25_build import build_bm25_index
-from calibadv_env.retrieval.bm25_index import Bm25Index
+from calibadv_env.retrieval.bm25.build import build_bm25_index
+from calibadv_env.retrieval.bm25.index import Bm25Index
+from calibadv_env.retrieval.bm25.memory import Bm25Retriever
 from calibadv_env.retrieval.disk_corpus import DiskCorpus, write_corpus
 from calibadv_env.retrieval.hybrid import HybridRetriever
 from calibadv_env.retrieval.opening import (

@@ -5,13 +5,14 @@ import sys
 import gymnasium
 import pytest
 
-from calibadv_env.data import benchmarks, registry
+from calibadv_env.data import registry
 from calibadv_env.data.base import QATask
-from calibadv_env.data.own import cut_passages, deal_out, own_names, prepare_own
+from calibadv_env.data.preparing.own import cut_passages, deal_out, own_names, prepare_own
 from calibadv_env.data.registry import describe_datasets, get_dataset, list_datasets
+from calibadv_env.data.sources import benchmarks
 from calibadv_env.errors import DataError
 from calibadv_env.retrieval.base import Passage
-from calibadv_env.retrieval.bm25_build import build_bm25_index
+from calibadv_env.retrieval.bm25.build import build_bm25_index
 
 DOCUMENTS = "id,title,text\nd1,Nile,The Nile is in Egypt.\nd2,Cairo,Cairo is in Egypt too.\n"
 

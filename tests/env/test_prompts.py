@@ -1,6 +1,6 @@
 import pytest
 
-from calibadv_env import prompts
+from calibadv_env.protocol import prompts
 from calibadv_env.retrieval.base import Passage, ScoredPassage
 
 HITS = [

@@ -7,9 +7,9 @@ import pytest
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.errors import MissingDependencyError
 from calibadv_env.retrieval import Corpus, Passage
-from calibadv_env.retrieval import rank_bm25 as module
-from calibadv_env.retrieval.bm25 import Bm25Retriever
-from calibadv_env.retrieval.rank_bm25 import RankBm25Retriever
+from calibadv_env.retrieval.bm25 import rank_bm25 as module
+from calibadv_env.retrieval.bm25.memory import Bm25Retriever
+from calibadv_env.retrieval.bm25.rank_bm25 import RankBm25Retriever
 
 CORPUS = Corpus(
     [

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibadv_env.prompts import INVALID_ACTION_TEXT
+from calibadv_env.protocol.prompts import INVALID_ACTION_TEXT
 from calibadv_env.rewards import (
     NO_ANSWER,
     AnswerScores,

@@ -2,8 +2,8 @@ import sys
 
 import pytest
 
-from calibadv_env.data.flashrag import parse_record
-from calibadv_env.data.search_r1 import ParquetFiles, record_of, source_name
+from calibadv_env.data.sources.flashrag import parse_record
+from calibadv_env.data.sources.search_r1 import ParquetFiles, record_of, source_name
 from calibadv_env.errors import DataError, MissingDependencyError
 
 INSTRUCTION = "Answer. Question: like this. For example <answer> Beijing </answer>."

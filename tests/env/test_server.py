@@ -13,21 +13,21 @@ import pytest
 
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.errors import RetrieverError
-from calibadv_env.retrieval.batcher import (
+from calibadv_env.retrieval.remote.batcher import (
     BatchLimits,
     ExpiredError,
     QueueFullError,
     SearchBatcher,
     search_in_parts,
 )
-from calibadv_env.retrieval.server import (
+from calibadv_env.retrieval.remote.server import (
     SearchService,
     ServerConfig,
     create_app,
     open_port,
     run_server,
 )
-from calibadv_env.retrieval.server_metrics import Histogram, ServerMetrics
+from calibadv_env.retrieval.remote.server_metrics import Histogram, ServerMetrics
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")

@@ -17,8 +17,8 @@ from calibadv_env.errors import RetrieverError
 from calibadv_env.retrieval import Retriever, make_retriever
 from calibadv_env.retrieval.asking import TaskRetriever, search_with_tasks
 from calibadv_env.retrieval.cache import CachedRetriever
-from calibadv_env.retrieval.http_session import HttpSettings
-from calibadv_env.retrieval.simulated import (
+from calibadv_env.retrieval.remote.session import HttpSettings
+from calibadv_env.retrieval.remote.simulated import (
     RULES,
     ChatWriter,
     ScriptedWriter,
@@ -30,7 +30,9 @@ from calibadv_env.retrieval.simulated import (
 )
 
 VECTORS = json.loads(
-    (Path(__file__).parents[1] / "data" / "misc_vectors.json").read_text(encoding="utf-8")
+    (Path(__file__).parents[2] / "conformance" / "data" / "misc_vectors.json").read_text(
+        encoding="utf-8"
+    )
 )["outputs"]
 CURRICULUM = {name: value for name, value in VECTORS.items() if name.startswith("zerosearch_p_")}
 TASKS = [

@@ -10,16 +10,17 @@ import types
 import gymnasium
 import pytest
 
-from calibadv_env.data import hub, registry
+from calibadv_env.data import registry
 from calibadv_env.data.base import QATask
-from calibadv_env.data.hub import HubData
-from calibadv_env.data.own import prepare_own
+from calibadv_env.data.preparing.own import prepare_own
 from calibadv_env.data.registry import (
     describe_datasets,
     get_dataset,
     list_datasets,
     register_dataset,
 )
+from calibadv_env.data.sources import hub
+from calibadv_env.data.sources.hub import HubData
 from calibadv_env.errors import DataError, MissingDependencyError
 from calibadv_env.retrieval import Corpus, Passage
 

@@ -3,7 +3,7 @@ import gzip
 import pytest
 
 from calibadv_env.data.reading import read_corpus, read_split
-from calibadv_env.data.tables import is_table, read_table, read_task_table, task_of_row
+from calibadv_env.data.sources.tables import is_table, read_table, read_task_table, task_of_row
 from calibadv_env.errors import DataError
 
 

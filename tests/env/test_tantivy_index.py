@@ -9,11 +9,11 @@ import pytest
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.errors import DataError, MissingDependencyError
 from calibadv_env.retrieval import Corpus, Passage, Retriever
-from calibadv_env.retrieval.bm25 import Bm25Retriever
+from calibadv_env.retrieval.bm25.memory import Bm25Retriever
 
 pytest.importorskip("tantivy")
 
-from calibadv_env.retrieval.tantivy_index import TantivyIndex, build_tantivy_index
+from calibadv_env.retrieval.bm25.tantivy_index import TantivyIndex, build_tantivy_index
 
 TEXTS = ["alpha beta", "beta beta gamma", "the delta", "", "alpha beta", "epsilon Élan 日本"]
 CORPUS = Corpus([Passage(f"p{i}", "", text) for i, text in enumerate(TEXTS)])
@@ -84,7 +84,7 @@ def test_a_damaged_index_is_refused(tmp_path):
 KILLED = """
     import os, signal, sys
     from calibadv_env.data.registry import get_dataset
-    from calibadv_env.retrieval.tantivy_index import build_tantivy_index
+    from calibadv_env.retrieval.bm25.tantivy_index import build_tantivy_index
 
     def kill(stage, done, total):
         if stage == "index" and done:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibadv_env.retrieval import Passage, ScoredPassage
-from calibadv_env.retrieval.wire import (
+from calibadv_env.retrieval.remote.wire import (
     DIALECTS,
     JSON_TYPE,
     BadReplyError,

@@ -86,9 +86,9 @@ class AtlasPolicy:
     """The shipped policy, greedy; needs torch."""
 
     def __init__(self, temperature: float = 0.0) -> None:
-        from calibadv_algo.commands.setup import load_policy
-        from calibadv_algo.rollout.base import SamplingParams
-        from calibadv_algo.rollout.hf_engine import HfEngine
+        from calibadv_algo.cli.setup import load_policy
+        from calibadv_algo.rollout.engines.base import SamplingParams
+        from calibadv_algo.rollout.engines.hf.engine import HfEngine
         from calibadv_env.info import STOP_STRINGS
 
         self.model, self.tokenizer = load_policy("atlas-tiny")
@@ -97,7 +97,7 @@ class AtlasPolicy:
         self.calls = 0
 
     def generate(self, token_ids: Sequence[int]) -> Any:
-        from calibadv_algo.rollout.base import GenerationRequest
+        from calibadv_algo.rollout.engines.base import GenerationRequest
 
         self.calls += 1
         request = GenerationRequest(str(self.calls), tuple(token_ids), self.calls)

@@ -16,16 +16,16 @@ from typing import Any
 
 import pytest
 
-from calibadv_algo import tracking_services
-from calibadv_algo.tracking import TrackerGroup
-from calibadv_algo.tracking_services import PEERS, Peer, RunFacts, open_trackers
+from calibadv_algo.training import tracking_services
+from calibadv_algo.training.tracking import TrackerGroup
+from calibadv_algo.training.tracking_services import PEERS, Peer, RunFacts, open_trackers
 
 ROOT = Path(__file__).parents[2]
 RUN = """
 import math, sys
 from pathlib import Path
-from calibadv_algo.tracking import TrackerGroup
-from calibadv_algo.tracking_services import RunFacts, open_trackers
+from calibadv_algo.training.tracking import TrackerGroup
+from calibadv_algo.training.tracking_services import RunFacts, open_trackers
 run = RunFacts(output_dir=Path(sys.argv[2]) / "run", config={"optim": {"lr": 0.1}, "seed": 3})
 with TrackerGroup(open_trackers([sys.argv[1]], run)) as trackers:
     for update in (1, 2):

@@ -30,8 +30,8 @@ from verl.workers.rollout.replica import TokenOutput
 from calibadv_algo.advantages.calibadv import CalibAdv
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.batching import build_token_batch
-from calibadv_algo.commands.setup import policy_path
-from calibadv_algo.credit import SilverCredit
+from calibadv_algo.cli.setup import policy_path
+from calibadv_algo.credit.base import SilverCredit
 from calibadv_algo.integrations import verl_trainer
 from calibadv_algo.integrations.advantages import TurnAdvantages
 from calibadv_algo.integrations.verl import (
@@ -42,10 +42,10 @@ from calibadv_algo.integrations.verl import (
     register_estimator,
     turn_facts,
 )
-from calibadv_algo.rollout.base import SamplingParams
 from calibadv_algo.rollout.driver import collect
+from calibadv_algo.rollout.engines.base import SamplingParams
+from calibadv_algo.rollout.engines.scripted import ReplayEngine
 from calibadv_algo.rollout.episodes import EpisodeSpec, regroup
-from calibadv_algo.rollout.scripted import ReplayEngine
 from calibadv_algo.rollout.slots import make_slots
 from calibadv_env.info import STOP_STRINGS
 

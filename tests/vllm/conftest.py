@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def policy() -> tuple[Any, Any]:
-    from calibadv_algo.commands.setup import load_policy
+    from calibadv_algo.cli.setup import load_policy
 
     torch.set_num_threads(1)
     return load_policy("atlas-tiny")
@@ -68,7 +68,7 @@ def prompts(tokenizer: Any, count: int) -> list[tuple[int, ...]]:
 
 
 def requests(tokenizer: Any, count: int, *, seed: int = 0) -> list[Any]:
-    from calibadv_algo.rollout.base import GenerationRequest
+    from calibadv_algo.rollout.engines.base import GenerationRequest
 
     seeds = np.random.SeedSequence(seed).generate_state(count, np.uint64) >> np.uint64(1)
     return [
@@ -100,8 +100,8 @@ def loaded() -> tuple[Any, Any]:
 
 @pytest.fixture(scope="module")
 def engine(loaded: tuple[Any, Any]) -> Iterator[Any]:
-    from calibadv_algo.rollout.engine_config import VllmEngineConfig
-    from calibadv_algo.rollout.vllm_engine import VllmEngine
+    from calibadv_algo.rollout.engines.config import VllmEngineConfig
+    from calibadv_algo.rollout.engines.vllm.engine import VllmEngine
 
     built = VllmEngine(*loaded, VllmEngineConfig(), max_slots=64)
     built.sync_weights(loaded[0], 0)

@@ -10,9 +10,9 @@ import sys
 def main(rank: int, size: int, store: str) -> None:
     import torch
 
-    from calibadv_algo.commands.setup import load_policy
-    from calibadv_algo.rollout.base import GenerationRequest, SamplingParams
-    from calibadv_algo.rollout.engine_config import VllmEngineConfig, make_engine
+    from calibadv_algo.cli.setup import load_policy
+    from calibadv_algo.rollout.engines.base import GenerationRequest, SamplingParams
+    from calibadv_algo.rollout.engines.config import VllmEngineConfig, make_engine
 
     torch.set_num_threads(1)
     torch.distributed.init_process_group(

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from calibadv_algo.errors import EngineError
-from calibadv_algo.rollout.base import GenerationRequest, SamplingParams
-from calibadv_algo.rollout.hf_engine import HfEngine
+from calibadv_algo.rollout.engines.base import GenerationRequest, SamplingParams
+from calibadv_algo.rollout.engines.hf.engine import HfEngine
 
 
 def test_greedy_turns_are_those_of_the_hugging_face_engine(

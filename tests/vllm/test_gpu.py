@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from calibadv_algo.rollout.base import SamplingParams
-from calibadv_algo.rollout.engine_config import VllmEngineConfig, make_engine
+from calibadv_algo.rollout.engines.base import SamplingParams
+from calibadv_algo.rollout.engines.config import VllmEngineConfig, make_engine
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from calibadv_algo.config import ATLAS_TINY
 from calibadv_algo.rollout.async_driver import collect_async
-from calibadv_algo.rollout.base import SamplingParams
 from calibadv_algo.rollout.driver import EpisodeSpec, collect
-from calibadv_algo.rollout.hf_engine import HfEngine
+from calibadv_algo.rollout.engines.base import SamplingParams
+from calibadv_algo.rollout.engines.hf.engine import HfEngine
 from calibadv_algo.rollout.slots import make_slots
+from calibadv_algo.training.config import ATLAS_TINY
 
 SPECS = [
     EpisodeSpec(task_index=task, group_id=str(task), seed=100 * task + member)
@@ -24,7 +24,7 @@ SPECS = [
 
 def test_an_engine_starts_beside_a_search_index(loaded: tuple[Any, Any]) -> None:
     """The environment loads numba, whose objects vLLM's start stumbles over."""
-    from calibadv_algo.rollout.engine_config import VllmEngineConfig, make_engine
+    from calibadv_algo.rollout.engines.config import VllmEngineConfig, make_engine
 
     slots = make_slots(ATLAS_TINY.env.env_id, 1, ATLAS_TINY.env.kwargs("dev"))
     try:

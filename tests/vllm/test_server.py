@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calibadv_algo.commands.setup import policy_path
+from calibadv_algo.cli.setup import policy_path
 from calibadv_algo.errors import EngineError
-from calibadv_algo.rollout.base import GenerationRequest, SamplingParams
-from calibadv_algo.rollout.engine_config import VllmServerEngineConfig, make_engine
-from calibadv_algo.rollout.hf_engine import HfEngine
-from calibadv_algo.rollout.vllm_server import VllmServerEngine, server_command
+from calibadv_algo.rollout.engines.base import GenerationRequest, SamplingParams
+from calibadv_algo.rollout.engines.config import VllmServerEngineConfig, make_engine
+from calibadv_algo.rollout.engines.hf.engine import HfEngine
+from calibadv_algo.rollout.engines.vllm.server import VllmServerEngine, server_command
 
 pytestmark = pytest.mark.slow
 

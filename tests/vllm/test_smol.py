@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from calibadv_algo.commands.setup import load_policy
-from calibadv_algo.rollout.base import GenerationRequest, SamplingParams
-from calibadv_algo.rollout.engine_config import VllmEngineConfig, make_engine
-from calibadv_algo.smol import find_gguf, smol_folder
+from calibadv_algo.cli.setup import load_policy
+from calibadv_algo.learner.smol import find_gguf, smol_folder
+from calibadv_algo.rollout.engines.base import GenerationRequest, SamplingParams
+from calibadv_algo.rollout.engines.config import VllmEngineConfig, make_engine
 
 pytestmark = pytest.mark.slow
 

@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from calibadv_algo.errors import EngineError
-from calibadv_algo.rollout.base import GenerationRequest, SamplingParams
-from calibadv_algo.rollout.engine_config import VllmEngineConfig, make_engine
-from calibadv_algo.rollout.hf_engine import HfEngine
+from calibadv_algo.rollout.engines.base import GenerationRequest, SamplingParams
+from calibadv_algo.rollout.engines.config import VllmEngineConfig, make_engine
+from calibadv_algo.rollout.engines.hf.engine import HfEngine
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=24)
 SEPARATE = VllmEngineConfig(workers="separate")

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from calibadv_algo.commands.setup import load_policy
-from calibadv_algo.config import ATLAS_TINY
+from calibadv_algo.cli.setup import load_policy
 from calibadv_algo.rollout.driver import DriverConfig
-from calibadv_algo.rollout.engine_config import VllmEngineConfig, make_engine
+from calibadv_algo.rollout.engines.config import VllmEngineConfig, make_engine
 from calibadv_algo.rollout.slots import make_slots
-from calibadv_algo.trainer import Trainer
+from calibadv_algo.training.config import ATLAS_TINY
+from calibadv_algo.training.trainer import Trainer
 
 
 def main(folder: str, num_updates: str, workers: Any) -> None:

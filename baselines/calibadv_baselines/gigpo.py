@@ -1,0 +1,53 @@
+"""GiGPO: episodes are compared in their group, turns among all that began in the same state.
+
+Source: arXiv 2505.10978 and its code.
+
+Made of
+    advantage   `GiGpo`: the z-score of the reward in the group, plus that of the discounted return
+                (0.95 a turn) among the turns of the group before which the environment had said
+                the same, or nearly
+    credit      none: turns are not judged
+    loss        clipped surrogate, 0.2 on both sides, token mean; k3 divergence 0.001 in the loss
+
+Published settings, of the script for search: groups of 5, both parts divided by deviations,
+states alike from a similarity of 0.9 on. Sizes and rates are those of Search-R1
+(arXiv 2503.09516).
+
+Run it: ``python -m calibadv_baselines.gigpo --output-dir runs/gigpo``
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from calibadv_algo.advantages.gigpo import GiGpo
+from calibadv_algo.experiments.arms import find_arm
+from calibadv_algo.experiments.baseline import Baseline
+from calibadv_algo.training.config import SEARCH_R1_GRPO, TrainConfig
+
+ADVANTAGE = GiGpo(anchor="history", normalization="group", similarity=0.9)
+
+
+def apply(config: TrainConfig) -> TrainConfig:
+    """GiGPO on any settings; states must be equal, which is quicker than to compare texts."""
+    return replace(
+        find_arm("grpo").apply(config), advantage=GiGpo(anchor="history", normalization="group")
+    )
+
+
+BASELINE = Baseline(
+    name="gigpo",
+    description="GRPO plus a comparison of turns that began in the same state",
+    source="GiGPO, arXiv 2505.10978",
+    departures=(
+        "the state is the question and all that the environment has said since",
+        "put on other settings, states are the same where their texts are equal",
+    ),
+    published=replace(SEARCH_R1_GRPO, advantage=ADVANTAGE),
+    apply=apply,
+)
+
+if __name__ == "__main__":
+    from calibadv_algo.cli.train import train_baseline
+
+    train_baseline(BASELINE)

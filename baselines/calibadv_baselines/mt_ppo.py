@@ -1,0 +1,68 @@
+"""MT-PPO: PPO with verifiable rewards on the last token of every turn.
+
+Source: "Reinforcing Multi-Turn Reasoning in LLM Agents via Turn-Level Reward Design",
+arXiv 2505.11821.
+
+Made of
+    shaping     `MtPpoRewards`, added to the environment's reward: a search earns 0.3 for results
+                with the answer and costs 0.1 from the third on, a turn earns or loses 0.1 by its
+                format
+    advantage   `PpoGae`, gamma = lambda = 1, observations skipped
+    loss        clipped surrogate, 0.2 on both sides, token mean; k1 divergence taken off the
+                rewards, weight 0.001
+
+Published settings: the weights could not be found and are ours; the rest is Search-R1's PPO.
+
+Run it: ``python -m calibadv_baselines.mt_ppo --output-dir runs/mt-ppo``
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from calibadv_algo.advantages.gae import PpoGae
+from calibadv_algo.experiments.arms import find_arm
+from calibadv_algo.experiments.baseline import Baseline
+from calibadv_algo.shaping.turns import MtPpoRewards
+from calibadv_algo.training.config import SEARCH_R1_GRPO, CriticConfig, TrainConfig
+
+
+def apply(config: TrainConfig) -> TrainConfig:
+    """MT-PPO on any settings."""
+    return replace(
+        find_arm("grpo").apply(config),
+        advantage=PpoGae(),
+        shaping=(MtPpoRewards(),),
+        env=replace(config.env, format_gate=False),
+        optim=replace(config.optim, kl_coef=0.0, kl_reward_coef=0.001),
+    )
+
+
+BASELINE = Baseline(
+    name="mt-ppo",
+    description="PPO with verifiable rewards for every turn",
+    source="Turn-Level Reward Design (MT-PPO), arXiv 2505.11821",
+    departures=(
+        "the weights of the turn rewards are ours: the published ones could not be found",
+        "rewards by a language model are left out; `JudgeCredit` gives such labels",
+    ),
+    published=replace(
+        SEARCH_R1_GRPO,
+        advantage=PpoGae(),
+        shaping=(MtPpoRewards(),),
+        rollout=replace(SEARCH_R1_GRPO.rollout, group_size=1),
+        optim=replace(
+            SEARCH_R1_GRPO.optim,
+            num_minibatches=2,
+            kl_coef=0.0,
+            kl_reward_coef=0.001,
+            critic=CriticConfig(lr=1e-5, warmup_fraction=0.015),
+        ),
+    ),
+    apply=apply,
+)
+
+if __name__ == "__main__":
+    from calibadv_algo.cli.train import train_baseline
+
+    train_baseline(BASELINE)

@@ -1,0 +1,47 @@
+"""REINFORCE++-baseline: rewards minus their group's mean, whitened over the batch.
+
+Source: arXiv 2501.03262; verl's estimator for details.
+
+Made of
+    advantage   `ReinforcePlusPlusBaseline`: reward - group mean, whitened over all sampled tokens
+    credit      none: turns are not judged
+    loss        clipped surrogate, 0.2 on both sides, token mean over the whole minibatch
+    reward      that of the settings it is put on
+
+Published settings: the estimator alone; sizes and rates are those of Search-R1
+(arXiv 2503.09516), because the paper's own runs are not on search.
+
+Run it: ``python -m calibadv_baselines.reinforce_pp_baseline``
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from calibadv_algo.advantages.reinforce import ReinforcePlusPlusBaseline
+from calibadv_algo.experiments.arms import find_arm
+from calibadv_algo.experiments.baseline import Baseline
+from calibadv_algo.training.config import SEARCH_R1_GRPO, TrainConfig
+
+
+def apply(config: TrainConfig) -> TrainConfig:
+    """The estimator on any settings."""
+    return replace(find_arm("grpo").apply(config), advantage=ReinforcePlusPlusBaseline())
+
+
+BASELINE = Baseline(
+    name="reinforce-pp-baseline",
+    description="REINFORCE++ with the group's mean as baseline",
+    source="REINFORCE++ (baseline form), arXiv 2501.03262",
+    departures=(
+        "the paper's runs are not on search; here the setting is that of Search-R1",
+        "the divergence is not taken off the rewards unless the settings say so",
+    ),
+    published=replace(SEARCH_R1_GRPO, advantage=ReinforcePlusPlusBaseline()),
+    apply=apply,
+)
+
+if __name__ == "__main__":
+    from calibadv_algo.cli.train import train_baseline
+
+    train_baseline(BASELINE)

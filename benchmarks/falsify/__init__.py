@@ -1,0 +1,1 @@
+"""The experiment on CalibAdv's claims; its record is docs/falsify."""

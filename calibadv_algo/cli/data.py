@@ -1,0 +1,363 @@
+"""`calibadv data`: brings benchmarks into place, shows datasets, audits corpora."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+
+from calibadv_env.data.preparing.coverage import AuditResult, audit_dataset, audit_path, write_audit
+from calibadv_env.data.preparing.own import own_folder, prepare_own
+from calibadv_env.data.preparing.prepare import Prepared, prepare
+from calibadv_env.data.registry import Dataset, get_dataset
+from calibadv_env.data.sources.benchmarks import (
+    CORPUS_VARIABLE,
+    SEVEN,
+    Benchmark,
+    find_benchmark,
+    read_prepared,
+)
+from calibadv_env.data.sources.flashrag import FlashragFolder, FlashragHub, Source
+from calibadv_env.data.sources.search_r1 import ParquetFiles
+from calibadv_env.errors import DataError
+
+ALL: Final = "seven"
+"""Name that stands for all benchmarks."""
+
+_KINDS: Final = "flashrag FOLDER, hub, or parquet FILE [FILE ...]"
+_OWN_KINDS: Final = ("csv", "jsonl", "hf")
+"""Sources of datasets other than the benchmarks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepare:
+    """Make a dataset of your own questions, or bring benchmarks into place with their gold."""
+
+    names: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Benchmarks: NQ, TriviaQA, PopQA, HotpotQA, 2WikiMultihopQA, MuSiQue, Bamboogle, in any
+    case; or "seven" for all. For questions of your own a new name, or the path of a folder."""
+    source: Annotated[tuple[str, ...], tyro.conf.arg(name="from")] = ("hub",)
+    """Where from: `csv FILE [FILE ...]`, `jsonl FILE [FILE ...]` or `hf OWNER/NAME[:CONFIG]`
+    for questions of your own; for benchmarks `flashrag FOLDER` (a copy of FlashRAG's data, or the
+    folder of one benchmark), `hub`, or `parquet FILE [FILE ...]` (Search-R1's, verl's, SkyRL's)."""
+    corpus: Path | None = None
+    """Documents, as JSONL or CSV, or the folder of an index; for benchmarks by default what
+    CALIBADV_CORPUS names."""
+    shares: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """How your own questions are dealt out to train, dev and test, if they do not say."""
+    passage_words: int | None = None
+    """Cut your own documents into passages of so many words; None leaves them whole."""
+    seed: int = 0
+    """Seed of the deal."""
+
+    def run(self) -> int:
+        """Converts, and prints what was found."""
+        console = Console(highlight=False)
+        if self.source and self.source[0] in _OWN_KINDS:
+            self._prepare_own(console)
+        else:
+            self._prepare_benchmarks(console)
+        return 0
+
+    def _prepare_own(self, console: Console) -> None:
+        kind, *sources = self.source
+        if len(self.names) != 1:
+            raise ValueError(f"names must be one new name or path, got {' '.join(self.names)!r}")
+        if kind == "hf":
+            sources = [f"hf:{source}" for source in sources]
+        done = prepare_own(
+            self.names[0],
+            sources,
+            self.corpus,
+            shares=self.shares,
+            passage_words=self.passage_words,
+            seed=self.seed,
+        )
+        table = Table("split", "questions", title=escape(done.name))
+        for split, size in done.sizes.items():
+            table.add_row(split, _number(size))
+        console.print(table)
+        if done.num_documents is None:
+            text = "No documents were named: --corpus names some; or search a server elsewhere."
+            console.print(text, style="yellow", soft_wrap=True)
+        else:
+            text = f"{_number(done.num_documents)} documents, {_number(done.num_passages)} passages"
+            console.print(f"{text}; {_number(done.num_with_gold)} questions name theirs")
+        console.print(f"folder: {done.folder}", markup=False, soft_wrap=True)
+        console.print(f"use it as: --env.dataset {done.name}", markup=False, soft_wrap=True)
+
+    def _prepare_benchmarks(self, console: Console) -> None:
+        chosen = _benchmarks(self.names)
+        sources = {b.name: (b, _source_of(self.source, b)) for b in chosen}
+        named = os.environ.get(CORPUS_VARIABLE)
+        corpus = self.corpus or (Path(named) if named else None)
+        with _progress(console) as progress:
+            prepared = prepare(sources, corpus, progress)
+        console.print(_prepared_table(prepared))
+        for done in prepared:
+            console.print(f"{done.benchmark.name}: {done.folder}", markup=False, soft_wrap=True)
+            for warning in done.warnings:
+                console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+        if corpus is None:
+            console.print(
+                "No corpus was named, so no gold passages were looked for: --corpus names one.",
+                style="yellow",
+                soft_wrap=True,
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspect:
+    """Show a dataset: splits and sizes, corpus, gold passages, and some of its tasks."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """A dataset: a name, several joined by +, hf:owner/name, or a path (with a slash in it)."""
+    split: str = "eval"
+    """Split whose tasks are shown."""
+    tasks: int = 3
+    """Number of tasks shown."""
+    json: bool = False
+    """Print JSON in place of tables."""
+
+    def run(self) -> int:
+        """Prints what there is."""
+        console = Console(highlight=False)
+        dataset = get_dataset(self.name)
+        facts = dataset_facts(dataset)
+        shown = [_task_record(task) for task in dataset.tasks(self.split)[: self.tasks]]
+        if self.json:
+            console.print_json(json.dumps({**facts, "tasks": shown}))
+            return 0
+        table = Table("split", "tasks", "published", "note", title=escape(dataset.name))
+        for split, row in facts["splits"].items():
+            table.add_row(split, _number(row["tasks"]), _number(row["published"]), row["note"])
+        console.print(table)
+        for key in ("eval_split", "source", "corpus", "gold"):
+            if facts[key]:
+                console.print(f"{key}: {facts[key]}", markup=False, soft_wrap=True)
+        for task in shown:
+            console.print_json(json.dumps(task))
+        return 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """Measure what the corpus holds of the questions, and what searches reach.
+
+    The figures go into `audit.json` beside the data; evaluations carry them along.
+    """
+
+    names: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Datasets, or "seven" for all benchmarks."""
+    split: str = "eval"
+    """Split to audit."""
+    retriever: str = "bm25"
+    """What searches; "none" looks at the corpus alone."""
+    top_k: int = 3
+    """Passages a search."""
+    max_tasks: int | None = None
+    """Ask about a sample of this size; by default about all tasks."""
+    seed: int = 0
+    """Seed of the sample."""
+    json: bool = False
+    """Print JSON in place of a table."""
+    output: Path | None = None
+    """Write the figures here in place of `audit.json` beside the data."""
+
+    def run(self) -> int:
+        """Audits each dataset, writes the figures and prints them."""
+        console = Console(highlight=False)
+        names = tuple(SEVEN) if self.names == (ALL,) else self.names
+        results = []
+        for name in names:
+            with _progress(Console(stderr=True)) as progress:
+                result = audit_dataset(
+                    name,
+                    split=self.split,
+                    retriever=self.retriever,
+                    top_k=self.top_k,
+                    max_tasks=self.max_tasks,
+                    seed=self.seed,
+                    progress=progress,
+                )
+            write_audit(result, self.output or audit_path(name))
+            results.append(result)
+        if self.json:
+            console.print_json(json.dumps([asdict(result) for result in results]))
+        else:
+            console.print(audit_table(results))
+        return 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """Prepare, inspect and audit datasets."""
+
+    action: Annotated[
+        Annotated[Prepare, tyro.conf.subcommand("prepare")]
+        | Annotated[Inspect, tyro.conf.subcommand("inspect")]
+        | Annotated[Audit, tyro.conf.subcommand("audit")],
+        tyro.conf.arg(name=""),
+    ]
+    """What to do."""
+
+    def run(self) -> int:
+        """Does it."""
+        return self.action.run()
+
+
+def audit_table(results: Sequence[AuditResult]) -> Table:
+    """The figures of audits as a table, one column a dataset; shares with their denominators."""
+    table = Table("share of questions", title="What the corpus holds, and what searches reach")
+    for result in results:
+        table.add_column(escape(f"{result.dataset} {result.split}"), justify="right")
+    for label, name, of in (
+        ("an answer stands in the corpus", "answer_in_corpus", "num_telling"),
+        ("gold passages for all hops", "gold_in_corpus", "num_with_gold"),
+        ("one search finds an answer", "one_search_answer", "num_telling"),
+        ("one search finds all hops", "one_search_gold", "num_with_gold"),
+        ("the gold chain finds an answer", "chain_answer", "num_telling_with_chain"),
+        ("the gold chain finds all hops", "chain_gold", "num_with_chain"),
+    ):
+        table.add_row(
+            label,
+            *(_share(getattr(r.coverage, name), getattr(r.coverage, of)) for r in results),
+        )
+    table.add_row("questions asked", *(f"{r.coverage.num_tasks:,}" for r in results))
+    table.add_row("of a split of", *(f"{r.split_size:,}" for r in results))
+    table.add_row("passages", *(f"{r.num_passages:,}" for r in results))
+    table.add_row("retriever, top k", *(f"{r.retriever}, {r.top_k}" for r in results))
+    table.add_row("corpus", *(r.corpus_sha256[:12] for r in results))
+    return table
+
+
+def dataset_facts(dataset: Dataset) -> dict[str, Any]:
+    """What there is of a dataset, for people and programs.
+
+    Args:
+        dataset: Any dataset; parts of it may be missing.
+
+    Returns:
+        Its name, its splits with sizes, and where its tasks and its corpus come from.
+    """
+    benchmark = SEVEN.get(dataset.name)
+    note = read_prepared(own_folder(dataset.name)) or {}
+    splits = {}
+    for split in dataset.splits:
+        size, problem = _try(lambda split=split: len(dataset.tasks(split)))  # type: ignore[misc]
+        published = benchmark.sizes.get(split) if benchmark else None
+        splits[split] = {"tasks": size, "published": published, "note": problem}
+    size, problem = _try(lambda: len(dataset.corpus()))
+    return {
+        "dataset": dataset.name,
+        "eval_split": dataset.eval_split,
+        "splits": splits,
+        "source": note.get("source", ""),
+        "corpus": problem or f"{size} passages, sha256 {dataset.corpus().sha256}",
+        "gold": {s: f["gold"] for s, f in note.get("splits", {}).items() if f["gold"]},
+    }
+
+
+def _benchmarks(names: Iterable[str]) -> list[Benchmark]:
+    found: dict[str, Benchmark] = {}
+    for name in names:
+        chosen = SEVEN.values() if name == ALL else [find_benchmark(name)]
+        found.update((benchmark.name, benchmark) for benchmark in chosen)
+    if not found:
+        raise ValueError(f"names must hold at least one of {', '.join(SEVEN)} or {ALL!r}")
+    return list(found.values())
+
+
+def _source_of(source: Sequence[str], benchmark: Benchmark) -> Source:
+    """What `--from` names, for one benchmark."""
+    kind, paths = source[0] if source else "", [Path(path) for path in source[1:]]
+    if kind == "hub" and not paths:
+        return FlashragHub(benchmark.folder_name)
+    if kind == "parquet" and paths:
+        return ParquetFiles(tuple(paths), benchmark.folder_name, benchmark.eval_split)
+    if kind == "flashrag" and len(paths) == 1:
+        below = paths[0] / benchmark.folder_name
+        folder = below if below.is_dir() else paths[0]
+        if folder.name.lower() != benchmark.folder_name:
+            raise DataError(f"{paths[0]}: there is no folder {benchmark.folder_name} here")
+        return FlashragFolder(folder)
+    raise ValueError(f"from must be {_KINDS}; got {' '.join(source)!r}")
+
+
+def _prepared_table(prepared: Iterable[Prepared]) -> Table:
+    table = Table(
+        "benchmark",
+        "split",
+        "tasks",
+        "published",
+        "blank answers left out",
+        "with evidence",
+        "all gold found",
+        "some",
+        "none",
+        "hops not found",
+    )
+    for done in prepared:
+        for split, facts in done.splits.items():
+            gold = facts.gold
+            cells: Sequence[int | None] = (None,) * 4
+            if gold:
+                cells = (
+                    gold.tasks_with_evidence,
+                    gold.tasks_complete,
+                    gold.tasks_partial,
+                    gold.tasks_missing,
+                )
+            lost = _lost_hops(gold.by_outcome) if gold else ""
+            mark = " (eval)" if split == done.benchmark.eval_split else ""
+            numbers = [facts.tasks, facts.expected, facts.blank_answers, *cells]
+            table.add_row(done.benchmark.name, split + mark, *map(_number, numbers), lost)
+    return table
+
+
+def _lost_hops(outcomes: Mapping[Any, int]) -> str:
+    return f"{outcomes['no_title']:,} no title, {outcomes['no_sentence']:,} no sentence"
+
+
+def _task_record(task: Any) -> dict[str, Any]:
+    record = asdict(task)
+    return {key: value for key, value in record.items() if value not in ((), {}, 0)}
+
+
+def _try(count: Callable[[], int]) -> tuple[int | None, str]:
+    """A number, or the first line of what stands in its way."""
+    try:
+        return count(), ""
+    except DataError as error:
+        return None, str(error).splitlines()[0]
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _share(value: float | None, of: int) -> str:
+    return "" if value is None else f"{value:.3f} of {of:,}"
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
+    """A bar that shows the latest stage."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        line = bar.add_task("", total=None)
+
+        def report(stage: str, done: int, total: int | None) -> None:
+            bar.update(line, description=escape(stage), completed=done, total=total)
+
+        yield report

@@ -1,0 +1,134 @@
+"""How logged turns are read: the environments' grammar and metrics, handed to ``traces``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from calibadv_algo.cli.setup import policy_path
+from calibadv_algo.traces.base import PlainText, Reading, Rules
+from calibadv_env.correctness import contains_answer, searchable_answers
+from calibadv_env.protocol.actions import Answer, Search, parse_action
+from calibadv_env.protocol.toolcalls import ToolGrammar
+from calibadv_env.retrieval.base import Passage, ScoredPassage
+from calibadv_env.rewards import grade_answer, is_turn_well_formed
+
+DEFAULT_TOKENIZER: Final = "atlas-tiny"
+"""Whose tokenizer counts tokens unless another is named: it is shipped."""
+
+LOGGED_TOOLS: Final = ToolGrammar(
+    search_tools=(
+        "search",
+        "web_search",
+        "wiki_search",
+        "google_search",
+        "local_search",
+        "search_wikipedia",
+        "search_wiki",
+        "retrieve",
+        "retrieval",
+    ),
+    answer_tools=("answer", "final_answer", "submit_answer", "submit", "finish"),
+    query_arguments=(
+        "query",
+        "queries",
+        "query_list",
+        "q",
+        "search_query",
+        "question",
+        "keywords",
+        "text",
+        "input",
+    ),
+    answer_arguments=("answer", "final_answer", "response", "text"),
+    several="join",
+)
+"""Names of tools and arguments that are understood in logs; more can be given by flags."""
+
+
+def make_rules(
+    tokenizer: str = DEFAULT_TOKENIZER,
+    *,
+    search_tools: Sequence[str] = (),
+    answer_tools: Sequence[str] = (),
+) -> Rules:
+    """Makes the rules.
+
+    Args:
+        tokenizer: A shipped policy, a file ``tokenizer.json``, a folder with one, or a name on
+            the hub; counts tokens.
+        search_tools: Further names of tools that search.
+        answer_tools: Further names of tools that answer.
+
+    Raises:
+        ValueError: if there is no such tokenizer, or a tool is to do both.
+    """
+    grammar = replace(
+        LOGGED_TOOLS,
+        search_tools=(*LOGGED_TOOLS.search_tools, *search_tools),
+        answer_tools=(*LOGGED_TOOLS.answer_tools, *answer_tools),
+    )
+    grammars = {kind: replace(grammar, plain_text=kind) for kind in ("answer", "malformed")}
+
+    def read(action: str | Mapping[str, Any], plain_text: PlainText) -> Reading:
+        text = grammars[plain_text].to_tags(action)
+        parsed = parse_action(text)
+        return Reading(
+            kind=parsed.kind,
+            think=parsed.think,
+            query=parsed.query if isinstance(parsed, Search) else None,
+            answer=parsed.answer if isinstance(parsed, Answer) else None,
+            is_well_formed=is_turn_well_formed(text, parsed.kind),
+        )
+
+    return Rules(
+        read=read,
+        grade=_grade,
+        holds_answer=_holds_answer,
+        encode=open_tokenizer(tokenizer),
+        tokenizer=tokenizer,
+    )
+
+
+def open_tokenizer(name: str) -> Callable[[str], Sequence[int]]:
+    """What turns text into tokens, without torch or transformers.
+
+    Args:
+        name: See :func:`make_rules`.
+
+    Raises:
+        ValueError: if there is no such tokenizer.
+    """
+    from tokenizers import Tokenizer
+
+    path = Path(policy_path(name))
+    file = path / "tokenizer.json" if path.is_dir() else path
+    try:
+        made = Tokenizer.from_file(str(file)) if file.is_file() else Tokenizer.from_pretrained(name)
+    except Exception as error:
+        raise ValueError(
+            f"tokenizer must be a shipped policy ({DEFAULT_TOKENIZER}), a tokenizer.json, a folder "
+            f"with one, or a name on the hub; {name!r} could not be loaded: {error}"
+        ) from error
+
+    def encode(text: str) -> Sequence[int]:
+        clean = text.encode("utf-8", "replace").decode("utf-8")
+        ids: list[int] = made.encode(clean, add_special_tokens=False).ids
+        return ids
+
+    return encode
+
+
+def _grade(answer: str | None, golden_answers: Sequence[str]) -> dict[str, float]:
+    scores = grade_answer(answer, golden_answers)
+    return {"em": scores.em, "f1": scores.f1, "cover_em": scores.cover_em}
+
+
+def _holds_answer(passages: Sequence[tuple[str, str]], golden_answers: Sequence[str]) -> bool:
+    scored = [
+        ScoredPassage(Passage(id=str(rank), title=title, text=text), 0.0)
+        for rank, (title, text) in enumerate(passages)
+    ]
+    return contains_answer(scored, searchable_answers(golden_answers))

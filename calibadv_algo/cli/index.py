@@ -1,0 +1,296 @@
+"""`calibadv index`: makes and checks the indexes that retrieval at scale needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+import tyro
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from calibadv_env.data.registry import get_dataset, list_datasets
+from calibadv_env.retrieval.bm25.build import build_bm25_index
+from calibadv_env.retrieval.bm25.settings import Bm25Settings
+from calibadv_env.retrieval.dense.faiss_index import (
+    FaissSettings,
+    Flat,
+    Hnsw,
+    IvfPq,
+    ScalarQuantized,
+)
+from calibadv_env.retrieval.disk_corpus import CorpusSource
+from calibadv_env.retrieval.index_files import Progress as Report
+from calibadv_env.retrieval.index_files import read_manifest
+from calibadv_env.retrieval.opening import verify_index, write_hybrid, write_reranker
+
+CorpusArgument: TypeAlias = Annotated[str, tyro.conf.Positional]
+OutArgument: TypeAlias = Annotated[Path, tyro.conf.Positional]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bm25Job:
+    """BM25 of bm25s, memory-mapped: the default."""
+
+    corpus: CorpusArgument
+    """JSONL file (plain or gzip), folder of an index, or name of a dataset."""
+    out: OutArgument
+    """Folder to make."""
+    k1: float = 1.2
+    """How slowly repeated words saturate."""
+    b: float = 0.75
+    """How much long passages are discounted."""
+    overwrite: bool = False
+    """Whether an index in this place gives way, once the new one is complete."""
+
+    def run(self) -> Path:
+        """Builds the index."""
+        settings = Bm25Settings(k1=self.k1, b=self.b)
+        with progress_bar() as report:
+            return build_bm25_index(
+                source_of(self.corpus),
+                self.out,
+                settings,
+                overwrite=self.overwrite,
+                progress=report,
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TantivyJob:
+    """BM25 by tantivy (extra), for the largest corpora."""
+
+    corpus: CorpusArgument
+    """JSONL file (plain or gzip), folder of an index, or name of a dataset."""
+    out: OutArgument
+    """Folder to make."""
+    heap_bytes: int = 128_000_000
+    """Memory of the writer."""
+    overwrite: bool = False
+    """Whether an index in this place gives way, once the new one is complete."""
+
+    def run(self) -> Path:
+        """Builds the index."""
+        from calibadv_env.retrieval.bm25.tantivy_index import build_tantivy_index
+
+        with progress_bar() as report:
+            return build_tantivy_index(
+                source_of(self.corpus),
+                self.out,
+                overwrite=self.overwrite,
+                heap_bytes=self.heap_bytes,
+                progress=report,
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenseJob:
+    """Vectors of an encoder in a faiss index; called again, an interrupted run goes on."""
+
+    corpus: CorpusArgument
+    """JSONL file (plain or gzip), folder of an index, or name of a dataset."""
+    out: OutArgument
+    """Folder to make."""
+    model: str
+    """Encoder: a folder, or a name on the hub."""
+    family: Literal["e5", "bge", "contriever", "minilm", "dpr"] | None = None
+    """Whose prefixes and pooling it wants; None guesses from the name."""
+    query_model: str | None = None
+    """Encoder of the queries, where it is another one (DPR)."""
+    index: Literal["flat", "sq", "hnsw", "ivfpq"] = "flat"
+    """Kind of faiss index."""
+    sq: ScalarQuantized = field(default_factory=ScalarQuantized)
+    """Settings of a scalar-quantised index."""
+    hnsw: Hnsw = field(default_factory=Hnsw)
+    """Settings of a graph."""
+    ivfpq: IvfPq = field(default_factory=IvfPq)
+    """Settings of lists of quantised vectors."""
+    vectors_dir: Path | None = None
+    """Where the vectors are kept, to make an index of another kind later; None deletes them."""
+    chunk_size: int = 8192
+    """Passages of one file of vectors: what an interruption costs at most."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """Type of the vectors in these files."""
+    batch_size: int = 32
+    """Passages that are encoded at a time."""
+    device: str | None = None
+    """Where to encode; None takes a GPU if there is one."""
+    overwrite: bool = False
+    """Whether an index in this place gives way, once the new one is complete."""
+
+    def run(self) -> Path:
+        """Builds the index."""
+        from calibadv_env.retrieval.dense.encoders import TransformerEncoder
+        from calibadv_env.retrieval.dense.index import build_dense_index
+
+        encoder = TransformerEncoder(
+            self.model,
+            self.family,
+            query_model=self.query_model,
+            device=self.device,
+            batch_size=self.batch_size,
+        )
+        with progress_bar() as report:
+            return build_dense_index(
+                source_of(self.corpus),
+                self.out,
+                encoder,
+                self._settings(),
+                overwrite=self.overwrite,
+                vectors_dir=self.vectors_dir,
+                chunk_size=self.chunk_size,
+                dtype=self.dtype,
+                progress=report,
+            )
+
+    def _settings(self) -> FaissSettings:
+        choices: dict[str, FaissSettings] = {
+            "flat": Flat(),
+            "sq": self.sq,
+            "hnsw": self.hnsw,
+            "ivfpq": self.ivfpq,
+        }
+        return choices[self.index]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HybridJob:
+    """Several indexes of one corpus, fused by rank."""
+
+    out: OutArgument
+    """Folder to make."""
+    parts: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """The indexes, at least two."""
+    depth: int = 100
+    """Passages that each is asked for."""
+    constant: float = 60.0
+    """How little the first ranks stand out."""
+    overwrite: bool = False
+    """Whether an index in this place gives way."""
+
+    def run(self) -> Path:
+        """Writes the paths of the parts."""
+        return write_hybrid(
+            self.parts,
+            self.out,
+            depth=self.depth,
+            constant=self.constant,
+            overwrite=self.overwrite,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankJob:
+    """An index whose best passages a model puts in order."""
+
+    first: Annotated[Path, tyro.conf.Positional]
+    """The index that finds the passages."""
+    out: OutArgument
+    """Folder to make."""
+    model: str
+    """A folder, or a name on the hub."""
+    family: Literal["cross", "e5", "bge", "contriever", "minilm"] = "cross"
+    """What the model is: a cross-encoder, or an encoder of a family."""
+    depth: int = 20
+    """Passages that are put in order."""
+    overwrite: bool = False
+    """Whether an index in this place gives way."""
+
+    def run(self) -> Path:
+        """Writes the path of the index and the model."""
+        return write_reranker(
+            self.first,
+            self.out,
+            self.model,
+            family=self.family,
+            depth=self.depth,
+            overwrite=self.overwrite,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyJob:
+    """Read every byte of an index and compare it with what was written."""
+
+    index: Annotated[Path, tyro.conf.Positional]
+    """The index."""
+
+    def run(self) -> Path:
+        """Raises if a file is not the one that was written."""
+        verify_index(self.index)
+        return self.index
+
+
+Job: TypeAlias = (
+    Annotated[Bm25Job, tyro.conf.subcommand("bm25", prefix_name=False)]
+    | Annotated[TantivyJob, tyro.conf.subcommand("tantivy", prefix_name=False)]
+    | Annotated[DenseJob, tyro.conf.subcommand("dense", prefix_name=False)]
+    | Annotated[HybridJob, tyro.conf.subcommand("hybrid", prefix_name=False)]
+    | Annotated[RerankJob, tyro.conf.subcommand("rerank", prefix_name=False)]
+    | Annotated[VerifyJob, tyro.conf.subcommand("verify", prefix_name=False)]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Index:
+    """Make an index of a corpus, or check one."""
+
+    job: Annotated[Job, tyro.conf.arg(name="")]
+    """The kind of index."""
+
+    def run(self) -> int:
+        """Builds and says what stands where."""
+        console = Console(highlight=False, soft_wrap=True)
+        out = self.job.run()
+        manifest = read_manifest(out)
+        size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+        what = "sound" if isinstance(self.job, VerifyJob) else "ready"
+        console.print(
+            f"{out}: {manifest.kind} index of {manifest.num_passages:,} passages, "
+            f"{size / 1e6:,.1f} MB, {what}",
+            markup=False,
+        )
+        return 0
+
+
+def source_of(name: str) -> CorpusSource:
+    """The corpus that an argument names: a path, or a dataset where there is no such path."""
+    if not Path(name).exists() and name in list_datasets():
+        return get_dataset(name).corpus()
+    return name
+
+
+@contextmanager
+def progress_bar() -> Iterator[Report]:
+    """Shows one bar a stage, on standard error.
+
+    Yields:
+        What a builder tells how far it is.
+    """
+    columns = (
+        TextColumn("{task.description:<16}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(stage: str, done: int, total: int | None) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield report

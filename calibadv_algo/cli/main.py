@@ -1,0 +1,195 @@
+"""The `calibadv` command: reads arguments, joins environment, engine and algorithm, runs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+import gymnasium
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from calibadv_algo.errors import CalibadvAlgoError
+from calibadv_env.errors import CalibadvEnvError
+
+COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
+    "compare": ("compare", "Compare", "train arms x seeds from one warm start, and compare them"),
+    "train": ("train", "Train", "train one policy"),
+    "eval": ("evaluate", "Eval", "evaluate a policy on a split, or on all seven benchmarks"),
+    "report": ("report", "Report", "make the report of a comparison again"),
+    "warmstart": ("warmstart", "WarmStart", "make the small policy that training starts from"),
+    "play": ("play", "Play", "search by hand in the terminal, or watch a policy"),
+    "index": ("index", "Index", "make an index of a corpus, or check one"),
+    "serve": ("serve", "Serve", "serve searches over HTTP"),
+    "data": ("data", "Data", "prepare benchmarks, inspect datasets, audit corpora"),
+    "trace": ("trace", "Trace", "import rollouts that other systems logged"),
+    "diagnose": ("diagnose", "Diagnose", "count the correct searches that a run's GRPO punished"),
+    "list": ("listing", "List", "list arms, baselines, datasets, presets or policies"),
+}
+"""Command -> module under `calibadv_algo.cli`, its class, and one line of help."""
+
+LIST_FLAGS: Final = ("--arms", "--seeds")
+"""Flags of `compare` whose values may be separated by commas."""
+
+EXPECTED_ERRORS: Final = (
+    CalibadvAlgoError,
+    CalibadvEnvError,
+    ValueError,
+    OSError,
+    ImportError,
+    FloatingPointError,
+    gymnasium.error.Error,
+)
+"""What a user can mend: shown as one line, without a traceback."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        argv: Arguments without the program's name; None means those of the process.
+
+    Returns:
+        The exit code: 0 if all went well, 1 if a command failed, 2 for wrong arguments.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        _print_commands()
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    errors = Console(stderr=True, highlight=False)
+    if name not in COMMANDS:
+        errors.print(f"unknown command {name!r}; there are: {', '.join(COMMANDS)}", markup=False)
+        return 2
+    try:
+        command = parse(name, rest)
+        return int(command.run() or 0)
+    except EXPECTED_ERRORS as error:
+        errors.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        errors.print("interrupted")
+        return 130
+
+
+def parse(name: str, arguments: Sequence[str]) -> Any:
+    """Reads the arguments of a command; unknown flags end the process with exit code 2.
+
+    Args:
+        name: One of `COMMANDS`.
+        arguments: What follows the name.
+
+    Returns:
+        The command, ready to run.
+
+    Raises:
+        ValueError: if a preset, an arm or a setting is not valid.
+    """
+    module, class_name, _ = COMMANDS[name]
+    command = getattr(importlib.import_module(f"calibadv_algo.cli.{module}"), class_name)
+    arguments = split_lists(arguments) if name == "compare" else join_server(arguments)
+    default = _default(name, command, arguments)
+    return tyro.cli(
+        command,
+        args=arguments,
+        prog=f"calibadv {name}",
+        config=(tyro.conf.AvoidSubcommands,),
+        **({} if default is None else {"default": default}),
+    )
+
+
+def _default(name: str, command: Any, arguments: Sequence[str]) -> Any:
+    """Settings that `--preset`, `--arm` and `--baseline` name; a command's flags change these."""
+    flags = ("preset", "arm", "baseline", "engine", "lora")
+    names = {flag: _peek(arguments, flag) for flag in flags}
+    if name == "train":
+        from calibadv_algo.cli.train import train_config
+
+        config = train_config(**names)
+        given: dict[str, Any] = _given(names)
+        if config.lora is not None:
+            given["lora"] = config.lora.rank
+        return command(**given, config=config)
+    if name == "compare":
+        from calibadv_algo.experiments.compare import COMPARE_PRESETS
+
+        preset = names["preset"] or "quick"
+        return command(preset=preset, config=_named(COMPARE_PRESETS, preset))
+    return None
+
+
+def _given(values: dict[str, str | None]) -> dict[str, str]:
+    """The values that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def split_lists(arguments: Sequence[str]) -> list[str]:
+    """Lets a list be written with commas: ``--arms a,b`` becomes ``--arms a b``.
+
+    Args:
+        arguments: Those of a command.
+
+    Returns:
+        The same ones, with what follows ``--arms`` and ``--seeds`` cut at its commas.
+    """
+    result: list[str] = []
+    is_list = False
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if flag.startswith("--"):
+            is_list = flag in LIST_FLAGS
+            result += [flag, *value.split(",")] if is_list and equals else [argument]
+        else:
+            result += [part for part in argument.split(",") if part] if is_list else [argument]
+    return result
+
+
+def join_server(arguments: Sequence[str]) -> list[str]:
+    """Lets a server's address follow its engine: ``--engine vllm-server URL``.
+
+    Args:
+        arguments: Those of a command.
+
+    Returns:
+        The same ones, with name and address joined by an equals sign.
+    """
+    result: list[str] = []
+    for argument in arguments:
+        is_address = argument.startswith(("http://", "https://"))
+        if is_address and result[-2:] == ["--engine", "vllm-server"]:
+            result[-1] += f"={argument}"
+        else:
+            result.append(argument)
+    return result
+
+
+def _named(presets: dict[str, Any], name: str) -> Any:
+    if name not in presets:
+        raise ValueError(f"preset must be one of {', '.join(presets)}; got {name!r}")
+    return presets[name]
+
+
+def _peek(arguments: Sequence[str], flag: str) -> str | None:
+    """The value of a flag that has to be known before the others can be read."""
+    for index, argument in enumerate(arguments):
+        if argument == f"--{flag}" and index + 1 < len(arguments):
+            return arguments[index + 1]
+        if argument.startswith(f"--{flag}="):
+            return argument.partition("=")[2]
+    return None
+
+
+def _print_commands() -> None:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, (_, _, description) in COMMANDS.items():
+        table.add_row(f"  calibadv {name}", description)
+    console = Console(highlight=False)
+    console.print("Train and compare search agents. Each command explains itself with --help.\n")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,324 @@
+"""Policies that can be evaluated: a model on this machine, or one behind an endpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from urllib.parse import urlsplit, urlunsplit
+
+from calibadv_algo.cli.setup import load_policy, policy_path
+from calibadv_algo.training.config import EnvConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from calibadv_algo.rollout.engines.base import GenerationEngine, Tokenizer
+    from calibadv_algo.rollout.engines.openai.engine import EndpointConfig
+    from calibadv_algo.training.evaluation import TokenCounter
+
+_SAMPLE_BYTES: Final = 1 << 20
+_WEIGHTS: Final = ("*.safetensors", "*.bin", "*.json")
+_NOT_WEIGHTS: Final = "recipe.json"
+_RUN_FOLDERS: Final = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalEnv(EnvConfig):
+    """Which environment; what is left out is as the policy was trained, where that is known."""
+
+    split: str = "eval"
+    """Split that is evaluated; eval means test, else dev, else train."""
+    max_turns: int | None = None  # type: ignore[assignment]
+    """Searches that an episode allows; None means as in training, else 4."""
+    prepend_think: bool | None = None  # type: ignore[assignment]
+    """Whether observations end with the think tag; None means as in training, else not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaySettings:
+    """How a policy is played.
+
+    Attributes:
+        env: The environment; nothing in it is left open.
+        max_tokens: Most tokens of one turn.
+        max_context: Most tokens of an episode; None leaves it to the endpoint.
+        is_default_context: Whether a smaller model may bring it down to its own limit.
+    """
+
+    env: EnvConfig
+    max_tokens: int
+    max_context: int | None
+    is_default_context: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenPolicy:
+    """A policy that is ready to write.
+
+    Attributes:
+        engine: Writes.
+        tokenizer: For the engine's driver.
+        count_tokens: Counts what it wrote; None counts token ids.
+        max_context: Most tokens of an episode, None if the engine itself sees to it.
+    """
+
+    engine: GenerationEngine
+    tokenizer: Tokenizer
+    count_tokens: TokenCounter | None
+    max_context: int | None
+
+
+class Policy(Protocol):
+    """A policy by name."""
+
+    @property
+    def label(self) -> str:
+        """What to call it."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What its answers depend on, as plain JSON."""
+        ...
+
+    def trained_as(self) -> Mapping[str, Any]:
+        """How it was trained, as far as its folder tells: see :func:`read_training`."""
+        ...
+
+    def open(self, play: PlaySettings, *, num_slots: int, temperature: float) -> OpenPolicy:
+        """Loads it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalPolicy:
+    """A Hugging Face model that an engine of this machine samples from.
+
+    Attributes:
+        model: A shipped policy's name, a path, or a name on the hub.
+        engine: Name of an engine, as `calibadv_algo.rollout.engines.config` knows them.
+        dtype: Type of the weights.
+    """
+
+    model: str
+    engine: str = "hf"
+    dtype: Literal["fp32", "bf16"] = "fp32"
+
+    @property
+    def label(self) -> str:
+        """The name as it was given."""
+        return self.model
+
+    def identity(self) -> dict[str, Any]:
+        """A fingerprint of the files in its folder, or its name on the hub."""
+        folder = Path(policy_path(self.model))
+        weights = fingerprint(folder) if folder.is_dir() else f"hub:{self.model}"
+        return {"weights": weights, "engine": self.engine, "dtype": self.dtype}
+
+    def trained_as(self) -> Mapping[str, Any]:
+        """See :func:`read_training`."""
+        return read_training(Path(policy_path(self.model)))
+
+    def open(self, play: PlaySettings, *, num_slots: int, temperature: float) -> OpenPolicy:
+        """Loads the model and starts the engine.
+
+        Raises:
+            ValueError: if there is no such model or engine.
+        """
+        import torch
+
+        model, tokenizer = load_policy(self.model)
+        if self.dtype == "bf16":
+            model = model.to(torch.bfloat16)  # type: ignore[arg-type]
+        context = play.max_context
+        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        if play.is_default_context and context and limit:
+            context = min(context, int(limit))
+        engine = _make_engine(
+            self.engine,
+            model,
+            tokenizer,
+            num_slots=num_slots,
+            max_context=context,
+            temperature=temperature,
+        )
+        return OpenPolicy(
+            engine=engine, tokenizer=tokenizer, count_tokens=None, max_context=context
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointPolicy:
+    """A model behind an endpoint with OpenAI's API.
+
+    Attributes:
+        config: The endpoint.
+    """
+
+    config: EndpointConfig
+
+    @property
+    def label(self) -> str:
+        """The model's name there."""
+        return self.config.model
+
+    def identity(self) -> dict[str, Any]:
+        """Address without user and password, model, route, further fields; never the key."""
+        parts = urlsplit(self.config.url)
+        host = parts.netloc.rpartition("@")[2]
+        return {
+            "endpoint": urlunsplit(parts._replace(netloc=host)),
+            "model": self.config.model,
+            "route": self.config.route,
+            "extra": dict(self.config.extra),
+        }
+
+    def trained_as(self) -> Mapping[str, Any]:
+        """Nothing: an endpoint does not tell."""
+        return {}
+
+    def open(self, play: PlaySettings, *, num_slots: int, temperature: float) -> OpenPolicy:
+        """Opens the engine; nothing is sent yet.
+
+        Raises:
+            ImportError: if httpx is not installed.
+        """
+        from calibadv_algo.rollout.engines.openai.engine import OpenAiEngine, count_written_tokens
+
+        engine = OpenAiEngine(self.config)
+        return OpenPolicy(
+            engine=engine,
+            tokenizer=engine.tokenizer,
+            count_tokens=count_written_tokens,
+            max_context=None,
+        )
+
+
+def settle(
+    policy: Policy,
+    env: EnvConfig,
+    *,
+    max_tokens: int | None,
+    max_context: int | None,
+    is_endpoint: bool,
+) -> PlaySettings:
+    """Fills in what the user left open: as the policy was trained, else as papers do.
+
+    Args:
+        policy: The policy.
+        env: The environment as far as it is given.
+        max_tokens: Most tokens of one turn, None if left open.
+        max_context: Most tokens of an episode, None if left open.
+        is_endpoint: Whether the context is the endpoint's affair.
+
+    Returns:
+        Prompt, searches and limits: those of the policy's recipe or training run if its folder
+        tells; else those that go with the prompt.
+
+    Raises:
+        ValueError: if a limit is given that an endpoint does not keep.
+    """
+    if is_endpoint and max_context is not None:
+        raise ValueError("max_context must not be given with an endpoint, which has its own")
+    trained = policy.trained_as()
+    prompt = env.prompt or trained.get("prompt") or "search_r1"
+    values = {item.name: getattr(env, item.name) for item in fields(EnvConfig)}
+    values["prompt"] = prompt
+    if values["max_turns"] is None:
+        values["max_turns"] = trained.get("max_turns") or 4
+    if values["prepend_think"] is None:
+        values["prepend_think"] = trained.get("prepend_think", False)
+    is_small = prompt == "question"
+    context = trained.get("max_context") or (1024 if is_small else 8192)
+    return PlaySettings(
+        env=EnvConfig(**values),
+        max_tokens=max_tokens or trained.get("max_tokens") or (40 if is_small else 512),
+        max_context=None if is_endpoint else max_context or context,
+        is_default_context=max_context is None,
+    )
+
+
+def read_training(folder: Path) -> dict[str, Any]:
+    """How the policy in a folder was trained.
+
+    Args:
+        folder: Of a model; need not exist.
+
+    Returns:
+        Some of prompt, max_turns, prepend_think, max_tokens and max_context: from the
+        ``recipe.json`` of `calibadv warmstart`, or from the ``config.json`` of the run of
+        `calibadv train` that the folder lies in; {} for other models.
+    """
+    recipe = _read_json(folder / "recipe.json")
+    if "max_turns" in recipe:
+        return {"prompt": "question", "max_turns": recipe["max_turns"]}
+    for parent in list(folder.absolute().parents)[:_RUN_FOLDERS]:
+        run = _read_json(parent / "config.json")
+        if "hash" in run and isinstance(run.get("config"), dict):
+            env, rollout = run["config"].get("env", {}), run["config"].get("rollout", {})
+            found = {name: env.get(name) for name in ("prompt", "max_turns", "prepend_think")}
+            found |= {name: rollout.get(name) for name in ("max_tokens", "max_context")}
+            return {name: value for name, value in found.items() if value is not None}
+    return {}
+
+
+def fingerprint(folder: Path) -> str:
+    """Names the model in a folder by its content.
+
+    Args:
+        folder: With weights, configuration and tokenizer.
+
+    Returns:
+        SHA-256 over names and sizes, and of each file its first, middle and last MiB: whole
+        weights would take minutes to read.
+    """
+    digest = hashlib.sha256()
+    files = {path for pattern in _WEIGHTS for path in folder.glob(pattern)}
+    for path in sorted(files):
+        if path.name == _NOT_WEIGHTS:
+            continue
+        size = path.stat().st_size
+        digest.update(f"{path.name}\n{size}\n".encode())
+        with path.open("rb") as stream:
+            for place in (0, size // 2, max(0, size - _SAMPLE_BYTES)):
+                stream.seek(place)
+                digest.update(stream.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def _make_engine(
+    name: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    num_slots: int,
+    max_context: int | None,
+    temperature: float,
+) -> GenerationEngine:
+    """The engine of a name, over a model that is loaded."""
+    if name == "hf":
+        from calibadv_algo.rollout.engines.hf.engine import HfEngine
+
+        return HfEngine(model, tokenizer, max_slots=num_slots, max_context=max_context)
+    from calibadv_algo.rollout.engines.config import find_engine, make_engine
+
+    return make_engine(
+        find_engine(name),
+        model,
+        tokenizer,
+        max_slots=num_slots,
+        max_context=max_context,
+        temperature=temperature or 1.0,
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, {} where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,25 @@
+"""`calibadv report`: table, curves and page of a comparison that has run, made again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from calibadv_algo.cli.compare import write_results
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Make the table, the curves and the page of a comparison again."""
+
+    comparison_dir: Annotated[Path, tyro.conf.Positional]
+    """Folder that `calibadv compare` wrote."""
+
+    def run(self) -> int:
+        """Writes and prints."""
+        write_results(self.comparison_dir, Console(highlight=False))
+        return 0

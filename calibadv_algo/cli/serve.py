@@ -1,0 +1,131 @@
+"""`calibadv serve`: a search server over a corpus, an index or a dataset."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Final
+
+import tyro
+from rich.console import Console
+
+from calibadv_env.data.registry import get_dataset, list_datasets
+from calibadv_env.errors import DataError
+from calibadv_env.retrieval import Corpus, Retriever, make_retriever
+from calibadv_env.retrieval.parallel import ParallelRetriever
+from calibadv_env.retrieval.remote.batcher import BatchLimits
+from calibadv_env.retrieval.remote.server import ServerConfig, run_server
+from calibadv_env.retrieval.remote.wire import RequestLimits
+
+SINGLE_CORE_KINDS: Final = ("bm25", "tantivy")
+MAX_PROCESSES: Final = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serve:
+    """Serve searches over HTTP, in the dialects of Search-R1, CalibAdv, SkyRL and GEM."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    """A corpus (JSONL, plain or gzip), the folder of an index, or the name of a dataset."""
+    retriever: str = "bm25"
+    """How a corpus or dataset is searched; an index says itself."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 lets other machines in. There is no password."""
+    port: int = 8000
+    """Port; 0 takes a free one."""
+    batch: BatchLimits = field(default_factory=BatchLimits)
+    """How requests are put together."""
+    limits: RequestLimits = field(default_factory=RequestLimits)
+    """What a request may ask for."""
+    max_body_bytes: int = 32 * 1024 * 1024
+    """Longest request."""
+    grace_s: float = 30.0
+    """How long a stop waits for requests that run."""
+    processes: int | None = None
+    """Processes that share a batch. None: for BM25 on disk one a core, at most 4; else 1."""
+    verify: bool = False
+    """Whether to read and hash every file of an index first."""
+
+    def run(self) -> int:
+        """Serves until it is interrupted."""
+        console = Console(highlight=False, stderr=True, soft_wrap=True)
+        config = ServerConfig(
+            host=self.host,
+            port=self.port,
+            batch=self.batch,
+            limits=self.limits,
+            max_body_bytes=self.max_body_bytes,
+            grace_s=self.grace_s,
+        )
+
+        def load() -> Retriever:
+            started = time.monotonic()
+            retriever = open_source(self.source, self.retriever, verify=self.verify)
+            retriever = in_parallel(retriever, self.processes)
+            took = time.monotonic() - started
+            name = describe(retriever)
+            console.print(f"ready after {took:.1f} s: {name}", markup=False)
+            return retriever
+
+        def announce(address: str) -> None:
+            console.print(f"listening on {address}/retrieve, loading {self.source}", markup=False)
+
+        run_server(load, config, announce)
+        return 0
+
+
+def open_source(source: str, retriever: str, *, verify: bool = False) -> Retriever:
+    """Opens what is to be served.
+
+    Args:
+        source: A corpus file, the folder of an index, or the name of a dataset.
+        retriever: How a corpus or a dataset is searched.
+        verify: Whether to read and hash every file of an index first.
+
+    Returns:
+        The retriever.
+
+    Raises:
+        DataError: if there is no such thing, or it is damaged.
+        ValueError: if the retriever is unknown.
+    """
+    path = Path(source)
+    if path.is_dir():
+        from calibadv_env.retrieval.opening import open_index
+
+        return open_index(path, verify=verify)
+    if path.is_file():
+        return make_retriever(retriever, Corpus.from_jsonl(path))
+    if source.lower() in {name.lower() for name in list_datasets()}:
+        return get_dataset(source).retriever(retriever)
+    known = ", ".join(list_datasets())
+    raise DataError(f"{source}: there is no such file or folder, nor a dataset; those are {known}")
+
+
+def in_parallel(retriever: Retriever, processes: int | None) -> Retriever:
+    """Lets several processes share a batch.
+
+    Args:
+        retriever: What is served.
+        processes: How many; None takes one a core, at most 4, for an index on disk whose search
+            keeps one core busy, and one for everything else.
+
+    Returns:
+        The retriever, or one that spreads it.
+
+    Raises:
+        ValueError: if ``processes`` is below 1.
+    """
+    if processes is None:
+        is_single = getattr(getattr(retriever, "manifest", None), "kind", "") in SINGLE_CORE_KINDS
+        processes = min(MAX_PROCESSES, len(os.sched_getaffinity(0))) if is_single else 1
+    return retriever if processes == 1 else ParallelRetriever(retriever, processes)
+
+
+def describe(retriever: Retriever) -> str:
+    """Names a retriever for the person who started it."""
+    if isinstance(retriever, ParallelRetriever):
+        return f"{describe(retriever.retriever)}, {retriever.num_processes} processes"
+    return type(retriever).__name__

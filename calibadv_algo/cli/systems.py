@@ -1,0 +1,151 @@
+"""What `calibadv eval --system` can name: ways to put a policy to use, and floors without one.
+
+The system `agent` plays the environment as it is. Others change the prompt, put passages before
+the question or write answers by rule: they subclass :class:`Agent` and stand in :data:`SYSTEMS`,
+or in the entry-point group ``calibadv_algo.systems`` of an installed package.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from calibadv_env.data.base import TaskSet
+from calibadv_env.data.registry import Dataset
+from calibadv_env.retrieval.base import Retriever
+
+if TYPE_CHECKING:
+    from calibadv_algo.rollout.engines.base import GenerationEngine, Tokenizer
+    from calibadv_algo.rollout.slots import EnvSlots
+
+GROUP: Final = "calibadv_algo.systems"
+
+SYSTEMS: Final[dict[str, str]] = {
+    "agent": "calibadv_algo.cli.systems:Agent",
+    "closed-book": "calibadv_algo.cli.floors:ClosedBook",
+    "rag": "calibadv_algo.cli.floors:SingleRetrieval",
+    "oracle": "calibadv_algo.cli.floors:Oracle",
+}
+"""Name -> module and class, which takes no arguments."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemData:
+    """The data that a system is put to use on.
+
+    Attributes:
+        dataset: The dataset.
+        tasks: The split that is evaluated.
+        retriever: What its searches ask.
+        top_k: Passages a search.
+    """
+
+    dataset: Dataset
+    tasks: TaskSet
+    retriever: Retriever
+    top_k: int
+
+
+class System(Protocol):
+    """A way to answer questions.
+
+    Attributes:
+        name: What `--system` knows it by.
+        description: One line for people.
+        needs_model: Whether a policy writes its turns.
+        needs_tokens: Whether it puts tokens of its own into a policy's turns, which an endpoint
+            cannot continue.
+    """
+
+    @property
+    def name(self) -> str:
+        """See the class."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """See the class."""
+        ...
+
+    @property
+    def needs_model(self) -> bool:
+        """See the class."""
+        ...
+
+    @property
+    def needs_tokens(self) -> bool:
+        """See the class."""
+        ...
+
+    def env_kwargs(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Keyword arguments of the environment, given those of the command line."""
+        ...
+
+    def slots(self, slots: EnvSlots, data: SystemData) -> EnvSlots:
+        """The environments that its policy sees, such as ones that show passages at once."""
+        ...
+
+    def engine(
+        self, engine: GenerationEngine | None, tokenizer: Tokenizer, data: SystemData
+    ) -> GenerationEngine:
+        """What writes its turns, given the policy's engine; None where none is needed."""
+        ...
+
+
+class Agent:
+    """The policy plays the environment as it is."""
+
+    name = "agent"
+    description = "the policy searches and answers, as it was trained to"
+    needs_model = True
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Taken for granted of a system that wraps a policy's engine."""
+        return self.needs_model and type(self).engine is not Agent.engine
+
+    def env_kwargs(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The same."""
+        return dict(kwargs)
+
+    def slots(self, slots: EnvSlots, data: SystemData) -> EnvSlots:
+        """The same."""
+        return slots
+
+    def engine(
+        self, engine: GenerationEngine | None, tokenizer: Tokenizer, data: SystemData
+    ) -> GenerationEngine:
+        """The same.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        if engine is None:
+            raise ValueError("the system agent must have an engine, got None")
+        return engine
+
+
+def find_system(name: str) -> System:
+    """The system of a name.
+
+    Args:
+        name: A key of :data:`SYSTEMS`, or of an entry point of the group.
+
+    Returns:
+        The system.
+
+    Raises:
+        ValueError: if nothing has this name.
+    """
+    if name in SYSTEMS:
+        module, _, attribute = SYSTEMS[name].partition(":")
+        system: System = getattr(importlib.import_module(module), attribute)()
+        return system
+    others = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in others:
+        raise ValueError(f"system must be one of {', '.join((*SYSTEMS, *others))}; got {name!r}")
+    found: System = others[name].load()()
+    return found

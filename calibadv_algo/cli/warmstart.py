@@ -1,0 +1,215 @@
+"""`calibadv warmstart`: makes the small policy that the main job starts from."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from calibadv_algo.cli.evaluate import Eval
+from calibadv_algo.cli.setup import silence_transformers
+from calibadv_algo.learner.warmstart import (
+    CloningConfig,
+    PolicyShape,
+    Segment,
+    build_policy,
+    clone,
+    train_tokenizer,
+)
+from calibadv_algo.training.config import EnvConfig
+from calibadv_algo.training.evaluation import summarize
+from calibadv_env.data.atlas import AtlasWorld, load_world
+from calibadv_env.data.base import TaskSet
+from calibadv_env.data.registry import Dataset, get_dataset
+from calibadv_env.demonstrations import (
+    ChainNames,
+    Demonstrator,
+    NameSource,
+    SearcherConfig,
+    chain_of,
+)
+from calibadv_env.protocol.prompts import format_passages
+from calibadv_env.retrieval.base import ScoredPassage
+from calibadv_env.vector import DeepSearchVectorEnv
+
+NUM_SLOTS = 96
+"""Scripted episodes that are played side by side."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmStart:
+    """Clone scripted, imperfect searchers into a small language model."""
+
+    output_dir: Path = Path("runs/warmstart")
+    """Where the policy and its recipe are written."""
+    dataset: str = "atlas"
+    """Dataset whose training split is demonstrated."""
+    top_k: int = 3
+    """Passages that a search returns."""
+    max_turns: int = 5
+    """Searches that an episode allows."""
+    shape: PolicyShape = field(default_factory=PolicyShape)
+    """Size of the policy."""
+    cloning: CloningConfig = field(default_factory=CloningConfig)
+    """How to clone."""
+    searcher: SearcherConfig = field(default_factory=SearcherConfig)
+    """How the scripted searcher errs."""
+
+    def run(self) -> int:
+        """Trains the tokenizer, plays and clones demonstrations, saves the policy."""
+        silence_transformers()
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        dataset = get_dataset(self.dataset)
+        tasks = dataset.tasks("train")
+        names = name_source(dataset, tasks)
+        tokenizer = train_tokenizer(
+            tokenizer_texts(dataset, tasks, names), self.shape.vocab_size, passage_heads(self.top_k)
+        )
+        model = build_policy(self.shape, tokenizer, self.cloning.seed)
+        started = time.monotonic()
+        with _progress() as progress:
+            bar = progress.add_task("cloning", total=self.cloning.num_steps, loss=0.0, speed=0.0)
+            seen = 0
+
+            def on_step(step: int, loss: float, num_tokens: int) -> None:
+                nonlocal seen
+                seen += num_tokens
+                speed = seen / (time.monotonic() - started)
+                progress.update(bar, completed=step + 1, loss=loss, speed=speed)
+
+            clone(model, tokenizer, self._demonstrations(tasks, names), self.cloning, on_step)
+        model.save_pretrained(self.output_dir)
+        tokenizer.save_pretrained(self.output_dir)
+        self._write_recipe(dataset, model.num_parameters(), seen, time.monotonic() - started)
+        return 0
+
+    def _demonstrations(
+        self, tasks: TaskSet, names: NameSource
+    ) -> Callable[[int | None], Iterator[Sequence[Segment]]]:
+        env = DeepSearchVectorEnv(
+            num_envs=NUM_SLOTS,
+            dataset=self.dataset,
+            split="train",
+            top_k=self.top_k,
+            max_turns=self.max_turns,
+            prompt="question",
+        )
+        demonstrator = Demonstrator(
+            tasks,
+            names=names,
+            config=self.searcher,
+            env=env,
+            rng=np.random.default_rng([self.cloning.seed, 1]),
+        )
+        return lambda max_hops: demonstrator.stream(max_hops=max_hops)
+
+    def _scores(self, temperature: float) -> dict[str, float]:
+        """What the policy scores on the whole dev split."""
+        env = EnvConfig(
+            dataset=self.dataset,
+            split="dev",
+            prompt="question",
+            top_k=self.top_k,
+            max_turns=self.max_turns,
+        )
+        command = Eval(
+            model=str(self.output_dir),
+            env=env,
+            episodes=len(get_dataset(self.dataset).tasks("dev")),
+            temperature=temperature,
+            max_context=self.shape.max_context,
+        )
+        scores = summarize(command.evaluate().records)
+        return {name: round(value, 4) for name, value in scores.items()}
+
+    def _write_recipe(
+        self, dataset: Dataset, num_parameters: int, num_tokens: int, seconds: float
+    ) -> None:
+        recipe = {
+            "dataset": self.dataset,
+            "corpus_sha256": dataset.corpus().sha256,
+            "top_k": self.top_k,
+            "max_turns": self.max_turns,
+            "shape": asdict(self.shape),
+            "cloning": asdict(self.cloning),
+            "searcher": asdict(self.searcher),
+            "num_parameters": num_parameters,
+            "num_tokens": num_tokens,
+            "seconds": round(seconds, 1),
+            "scores": {"greedy": self._scores(0.0), "sampled": self._scores(1.0)},
+        }
+        path = self.output_dir / "recipe.json"
+        path.write_text(json.dumps(recipe, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        text = f"wrote {self.output_dir} ({num_parameters:,} parameters)"
+        Console(highlight=False).print(text, markup=False, soft_wrap=True)
+
+
+class KindNames:
+    """The names of the atlas; those of rare kinds are repeated, so that all kinds get drawn.
+
+    Args:
+        world: The atlas.
+        at_least: Least number of entries of each kind.
+    """
+
+    def __init__(self, world: AtlasWorld, at_least: int = 600) -> None:
+        self._world = world
+        self._names = tuple(
+            name
+            for kind in sorted(world.names_by_kind)
+            for name in _repeated(world.names_by_kind[kind], at_least)
+        )
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Every name, rare kinds several times."""
+        return self._names
+
+    def entities_of(self, passage_id: str) -> Sequence[str]:
+        """Names that stand in a passage."""
+        return self._world.entities_of(passage_id)
+
+
+def _repeated(names: Sequence[str], at_least: int) -> list[str]:
+    return list(names) * max(1, at_least // len(names))
+
+
+def name_source(dataset: Dataset, tasks: TaskSet) -> NameSource:
+    """Names to rename entities with: the atlas knows all of its own."""
+    if dataset.name == "atlas":
+        return KindNames(load_world())
+    return ChainNames(tasks)
+
+
+def passage_heads(top_k: int) -> list[str]:
+    """How each passage of an observation begins, up to the title."""
+    return [f"Doc {rank}(Title:" for rank in range(1, top_k + 1)]
+
+
+def tokenizer_texts(dataset: Dataset, tasks: TaskSet, names: NameSource) -> list[str]:
+    """What the policy will read and write, without tags."""
+    heads = passage_heads(1)
+    passages = [
+        format_passages([ScoredPassage(passage, 0.0)]).replace(heads[0], "")
+        for passage in dataset.corpus().passages
+    ]
+    questions = [f"Question: {task.question}\n" for task in tasks]
+    relations = sorted({hop["relation"] for task in tasks for hop in chain_of(task)})
+    wanted = [f" need {relation} of {names.names[0]}" for relation in relations]
+    return [*passages, *questions, *[f" found {name}" for name in names.names], *wanted * 200]
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description} {task.completed:.0f}/{task.total:.0f}"),
+        BarColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:.0f} tokens/s"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )

@@ -1,0 +1,1 @@
+"""Credit: the correctness of every turn of a group."""

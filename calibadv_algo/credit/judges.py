@@ -1,0 +1,311 @@
+"""Judges that look back on finished episodes and call each search good or bad (CriticSearch).
+
+A judge sees more than the policy did: the whole episode and the accepted answers. Its labels are
+credit: :class:`JudgeCredit` makes a correctness matrix of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+
+import numpy as np
+from jaxtyping import Float
+
+from calibadv_algo.credit.base import SCORED_BAD, check_info_keys, search_mask
+from calibadv_algo.errors import CalibadvAlgoError
+from calibadv_algo.types import Group, Trajectory
+
+if TYPE_CHECKING:
+    import httpx
+
+Label = bool | None
+"""Verdict on a turn: good, bad, or None where there is none."""
+
+INSTRUCTION: Final = (
+    "You review, after the fact, how an agent searched for the answer to a question. You know the "
+    "accepted answers; the agent did not. Judge every search turn. A search is good if, given "
+    "what the agent knew by then, its query was sensible and its results brought it nearer to "
+    "the answer. It is bad if it repeats an earlier one, misses the point, or finds nothing of "
+    "use. Judge each search for itself: a wrong final answer does not make it bad.\n\n"
+    "Reply with one line for each search turn and nothing else, in this form:\n"
+    "Turn 1: good\n"
+    "Turn 2: bad\n"
+)
+"""What a language model is told. Own wording: the published prompt could not be found."""
+
+_VERDICT: Final = re.compile(r"\bturn\s*\**\s*(\d+)\s*\**\s*[:=\-]\s*\**\s*(good|bad)\b", re.I)
+_RETRIED_STATUS: Final = (408, 409, 425, 429, 500, 502, 503, 504)
+
+
+class JudgeError(CalibadvAlgoError):
+    """A judge could not be reached, or answered something that is no completion."""
+
+
+class Judge(Protocol):
+    """Labels the turns of finished episodes."""
+
+    @property
+    def required_info_keys(self) -> frozenset[str]:
+        """Keys that the turns' ``info`` must hold."""
+        ...
+
+    def judge(self, trajectories: Sequence[Trajectory]) -> list[list[Label]]:
+        """Returns one label a turn for every trajectory; those of other turns are not read.
+
+        Raises:
+            JudgeError: if the judge failed.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScriptedJudge:
+    """A judge without a model, for tests and for tasks that name their evidence.
+
+    Attributes:
+        rule: Calls a search good if it is the first to find a gold passage (``gold``), or if
+            its passages hold an accepted answer (``answer``).
+    """
+
+    rule: Literal["gold", "answer"] = "gold"
+
+    def __post_init__(self) -> None:
+        """Checks the choice."""
+        if self.rule not in ("gold", "answer"):
+            raise ValueError(f"rule must be gold or answer, got {self.rule!r}")
+
+    @property
+    def required_info_keys(self) -> frozenset[str]:
+        """The fact that the rule looks at."""
+        return frozenset({"gold_new" if self.rule == "gold" else "answer_in_passages"})
+
+    def judge(self, trajectories: Sequence[Trajectory]) -> list[list[Label]]:
+        """Returns the labels."""
+        (key,) = self.required_info_keys
+        labels: list[list[Label]] = []
+        for trajectory in trajectories:
+            for turn in trajectory.turns:
+                check_info_keys((key,), turn.info, "ScriptedJudge")
+            labels.append([bool(turn.info[key]) for turn in trajectory.turns])
+        return labels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlmJudge:
+    """A language model behind any server with OpenAI's route ``/chat/completions``.
+
+    Every trajectory is one request; equal ones are asked once. A reply without a verdict on a
+    turn leaves that turn without a label.
+
+    Attributes:
+        base_url: Such as ``http://127.0.0.1:8000/v1``.
+        model: Name of the model there.
+        api_key_variable: Name of the environment variable that holds the key. It is read at each
+            call and never stored; without the variable none is sent.
+        temperature: Sampling temperature.
+        max_tokens: Most tokens of a reply.
+        timeout_s: Longest wait for one reply.
+        max_retries: Repetitions after the first failure.
+        backoff_s: Seconds before the first repetition; doubled for each further one.
+        max_concurrency: Most requests at one time.
+        on_failure: Whether a judge that cannot be reached ends the run, or its trajectory goes
+            without labels.
+    """
+
+    base_url: str = "http://127.0.0.1:8000/v1"
+    model: str = "default"
+    api_key_variable: str = "OPENAI_API_KEY"
+    temperature: float = 0.0
+    max_tokens: int = 512
+    timeout_s: float = 120.0
+    max_retries: int = 3
+    backoff_s: float = 1.0
+    max_concurrency: int = 16
+    on_failure: Literal["raise", "exclude"] = "raise"
+
+    def __post_init__(self) -> None:
+        """Checks ranges and choices."""
+        if not self.base_url.startswith(("http://", "https://")):
+            raise ValueError(f"base_url must begin with http:// or https://, got {self.base_url!r}")
+        for name in ("max_tokens", "timeout_s", "max_concurrency"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("temperature", "max_retries", "backoff_s"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.on_failure not in ("raise", "exclude"):
+            raise ValueError(f"on_failure must be raise or exclude, got {self.on_failure!r}")
+
+    @property
+    def required_info_keys(self) -> frozenset[str]:
+        """No key is needed: the texts are enough."""
+        return frozenset()
+
+    def judge(self, trajectories: Sequence[Trajectory]) -> list[list[Label]]:
+        """Returns the labels.
+
+        Raises:
+            JudgeError: if the server could not be reached or did not send a completion.
+            ImportError: if httpx is not installed.
+        """
+        httpx = _import_httpx()
+        transcripts = [transcript(each) for each in trajectories]
+        distinct = list(dict.fromkeys(transcripts))
+        with (
+            httpx.Client(timeout=self.timeout_s) as client,
+            ThreadPoolExecutor(min(self.max_concurrency, len(distinct) or 1)) as pool,
+        ):
+            replies = list(pool.map(lambda text: self._ask(client, text), distinct))
+        found = dict(zip(distinct, replies, strict=True))
+        return [
+            read_verdicts(found[text], len(each.turns))
+            for text, each in zip(transcripts, trajectories, strict=True)
+        ]
+
+    def _ask(
+        self, client: httpx.Client, text: str, sleep: Callable[[float], None] = time.sleep
+    ) -> str:
+        """One reply, "" where a failure excludes."""
+        failure = ""
+        for attempt in range(self.max_retries + 1):
+            if attempt:
+                sleep(self.backoff_s * 2 ** (attempt - 1))
+            try:
+                return self._request(client, text)
+            except _PassingError as error:
+                failure = str(error)
+            except JudgeError:
+                if self.on_failure == "raise":
+                    raise
+                return ""
+        if self.on_failure == "exclude":
+            return ""
+        raise JudgeError(
+            f"{self.base_url}: no verdict after {self.max_retries + 1} attempts, last: {failure}"
+        )
+
+    def _request(self, client: httpx.Client, text: str) -> str:
+        httpx = _import_httpx()
+        body = {
+            "model": self.model,
+            "temperature": self.temperature,
+            "max_tokens": self.max_tokens,
+            "messages": [{"role": "user", "content": INSTRUCTION + "\n" + text}],
+        }
+        headers = {}
+        key = os.environ.get(self.api_key_variable)
+        if key:
+            headers["authorization"] = f"Bearer {key}"
+        url = self.base_url.rstrip("/") + "/chat/completions"
+        try:
+            reply = client.post(url, json=body, headers=headers)
+        except httpx.TransportError as error:
+            raise _PassingError(f"{type(error).__name__}: {error}") from error
+        if reply.status_code in _RETRIED_STATUS:
+            raise _PassingError(f"status {reply.status_code}")
+        if reply.status_code != 200:
+            raise JudgeError(f"{url}: status {reply.status_code}: {reply.text[:200]!r}")
+        return _read_completion(url, reply.text)
+
+
+class _PassingError(Exception):
+    """A failure that another attempt may mend."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeCredit:
+    """Correctness by a judge: 1 for a good search, ``SCORED_BAD`` for a bad one.
+
+    **Source:** CriticSearch: a critic that sees the whole episode and the gold answer labels
+    every turn after the fact, and the labels become dense rewards. Its prompt and its numbers
+    could not be found in a stored text; the wording and the two values are ours.
+
+    Attributes:
+        judge: Who labels.
+    """
+
+    judge: ScriptedJudge | LlmJudge = ScriptedJudge()
+
+    @property
+    def required_info_keys(self) -> frozenset[str]:
+        """The kind of every action, and what the judge needs."""
+        return frozenset({"action"}) | self.judge.required_info_keys
+
+    def __call__(self, group: Group) -> Float[np.ndarray, "group turn"]:
+        """Returns the correctness of every search, NaN where the judge gave no label.
+
+        Raises:
+            JudgeError: if the judge failed.
+        """
+        is_search = search_mask(group, "JudgeCredit")
+        correctness = np.full(is_search.shape, np.nan)
+        for row, labels in enumerate(self.judge.judge(group.trajectories)):
+            for column, label in enumerate(labels):
+                if is_search[row, column] and label is not None:
+                    correctness[row, column] = 1.0 if label else SCORED_BAD
+        return correctness
+
+
+def transcript(trajectory: Trajectory) -> str:
+    """An episode as a judge reads it: question, accepted answers, numbered turns.
+
+    Args:
+        trajectory: A finished episode. Where ``reset`` reported no question the prompt stands
+            for it.
+
+    Returns:
+        The text. Turns are numbered from 1.
+    """
+    info = trajectory.reset_info
+    golden = " | ".join(str(answer) for answer in info.get("golden_answers", ()))
+    parts = [f"Question: {info.get('question', trajectory.prompt_text)}"]
+    if golden:
+        parts.append(f"Accepted answers: {golden}")
+    for number, turn in enumerate(trajectory.turns, start=1):
+        parts.append(f"Turn {number}, agent:\n{turn.action_text.strip()}")
+        if turn.observation_text.strip():
+            parts.append(f"Turn {number}, results:\n{turn.observation_text.strip()}")
+    return "\n\n".join(parts) + "\n"
+
+
+def read_verdicts(reply: str, num_turns: int) -> list[Label]:
+    """Takes the verdicts out of a reply.
+
+    Args:
+        reply: Lines ``Turn 3: good``; other text is passed over.
+        num_turns: Turns of the episode.
+
+    Returns:
+        One label a turn: the last verdict on it, None where there is none.
+    """
+    labels: list[Label] = [None] * num_turns
+    for match in _VERDICT.finditer(reply):
+        # A number of hundreds of digits is no turn, and int() would refuse it.
+        if len(match[1]) < 10 and 1 <= int(match[1]) <= num_turns:
+            labels[int(match[1]) - 1] = match[2].lower() == "good"
+    return labels
+
+
+def _read_completion(url: str, body: str) -> str:
+    try:
+        content = json.loads(body)["choices"][0]["message"]["content"]
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise JudgeError(f"{url}: the reply is no completion: {body[:200]!r}") from error
+    if not isinstance(content, str):
+        raise JudgeError(f"{url}: the message must be text, got {type(content).__name__}")
+    return content
+
+
+def _import_httpx() -> Any:
+    try:
+        import httpx
+    except ImportError as error:
+        raise ImportError("a judge behind a server needs: pip install 'calibadv[http]'") from error
+    return httpx

@@ -1,0 +1,227 @@
+"""Searches judged by how relevant their passages are to the question and to the answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Final, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from calibadv_algo.advantages.base import group_rewards
+from calibadv_algo.credit.base import SCORED_BAD, search_mask
+from calibadv_algo.shaping.facts import outcome_only, task_fact
+from calibadv_algo.shaping.text import normalize_answer
+from calibadv_algo.types import Group, Trajectory
+
+Pooling = Literal["mean", "max"]
+"""How the passages of a search become one number."""
+
+Mix = Literal["half", "linear", "max"]
+"""How relevance to the question and to the answer become one; see :class:`RelevanceCredit`."""
+
+_PASSAGE: Final = re.compile(r"^.*?\bDoc \d+\s?\(Title: .*$", re.MULTILINE)
+_MARKUP: Final = re.compile(r"</?[a-z]+>|<\|[a-z_]+\|>")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WordOverlap:
+    """A scorer without a model: the share of a text's words that stand in the passage."""
+
+    def __call__(self, pairs: Sequence[tuple[str, str]]) -> Float[np.ndarray, " pair"]:
+        """Returns one score, 0 to 1, for each text and passage."""
+        scores = np.zeros(len(pairs))
+        for number, (text, passage) in enumerate(pairs):
+            words = set(normalize_answer(text).split())
+            found = words & set(normalize_answer(passage).split())
+            scores[number] = len(found) / len(words) if words else 0.0
+        return scores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrossEncoder:
+    """A reranker: a sequence classifier with one output, whose logistic is the score.
+
+    Attributes:
+        model: Folder or hub name that ``AutoModelForSequenceClassification`` loads.
+        max_tokens: Longest pair; what is longer is cut.
+        batch_size: Pairs that go through the model together.
+        device: Where it runs.
+    """
+
+    model: str
+    max_tokens: int = 512
+    batch_size: int = 32
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        for name in ("max_tokens", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+
+    def __call__(self, pairs: Sequence[tuple[str, str]]) -> Float[np.ndarray, " pair"]:
+        """Returns one score, 0 to 1, for each text and passage.
+
+        Raises:
+            ValueError: if the model has more than one output.
+        """
+        import torch
+
+        tokenizer, model = _load_classifier(self.model, self.device)
+        scores = []
+        for start in range(0, len(pairs), self.batch_size):
+            part = pairs[start : start + self.batch_size]
+            encoded = tokenizer(
+                [text for text, _ in part],
+                [passage for _, passage in part],
+                padding=True,
+                truncation=True,
+                max_length=self.max_tokens,
+                return_tensors="pt",
+            ).to(self.device)
+            with torch.inference_mode():
+                logits = model(**encoded).logits.float().cpu()
+            scores.append(logits[:, 0].sigmoid().double().numpy())
+        return np.concatenate(scores) if scores else np.zeros(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelevanceCredit:
+    """Correctness by relevance, which knows the accepted answers and needs no group.
+
+    With ``q`` the relevance of a search's passages to the question and ``a`` that to the accepted
+    answer which they fit best, a search scores ``(q + a) / 2`` (``half``), ``max(q, a)``
+    (``max``), or ``(1 - w) q + w a`` with ``w`` rising evenly from 0 at a trajectory's first search
+    to 1 at its last (``linear``; 1/2 where there is one search).
+
+    **Source:** CalibAdv's code, ``query_doc_relevance``.
+
+    **Differs:** the original's reranker is a parameter, and so are its choices, whose exact forms
+    were described to us and not seen. Passages are the lines ``Doc k(Title: …) …`` of the
+    observation; one without such lines is a single passage.
+
+    Attributes:
+        scorer: Compares a text with a passage.
+        pooling: How the passages of a search become one number.
+        mix: How ``q`` and ``a`` become one.
+    """
+
+    scorer: WordOverlap | CrossEncoder = field(default_factory=WordOverlap)
+    pooling: Pooling = "max"
+    mix: Mix = "half"
+
+    def __post_init__(self) -> None:
+        """Checks choices."""
+        if self.pooling not in ("mean", "max"):
+            raise ValueError(f"pooling must be mean or max, got {self.pooling!r}")
+        if self.mix not in ("half", "linear", "max"):
+            raise ValueError(f"mix must be half, linear or max, got {self.mix!r}")
+
+    @property
+    def required_info_keys(self) -> frozenset[str]:
+        """Keys that the turns' ``info`` must hold."""
+        return frozenset({"action"})
+
+    def __call__(self, group: Group) -> Float[np.ndarray, "group turn"]:
+        """Returns the score of every search, at least ``SCORED_BAD``; NaN for other turns.
+
+        Raises:
+            MissingInfoKeyError: if a turn lacks ``action``, or ``reset`` reported no ``question``
+                or no ``golden_answers``.
+        """
+        is_search = search_mask(group, "RelevanceCredit")
+        correctness = np.full(is_search.shape, np.nan)
+        for row, trajectory in enumerate(group.trajectories):
+            columns = np.flatnonzero(is_search[row])
+            if len(columns):
+                scores = self._scores(trajectory, columns.tolist())
+                correctness[row, columns] = np.clip(scores, SCORED_BAD, 1.0)
+        return correctness
+
+    def _scores(self, trajectory: Trajectory, columns: Sequence[int]) -> Float[np.ndarray, " _"]:
+        """One score a search."""
+        question = str(task_fact(trajectory, "question", "RelevanceCredit"))
+        answers = [str(each) for each in task_fact(trajectory, "golden_answers", "RelevanceCredit")]
+        found = [passages_of(trajectory.turns[column].observation_text) for column in columns]
+        to_question = self._pooled(question, found)
+        to_answers = [self._pooled(answer, found) for answer in answers]
+        to_answer = np.max(to_answers, axis=0) if to_answers else np.zeros(len(columns))
+        weight: float | np.ndarray = 0.5
+        if self.mix == "max":
+            weight = to_answer > to_question
+        elif self.mix == "linear" and len(columns) > 1:
+            weight = np.linspace(0.0, 1.0, len(columns))
+        scores: Float[np.ndarray, " _"] = to_question + weight * (to_answer - to_question)
+        return scores
+
+    def _pooled(self, text: str, found: Sequence[Sequence[str]]) -> Float[np.ndarray, " _"]:
+        """Relevance to a text of what each search found, 0 where it found nothing."""
+        scores = iter(self.scorer([(text, passage) for each in found for passage in each]).tolist())
+        pool = np.max if self.pooling == "max" else np.mean
+        return np.array([pool([next(scores) for _ in each]) if each else 0.0 for each in found])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelevanceReward:
+    """The outcome mixed with the mean relevance of a trajectory's searches.
+
+    ``(1 - coef) R + coef * mean score``; without a search the mean is 0.
+
+    **Source:** CalibAdv's code, ``query_doc_relevance``, which takes 0.7 and 0.3.
+
+    **Differs:** as :class:`RelevanceCredit`.
+
+    Attributes:
+        relevance: Scores the searches.
+        coef: Weight of relevance, 0 to 1.
+    """
+
+    relevance: RelevanceCredit = field(default_factory=RelevanceCredit)
+    coef: float = 0.3
+
+    def __post_init__(self) -> None:
+        """Checks the range."""
+        if not 0 <= self.coef <= 1:
+            raise ValueError(f"coef must be in [0, 1], got {self.coef}")
+
+    @property
+    def required_info_keys(self) -> frozenset[str]:
+        """Keys that the turns' ``info`` must hold."""
+        return self.relevance.required_info_keys
+
+    def __call__(self, group: Group) -> Group:
+        """Returns the group with one reward a trajectory, on its last turn."""
+        scores = self.relevance(group)
+        is_scored = ~np.isnan(scores)
+        sums = np.where(is_scored, scores, 0.0).sum(axis=1)
+        means = sums / np.maximum(is_scored.sum(axis=1), 1)
+        return outcome_only(group, (1 - self.coef) * group_rewards(group) + self.coef * means)
+
+
+def passages_of(observation: str) -> list[str]:
+    """The passages that an observation shows: its lines ``Doc k(Title: …) …``.
+
+    Args:
+        observation: Text of an observation.
+
+    Returns:
+        The passages without markup; the whole text where it has no such line; [] for white space.
+    """
+    lines = _PASSAGE.findall(observation) or [observation]
+    bare = (_MARKUP.sub(" ", line).strip() for line in lines)
+    return [line for line in bare if line]
+
+
+@lru_cache(maxsize=2)
+def _load_classifier(name: str, device: str) -> tuple[Any, Any]:
+    """Tokenizer and model, kept for the next call."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(name).to(device).eval()
+    if model.config.num_labels != 1:
+        raise ValueError(f"{name} must have one output, got {model.config.num_labels}")
+    return AutoTokenizer.from_pretrained(name), model

@@ -1,0 +1,1 @@
+"""Experiments: arms, published systems, comparisons and their statistics."""

@@ -1,0 +1,134 @@
+"""The arms of a comparison: named changes to one training configuration.
+
+CalibAdv has three parts: the soft penalty (S), the rebalancing of the answer turns (R) and the
+opening ``<think>`` tag that the environment writes (T). Arms take them alone and together, and
+put other labels in the place of silver ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Final
+
+from calibadv_algo.advantages.calibadv import CalibAdv, Rebalance, SoftPenalty
+from calibadv_algo.advantages.grpo import Grpo
+from calibadv_algo.advantages.mass_matched import MassMatchedGrpo
+from calibadv_algo.credit.base import (
+    AnswerMatchCredit,
+    GoldCredit,
+    InvertedCredit,
+    NoCredit,
+    RandomCredit,
+    SilverCredit,
+)
+from calibadv_algo.training.config import Advantage, CreditRule, TrainConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One way to train.
+
+    Attributes:
+        description: One line for tables and help texts.
+        advantage: Estimator of advantages.
+        credit: Judge of turns.
+        prepend_think: Whether the environment writes the opening ``<think>`` tag.
+    """
+
+    description: str
+    advantage: Advantage
+    credit: CreditRule
+    prepend_think: bool
+
+    def apply(self, config: TrainConfig) -> TrainConfig:
+        """The same run with this arm's algorithm."""
+        return replace(
+            config,
+            advantage=self.advantage,
+            credit=self.credit,
+            env=replace(config.env, prepend_think=self.prepend_think),
+        )
+
+
+def _calibadv_with(credit: CreditRule, labels: str) -> Arm:
+    return Arm(
+        description=f"CalibAdv with {labels}",
+        advantage=CalibAdv(),
+        credit=credit,
+        prepend_think=True,
+    )
+
+
+def _calibadv_with_lambda(value: float) -> Arm:
+    return Arm(
+        description=f"CalibAdv with lambda = {value:g}",
+        advantage=CalibAdv(target_ratio=1 / value),
+        credit=SilverCredit(),
+        prepend_think=True,
+    )
+
+
+ARMS: Final = MappingProxyType(
+    {
+        "grpo": Arm(
+            description="GRPO: one advantage for the whole trajectory",
+            advantage=Grpo(),
+            credit=NoCredit(),
+            prepend_think=False,
+        ),
+        "calibadv": _calibadv_with(SilverCredit(), "silver labels, as published: S + R + T"),
+        "soft-penalty": Arm(
+            description="GRPO with the soft penalty alone: S",
+            advantage=SoftPenalty(),
+            credit=SilverCredit(),
+            prepend_think=False,
+        ),
+        "rebalance": Arm(
+            description="GRPO with rebalanced answers alone: R",
+            advantage=Rebalance(),
+            credit=NoCredit(),
+            prepend_think=False,
+        ),
+        "think-tag": Arm(
+            description="GRPO with the opening tag given alone: T",
+            advantage=Grpo(),
+            credit=NoCredit(),
+            prepend_think=True,
+        ),
+        "soft-penalty-rebalance": Arm(
+            description="CalibAdv without the opening tag: S + R",
+            advantage=CalibAdv(),
+            credit=SilverCredit(),
+            prepend_think=False,
+        ),
+        "calibadv-gold": _calibadv_with(GoldCredit(), "gold labels"),
+        "calibadv-answer-match": _calibadv_with(AnswerMatchCredit(), "answer-match labels"),
+        "calibadv-random": _calibadv_with(RandomCredit(seed=0), "random labels"),
+        "calibadv-inverted": _calibadv_with(
+            InvertedCredit(base=SilverCredit()), "inverted silver labels"
+        ),
+        "grpo-equal-mass": Arm(
+            description="GRPO with tag T and CalibAdv's advantage mass",
+            advantage=MassMatchedGrpo(),
+            credit=SilverCredit(),
+            prepend_think=True,
+        ),
+        "calibadv-lambda-0.5": _calibadv_with_lambda(0.5),
+        "calibadv-lambda-0.75": _calibadv_with_lambda(0.75),
+        "calibadv-lambda-1.5": _calibadv_with_lambda(1.5),
+        "calibadv-lambda-2": _calibadv_with_lambda(2.0),
+    }
+)
+"""Every arm, by name."""
+
+
+def find_arm(name: str) -> Arm:
+    """Looks an arm up.
+
+    Raises:
+        ValueError: if there is no such arm; the message lists those that there are.
+    """
+    if name not in ARMS:
+        raise ValueError(f"arms must be among {', '.join(ARMS)}; got {name!r}")
+    return ARMS[name]

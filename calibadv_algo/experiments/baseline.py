@@ -1,0 +1,117 @@
+"""Published systems as named changes to a training configuration.
+
+A system is one file in ``baselines/``, installed as the package ``calibadv_baselines`` and found
+through the entry points of the group ``calibadv_algo.baselines``; any other package may add more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Final, Protocol
+
+from calibadv_algo.experiments.arms import ARMS
+from calibadv_algo.training.config import TrainConfig
+
+ENTRY_POINT_GROUP: Final = "calibadv_algo.baselines"
+"""Where packages register their systems, by the name that command lines use."""
+
+
+class Algorithm(Protocol):
+    """What an arm and a baseline have in common: a way to train, with a line about it."""
+
+    @property
+    def description(self) -> str:
+        """One line for tables and help texts."""
+        ...
+
+    @property
+    def apply(self) -> Callable[[TrainConfig], TrainConfig]:
+        """Puts the algorithm on any settings."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """A published way to train.
+
+    Attributes:
+        name: The name on command lines: lower case, hyphens between words.
+        description: One line for tables and help texts.
+        source: Where it was published: title or system, with the number of the paper.
+        departures: What differs from the publication, one sentence each.
+        published: The settings of the publication, as far as they are known.
+        apply: Puts the system's algorithm on any settings: what is sampled, filtered, rewarded,
+            compared and optimised changes, while model, sizes and rates stay.
+    """
+
+    name: str
+    description: str
+    source: str
+    departures: tuple[str, ...]
+    published: TrainConfig
+    apply: Callable[[TrainConfig], TrainConfig]
+
+    def __post_init__(self) -> None:
+        """Refuses what a table could not print."""
+        for name in ("name", "description", "source"):
+            if not getattr(self, name) or "\n" in getattr(self, name):
+                raise ValueError(f"{name} must be one line, got {getattr(self, name)!r}")
+
+
+def baseline_names() -> list[str]:
+    """Names of all systems that are installed, in alphabetical order."""
+    return sorted(_entry_points())
+
+
+def find_baseline(name: str) -> Baseline:
+    """Looks a system up.
+
+    Args:
+        name: One of `baseline_names`.
+
+    Returns:
+        The system; only its own file has been imported.
+
+    Raises:
+        ValueError: if there is no such system; the message lists those that there are.
+        TypeError: if what is registered under the name is something else.
+    """
+    found = _entry_points()
+    if not found:
+        raise ValueError(
+            f"baseline must be registered, got {name!r} where none is: install the package again"
+        )
+    if name not in found:
+        raise ValueError(f"baseline must be among {', '.join(sorted(found))}; got {name!r}")
+    baseline = found[name].load()
+    if not isinstance(baseline, Baseline) or baseline.name != name:
+        raise TypeError(
+            f"entry point {name!r} must be a Baseline of that name, got {found[name].value} "
+            f"which is {baseline!r:.80}"
+        )
+    return baseline
+
+
+def find_algorithm(name: str) -> Algorithm:
+    """Looks up an arm or, if there is none of the name, a baseline.
+
+    Raises:
+        ValueError: if there is neither; the message lists both.
+    """
+    if name in ARMS:
+        return ARMS[name]
+    if name in _entry_points():
+        return find_baseline(name)
+    others = [other for other in baseline_names() if other not in ARMS]
+    raise ValueError(
+        f"arms must be among {', '.join(ARMS)}"
+        + (f", or the baselines {', '.join(others)}" if others else "")
+        + f"; got {name!r}"
+    )
+
+
+def _entry_points() -> dict[str, EntryPoint]:
+    """What is registered, by name."""
+    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}

@@ -1,0 +1,1 @@
+"""Policy objectives, their formulas and their corrections."""

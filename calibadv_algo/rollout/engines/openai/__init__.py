@@ -1,0 +1,1 @@
+"""The engine on servers with OpenAI's routes."""

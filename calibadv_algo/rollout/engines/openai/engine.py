@@ -1,0 +1,361 @@
+"""Turns written by a server that speaks OpenAI's API: for evaluation, never for training.
+
+The engine works on text. Its "tokens" are whole pieces of text: :class:`TextPieces` gives every
+prompt and observation one id, and every turn as many ids as the server says that it sampled
+tokens, the first of which stands for the text and the others for nothing. There are no log-probs
+and no weights, so a policy behind an endpoint cannot be trained through it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import torch
+
+from calibadv_algo.errors import EngineError
+from calibadv_algo.rollout.engines.base import (
+    FinishReason,
+    Generation,
+    GenerationRequest,
+    SamplingParams,
+)
+from calibadv_algo.rollout.engines.http import CallSettings, JsonCaller, ReplyError
+from calibadv_algo.types import Trajectory
+
+Route = Literal["chat", "completions"]
+
+FILLER: Final = 0
+"""Id of a counted token whose text stands elsewhere."""
+
+UNCOUNTED: Final = 1
+"""Id in a turn whose number of tokens the server did not say."""
+
+_FIRST_PIECE: Final = 2
+_NO_ROOM: Final = re.compile(
+    r"context[ _](length|window)|maximum context|too many tokens|prompt is too long|max_model_len",
+    re.IGNORECASE,
+)
+"""How servers say that a conversation is longer than their model reads."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointConfig:
+    """A server with OpenAI's API, and the model to ask there."""
+
+    url: str
+    """Address up to the version, such as http://127.0.0.1:8000/v1."""
+    model: str
+    """Name of the model there."""
+    route: Route = "chat"
+    """chat: a conversation; completions: one text that the model continues."""
+    key_variable: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key; without it none is sent. It is stored nowhere."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the request's body on top of ours; null takes one of ours out."""
+    calls: CallSettings = field(default_factory=CallSettings)
+    """Timeouts, retries, concurrency."""
+
+    def __post_init__(self) -> None:
+        """Checks address and name."""
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"url must begin with http:// or https://, got {self.url!r}")
+        if not self.model:
+            raise ValueError("model must name a model of the endpoint, got ''")
+        if self.route not in ("chat", "completions"):
+            raise ValueError(f"route must be chat or completions, got {self.route!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A piece of a conversation."""
+
+    text: str
+    is_own: bool
+
+
+class TextPieces:
+    """A tokenizer whose tokens are whole texts: what is not asked of a server has no tokens.
+
+    Pieces are kept until the engine drops them.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: dict[int, _Piece] = {}
+        self._next = _FIRST_PIECE
+
+    def __len__(self) -> int:
+        """Number of pieces that are kept."""
+        return len(self._pieces)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """One id for a text, none for an empty one."""
+        return [self.add(text, is_own=False)] if text else []
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        """The texts behind ids, one after the other."""
+        return "".join(piece.text for piece in self.pieces(token_ids))
+
+    def add(self, text: str, *, is_own: bool) -> int:
+        """Keeps a text; ``is_own`` says that the policy wrote it."""
+        number = self._next
+        self._next += 1
+        self._pieces[number] = _Piece(text, is_own)
+        return number
+
+    def pieces(self, token_ids: Sequence[int]) -> list[_Piece]:
+        """The pieces behind ids."""
+        return [self._pieces[number] for number in token_ids if number >= _FIRST_PIECE]
+
+    def drop(self, token_ids: Sequence[int]) -> None:
+        """Forgets pieces."""
+        for number in token_ids:
+            self._pieces.pop(number, None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a server wrote."""
+
+    text: str
+    finish_reason: str | None
+    matched: str | int | None
+    num_tokens: int | None
+
+
+class OpenAiEngine:
+    """A :class:`~calibadv_algo.rollout.engines.base.GenerationEngine` over an endpoint.
+
+    A failure is an exception and never a text that the policy gets to read. A conversation that
+    is longer than the model reads is no failure of the machine: the turn is then empty and cut.
+
+    Attributes:
+        tokenizer: The tokenizer that its driver has to use.
+        num_out_of_room: Turns that were not written because the conversation was too long.
+        num_uncounted: Turns for which the server did not say how many tokens they are.
+    """
+
+    def __init__(self, config: EndpointConfig, *, caller: JsonCaller | None = None) -> None:
+        """Takes the endpoint.
+
+        Args:
+            config: The server and the model.
+            caller: Makes the calls; one with the settings of ``config`` if None.
+
+        Raises:
+            ImportError: if httpx is not installed.
+        """
+        self.config = config
+        self.tokenizer = TextPieces()
+        self.num_out_of_room = 0
+        self.num_uncounted = 0
+        self._caller = caller or JsonCaller(config.calls)
+        self._ids: dict[str, tuple[int, ...]] = {}
+        path = "chat/completions" if config.route == "chat" else "completions"
+        self._url = f"{config.url.rstrip('/')}/{path}"
+
+    def generate(
+        self, requests: Sequence[GenerationRequest], params: SamplingParams
+    ) -> list[Generation]:
+        """Asks for one turn of each conversation, several at a time.
+
+        Args:
+            requests: Their ids are those of :attr:`tokenizer`.
+            params: How to sample; log-probs are not known and are given as 0.
+
+        Returns:
+            One generation a request, in order.
+
+        Raises:
+            EngineError: if the server could not be reached, refused a request, or its answer is
+                none.
+        """
+        answers = self._caller.map(lambda request: self._ask(request, params), requests)
+        generations = []
+        for request, answer in zip(requests, answers, strict=True):
+            generation = self._generation(answer, params.stop)
+            self._ids[request.episode_id] = request.token_ids + generation.token_ids
+            generations.append(generation)
+        return generations
+
+    def release(self, episode_ids: Sequence[str]) -> None:
+        """Forgets the texts of these episodes."""
+        for episode_id in episode_ids:
+            self.tokenizer.drop(self._ids.pop(episode_id, ()))
+
+    def sync_weights(self, model: torch.nn.Module, version: int) -> None:
+        """Refuses: nothing can be sent to an endpoint.
+
+        Raises:
+            EngineError: always.
+        """
+        raise EngineError(
+            "an endpoint takes no weights: it can be evaluated, not trained; train with another "
+            "engine (calibadv train --help)"
+        )
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._caller.close()
+
+    def _ask(self, request: GenerationRequest, params: SamplingParams) -> _Answer | None:
+        """The server's answer; None if the conversation is too long for its model."""
+        body = self._body(request, params)
+        key = os.environ.get(self.config.key_variable, "").strip()
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        read = _read_chat if self.config.route == "chat" else _read_completion
+        try:
+            return self._caller.post(self._url, body, headers, read)
+        except ReplyError as error:
+            if error.status in (400, 413, 422) and _NO_ROOM.search(error.text):
+                return None
+            raise EngineError(_without(key, f"{self._url}: {error}")) from error
+        except EngineError as error:
+            raise EngineError(_without(key, str(error))) from error.__cause__
+
+    def _body(self, request: GenerationRequest, params: SamplingParams) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": self.config.model,
+            "max_tokens": params.max_tokens,
+            "temperature": params.temperature,
+        }
+        if params.top_p < 1:
+            body["top_p"] = params.top_p
+        if params.stop:
+            body["stop"] = list(params.stop)
+        if params.temperature > 0:
+            body["seed"] = request.seed & 0x7FFFFFFF
+        pieces = self.tokenizer.pieces(request.token_ids)
+        if self.config.route == "chat":
+            body["messages"] = _messages(pieces)
+        else:
+            body["prompt"] = "".join(piece.text for piece in pieces)
+        body.update(self.config.extra)
+        return {name: value for name, value in body.items() if value is not None}
+
+    def _generation(self, answer: _Answer | None, stop: Sequence[str]) -> Generation:
+        if answer is None:
+            self.num_out_of_room += 1
+            return Generation((FILLER,), (0.0,), "", "length")
+        text, reason = end_turn(answer.text, answer.finish_reason, answer.matched, stop)
+        ids = [self.tokenizer.add(text, is_own=True)]
+        if answer.num_tokens is None:
+            self.num_uncounted += 1
+            ids.append(UNCOUNTED)
+        else:
+            ids += [FILLER] * (answer.num_tokens - 1)
+        return Generation(tuple(ids), (0.0,) * len(ids), text, reason)
+
+
+def count_written_tokens(trajectory: Trajectory) -> int | None:
+    """Tokens that an endpoint's policy wrote in an episode.
+
+    Args:
+        trajectory: Played with an :class:`OpenAiEngine`.
+
+    Returns:
+        The sum over its turns; None if the server left one uncounted.
+    """
+    if any(UNCOUNTED in turn.action_ids for turn in trajectory.turns):
+        return None
+    return trajectory.num_action_tokens
+
+
+def end_turn(
+    text: str, finish_reason: str | None, matched: str | int | None, stop: Sequence[str]
+) -> tuple[str, FinishReason]:
+    """Ends a turn as an engine of our own would: behind its first stop string.
+
+    Servers leave out the stop string that they met. Some say which it was; of the others it is
+    the one whose opening tag is open at the end of the text.
+
+    Args:
+        text: What the server gave.
+        finish_reason: Why it says that the text ends.
+        matched: What it says it stopped at: a string, or a token by its number; None if it does
+            not say.
+        stop: Strings that end a turn.
+
+    Returns:
+        The text of the turn and why it ended.
+    """
+    ends = [text.find(each) + len(each) for each in stop if each in text]
+    if ends:
+        return text[: min(ends)], "stop"
+    if finish_reason == "length":
+        return text, "length"
+    if isinstance(matched, int):
+        return text, "eos"
+    if matched in stop:
+        return f"{text}{matched}", "stop"
+    opened = [(text.rfind(_opening(each)), each) for each in stop]
+    place, closing = max(opened, default=(-1, ""))
+    return (text, "eos") if place < 0 else (text + closing, "stop")
+
+
+def _opening(closing: str) -> str:
+    """``<search>`` of ``</search>``, ``<|begin_of_query|>`` of ``<|end_of_query|>``."""
+    if closing.startswith("</"):
+        return f"<{closing[2:]}"
+    return closing.replace("<|end_of_", "<|begin_of_")
+
+
+def _messages(pieces: Sequence[_Piece]) -> list[dict[str, str]]:
+    """The conversation: turns are the assistant's, all else is the user's."""
+    messages: list[dict[str, str]] = []
+    for piece in pieces:
+        if not piece.text:
+            continue
+        role = "assistant" if piece.is_own else "user"
+        if messages and messages[-1]["role"] == role:
+            messages[-1]["content"] += piece.text
+        else:
+            messages.append({"role": role, "content": piece.text})
+    return messages
+
+
+def _read_chat(reply: Any) -> _Answer:
+    choice = _choice(reply)
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        raise ValueError("choices[0].message must be an object")
+    return _answer(reply, choice, message.get("content"))
+
+
+def _read_completion(reply: Any) -> _Answer:
+    choice = _choice(reply)
+    return _answer(reply, choice, choice.get("text"))
+
+
+def _choice(reply: Any) -> dict[str, Any]:
+    choices = reply.get("choices") if isinstance(reply, dict) else None
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        raise ValueError("choices must be a list that begins with an object")
+    choice: dict[str, Any] = choices[0]
+    return choice
+
+
+def _answer(reply: Mapping[str, Any], choice: Mapping[str, Any], text: Any) -> _Answer:
+    """An answer; no text at all is an empty one, as of a model that only thought."""
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"the text must be a string, got {type(text).__name__}")
+    usage = reply.get("usage")
+    count = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    is_count = isinstance(count, int) and not isinstance(count, bool) and count >= 1
+    reason = choice.get("finish_reason")
+    matched = choice.get("stop_reason", choice.get("matched_stop"))  # vLLM's name, SGLang's
+    clean = (text or "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return _Answer(
+        clean,
+        reason if isinstance(reason, str) else None,
+        matched if isinstance(matched, str | int) else None,
+        count if is_count else None,
+    )
+
+
+def _without(secret: str, text: str) -> str:
+    """A text in which a key does not stand."""
+    return text.replace(secret, "[key]") if secret else text

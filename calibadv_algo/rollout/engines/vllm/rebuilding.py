@@ -1,0 +1,131 @@
+"""An engine that is built anew when it fails, so that a run goes on."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from calibadv_algo.errors import EngineError
+from calibadv_algo.rollout.engines.base import Generation, GenerationRequest, SamplingParams
+from calibadv_algo.rollout.engines.vllm.turns import VllmCounters
+
+if TYPE_CHECKING:
+    import torch
+
+    from calibadv_algo.rollout.engines.vllm.engine import VllmEngine
+
+Result = TypeVar("Result")
+
+
+class RebuildingEngine:
+    """An engine that is built anew when it fails, and then does again what it was asked.
+
+    Attributes:
+        engine: The engine at work, None before the first and after :meth:`close`.
+        num_rebuilds: How often it was replaced.
+    """
+
+    def __init__(self, build: Callable[[], VllmEngine], *, max_rebuilds: int = 2) -> None:
+        """Takes what makes an engine; it is made when it is first needed.
+
+        Args:
+            build: Makes an engine without weights.
+            max_rebuilds: Most attempts in a row that may fail before the error is passed on.
+        """
+        self._build, self._max_rebuilds = build, max_rebuilds
+        self._weights: tuple[torch.nn.Module, int] | None = None
+        self._is_sent = False
+        self._turns: dict[str, tuple[GenerationRequest, SamplingParams]] = {}
+        self.engine: VllmEngine | None = None
+        self.num_rebuilds = 0
+
+    @property
+    def version(self) -> int:
+        """Version of the weights, -1 before the first."""
+        return -1 if self.engine is None else self.engine.version
+
+    @property
+    def counters(self) -> VllmCounters:
+        """What the engine at work has done."""
+        counters = VllmCounters() if self.engine is None else self.engine.counters
+        counters.num_rebuilds = self.num_rebuilds
+        return counters
+
+    @property
+    def num_running(self) -> int:
+        """Turns that were submitted and not returned yet."""
+        return len(self._turns)
+
+    def generate(
+        self, requests: Sequence[GenerationRequest], params: SamplingParams
+    ) -> list[Generation]:
+        """As :meth:`VllmEngine.generate`."""
+        if self._turns:
+            raise EngineError(f"generate needs an idle engine, {self.num_running} turns run")
+        return self._retry(lambda engine: engine.generate(requests, params))
+
+    def submit(self, requests: Sequence[GenerationRequest], params: SamplingParams) -> None:
+        """As :meth:`VllmEngine.submit`."""
+        self._retry(lambda engine: engine.submit(requests, params))
+        self._turns |= {request.episode_id: (request, params) for request in requests}
+
+    def step(self) -> list[tuple[str, Generation]]:
+        """As :meth:`VllmEngine.step`; turns of a failed engine begin again."""
+        ended = self._retry(lambda engine: engine.step())
+        for episode_id, _ in ended:
+            del self._turns[episode_id]
+        return ended
+
+    def release(self, episode_ids: Sequence[str]) -> None:
+        """As :meth:`VllmEngine.release`."""
+        for episode_id in episode_ids:
+            self._turns.pop(episode_id, None)
+        self._retry(lambda engine: engine.release(episode_ids))
+
+    def sync_weights(self, model: torch.nn.Module, version: int) -> None:
+        """As :meth:`VllmEngine.sync_weights`; repeated with a new engine if it fails."""
+        if self._turns:
+            raise EngineError(f"weights cannot change while {self.num_running} turns run")
+        self._weights, self._is_sent = (model, version), False
+        self._retry(lambda engine: None if self._is_sent else self._sync(engine))
+
+    def sleep(self) -> None:
+        """As :meth:`VllmEngine.sleep`."""
+        if self.engine is not None:
+            self.engine.sleep()
+
+    def close(self) -> None:
+        """Ends the engine."""
+        if self.engine is not None:
+            self.engine.close()
+            self.engine = None
+
+    def _retry(self, call: Callable[[VllmEngine], Result]) -> Result:
+        """Calls an engine, and another one for as long as engines die of it."""
+        for attempt in itertools.count():
+            try:
+                if self.engine is None:
+                    self._renew()
+                assert self.engine is not None
+                return call(self.engine)
+            except EngineError:
+                is_lost = self.engine is None or self.engine.is_dead
+                if not is_lost or attempt >= self._max_rebuilds:
+                    raise
+                self.close()
+                self.num_rebuilds += 1
+        raise AssertionError("unreachable")
+
+    def _renew(self) -> None:
+        """Builds an engine that knows the last weights and runs the turns that were running."""
+        self.engine = self._build()
+        if self._weights is not None:
+            self._sync(self.engine)
+            for request, params in self._turns.values():
+                self.engine.submit([request], params)
+
+    def _sync(self, engine: VllmEngine) -> None:
+        assert self._weights is not None
+        engine.sync_weights(*self._weights)
+        self._is_sent = True

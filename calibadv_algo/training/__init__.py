@@ -1,0 +1,1 @@
+"""The training loop: settings, collection, estimation, metrics and the folder of a run."""

@@ -1,0 +1,1 @@
+"""Preparation of datasets: gold evidence, audits, coverage, folders."""

@@ -1,0 +1,348 @@
+"""Datasets that ``calibadv data prepare`` has made of a user's own questions and documents.
+
+Each is a folder under :func:`calibadv_env.data.sources.benchmarks.data_root`, known by its name in
+every process, or a folder anywhere, known by its path::
+
+    capitals/
+      train.jsonl dev.jsonl test.jsonl     tasks
+      corpus.jsonl                         passages, unless the corpus is an index elsewhere
+      prepared.json                        where all of it comes from
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from calibadv_env.data.base import QATask
+from calibadv_env.data.dataset import SPLITS
+from calibadv_env.data.files import read_tasks, write_tasks
+from calibadv_env.data.preparing.folders import new_folder, refuse_foreign_folder
+from calibadv_env.data.reading import read_corpus
+from calibadv_env.data.registry import built_in_datasets, env_id_of
+from calibadv_env.data.sources.benchmarks import (
+    CORPUS_VARIABLE,
+    FORMAT,
+    PREPARED,
+    data_root,
+    open_corpus,
+    read_prepared,
+)
+from calibadv_env.data.sources.hub import HubData, is_hub_name
+from calibadv_env.data.sources.tables import is_table, read_task_table
+from calibadv_env.errors import DataError
+from calibadv_env.retrieval.base import Passage
+from calibadv_env.retrieval.corpus import Corpus
+
+CORPUS: Final = "corpus.jsonl"
+
+Shares = tuple[float, float, float]
+"""Shares of train, dev and test."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnPrepared:
+    """What was written.
+
+    Attributes:
+        name: What the dataset is known by: a name, or the path of its folder.
+        folder: Where it lies.
+        sizes: Number of tasks by split.
+        num_documents: Documents that were read; None without any.
+        num_passages: Passages that they were cut into; None without any.
+        num_with_gold: Tasks that name gold passages.
+    """
+
+    name: str
+    folder: Path
+    sizes: Mapping[str, int]
+    num_documents: int | None
+    num_passages: int | None
+    num_with_gold: int
+
+
+def is_path(name: str) -> bool:
+    """Whether this is the path of a dataset and not its name."""
+    return "/" in name or "\\" in name
+
+
+def own_folder(name: str) -> Path:
+    """Where the dataset of a name, or of a path, lies."""
+    return Path(name).absolute() if is_path(name) else data_root() / name.lower()
+
+
+def own_names() -> dict[str, Path]:
+    """The datasets under the data folder, with their folders. A faulty one is passed over."""
+    found = {}
+    for path in sorted(data_root().glob(f"*/{PREPARED}")):
+        try:
+            name = (read_prepared(path.parent) or {}).get("dataset")
+        except DataError:
+            continue
+        if isinstance(name, str) and own_folder(name) == path.parent:
+            found[name] = path.parent
+    return found
+
+
+def own_corpus(folder: Path, note: Mapping[str, Any]) -> Corpus:
+    """The corpus of a dataset.
+
+    Args:
+        folder: Where the dataset lies.
+        note: Its ``prepared.json``, with a corpus.
+
+    Returns:
+        The corpus; where it lies elsewhere and is gone, what ``CALIBADV_CORPUS`` names.
+
+    Raises:
+        DataError: if the corpus is not there, faulty, or not the one that was prepared with.
+    """
+    path = folder / note["corpus"]["path"]
+    moved = os.environ.get(CORPUS_VARIABLE)
+    if not path.exists() and moved:
+        path = Path(moved)
+    corpus = open_corpus(path)
+    if corpus.sha256 != note["corpus"]["sha256"]:
+        raise DataError(
+            f"{path}: the corpus has changed since the dataset was "
+            f"prepared (sha256 {corpus.sha256} in place of {note['corpus']['sha256']}); run "
+            "`calibadv data prepare` again"
+        )
+    return corpus
+
+
+def prepare_own(
+    name: str,
+    sources: Sequence[str],
+    corpus: Path | None,
+    *,
+    shares: Shares = (0.8, 0.1, 0.1),
+    passage_words: int | None = None,
+    seed: int = 0,
+) -> OwnPrepared:
+    """Makes a dataset of questions and documents.
+
+    Args:
+        name: Name or path of the dataset.
+        sources: Files with tasks, JSONL or tables; or the name of one dataset of the hub. Files
+            called after splits, and splits of the hub, are these splits; else the column ``split``
+            (in JSONL the key) says which; else questions are dealt out.
+        corpus: Documents as JSONL or as a table, which are written into the folder; or the folder
+            of an index, which is only referred to; or None.
+        shares: How questions are dealt out. Equal questions stay together.
+        passage_words: Longer documents are cut into passages of so many words; None leaves them.
+        seed: Seed of the deal.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+        DataError: if a file is faulty, a task names a document that there is not, or the folder
+            holds something else.
+    """
+    _check_arguments(name, sources, shares, passage_words)
+    folder = own_folder(name)
+    refuse_foreign_folder(folder)
+    splits = _read_sources(sources, shares, seed)
+    documents = held = None
+    if corpus is not None:
+        is_index = corpus.is_dir()
+        documents = open_corpus(corpus) if is_index else read_corpus(corpus)
+        held, passages_of = (documents, None) if is_index else _cut(documents, passage_words)
+        splits = {
+            split: [_with_gold(task, split, documents, passages_of) for task in tasks]
+            for split, tasks in splits.items()
+        }
+    note: dict[str, Any] = {
+        "format": FORMAT,
+        "dataset": str(folder) if is_path(name) else name,
+        "source": " ".join(sources),
+        "corpus": held and _corpus_note(held, corpus),
+        "splits": {split: {"tasks": len(tasks), "gold": None} for split, tasks in splits.items()},
+    }
+    with new_folder(folder) as partial:
+        for split, tasks in splits.items():
+            write_tasks(partial / f"{split}.jsonl", tasks)
+        if held is not None and note["corpus"]["path"] == CORPUS:
+            held.to_jsonl(partial / CORPUS)
+        (partial / PREPARED).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+    return OwnPrepared(
+        name=name,
+        folder=folder,
+        sizes={split: len(tasks) for split, tasks in splits.items()},
+        num_documents=None if documents is None else len(documents),
+        num_passages=None if held is None else len(held),
+        num_with_gold=sum(bool(task.gold_passages) for of in splits.values() for task in of),
+    )
+
+
+def cut_passages(document: Passage, words: int | None) -> list[Passage]:
+    """Cuts a document into passages.
+
+    Args:
+        document: The whole document.
+        words: Most words of a passage, at least 1; None leaves it whole.
+
+    Returns:
+        The document itself if it is short enough; else its pieces, of even length up to one word,
+        with its title and the ids ``<id>#1``, ``<id>#2``, …
+    """
+    parts = document.text.split()
+    if words is None or len(parts) <= words:
+        return [document]
+    pieces = np.array_split(np.arange(len(parts)), -(-len(parts) // words))
+    return [
+        Passage(
+            f"{document.id}#{number}",
+            document.title,
+            " ".join(parts[piece[0] : piece[-1] + 1]),
+        )
+        for number, piece in enumerate(pieces, start=1)
+    ]
+
+
+def deal_out(tasks: Sequence[QATask], shares: Shares, seed: int) -> dict[str, list[QATask]]:
+    """Deals tasks out to train, dev and test.
+
+    Args:
+        tasks: The tasks. Those with equal questions go to one split.
+        shares: Share of each split in the different questions; what is rounded away is train's.
+        seed: Seed of the order.
+
+    Returns:
+        The tasks of each split with a share, in their order.
+
+    Raises:
+        ValueError: if there are fewer different questions than splits.
+    """
+    questions = list(dict.fromkeys(_key(task) for task in tasks))
+    wanted = [split for split, share in zip(SPLITS, shares, strict=True) if share > 0]
+    if len(questions) < len(wanted):
+        raise ValueError(
+            f"questions must be at least {len(wanted)} different ones to be dealt out to "
+            f"{', '.join(wanted)}, got {len(questions)}"
+        )
+    total = sum(shares)
+    split_of: dict[str, str] = {}
+    order = iter(np.random.Generator(np.random.PCG64(seed)).permutation(len(questions)))
+    for split, share in zip(SPLITS[1:], shares[1:], strict=True):
+        if share > 0:
+            size = max(1, round(len(questions) * share / total))
+            split_of.update((questions[int(next(order))], split) for _ in range(size))
+    left = [questions[int(i)] for i in order]
+    if shares[0] > 0 and not left:
+        raise ValueError(f"shares must leave a question for train, got {shares}")
+    split_of.update(dict.fromkeys(left, SPLITS[0] if shares[0] > 0 else wanted[-1]))
+    dealt = {split: [task for task in tasks if split_of[_key(task)] == split] for split in wanted}
+    return {split: dealt[split] for split in SPLITS if split in dealt}
+
+
+def _check_arguments(
+    name: str, sources: Sequence[str], shares: Shares, passage_words: int | None
+) -> None:
+    taken = {env_id_of(built_in).lower() for built_in in built_in_datasets()}
+    if not is_path(name) and env_id_of(name).lower() in taken:
+        raise ValueError(f"name must not be that of a built-in dataset, got {name!r}")
+    if not sources:
+        raise ValueError("sources must name at least one file, got none")
+    if any(share < 0 for share in shares) or sum(shares) <= 0:
+        raise ValueError(f"shares must not be negative, and not all 0, got {shares}")
+    if passage_words is not None and passage_words < 1:
+        raise ValueError(f"passage_words must be at least 1, got {passage_words}")
+
+
+def _read_sources(sources: Sequence[str], shares: Shares, seed: int) -> dict[str, list[QATask]]:
+    if is_hub_name(sources[0]):
+        if len(sources) > 1:
+            raise ValueError(f"sources must be one dataset of the hub or files, got {sources}")
+        data = HubData.parse(sources[0])
+        return {split: data.tasks(own) for split, own in data.splits().items()}
+    stems = [Path(source).name.partition(".")[0] for source in sources]
+    rows = [list(_read_file(Path(source))) for source in sources]
+    for source, of_source in zip(sources, rows, strict=True):
+        if not of_source:
+            raise DataError(f"{source}:1: the file holds no question")
+    if all(stem in SPLITS for stem in stems) and len(set(stems)) == len(stems):
+        return {split: _unique(rows[stems.index(split)]) for split in SPLITS if split in stems}
+    everything = [row for of_source in rows for row in of_source]
+    named = [split for _, split, _ in everything]
+    if not any(named):
+        return deal_out(_unique(everything), shares, seed)
+    for place, split, _ in everything:
+        if split not in SPLITS:
+            raise DataError(f"{place}: split must be one of {', '.join(SPLITS)}, got {split!r}")
+    return {
+        split: _unique(row for row in everything if row[1] == split)
+        for split in SPLITS
+        if split in named
+    }
+
+
+def _read_file(path: Path) -> Iterator[tuple[str, str | None, QATask]]:
+    """Tasks with their places and what they say about their split."""
+    if is_table(path):
+        yield from read_task_table(path)
+        return
+    for number, task in enumerate(read_tasks(path), start=1):
+        metadata = dict(task.metadata)
+        split = metadata.pop("split", None)
+        yield f"{path}: task {number}", split, replace(task, metadata=metadata)
+
+
+def _unique(rows: Iterable[tuple[str, str | None, QATask]]) -> list[QATask]:
+    places: dict[str, str] = {}
+    tasks = []
+    for place, _, task in rows:
+        if task.id in places:
+            raise DataError(f"{place}: id {task.id!r} stands at {places[task.id]} too")
+        places[task.id] = place
+        tasks.append(task)
+    return tasks
+
+
+def _cut(documents: Corpus, words: int | None) -> tuple[Corpus, dict[str, list[str]]]:
+    """The passages, and which of them each document became."""
+    passages: list[Passage] = []
+    passages_of: dict[str, list[str]] = {}
+    for document in documents:
+        pieces = cut_passages(document, words)
+        passages += pieces
+        passages_of[document.id] = [piece.id for piece in pieces]
+    return Corpus(passages), passages_of
+
+
+def _with_gold(
+    task: QATask, split: str, documents: Corpus, passages_of: Mapping[str, Sequence[str]] | None
+) -> QATask:
+    """Names passages in place of the documents that they were cut from."""
+    for hop in task.gold_passages:
+        for one in hop:
+            if one not in documents:
+                raise DataError(
+                    f"task {task.id!r} in split {split!r} names the document {one!r}, which is not "
+                    "among the documents"
+                )
+    if passages_of is None:
+        return task
+    gold = tuple(tuple(p for one in hop for p in passages_of[one]) for hop in task.gold_passages)
+    return replace(task, gold_passages=gold)
+
+
+def _corpus_note(held: Corpus, path: Path | None) -> dict[str, Any]:
+    is_index = path is not None and path.is_dir()
+    return {
+        "path": str(path.absolute()) if is_index and path else CORPUS,
+        "passages": len(held),
+        "sha256": held.sha256,
+    }
+
+
+def _key(task: QATask) -> str:
+    return " ".join(task.question.casefold().split())

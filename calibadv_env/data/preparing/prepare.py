@@ -1,0 +1,210 @@
+"""Writes benchmarks into the user's data folder, with the gold passages of the user's corpus.
+
+Three passes, none of which holds more than one task and one passage: over the records for the
+evidence that they name, over the corpus for the passages that hold it, over the records again to
+write the tasks. Several benchmarks share the pass over the corpus. A folder appears whole or not
+at all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from calibadv_env.data.base import QATask
+from calibadv_env.data.files import write_tasks
+from calibadv_env.data.preparing.folders import new_folder, refuse_foreign_folder
+from calibadv_env.data.preparing.gold import (
+    Evidence,
+    GoldCounts,
+    GoldFinder,
+    GoldTally,
+    evidence_of,
+    with_gold,
+)
+from calibadv_env.data.sources.benchmarks import (
+    FORMAT,
+    PREPARED,
+    Benchmark,
+    benchmark_folder,
+    open_corpus,
+    size_warnings,
+)
+from calibadv_env.data.sources.flashrag import Source, parse_record
+from calibadv_env.errors import DataError
+from calibadv_env.retrieval.corpus import Corpus
+from calibadv_env.retrieval.index_files import Progress, no_progress
+
+_REPORT_EVERY: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedSplit:
+    """What was written of one split.
+
+    Attributes:
+        tasks: Number of tasks.
+        expected: Number that is published, None for a split that is not.
+        blank_answers: Accepted answers that were blank and are left out.
+        gold: What of the evidence the corpus holds, None without a corpus.
+    """
+
+    tasks: int
+    expected: int | None
+    blank_answers: int
+    gold: GoldCounts | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What was written of one benchmark.
+
+    Attributes:
+        benchmark: The benchmark.
+        folder: Where it lies.
+        splits: What was written, by split.
+        warnings: What is not as published.
+    """
+
+    benchmark: Benchmark
+    folder: Path
+    splits: Mapping[str, PreparedSplit]
+    warnings: Sequence[str]
+
+
+def prepare(
+    sources: Mapping[str, tuple[Benchmark, Source]],
+    corpus_path: Path | None = None,
+    progress: Progress = no_progress,
+) -> list[Prepared]:
+    """Converts benchmarks and puts them where their environments look for them.
+
+    Args:
+        sources: For each name the benchmark and where its records come from.
+        corpus_path: The corpus, as for :func:`calibadv_env.data.sources.benchmarks.open_corpus`;
+            None leaves the gold passages open.
+        progress: Is told how far it is.
+
+    Returns:
+        What was written, in order.
+
+    Raises:
+        DataError: if a record, the corpus or the folder of a benchmark is faulty; the message
+            names file and line. Benchmarks that are complete by then stay.
+    """
+    for benchmark, _ in sources.values():
+        refuse_foreign_folder(benchmark_folder(benchmark))
+    corpus = None if corpus_path is None else open_corpus(corpus_path)
+    finder = None
+    if corpus is not None:
+        finder = GoldFinder(_all_evidence(sources.values(), progress))
+        _scan(corpus, finder, progress)
+    note = None
+    if corpus_path is not None and corpus is not None:
+        note = {
+            "path": str(corpus_path.absolute()),
+            "passages": len(corpus),
+            "sha256": corpus.sha256,
+        }
+    return [
+        _prepare_one(benchmark, source, finder, note, progress)
+        for benchmark, source in sources.values()
+    ]
+
+
+def tasks_of(source: Source, split: str) -> Iterator[tuple[QATask, int]]:
+    """The tasks of a split, each with its number of blank answers.
+
+    Raises:
+        DataError: if a record is faulty or repeats an id, with its place.
+    """
+    seen: set[str] = set()
+    for place, record in source.records(split):
+        try:
+            task, num_blank = parse_record(record)
+        except ValueError as error:
+            raise DataError(f"{place}: {error}") from error
+        if task.id in seen:
+            raise DataError(f"{place}: id {task.id!r} stands twice")
+        seen.add(task.id)
+        yield task, num_blank
+
+
+def _all_evidence(
+    sources: Iterable[tuple[Benchmark, Source]], progress: Progress
+) -> Iterator[Evidence]:
+    for benchmark, source in sources:
+        done = 0
+        for split in source.splits():
+            for task, _ in tasks_of(source, split):
+                done += 1
+                if done % _REPORT_EVERY == 0:
+                    progress(f"read {benchmark.name}", done, None)
+                yield from evidence_of(task)
+
+
+def _scan(corpus: Corpus, finder: GoldFinder, progress: Progress) -> None:
+    for done, passage in enumerate(corpus):
+        if done % _REPORT_EVERY == 0:
+            progress("search the corpus for gold", done, len(corpus))
+        finder.add(passage)
+
+
+def _prepare_one(
+    benchmark: Benchmark,
+    source: Source,
+    finder: GoldFinder | None,
+    corpus: Mapping[str, Any] | None,
+    progress: Progress,
+) -> Prepared:
+    folder = benchmark_folder(benchmark)
+    with new_folder(folder) as partial:
+        splits = {}
+        for split in source.splits():
+            progress(f"write {benchmark.name} {split}", 0, benchmark.sizes.get(split))
+            splits[split] = _write_split(benchmark, source, split, finder, partial)
+        note = {
+            "format": FORMAT,
+            "benchmark": benchmark.name,
+            "source": source.label,
+            "eval_split": benchmark.eval_split,
+            "corpus": corpus,
+            "splits": {split: asdict(facts) for split, facts in splits.items()},
+        }
+        (partial / PREPARED).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+    sizes = {split: facts.tasks for split, facts in splits.items()}
+    return Prepared(
+        benchmark=benchmark,
+        folder=folder,
+        splits=splits,
+        warnings=size_warnings(benchmark, sizes),
+    )
+
+
+def _write_split(
+    benchmark: Benchmark, source: Source, split: str, finder: GoldFinder | None, folder: Path
+) -> PreparedSplit:
+    tally = GoldTally()
+    num_blank = 0
+
+    def finished() -> Iterator[QATask]:
+        nonlocal num_blank
+        for task, blank in tasks_of(source, split):
+            num_blank += blank
+            matches = [finder.find(piece) for piece in evidence_of(task)] if finder else []
+            tally.add(matches)
+            yield with_gold(task, matches) if matches else task
+
+    write_tasks(folder / f"{split}.jsonl", finished())
+    counts = tally.counts()
+    if not counts.tasks:
+        raise DataError(f"{source.label}: split {split} holds no task")
+    return PreparedSplit(
+        tasks=counts.tasks,
+        expected=benchmark.sizes.get(split),
+        blank_answers=num_blank,
+        gold=counts if finder else None,
+    )

@@ -1,0 +1,348 @@
+"""The seven open-domain benchmarks, from NQ to Bamboogle, as datasets.
+
+Their tasks lie in a folder each under :func:`data_root`, either as ``calibadv data prepare`` has
+written them, with their gold passages, or in FlashRAG's own form, without. Nothing is read before
+tasks or corpus are asked for. ``docs/benchmarks.md`` says where to get them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import platformdirs
+
+from calibadv_env.data.base import QATask, TaskSet
+from calibadv_env.data.dataset import Dataset
+from calibadv_env.data.files import read_tasks
+from calibadv_env.data.sources.flashrag import (
+    FlashragFolder,
+    how_to_fetch,
+    parse_record,
+    split_file,
+)
+from calibadv_env.errors import DataError
+from calibadv_env.retrieval import make_retriever
+from calibadv_env.retrieval.base import Retriever
+from calibadv_env.retrieval.corpus import Corpus
+
+DATA_VARIABLE: Final = "CALIBADV_DATA"
+CORPUS_VARIABLE: Final = "CALIBADV_CORPUS"
+PREPARED: Final = "prepared.json"
+"""Beside prepared tasks: where they come from, their sizes, their corpus, what gold was found."""
+
+FORMAT: Final = 1
+"""Version of the prepared files."""
+
+_EVAL_ORDER: Final = ("test", "dev", "train")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Benchmark:
+    """One of the seven.
+
+    Attributes:
+        name: Its name, which is also in the id of its environment.
+        sizes: Number of tasks of each published split.
+        num_hops: What its questions take, in words.
+        gold: What it says about the evidence, in words.
+    """
+
+    name: str
+    sizes: Mapping[str, int]
+    num_hops: str
+    gold: str
+
+    @property
+    def folder_name(self) -> str:
+        """FlashRAG's name for it, of its folder and of its configuration on the hub."""
+        return self.name.lower()
+
+    @property
+    def eval_split(self) -> str:
+        """The split to evaluate on: test, else dev, else train."""
+        return next(split for split in _EVAL_ORDER if split in self.sizes)
+
+
+SEVEN: Final[Mapping[str, Benchmark]] = {
+    benchmark.name: benchmark
+    for benchmark in (
+        Benchmark(
+            name="NQ",
+            sizes={"train": 79_168, "dev": 8_757, "test": 3_610},
+            num_hops="one hop",
+            gold="none",
+        ),
+        Benchmark(
+            name="TriviaQA",
+            sizes={"train": 78_785, "dev": 8_837, "test": 11_313},
+            num_hops="one hop",
+            gold="none",
+        ),
+        Benchmark(name="PopQA", sizes={"test": 14_267}, num_hops="one hop", gold="none"),
+        Benchmark(
+            name="HotpotQA",
+            sizes={"train": 90_447, "dev": 7_405},
+            num_hops="2 hops",
+            gold="supporting sentences",
+        ),
+        Benchmark(
+            name="2WikiMultihopQA",
+            sizes={"train": 15_000, "dev": 12_576},
+            num_hops="2 to 4 hops",
+            gold="supporting sentences",
+        ),
+        Benchmark(
+            name="MuSiQue",
+            sizes={"train": 19_938, "dev": 2_417},
+            num_hops="2 to 4 hops",
+            gold="supporting paragraphs and steps",
+        ),
+        Benchmark(name="Bamboogle", sizes={"test": 125}, num_hops="2 hops", gold="none"),
+    )
+}
+"""The benchmarks by name, with the sizes that FlashRAG publishes."""
+
+
+class BenchmarkDataset(Dataset):
+    """A benchmark as a dataset.
+
+    Benchmarks with one corpus share it, and its index, within a process. Asking for tasks alone
+    reads no corpus, so a retriever elsewhere needs none on this machine. Gold passages were found
+    in the corpus by its hash, which is what is checked.
+    """
+
+    def _make_retriever(self, spec: str) -> Retriever:
+        return _shared_retriever(spec, self.corpus())
+
+
+def find_benchmark(name: str) -> Benchmark:
+    """The benchmark of a name.
+
+    Args:
+        name: In any case, such as "hotpotqa".
+
+    Returns:
+        The benchmark.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    for benchmark in SEVEN.values():
+        if benchmark.folder_name == name.lower():
+            return benchmark
+    raise ValueError(f"benchmark must be one of {', '.join(SEVEN)}; got {name!r}")
+
+
+def data_root() -> Path:
+    """Where benchmarks lie: ``$CALIBADV_DATA``, else a folder of the user's."""
+    root = os.environ.get(DATA_VARIABLE)
+    return Path(root) if root else Path(platformdirs.user_data_dir("calibadv"))
+
+
+def benchmark_folder(benchmark: Benchmark) -> Path:
+    """Where one of them lies."""
+    return data_root() / benchmark.folder_name
+
+
+def size_warnings(benchmark: Benchmark, found: Mapping[str, int]) -> list[str]:
+    """Compares sizes with the published ones.
+
+    Args:
+        benchmark: The benchmark.
+        found: Number of tasks by split.
+
+    Returns:
+        A sentence for each split that has another size, is missing, or is not a published one.
+    """
+    warnings = []
+    for split, expected in benchmark.sizes.items():
+        if split not in found:
+            warnings.append(f"{benchmark.name} {split}: expected {expected} tasks, found no file")
+        elif found[split] != expected:
+            warnings.append(
+                f"{benchmark.name} {split}: expected {expected} tasks, found {found[split]}"
+            )
+    for split in found:
+        if split not in benchmark.sizes:
+            warnings.append(
+                f"{benchmark.name} {split}: expected no such split, found {found[split]} tasks"
+            )
+    return warnings
+
+
+def read_prepared(folder: Path) -> dict[str, Any] | None:
+    """What ``calibadv data prepare`` noted about a folder; None if it has not written there.
+
+    Raises:
+        DataError: if the note cannot be read, or is of another version.
+    """
+    path = folder / PREPARED
+    if not path.is_file():
+        return None
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot read the file: {error}") from error
+    if not isinstance(note, dict) or note.get("format") != FORMAT:
+        raise DataError(f"{path}: format must be {FORMAT}; run calibadv data prepare again")
+    return note
+
+
+def open_corpus(path: str | Path) -> Corpus:
+    """Opens the user's corpus.
+
+    Args:
+        path: A JSONL file, plain or gzip, which is read into memory; or the folder of an index
+            that ``calibadv index`` made, whose passages stay on disk.
+
+    Returns:
+        The corpus, the same object at every call while the file stays as it is.
+
+    Raises:
+        DataError: if there is no such file or folder, or it is faulty.
+    """
+    path = Path(path).absolute()
+    if not path.exists():
+        raise DataError(f"{path}: there is no such corpus")
+    facts = path.stat()
+    key = (path, facts.st_size, facts.st_mtime_ns)
+    with _shared_lock:
+        if key not in _corpora:
+            _corpora[key] = _open_folder(path) if path.is_dir() else Corpus.from_jsonl(path)
+        return _corpora[key]
+
+
+def load_benchmark(name: str) -> Dataset:
+    """The dataset of a benchmark.
+
+    Args:
+        name: One of :data:`SEVEN`.
+
+    Returns:
+        The dataset, with the published splits. Loading from it raises :class:`DataError`, with
+        what to do about it, where the tasks or the corpus are not on this machine.
+    """
+    benchmark = SEVEN[name]
+    sizes = ", ".join(f"{split} {size:,}" for split, size in benchmark.sizes.items())
+    return BenchmarkDataset(
+        name=name,
+        splits=tuple(benchmark.sizes),
+        load_tasks=partial(_load_tasks, benchmark),
+        load_corpus=partial(_load_corpus, benchmark),
+        is_gold_checked=False,
+        description=f"Benchmark, {benchmark.num_hops}; {sizes}; evaluated on "
+        f"{benchmark.eval_split}; needs `calibadv data prepare`.",
+    )
+
+
+load_nq = partial(load_benchmark, "NQ")
+load_triviaqa = partial(load_benchmark, "TriviaQA")
+load_popqa = partial(load_benchmark, "PopQA")
+load_hotpotqa = partial(load_benchmark, "HotpotQA")
+load_2wikimultihopqa = partial(load_benchmark, "2WikiMultihopQA")
+load_musique = partial(load_benchmark, "MuSiQue")
+load_bamboogle = partial(load_benchmark, "Bamboogle")
+
+_shared_lock: Final = threading.RLock()
+_corpora: dict[tuple[Path, int, int], Corpus] = {}
+_retrievers: dict[tuple[int, str], tuple[Corpus, Retriever]] = {}
+
+
+def _shared_retriever(spec: str, corpus: Corpus) -> Retriever:
+    """One retriever for each corpus object and name; the corpus is held so that its id stays."""
+    key = (id(corpus), spec)
+    with _shared_lock:
+        if key not in _retrievers:
+            _retrievers[key] = (corpus, _open_index(spec, corpus) or make_retriever(spec, corpus))
+        return _retrievers[key][1]
+
+
+def _open_index(spec: str, corpus: Corpus) -> Retriever | None:
+    """The index that a corpus on disk is part of, if it is of the kind that is asked for."""
+    from calibadv_env.retrieval.disk_corpus import DiskCorpus
+    from calibadv_env.retrieval.index_files import MANIFEST, read_manifest
+    from calibadv_env.retrieval.opening import open_index
+
+    if not isinstance(corpus, DiskCorpus):
+        return None
+    folder = corpus.folder.parent
+    is_index = (folder / MANIFEST).is_file() and read_manifest(folder).kind == spec
+    return open_index(folder) if is_index else None
+
+
+def _load_tasks(benchmark: Benchmark, split: str) -> TaskSet:
+    folder = benchmark_folder(benchmark)
+    path = split_file(folder, split)
+    if path is None:
+        raise DataError(
+            f"{folder}: there is no {split}.jsonl of {benchmark.name} here ({DATA_VARIABLE} names "
+            f"the folder above it).\n{how_to_fetch(benchmark.folder_name)}"
+        )
+    note = read_prepared(folder)
+    if note is None:
+        return TaskSet(_read_raw(folder, split), name=benchmark.name, split=split)
+    tasks = read_tasks(path)
+    expected = note["splits"].get(split, {}).get("tasks")
+    if len(tasks) != expected:
+        raise DataError(
+            f"{path}: {PREPARED} says {expected} tasks, the file holds {len(tasks)}; run calibadv "
+            "data prepare again"
+        )
+    return TaskSet(tasks, name=benchmark.name, split=split)
+
+
+def _read_raw(folder: Path, split: str) -> list[QATask]:
+    """Tasks in FlashRAG's own form, which name no passages of any corpus."""
+    tasks: list[QATask] = []
+    places: dict[str, str] = {}
+    for place, record in FlashragFolder(folder).records(split):
+        try:
+            task, _ = parse_record(record)
+        except ValueError as error:
+            raise DataError(f"{place}: {error}") from error
+        if task.id in places:
+            raise DataError(f"{place}: id {task.id!r} stands at {places[task.id]} too")
+        places[task.id] = place
+        tasks.append(task)
+    if not tasks:
+        raise DataError(f"{folder / split}.jsonl:1: the file holds no task")
+    return tasks
+
+
+def _load_corpus(benchmark: Benchmark) -> Corpus:
+    noted = (read_prepared(benchmark_folder(benchmark)) or {}).get("corpus")
+    path = os.environ.get(CORPUS_VARIABLE) or (noted and noted["path"])
+    if not path:
+        raise DataError(
+            f"{benchmark.name} has no corpus: set {CORPUS_VARIABLE} to a JSONL file or to the "
+            "folder of an index, or name it at `calibadv data prepare --corpus`, which finds the "
+            "gold passages too. The usual one is wiki-18.jsonl.gz of "
+            "https://huggingface.co/datasets/PeterJinGo/wiki-18-corpus"
+        )
+    corpus = open_corpus(path)
+    if noted and corpus.sha256 != noted["sha256"]:
+        raise DataError(
+            f"{path}: the gold passages of {benchmark.name} were found in a corpus with sha256 "
+            f"{noted['sha256']}, this one has {corpus.sha256}; run `calibadv data prepare` again "
+            "with this corpus"
+        )
+    return corpus
+
+
+def _open_folder(path: Path) -> Corpus:
+    """The corpus of an index; one that points to others has theirs."""
+    from calibadv_env.retrieval.disk_corpus import FOLDER, DiskCorpus
+    from calibadv_env.retrieval.index_files import read_manifest
+    from calibadv_env.retrieval.opening import open_index
+
+    if (path / FOLDER).is_dir() or read_manifest(path).kind == "corpus":
+        return DiskCorpus(path)
+    corpus: Corpus = open_index(path).corpus  # type: ignore[attr-defined]
+    return corpus

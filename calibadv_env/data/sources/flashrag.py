@@ -1,0 +1,308 @@
+"""FlashRAG's benchmarks: from a folder on disk, or from the hub.
+
+A record is ``{"id", "question", "golden_answers", "metadata"}``. The metadata of HotpotQA and
+2WikiMultihopQA holds ``supporting_facts`` (columns ``title`` and ``sent_id``) and ``context``
+(columns ``title`` and ``sentences``, in 2WikiMultihopQA ``content``); that of MuSiQue holds
+``question_decomposition``, a list of steps each with its ``support_paragraph``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from calibadv_env.data.base import QATask
+from calibadv_env.data.files import parse_task, read_jsonl
+from calibadv_env.data.preparing.gold import Evidence, sentences_stating, with_evidence
+from calibadv_env.errors import DataError, MissingDependencyError
+
+HUB: Final = "RUC-NLPIR/FlashRAG_datasets"
+"""The repository with all benchmarks, one configuration each."""
+
+SPLITS: Final = ("train", "dev", "test")
+
+_BULKY: Final = ("context", "paragraphs")
+"""Metadata that is not kept: whole articles, gold and not, many kilobytes a task."""
+
+
+class Source(Protocol):
+    """Where the records of one benchmark come from; can be read more than once."""
+
+    @property
+    def label(self) -> str:
+        """What to call it in a report."""
+        ...
+
+    def splits(self) -> tuple[str, ...]:
+        """The splits that it holds.
+
+        Raises:
+            DataError: if it holds none, or cannot be read.
+        """
+        ...
+
+    def records(self, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """The records of a split, each with its place for error messages.
+
+        Raises:
+            DataError: if a record cannot be read.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FlashragFolder:
+    """One benchmark in a copy of FlashRAG's data.
+
+    Attributes:
+        folder: The folder with ``train.jsonl``, ``dev.jsonl`` or ``test.jsonl`` (or
+            ``.jsonl.gz``).
+    """
+
+    folder: Path
+
+    @property
+    def label(self) -> str:
+        """See :class:`Source`."""
+        return f"FlashRAG folder {self.folder}"
+
+    def splits(self) -> tuple[str, ...]:
+        """See :class:`Source`."""
+        found = tuple(split for split in SPLITS if split_file(self.folder, split))
+        if not found:
+            raise DataError(f"{self.folder}: the folder holds none of {_file_names()}")
+        return found
+
+    def records(self, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """See :class:`Source`."""
+        path = split_file(self.folder, split)
+        if path is None:
+            raise DataError(f"{self.folder}: the folder holds no {split}.jsonl")
+        for number, record in read_jsonl(path):
+            yield f"{path}:{number}", record
+
+
+@dataclass(frozen=True, slots=True)
+class FlashragHub:
+    """One benchmark on the hub, fetched and kept by the package ``datasets``.
+
+    Attributes:
+        config: Name of the configuration, such as "hotpotqa".
+        repository: The repository, or a local copy of it.
+    """
+
+    config: str
+    repository: str = HUB
+
+    @property
+    def label(self) -> str:
+        """See :class:`Source`."""
+        return f"hub {self.repository} {self.config}"
+
+    def splits(self) -> tuple[str, ...]:
+        """See :class:`Source`."""
+        found = self._load()
+        return tuple(split for split in SPLITS if split in found)
+
+    def records(self, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """See :class:`Source`."""
+        for number, row in enumerate(self._load()[split]):
+            yield f"{self.label} {split}[{number}]", without_none(row)
+
+    def _load(self) -> Any:
+        try:
+            datasets = importlib.import_module("datasets")
+        except ImportError as error:
+            raise MissingDependencyError(
+                "reading from the hub needs the package datasets: pip install 'calibadv[data]'"
+            ) from error
+        failures = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError)
+        try:
+            return datasets.load_dataset(self.repository, self.config)
+        except failures as error:
+            raise DataError(
+                f"{self.label} cannot be loaded: {error}\n{how_to_fetch(self.config)}"
+            ) from error
+
+
+def how_to_fetch(name: str) -> str:
+    """Says what to download, from where, and where to put it.
+
+    Args:
+        name: FlashRAG's name of the benchmark.
+
+    Returns:
+        Two commands and an address, on lines of their own.
+    """
+    return (
+        f"Get the files https://huggingface.co/datasets/{HUB}/resolve/main/{name}/"
+        "{train,dev,test}.jsonl, as far as there are such, for instance on a machine with "
+        "internet access by\n"
+        f"  hf download {HUB} --repo-type dataset --include '{name}/*' "
+        "--local-dir FlashRAG_datasets\n"
+        f"then copy FlashRAG_datasets here and run\n"
+        f"  calibadv data prepare {name} --from flashrag FlashRAG_datasets"
+    )
+
+
+def split_file(folder: Path, split: str) -> Path | None:
+    """The file of a split, plain or gzip; None if there is none."""
+    paths = [folder / f"{split}.jsonl", folder / f"{split}.jsonl.gz"]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def parse_record(record: Mapping[str, Any]) -> tuple[QATask, int]:
+    """Makes a task of one record, its evidence in the metadata.
+
+    A whole number as an id is taken as its digits. Blank accepted answers are left out. The
+    articles that come with a task (``context``, ``paragraphs``) are not kept, but for the
+    supporting sentences.
+
+    Args:
+        record: A record of FlashRAG's.
+
+    Returns:
+        The task, and how many blank answers it had.
+
+    Raises:
+        ValueError: if a key is missing or a value has the wrong type, naming the key.
+    """
+    clean = dict(record)
+    if isinstance(clean.get("id"), int) and not isinstance(clean["id"], bool):
+        clean["id"] = str(clean["id"])
+    num_blank = 0
+    answers = clean.get("golden_answers")
+    if isinstance(answers, list):
+        kept = [a for a in answers if not (isinstance(a, str) and not a.strip())]
+        num_blank = len(answers) - len(kept)
+        clean["golden_answers"] = kept
+    metadata = clean.get("metadata")
+    if not isinstance(metadata, dict):
+        return parse_task(clean), num_blank
+    evidence = parse_evidence(metadata)
+    clean["metadata"] = {k: v for k, v in metadata.items() if k not in _BULKY}
+    if "question_decomposition" in metadata:
+        clean["metadata"]["question_decomposition"] = [
+            {k: v for k, v in step.items() if k != "support_paragraph"}
+            for step in metadata["question_decomposition"] or ()
+        ]
+    return with_evidence(parse_task(clean), evidence), num_blank
+
+
+def parse_evidence(metadata: Mapping[str, Any]) -> tuple[Evidence, ...]:
+    """Reads the evidence out of a record's metadata.
+
+    Args:
+        metadata: Of a record; need not name any evidence.
+
+    Returns:
+        For HotpotQA and 2WikiMultihopQA one piece an article, in the order in which the
+        supporting facts name them; for MuSiQue one a step of the decomposition. A supporting
+        sentence that the context does not hold is left out; its title is not.
+
+    Raises:
+        ValueError: if a value has the wrong type, naming the key.
+    """
+    if metadata.get("question_decomposition"):
+        steps = _records(metadata, "question_decomposition")
+        return tuple(e for i, step in enumerate(steps) if (e := _evidence_of_step(step, i)))
+    if not metadata.get("supporting_facts"):
+        return ()
+    articles = _articles(metadata.get("context"))
+    sentences: dict[str, list[str]] = {}
+    for title, number in _pairs(metadata["supporting_facts"]):
+        kept = sentences.setdefault(title, [])
+        article = articles.get(title, ())
+        if 0 <= number < len(article) and article[number].strip():
+            kept.append(article[number].strip())
+    return tuple(
+        Evidence(title=title, sentences=tuple(dict.fromkeys(kept)))
+        for title, kept in sentences.items()
+    )
+
+
+def without_none(value: Any) -> Any:
+    """A record without the keys whose value is None, which table formats fill in."""
+    if isinstance(value, dict):
+        return {k: without_none(v) for k, v in value.items() if v is not None}
+    if isinstance(value, list):
+        return [without_none(v) for v in value]
+    return value
+
+
+def _evidence_of_step(step: Mapping[str, Any], number: int) -> Evidence | None:
+    place = f"question_decomposition[{number}]"
+    paragraph = step.get("support_paragraph")
+    if paragraph is None:
+        return None
+    if not isinstance(paragraph, dict):
+        raise ValueError(f"{place}.support_paragraph must be an object")
+    title, text = paragraph.get("title"), paragraph.get("paragraph_text", "")
+    if not isinstance(title, str) or not isinstance(text, str):
+        raise ValueError(f"{place}.support_paragraph must have a text as title and paragraph_text")
+    answer = step.get("answer")
+    stating = sentences_stating(text, answer if isinstance(answer, str) else "")
+    return Evidence(title=title, sentences=stating)
+
+
+def _records(metadata: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
+    values = metadata[key]
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        raise ValueError(f"metadata.{key} must be a list of objects")
+    return values
+
+
+def _pairs(facts: Any) -> list[tuple[str, int]]:
+    """The supporting facts as pairs, from columns or from a list of pairs."""
+    key = "metadata.supporting_facts"
+    if isinstance(facts, dict):
+        titles, numbers = facts.get("title"), facts.get("sent_id")
+        if not isinstance(titles, list) or not isinstance(numbers, list):
+            raise ValueError(f"{key} must have lists as title and sent_id")
+        if len(titles) != len(numbers):
+            raise ValueError(
+                f"{key} must have as many title as sent_id, got {len(titles)} and {len(numbers)}"
+            )
+        facts = list(zip(titles, numbers, strict=True))
+    if not isinstance(facts, list):
+        raise ValueError(f"{key} must be an object or a list, got {type(facts).__name__}")
+    for fact in facts:
+        is_pair = isinstance(fact, (list, tuple)) and len(fact) == 2
+        if not is_pair or not isinstance(fact[0], str) or not isinstance(fact[1], int):
+            raise ValueError(f"{key} must pair a title with a sentence number, got {fact!r:.80}")
+    return [(fact[0], fact[1]) for fact in facts]
+
+
+def _articles(context: Any) -> dict[str, Sequence[str]]:
+    """Title -> sentences, from columns or from a list of pairs; the first of equal titles."""
+    key = "metadata.context"
+    if not context:
+        return {}
+    if isinstance(context, dict):
+        titles = context.get("title")
+        bodies = context.get("sentences", context.get("content"))
+        if not isinstance(titles, list) or not isinstance(bodies, list):
+            raise ValueError(f"{key} must have lists as title and as sentences or content")
+        if len(titles) != len(bodies):
+            raise ValueError(
+                f"{key} must have as many title as texts, got {len(titles)} and {len(bodies)}"
+            )
+        context = list(zip(titles, bodies, strict=True))
+    if not isinstance(context, list):
+        raise ValueError(f"{key} must be an object or a list, got {type(context).__name__}")
+    articles: dict[str, Sequence[str]] = {}
+    for article in context:
+        is_pair = isinstance(article, (list, tuple)) and len(article) == 2
+        if not is_pair or not isinstance(article[1], list):
+            raise ValueError(f"{key} must pair a title with sentences, got {article!r:.80}")
+        if not all(isinstance(sentence, str) for sentence in article[1]):
+            raise ValueError(f"{key} must hold texts as sentences, got {article!r:.80}")
+        articles.setdefault(article[0], article[1])
+    return articles
+
+
+def _file_names() -> str:
+    return ", ".join(f"{split}.jsonl" for split in SPLITS)

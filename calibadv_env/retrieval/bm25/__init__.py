@@ -1,0 +1,1 @@
+"""BM25: in memory, on disk and by other packages."""

@@ -1,0 +1,149 @@
+"""BM25 over an index on disk that is memory-mapped, for corpora that do not fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+from calibadv_env.errors import DataError, RetrieverError
+from calibadv_env.retrieval.base import ScoredPassage
+from calibadv_env.retrieval.bm25.build import (
+    POSITIONS,
+    SCORES,
+    STARTS,
+    WORD_IDS,
+    WORD_STARTS,
+    WORDS,
+)
+from calibadv_env.retrieval.bm25.scan import PostingsScan, Word
+from calibadv_env.retrieval.bm25.settings import WORD, Bm25Settings
+from calibadv_env.retrieval.corpus import check_search
+from calibadv_env.retrieval.disk_corpus import DiskCorpus
+from calibadv_env.retrieval.index_files import (
+    check_files,
+    check_settings,
+    map_array,
+    read_manifest,
+)
+from calibadv_env.retrieval.ranking import Hits, take
+
+_CACHED_WORDS: Final = 1 << 13
+
+
+class Bm25Index:
+    """Searches what :func:`calibadv_env.retrieval.bm25.build.build_bm25_index` wrote.
+
+    Scores and order are those of :class:`calibadv_env.retrieval.bm25.memory.Bm25Retriever` over the
+    same passages, to the last bit. The postings are memory-mapped, and scores are summed for one
+    block of passages after the other, so the process itself needs a megabyte for each thread that
+    searches, however large the corpus; the system keeps in its page cache what it has room for.
+
+    **Differs** for queries of more than 256 known words alone: there each distinct word is
+    looked up once and weighted by its count, which bounds the time by the size of the index; the
+    sum is the same but for rounding.
+
+    It pickles by its path. Threads may share it.
+
+    Args:
+        folder: The index.
+        verify: Whether to read and hash every file first; else only sizes are compared.
+        in_memory: Whether to read the postings into memory instead of mapping them.
+
+    Raises:
+        DataError: if there is no such index, or its files are not the ones that were written.
+    """
+
+    def __init__(
+        self, folder: str | Path, *, verify: bool = False, in_memory: bool = False
+    ) -> None:
+        folder = Path(folder).absolute()
+        self.folder = folder
+        self.manifest = read_manifest(folder, "bm25")
+        self.settings = _read_settings(folder, self.manifest.settings)
+        check_files(folder, self.manifest, verify=verify)
+        self.corpus = DiskCorpus(folder, verify=verify)
+        self._in_memory = in_memory
+        scores = map_array(folder / SCORES, "<f4", in_memory=in_memory)
+        positions = map_array(folder / POSITIONS, "<i4", in_memory=in_memory)
+        self._scan = PostingsScan(positions, scores, len(self.corpus))
+        self._starts = map_array(folder / STARTS, "<i8", in_memory=in_memory)
+        self._words = map_array(folder / WORDS, "u1", in_memory=in_memory)
+        self._word_starts = map_array(folder / WORD_STARTS, "<i8", in_memory=in_memory)
+        self._word_ids = map_array(folder / WORD_IDS, "<i4", in_memory=in_memory)
+        if len(self._word_ids) + 1 != len(self._starts):
+            raise DataError(f"{folder}: the vocabulary does not fit the postings; build it again")
+        self._known_word = lru_cache(_CACHED_WORDS)(self._open_word)
+
+    def search(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
+        """Ranks passages for each query; see :class:`calibadv_env.retrieval.base.Retriever`.
+
+        A query that stands in the batch more than once is searched once.
+
+        Args:
+            queries: Any text.
+            top_k: Number of passages wanted, at least 1.
+
+        Returns:
+            One list a query, best first, ties in corpus order.
+
+        Raises:
+            ValueError: if ``queries`` is a bare string or ``top_k`` is below 1.
+            RetrieverError: if the files changed under the process.
+        """
+        count = check_search(queries, top_k, self.corpus)
+        words = {query: self._words_of(query) for query in dict.fromkeys(queries)}
+        known = [query for query, found in words.items() if found]
+        try:
+            hits = self._scan.search([words[query] for query in known], count)
+        except IndexError as error:
+            raise RetrieverError(f"{self.folder}: the index is damaged: {error}") from error
+        ranked = dict(zip(known, hits, strict=True))
+        first: Hits = [(position, 0.0) for position in range(count)]
+        return [take(self.corpus.passages, ranked.get(query, first)) for query in queries]
+
+    def _words_of(self, query: str) -> list[Word]:
+        known = map(self._known_word, WORD.findall(query.lower()))
+        return [word for word in known if word is not None]
+
+    def _open_word(self, word: str) -> Word | None:
+        number = self._find_word(word)
+        if number is None:
+            return None
+        start, end = self._starts[number : number + 2].tolist()
+        return self._scan.word(start, end)
+
+    def _find_word(self, word: str) -> int | None:
+        """Binary search among the sorted words."""
+        wanted = word.encode("utf-8", "surrogatepass")
+        low, high = 0, len(self._word_ids)
+        while low < high:
+            middle = (low + high) // 2
+            start, end = self._word_starts[middle : middle + 2].tolist()
+            found = self._words[start:end].tobytes()
+            if found == wanted:
+                return int(self._word_ids[middle])
+            if found < wanted:
+                low = middle + 1
+            else:
+                high = middle
+        return None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles by path."""
+        return _reopen, (self.folder, self._in_memory)
+
+
+def _reopen(folder: Path, in_memory: bool) -> Bm25Index:
+    return Bm25Index(folder, in_memory=in_memory)
+
+
+def _read_settings(folder: Path, record: Any) -> Bm25Settings:
+    """Refuses an index whose words or formula are not those of this code."""
+    try:
+        settings = Bm25Settings(k1=record["k1"], b=record["b"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{folder}: the settings are damaged: {error}; build it again") from error
+    check_settings(folder, record, settings.as_record())
+    return settings

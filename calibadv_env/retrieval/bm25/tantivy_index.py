@@ -1,0 +1,213 @@
+"""BM25 by tantivy, for corpora past what a scan of whole posting lists serves well (extra)."""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from calibadv_env.errors import DataError, MissingDependencyError, RetrieverError
+from calibadv_env.retrieval.base import ScoredPassage
+from calibadv_env.retrieval.bm25.settings import STOP_WORDS, WORD
+from calibadv_env.retrieval.corpus import check_search, indexed_text
+from calibadv_env.retrieval.disk_corpus import (
+    FOLDER,
+    CorpusSource,
+    DiskCorpus,
+    finish_index,
+    write_corpus,
+)
+from calibadv_env.retrieval.index_files import (
+    Progress,
+    building,
+    check_files,
+    check_settings,
+    file_facts,
+    no_progress,
+    read_manifest,
+)
+from calibadv_env.retrieval.ranking import filled_up, take, with_ties
+
+_POSTINGS: Final = "tantivy"
+_TOKENIZER: Final = "whitespace"
+_MAX_WORD_BYTES: Final = 60_000
+_REPORT_EVERY: Final = 4096
+_STOP_WORDS: Final = frozenset(STOP_WORDS)
+_SETTINGS: Final = {
+    "k1": 1.2,
+    "b": 0.75,
+    "words": WORD.pattern,
+    "stop_words": "english",
+}
+
+
+def build_tantivy_index(
+    source: CorpusSource,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    heap_bytes: int = 128_000_000,
+    progress: Progress = no_progress,
+) -> Path:
+    """Builds the index that :class:`TantivyIndex` opens.
+
+    Args:
+        source: A corpus or where it is; see :func:`write_corpus`.
+        out: The folder to make.
+        overwrite: Whether an index in this place gives way.
+        heap_bytes: Memory of the writer, at least 15,000,000.
+        progress: Is told how far it is.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: if the corpus is faulty, the place is taken, or the disk is full; nothing is
+            left behind.
+        MissingDependencyError: if tantivy is not installed.
+    """
+    tantivy = _import_tantivy()
+    with building(out, overwrite=overwrite) as folder:
+        corpus = write_corpus(source, folder / FOLDER, progress)
+        try:
+            _write_postings(tantivy, corpus, folder / _POSTINGS, heap_bytes, progress)
+        except ValueError as error:
+            raise DataError(f"{out}: tantivy could not write the index: {error}") from error
+        names = sorted(p.name for p in (folder / _POSTINGS).iterdir() if p.suffix != ".lock")
+        files = {f"{_POSTINGS}/{name}": file_facts(folder / _POSTINGS / name) for name in names}
+        finish_index(folder, "tantivy", corpus, _SETTINGS, files)
+    return Path(out)
+
+
+def _write_postings(
+    tantivy: Any, corpus: DiskCorpus, folder: Path, heap_bytes: int, progress: Progress
+) -> None:
+    folder.mkdir()
+    index = tantivy.Index(_schema(tantivy), path=str(folder))
+    _register_tokenizer(tantivy, index)
+    writer = index.writer(heap_size=heap_bytes, num_threads=1)
+    for position, passage in enumerate(corpus):
+        body = " ".join(_words(indexed_text(passage)))
+        writer.add_document(tantivy.Document(position=position, body=body))
+        if position % _REPORT_EVERY == 0:
+            progress("index", position, len(corpus))
+    writer.commit()
+    writer.wait_merging_threads()
+    progress("index", len(corpus), len(corpus))
+
+
+class TantivyIndex:
+    """Searches what :func:`build_tantivy_index` wrote.
+
+    The words are those of :class:`calibadv_env.retrieval.bm25.memory.Bm25Retriever`, k1 and b are
+    fixed at 1.2 and 0.75. Ties stand in corpus order; passages without any word of the query
+    follow in corpus order with the score 0.
+
+    **Differs** from the other BM25 in this: tantivy keeps the length of a passage in one byte, so
+    lengths above 40 words are rounded, and its scores carry the factor ``k1 + 1``. Orders differ
+    where scores are close.
+
+    It pickles by its path. Threads may share it.
+
+    Args:
+        folder: The index.
+        verify: Whether to read and hash every file first; else only sizes are compared.
+
+    Raises:
+        DataError: if there is no such index, or its files are not the ones that were written.
+        MissingDependencyError: if tantivy is not installed.
+    """
+
+    def __init__(self, folder: str | Path, *, verify: bool = False) -> None:
+        self._tantivy = _import_tantivy()
+        folder = Path(folder).absolute()
+        self.folder = folder
+        self.manifest = read_manifest(folder, "tantivy")
+        check_settings(folder, self.manifest.settings, _SETTINGS)
+        check_files(folder, self.manifest, verify=verify)
+        self.corpus = DiskCorpus(folder, verify=verify)
+        try:
+            index = self._tantivy.Index.open(str(folder / _POSTINGS))
+            _register_tokenizer(self._tantivy, index)
+            self._searcher = index.searcher()
+        except (ValueError, OSError) as error:
+            raise DataError(f"{folder}: tantivy cannot open the index: {error}") from error
+        self._schema = index.schema
+
+    def search(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
+        """Ranks passages for each query; see :class:`calibadv_env.retrieval.base.Retriever`.
+
+        Args:
+            queries: Any text.
+            top_k: Number of passages wanted, at least 1.
+
+        Returns:
+            One list a query, best first, ties in corpus order.
+
+        Raises:
+            ValueError: if ``queries`` is a bare string or ``top_k`` is below 1.
+            RetrieverError: if tantivy fails.
+        """
+        count = check_search(queries, top_k, self.corpus)
+        found = {query: self._search_one(query, count) for query in dict.fromkeys(queries)}
+        return [list(found[query]) for query in queries]
+
+    def _search_one(self, query: str, count: int) -> list[ScoredPassage]:
+        words = Counter(_words(query))
+        if not words:
+            return take(self.corpus.passages, filled_up([], count, 0.0))
+        tantivy = self._tantivy
+        clauses = []
+        for word, times in words.items():
+            clause = tantivy.Query.term_query(self._schema, "body", word, "freq")
+            clause = clause if times == 1 else tantivy.Query.boost_query(clause, float(times))
+            clauses.append((tantivy.Occur.Should, clause))
+        any_word = tantivy.Query.boolean_query(clauses)
+
+        def fetch(limit: int) -> list[tuple[int, float]]:
+            hits = self._searcher.search(any_word, limit, count=False).hits
+            positions = self._searcher.fast_field_values("position", [hit[1] for hit in hits])
+            return [(int(i), float(hit[0])) for i, hit in zip(positions, hits, strict=True)]
+
+        try:
+            found = with_ties(fetch, count, len(self.corpus))
+        except (ValueError, OSError) as error:
+            raise RetrieverError(f"{self.folder}: tantivy could not search: {error}") from error
+        return take(self.corpus.passages, filled_up(found, count, 0.0))
+
+    def __reduce__(self) -> tuple[type[TantivyIndex], tuple[Path]]:
+        """Pickles by path."""
+        return TantivyIndex, (self.folder,)
+
+
+def _words(text: str) -> list[str]:
+    """The words that count, without those that tantivy would refuse for their length."""
+    return [
+        word
+        for word in WORD.findall(text.lower())
+        if word not in _STOP_WORDS and len(word) * 4 < _MAX_WORD_BYTES
+    ]
+
+
+def _schema(tantivy: Any) -> Any:
+    builder = tantivy.SchemaBuilder()
+    builder.add_integer_field("position", stored=False, indexed=False, fast=True)
+    builder.add_text_field("body", stored=False, tokenizer_name=_TOKENIZER, index_option="freq")
+    return builder.build()
+
+
+def _register_tokenizer(tantivy: Any, index: Any) -> None:
+    """The words come joined by blanks, so that both BM25 see the same ones."""
+    tokenizer = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace()).build()
+    index.register_tokenizer(_TOKENIZER, tokenizer)
+
+
+def _import_tantivy() -> Any:
+    try:
+        return importlib.import_module("tantivy")
+    except ImportError as error:
+        raise MissingDependencyError(
+            "a tantivy index needs the package tantivy: pip install 'calibadv[tantivy]'"
+        ) from error

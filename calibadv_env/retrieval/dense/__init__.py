@@ -1,0 +1,1 @@
+"""Dense retrieval: encoders and indexes of their vectors."""

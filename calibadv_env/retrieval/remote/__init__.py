@@ -1,0 +1,1 @@
+"""Retrieval over HTTP: client, server, wire formats and simulated search."""

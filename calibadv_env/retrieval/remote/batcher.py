@@ -1,0 +1,274 @@
+"""Puts searches that are asked for at the same time into one call of the retriever."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from calibadv_env.errors import RetrieverError
+from calibadv_env.retrieval.base import Retriever, ScoredPassage
+from calibadv_env.retrieval.remote.server_metrics import ServerMetrics
+
+
+class QueueFullError(Exception):
+    """There is no room for the request now.
+
+    Attributes:
+        retry_after_s: Whole seconds after which there should be.
+    """
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ExpiredError(Exception):
+    """The request waited longer than its client will."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchLimits:
+    """How requests are put together.
+
+    Attributes:
+        max_batch: Most queries of one search. 1 turns batching off.
+        max_wait_ms: How long a request waits for others, if the batch is not full.
+        max_queue: Most queries that wait.
+        max_age_s: A request that waited longer is not searched any more.
+    """
+
+    max_batch: int = 64
+    max_wait_ms: float = 2.0
+    max_queue: int = 4096
+    max_age_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range."""
+        for name in ("max_batch", "max_queue"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.max_wait_ms <= 1000:
+            raise ValueError(f"max_wait_ms must be from 0 to 1000, got {self.max_wait_ms}")
+        if not self.max_age_s > 0:
+            raise ValueError(f"max_age_s must be positive, got {self.max_age_s}")
+
+
+Answer: TypeAlias = list[list[ScoredPassage]] | BaseException
+"""The passages of each query, or why there are none."""
+
+
+@dataclass(slots=True)
+class _Job:
+    queries: Sequence[str]
+    top_k: int
+    answer: asyncio.Future[Answer]
+    arrived: float = field(default_factory=time.monotonic)
+
+
+class SearchBatcher:
+    """A queue before a retriever. All methods run in one event loop.
+
+    One search runs at a time, in the executor. Meanwhile requests gather; the next search takes
+    all that ask for the same number of passages, in the order they came, up to ``max_batch``
+    queries. A request is never split between searches of others, and one with more queries than
+    that is searched alone, piece by piece. If a search for several requests fails, each is
+    searched alone, so that no request fails for what another asked.
+
+    Args:
+        retriever: Answers.
+        executor: Has one thread.
+        limits: How requests are put together.
+        metrics: Where it is counted.
+    """
+
+    def __init__(
+        self, retriever: Retriever, executor: Executor, limits: BatchLimits, metrics: ServerMetrics
+    ) -> None:
+        self._retriever = retriever
+        self._executor = executor
+        self._limits = limits
+        self._metrics = metrics
+        self._jobs: deque[_Job] = deque()
+        self._num_waiting = 0
+        self._running: Sequence[_Job] = ()
+        self._has_jobs = asyncio.Event()
+        self._is_full = asyncio.Event()
+        self._seconds_per_query = 0.0
+
+    @property
+    def queue_length(self) -> int:
+        """Queries that wait."""
+        return self._num_waiting
+
+    async def submit(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
+        """Waits for the passages of some queries.
+
+        Args:
+            queries: The queries of one request.
+            top_k: Passages a query.
+
+        Returns:
+            The passages of each query.
+
+        Raises:
+            QueueFullError: if too many queries wait.
+            ExpiredError: if it waited too long.
+            RetrieverError: if the search failed; or whatever else the retriever raised.
+        """
+        answer = await self.ask(queries, top_k)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def ask(self, queries: Sequence[str], top_k: int) -> asyncio.Future[Answer]:
+        """As :meth:`submit`, with what that raises as a result.
+
+        Args:
+            queries: The queries of one request.
+            top_k: Passages a query.
+
+        Returns:
+            What will hold the passages or the error.
+        """
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        if self._num_waiting and self._num_waiting + len(queries) > self._limits.max_queue:
+            self._metrics.rejected += 1
+            message = f"the queue is full: {self._num_waiting} queries wait"
+            answer.set_result(QueueFullError(message, self._retry_after_s()))
+            return answer
+        self._jobs.append(_Job(queries, top_k, answer))
+        self._num_waiting += len(queries)
+        self._metrics.queries += len(queries)
+        self._has_jobs.set()
+        if self._num_waiting >= self._limits.max_batch:
+            self._is_full.set()
+        return answer
+
+    async def run(self) -> None:
+        """Searches until it is cancelled."""
+        while True:
+            await self._has_jobs.wait()
+            await self._gather()
+            self._running = self._take_batch()
+            if self._running:
+                await self._search(self._running)
+            self._running = ()
+
+    def fail_all(self, error: Exception) -> None:
+        """Gives every request that has no answer yet an error instead."""
+        for job in (*self._running, *self._jobs):
+            if not job.answer.done():
+                job.answer.set_result(error)
+        self._jobs.clear()
+        self._num_waiting = 0
+
+    def _retry_after_s(self) -> int:
+        waiting = self._num_waiting + sum(len(job.queries) for job in self._running)
+        return min(60, max(1, math.ceil(waiting * self._seconds_per_query)))
+
+    async def _gather(self) -> None:
+        """Waits for more requests, until the first has waited long enough."""
+        left = self._jobs[0].arrived + self._limits.max_wait_ms / 1000 - time.monotonic()
+        if left > 0 and not self._is_full.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._is_full.wait(), left)
+
+    def _take_batch(self) -> list[_Job]:
+        batch: list[_Job] = []
+        others: deque[_Job] = deque()
+        size = 0
+        oldest = time.monotonic() - self._limits.max_age_s
+        while self._jobs and size < self._limits.max_batch:
+            job = self._jobs.popleft()
+            if job.answer.done():
+                self._num_waiting -= len(job.queries)
+            elif job.arrived < oldest:
+                self._num_waiting -= len(job.queries)
+                self._metrics.expired += 1
+                message = f"waited more than {self._limits.max_age_s} s for a search"
+                job.answer.set_result(ExpiredError(message))
+            elif batch and (
+                job.top_k != batch[0].top_k or size + len(job.queries) > self._limits.max_batch
+            ):
+                others.append(job)
+            else:
+                batch.append(job)
+                size += len(job.queries)
+        self._jobs.extendleft(reversed(others))
+        self._num_waiting -= size
+        if not self._jobs:
+            self._has_jobs.clear()
+        if self._num_waiting < self._limits.max_batch:
+            self._is_full.clear()
+        return batch
+
+    async def _search(self, batch: Sequence[_Job]) -> None:
+        top_k = batch[0].top_k
+        queries = list(dict.fromkeys(query for job in batch for query in job.queries))
+        num_queries = sum(len(job.queries) for job in batch)
+        started = time.monotonic()
+        search = asyncio.get_running_loop().run_in_executor(
+            self._executor, search_in_parts, self._retriever, queries, top_k, self._limits.max_batch
+        )
+        await asyncio.wait((search,))
+        took = time.monotonic() - started
+        self._count(len(batch), num_queries, len(queries), took)
+        error = search.exception()
+        if error is None:
+            found = search.result()
+            for job in batch:
+                if not job.answer.done():
+                    job.answer.set_result([found[query] for query in job.queries])
+            return
+        self._metrics.failed_searches += 1
+        if len(batch) > 1:
+            for job in batch:
+                await self._search([job])
+        elif not batch[0].answer.done():
+            batch[0].answer.set_result(error)
+
+    def _count(self, num_requests: int, num_queries: int, num_distinct: int, took: float) -> None:
+        metrics = self._metrics
+        metrics.searches += math.ceil(num_distinct / self._limits.max_batch)
+        metrics.distinct_queries += num_distinct
+        metrics.batch_requests.add(num_requests)
+        metrics.batch_queries.add(num_queries)
+        metrics.search_s.add(took)
+        rate = took / num_queries
+        self._seconds_per_query += 0.2 * (rate - self._seconds_per_query)
+
+
+def search_in_parts(
+    retriever: Retriever, queries: Sequence[str], top_k: int, max_batch: int
+) -> dict[str, list[ScoredPassage]]:
+    """Searches distinct queries, so many at a time.
+
+    Args:
+        retriever: Answers.
+        queries: Distinct queries.
+        top_k: Passages a query.
+        max_batch: Most queries of a call.
+
+    Returns:
+        The passages of each query.
+
+    Raises:
+        RetrieverError: if the retriever raises it, or answers another number of queries.
+    """
+    found: dict[str, list[ScoredPassage]] = {}
+    for start in range(0, len(queries), max_batch):
+        part = queries[start : start + max_batch]
+        answers = retriever.search(part, top_k)
+        if len(answers) != len(part):
+            raise RetrieverError(
+                f"retriever must answer all {len(part)} queries, got {len(answers)} answers"
+            )
+        found.update(zip(part, answers, strict=True))
+    return found

@@ -1,0 +1,318 @@
+"""A retriever that asks a server, in whichever of the four dialects it speaks."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Final, Literal, TypeAlias
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
+
+from calibadv_env.errors import RetrieverError
+from calibadv_env.retrieval.base import ScoredPassage
+from calibadv_env.retrieval.remote.session import (
+    CallError,
+    HttpSession,
+    HttpSettings,
+    UnusableReplyError,
+)
+from calibadv_env.retrieval.remote.wire import (
+    BATCH_DIALECTS,
+    DIALECTS,
+    BadReplyError,
+    Dialect,
+    decode_reply,
+    encode_request,
+)
+
+DialectOrAuto: TypeAlias = Literal["auto", "search_r1", "rerank", "skyrl", "gem"]
+
+_PROBED: Final[tuple[Dialect, ...]] = ("search_r1", "skyrl", "rerank", "gem")
+"""The order in which dialects are tried."""
+_OTHER_DIALECT: Final = frozenset({400, 415, 422, 500})
+"""How servers answer a request in a dialect that they do not know."""
+_MAX_CHARS_PER_REQUEST: Final = 4_000_000
+_POLL_S: Final = 0.1
+_OPTIONS: Final[Mapping[str, type]] = {
+    "dialect": str,
+    "timeout_s": float,
+    "max_retries": int,
+    "backoff_s": float,
+    "max_backoff_s": float,
+    "max_connections": int,
+    "max_concurrency": int,
+    "ready_timeout_s": float,
+    "max_queries_per_request": int,
+    "num_candidates": int,
+    "seed": int,
+}
+
+
+class HttpRetriever:
+    """Asks a search server.
+
+    A failure is an exception, never a passage: a server that is down, too slow, or answers
+    something else than passages raises :class:`RetrieverError` from its cause. What may pass
+    (no connection, a timeout, a reply that cannot be read, status 408, 425, 429, 500, 502, 503,
+    504) is tried again, after a pause that grows and that the server may lengthen with
+    Retry-After; anything else is raised at once. One attempt takes ``timeout_s`` at most.
+
+    Connections belong to a process and are opened at the first search, so it can be pickled, be
+    inherited by a fork and be shared by threads.
+
+    Args:
+        url: The server, ``http://host:port`` for its route ``/retrieve``, or the whole address.
+        dialect: What the server speaks; see :mod:`calibadv_env.retrieval.remote.wire`. "auto"
+            tries one after the other at the first search of a process.
+        timeout_s: Most seconds for one attempt.
+        max_retries: Attempts after the first.
+        backoff_s: Pause before the first retry; it doubles, with jitter.
+        max_backoff_s: Longest such pause.
+        max_connections: Most connections of a process.
+        max_concurrency: Most requests of a process at a time.
+        ready_timeout_s: Seconds that the first search waits for a server that is not there or
+            says that it is not ready; 0 does not wait.
+        max_queries_per_request: Longer batches are sent in parts, side by side.
+        num_candidates: What a rerank server is told to choose from.
+        seed: Seed of the jitter.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+        MissingDependencyError: if httpx is not installed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        dialect: DialectOrAuto = "auto",
+        timeout_s: float = 30.0,
+        max_retries: int = 4,
+        backoff_s: float = 0.25,
+        max_backoff_s: float = 8.0,
+        max_connections: int = 16,
+        max_concurrency: int = 16,
+        ready_timeout_s: float = 0.0,
+        max_queries_per_request: int = 256,
+        num_candidates: int = 10,
+        seed: int = 0,
+    ) -> None:
+        if dialect != "auto" and dialect not in DIALECTS:
+            known = ", ".join(("auto", *DIALECTS))
+            raise ValueError(f"dialect must be one of {known}, got {dialect!r}")
+        for name, value in (
+            ("max_queries_per_request", max_queries_per_request),
+            ("num_candidates", num_candidates),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if ready_timeout_s < 0:
+            raise ValueError(f"ready_timeout_s must not be negative, got {ready_timeout_s}")
+        self.url = _retrieve_url(url)
+        self.dialect = dialect
+        self.ready_timeout_s = ready_timeout_s
+        self.max_queries_per_request = max_queries_per_request
+        self.num_candidates = num_candidates
+        settings = HttpSettings(
+            timeout_s=timeout_s,
+            max_retries=max_retries,
+            backoff_s=backoff_s,
+            max_backoff_s=max_backoff_s,
+            max_connections=max_connections,
+            max_concurrency=max_concurrency,
+            seed=seed,
+        )
+        self._session = HttpSession(settings)
+        self._spoken: Dialect | None = None if dialect == "auto" else dialect
+        self._is_awaited = ready_timeout_s == 0
+
+    @classmethod
+    def from_spec(cls, spec: str) -> HttpRetriever:
+        """Makes a retriever from one string.
+
+        Args:
+            spec: An address, with settings behind ``#`` if need be:
+                ``http://host:8000#dialect=gem&timeout_s=5``.
+
+        Returns:
+            The retriever.
+
+        Raises:
+            ValueError: if a setting is unknown or cannot be read.
+        """
+        parts = urlsplit(spec)
+        options: dict[str, Any] = {}
+        for name, value in parse_qsl(parts.fragment, keep_blank_values=True):
+            if name not in _OPTIONS:
+                known = ", ".join(_OPTIONS)
+                raise ValueError(f"settings in {spec!r} must be among {known}, got {name!r}")
+            try:
+                options[name] = _OPTIONS[name](value)
+            except ValueError as error:
+                kind = _OPTIONS[name].__name__
+                raise ValueError(f"{name} in {spec!r} must be a {kind}, got {value!r}") from error
+        return cls(urlunsplit(parts._replace(fragment="")), **options)
+
+    def search(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
+        """Ranks passages for each query; see :class:`calibadv_env.retrieval.base.Retriever`.
+
+        Args:
+            queries: Any text.
+            top_k: Number of passages wanted, at least 1.
+
+        Returns:
+            One list a query, best first, as the server ranks them.
+
+        Raises:
+            ValueError: if ``queries`` is a bare string or ``top_k`` is below 1.
+            RetrieverError: if the server could not be reached or its answer is no answer.
+        """
+        if isinstance(queries, str):
+            raise ValueError(f"queries must be a sequence of strings, got {queries[:40]!r}")
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {top_k}")
+        if not queries:
+            return []
+        if not self._is_awaited:
+            self.wait_until_ready(self.ready_timeout_s)
+        if self._spoken is None:
+            self._spoken = self._find_dialect(queries[0], top_k)
+        size = self.max_queries_per_request if self._spoken in BATCH_DIALECTS else 1
+        ask = partial(self._ask, self._spoken, top_k)
+        answers = self._session.map(ask, split_batch(queries, size, _MAX_CHARS_PER_REQUEST))
+        return [found for answer in answers for found in answer]
+
+    def wait_until_ready(self, timeout_s: float) -> None:
+        """Waits for the server.
+
+        Asks its route ``/ready``. A server without that route is ready when it answers at all.
+
+        Args:
+            timeout_s: Most seconds to wait.
+
+        Raises:
+            RetrieverError: if it was not ready in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                self._session.get(self._sibling("ready"), timeout_s=min(5.0, timeout_s or 5.0))
+                break
+            except CallError as error:
+                if error.status in (404, 405):
+                    break
+                if time.monotonic() >= deadline:
+                    raise RetrieverError(
+                        f"the server was not ready within {timeout_s} s: {error}"
+                    ) from error
+            time.sleep(min(_POLL_S, max(0.0, deadline - time.monotonic())))
+        self._is_awaited = True
+
+    def identity(self) -> dict[str, Any]:
+        """What the answers depend on, as far as the server tells: for :class:`CachedRetriever`.
+
+        Returns:
+            What our server says of its corpus and settings, or the address of another server.
+
+        Raises:
+            RetrieverError: if the server does not answer.
+        """
+        if not self._is_awaited:
+            self.wait_until_ready(self.ready_timeout_s)
+        try:
+            record = json.loads(self._session.get(self._sibling("ready")))
+        except CallError as error:
+            if error.status not in (404, 405):
+                raise
+            record = None
+        except ValueError:
+            record = None
+        if isinstance(record, dict) and isinstance(record.get("identity"), dict):
+            identity: dict[str, Any] = record["identity"]
+            return identity
+        return {"kind": "HttpRetriever", "url": self.url, "dialect": self.dialect}
+
+    def close(self) -> None:
+        """Closes the connections of this process."""
+        self._session.close()
+
+    def __repr__(self) -> str:
+        """Names the server."""
+        return f"HttpRetriever({self.url!r}, dialect={self.dialect!r})"
+
+    def _ask(
+        self, dialect: Dialect, top_k: int, queries: Sequence[str], *, is_probe: bool = False
+    ) -> list[list[ScoredPassage]]:
+        body, content_type = encode_request(dialect, queries, top_k, self.num_candidates)
+
+        def decode(reply: bytes) -> list[list[ScoredPassage]]:
+            try:
+                return decode_reply(dialect, reply, len(queries), top_k, is_probe=is_probe)
+            except BadReplyError as error:
+                if error.is_readable:
+                    raise
+                raise UnusableReplyError(f"the reply {error}") from error
+
+        headers = {"content-type": content_type, "accept": content_type}
+        try:
+            return self._session.post(self.url, body, headers, decode)
+        except BadReplyError as error:
+            raise RetrieverError(
+                f"{self.url}: the reply is not one of dialect {dialect!r}: {error}"
+            ) from error
+
+    def _find_dialect(self, query: str, top_k: int) -> Dialect:
+        """Asks in one dialect after the other until a reply can be read."""
+        causes: list[str] = []
+        last: RetrieverError | None = None
+        for dialect in _PROBED:
+            try:
+                self._ask(dialect, top_k, [query], is_probe=True)
+            except CallError as error:
+                is_other = error.status is None and isinstance(error.__cause__, UnusableReplyError)
+                if not is_other and error.status not in _OTHER_DIALECT:
+                    raise
+                last = error
+            except RetrieverError as error:
+                last = error
+            else:
+                return dialect
+            causes.append(f"{dialect}: {last}")
+        raise RetrieverError(
+            f"{self.url} speaks none of the dialects; " + "; ".join(causes)
+        ) from last
+
+    def _sibling(self, name: str) -> str:
+        parts = urlsplit(self.url)
+        folder = parts.path.rpartition("/")[0]
+        return urlunsplit(parts._replace(path=f"{folder}/{name}", query=""))
+
+
+def split_batch(queries: Sequence[str], max_queries: int, max_chars: int) -> list[list[str]]:
+    """Cuts a batch into requests.
+
+    Args:
+        queries: The batch.
+        max_queries: Most queries of a request.
+        max_chars: Most characters of a request, unless a single query is longer.
+
+    Returns:
+        The parts, in order.
+    """
+    parts: list[list[str]] = []
+    size = 0
+    for query in queries:
+        if not parts or len(parts[-1]) == max_queries or size + len(query) > max_chars:
+            parts.append([])
+            size = 0
+        parts[-1].append(query)
+        size += len(query)
+    return parts
+
+
+def _retrieve_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ValueError(f"url must begin with http:// or https:// and name a host, got {url!r}")
+    return urlunsplit(parts._replace(path="/retrieve")) if parts.path in ("", "/") else url

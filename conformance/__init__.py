@@ -1,0 +1,1 @@
+"""Conformance: our numbers against recorded vectors of the reference implementations."""
