@@ -22,6 +22,7 @@ PURE = ("calibadv_env/protocol", "calibadv_algo/advantages", "calibadv_algo/loss
 NOUNS = {
     "calibadv_env.info",
     "calibadv_env.protocol.prompts",
+    "calibadv_env.common.checks",
     "calibadv_env.retrieval.base",
     "calibadv_algo.types",
     "calibadv_algo.errors",
@@ -29,7 +30,7 @@ NOUNS = {
     "calibadv_algo.credit.base",
 }
 """What formulas may import beside each other: words, types and texts, without I/O."""
-FOR_FORMULAS = {"numpy", "torch", "jaxtyping"}
+FOR_FORMULAS = {"numpy", "torch", "jaxtyping", "annotated_types"}
 STDLIB_IO = {
     "asyncio", "concurrent", "csv", "gzip", "http", "importlib", "io", "logging",
     "multiprocessing", "os", "pathlib", "pickle", "random", "shelve", "shutil", "socket",
@@ -82,8 +83,8 @@ def env_faults(source: str) -> list[str]:
 
 
 def algo_faults(source: str) -> list[str]:
-    """Imports from the environment package other than info and protocol."""
-    allowed = ("calibadv_env.info", "calibadv_env.protocol")
+    """Imports from the environment package other than info, protocol and common."""
+    allowed = ("calibadv_env.info", "calibadv_env.protocol", "calibadv_env.common")
     return [
         name
         for name in imports(source)
@@ -122,7 +123,7 @@ def test_env_knows_neither_algorithms_nor_torch(path: Path) -> None:
 @pytest.mark.parametrize(
     "path", [p for p in modules("calibadv_algo") if not is_composition_root(p)], ids=name_of
 )
-def test_algo_takes_only_info_and_protocol_from_env(path: Path) -> None:
+def test_algo_takes_only_what_is_shared_from_env(path: Path) -> None:
     assert algo_faults(path.read_text(encoding="utf-8")) == []
 
 

@@ -1,0 +1,1 @@
+"""Machinery of both packages: checks of settings, files that appear whole. No domain words."""

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from calibadv_env.common import files
+from calibadv_env.common.files import atomic_file, replace_folder, write_text
+
+
+def names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+def test_a_file_appears_whole_or_stays_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old\n")
+    with pytest.raises(TypeError), atomic_file(path) as file:
+        file.writelines(["half", None])
+    assert path.read_text() == "old\n"
+    assert names(tmp_path) == ["a.txt"]
+    with atomic_file(path, "wb") as file:
+        file.write(b"new\r\n")
+        assert path.read_text() == "old\n"
+    assert path.read_bytes() == b"new\r\n"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_the_rights_are_those_of_any_new_file(tmp_path: Path) -> None:
+    write_text(tmp_path / "ours", "")
+    (tmp_path / "theirs").write_text("")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "theirs").stat().st_mode
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "real").read_text() == "new"
+    assert (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_folder_takes_the_place_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
+) -> None:
+    if not can_exchange:
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    place = tmp_path / "place"
+    for content in ("first", "second"):
+        new = tmp_path / ".new"
+        new.mkdir()
+        (new / "file").write_text(content)
+        replace_folder(new, place)
+        assert (place / "file").read_text() == content
+        assert names(tmp_path) == ["place"]
+
+
+def test_there_is_always_a_folder_while_it_is_replaced(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    watch = (
+        "import sys, os\n"
+        "print('ready', flush=True)\n"
+        "while not os.path.exists(sys.argv[2]):\n"
+        "    assert os.path.isfile(sys.argv[1])\n"
+    )
+    (tmp_path / ".0").mkdir()
+    (tmp_path / ".0" / "file").write_text("0")
+    replace_folder(tmp_path / ".0", place)
+    arguments = [sys.executable, "-c", watch, str(place / "file"), str(tmp_path / "stop")]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    for number in range(200):
+        new = tmp_path / f".{number + 1}"
+        new.mkdir()
+        (new / "file").write_text(str(number))
+        replace_folder(new, place)
+    (tmp_path / "stop").write_text("")
+    assert process.wait(timeout=30) == 0
+    process.stdout.close()
