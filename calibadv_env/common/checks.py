@@ -15,7 +15,7 @@ import types
 from collections.abc import Hashable, Iterator
 from dataclasses import fields
 from functools import cache
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Interval, Le, Lt
 
@@ -52,8 +52,7 @@ def check_fields(settings: Any) -> None:
     Raises:
         ValueError: if a value is outside its range or no choice; it names field, rule, value.
     """
-    kind: Hashable = type(settings)
-    for name, annotation in _checked_fields(kind):
+    for name, annotation in _checked_fields(cast("Hashable", type(settings))):
         value = getattr(settings, name)
         for rule in _broken_rules(annotation, value):
             raise ValueError(f"{name} must {rule}, got {value!r}")
