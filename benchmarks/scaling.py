@@ -30,7 +30,7 @@ def worker(folder: Path, num_updates: int, num_questions: int) -> None:
     """Trains as one of the processes; runs in a process of its own."""
     from calibadv_algo.cli.train import run_training
     from calibadv_algo.experiments.arms import find_arm
-    from calibadv_algo.training.config import ATLAS_TINY
+    from calibadv_algo.training.presets import ATLAS_TINY
 
     config = find_arm("grpo").apply(ATLAS_TINY)
     config = replace(

@@ -91,7 +91,7 @@ def main(args: Args) -> None:
     from calibadv_algo.learner.smol import smol_folder
     from calibadv_algo.lora import Lora
     from calibadv_algo.rollout.engines.config import find_engine
-    from calibadv_algo.training.config import ATLAS_TINY
+    from calibadv_algo.training.presets import ATLAS_TINY
 
     rows = []
     for arm in args.arms:

@@ -19,8 +19,8 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from calibadv_algo.batching import TokenBatch, build_token_batch, select_sequences
+from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.learner.learner import Learner
-from calibadv_algo.training.config import OptimConfig
 from calibadv_algo.types import Trajectory, Turn
 
 VOCAB_SIZE = 1500

@@ -251,7 +251,7 @@ def training() -> int:
     """Trains the shipped policy for some updates and prints the share of the weight sync."""
     import calibadv_env  # noqa: F401 (registers the environments)
     from calibadv_algo.rollout.slots import make_slots
-    from calibadv_algo.training.config import ATLAS_TINY
+    from calibadv_algo.training.presets import ATLAS_TINY
     from calibadv_algo.training.trainer import Trainer
 
     model, tokenizer = load_policy(ATLAS_TINY.model)

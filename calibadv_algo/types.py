@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
@@ -135,3 +138,15 @@ class Group:
     def max_turns(self) -> int:
         """Largest number of turns in the group."""
         return max(len(trajectory.turns) for trajectory in self.trajectories)
+
+
+def group_rewards(group: Group) -> Float[np.ndarray, " group"]:
+    """Returns the undiscounted return of each trajectory."""
+    return np.array([trajectory.reward for trajectory in group.trajectories], dtype=np.float64)
+
+
+def token_counts(group: Group) -> Float[np.ndarray, "group turn"]:
+    """Returns the number of sampled tokens of every turn, 0 where there is no turn."""
+    rows = [[len(turn.action_ids) for turn in each.turns] for each in group.trajectories]
+    width = max(map(len, rows))
+    return np.array([row + [0] * (width - len(row)) for row in rows], dtype=np.float64)

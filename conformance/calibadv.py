@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from calibadv_algo.advantages.ablations import CalibAdvVariant, Lone, Penalty, Pools, spare
-from calibadv_algo.advantages.base import group_rewards, spread, token_counts
+from calibadv_algo.advantages.base import spread
 from calibadv_algo.advantages.grpo import group_normalized
 from calibadv_algo.advantages.variants import (
     AGGRESSIVE_FROM,
@@ -30,7 +30,7 @@ from calibadv_algo.advantages.variants import (
     search_pools,
 )
 from calibadv_algo.credit.base import silver_correctness
-from calibadv_algo.types import Group, Trajectory, Turn
+from calibadv_algo.types import Group, Trajectory, Turn, group_rewards, token_counts
 from conformance.published import Curriculum, check_output
 from conformance.report import (
     ConformanceReport,

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
-from calibadv_algo.training.config import CALIBADV_QWEN25_3B
+from calibadv_algo.training.presets import CALIBADV_QWEN25_3B
 
 BASELINE = Baseline(
     name="calibadv",

@@ -43,10 +43,12 @@ from calibadv_algo.advantages.turn_groups import (
     QueryGroup,
     TurnGroup,
 )
-from calibadv_algo.credit.relevance import RelevanceCredit, RelevanceReward
+from calibadv_algo.credit.relevance import RelevanceCredit
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
-from calibadv_algo.training.config import CALIBADV_QWEN25_3B, Advantage, TrainConfig
+from calibadv_algo.shaping.relevance import RelevanceReward
+from calibadv_algo.training.config import Advantage, TrainConfig
+from calibadv_algo.training.presets import CALIBADV_QWEN25_3B
 
 _FIXED = (
     "errors of the authors' code are avoided: empty sides give zeros, signs do not depend on the "

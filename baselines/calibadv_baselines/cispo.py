@@ -20,7 +20,8 @@ from dataclasses import replace
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.losses.objectives import Cispo
-from calibadv_algo.training.config import SEARCH_R1_GRPO, TrainConfig
+from calibadv_algo.training.config import TrainConfig
+from calibadv_algo.training.presets import SEARCH_R1_GRPO
 
 BOUNDED_ABOVE = Cispo(clip_low=1.0, clip_high=4.0)
 

@@ -25,7 +25,8 @@ from calibadv_algo.advantages.critic_search import CriticSearch
 from calibadv_algo.credit.judges import JudgeCredit, LlmJudge, ScriptedJudge
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
-from calibadv_algo.training.config import SEARCH_R1_GRPO, TrainConfig
+from calibadv_algo.training.config import TrainConfig
+from calibadv_algo.training.presets import SEARCH_R1_GRPO
 
 
 def apply(config: TrainConfig) -> TrainConfig:

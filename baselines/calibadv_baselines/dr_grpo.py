@@ -22,7 +22,8 @@ from dataclasses import replace
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
-from calibadv_algo.training.config import SEARCH_R1_GRPO, TrainConfig
+from calibadv_algo.training.config import TrainConfig
+from calibadv_algo.training.presets import SEARCH_R1_GRPO
 
 PUBLISHED_LENGTH = 5 * 500
 """Five turns of 500 tokens, the most that an episode of Search-R1's settings can have."""

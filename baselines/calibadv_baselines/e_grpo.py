@@ -25,7 +25,8 @@ from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.losses.objectives import ClippedSurrogate
 from calibadv_algo.shaping.e_grpo import EntityReward
 from calibadv_algo.shaping.filters import OverlongMask
-from calibadv_algo.training.config import SEARCH_R1_GRPO, TrainConfig
+from calibadv_algo.training.config import TrainConfig
+from calibadv_algo.training.presets import SEARCH_R1_GRPO
 
 CLIP_HIGHER = ClippedSurrogate(clip_low=0.2, clip_high=0.28)
 

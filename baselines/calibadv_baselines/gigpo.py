@@ -23,7 +23,8 @@ from dataclasses import replace
 from calibadv_algo.advantages.gigpo import GiGpo
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
-from calibadv_algo.training.config import SEARCH_R1_GRPO, TrainConfig
+from calibadv_algo.training.config import TrainConfig
+from calibadv_algo.training.presets import SEARCH_R1_GRPO
 
 ADVANTAGE = GiGpo(anchor="history", normalization="group", similarity=0.9)
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
-from calibadv_algo.training.config import SEARCH_R1_GRPO
+from calibadv_algo.training.presets import SEARCH_R1_GRPO
 
 BASELINE = Baseline(
     name="grpo",

@@ -26,7 +26,8 @@ from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.losses.mismatch import TokenTis
 from calibadv_algo.losses.objectives import ClippedSurrogate
-from calibadv_algo.training.config import SEARCH_R1_GRPO, TrainConfig
+from calibadv_algo.training.config import TrainConfig
+from calibadv_algo.training.presets import SEARCH_R1_GRPO
 
 _PLAIN = replace(SEARCH_R1_GRPO, optim=replace(SEARCH_R1_GRPO.optim, kl_coef=0.0))
 _NOT_SEARCH = "the source is not about search; here the setting is that of Search-R1"

@@ -23,8 +23,10 @@ from dataclasses import replace
 from calibadv_algo.advantages.gae import PpoGae
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
+from calibadv_algo.learner.config import CriticConfig
 from calibadv_algo.shaping.turns import MtPpoRewards
-from calibadv_algo.training.config import SEARCH_R1_GRPO, CriticConfig, TrainConfig
+from calibadv_algo.training.config import TrainConfig
+from calibadv_algo.training.presets import SEARCH_R1_GRPO
 
 
 def apply(config: TrainConfig) -> TrainConfig:

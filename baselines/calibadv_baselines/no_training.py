@@ -27,7 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 from calibadv_algo.experiments.no_training import SystemName
-from calibadv_algo.training.config import ATLAS_TINY, EnvConfig
+from calibadv_algo.training.config import EnvConfig
+from calibadv_algo.training.presets import ATLAS_TINY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,8 @@ from calibadv_algo.advantages.reinforce import ReinforcePlusPlusBaseline
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.shaping.r1_searcher import R1SearcherReward
-from calibadv_algo.training.config import SEARCH_R1_GRPO, TrainConfig
+from calibadv_algo.training.config import TrainConfig
+from calibadv_algo.training.presets import SEARCH_R1_GRPO
 
 ADVANTAGE = ReinforcePlusPlusBaseline(ddof=0)
 

@@ -21,7 +21,8 @@ from dataclasses import replace
 from calibadv_algo.advantages.rloo import Rloo
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
-from calibadv_algo.training.config import SEARCH_R1_GRPO, TrainConfig
+from calibadv_algo.training.config import TrainConfig
+from calibadv_algo.training.presets import SEARCH_R1_GRPO
 
 
 def apply(config: TrainConfig) -> TrainConfig:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from calibadv_algo.experiments.compare import CompareConfig
-from calibadv_algo.training.config import ATLAS_TINY
+from calibadv_algo.training.presets import ATLAS_TINY
 
 PartKind = Literal["labels", "coefficient", "collapse"]
 """What a part is about, which decides how its page section looks."""

@@ -13,7 +13,7 @@ from typing import ClassVar, Final, Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Float
 
-from calibadv_algo.advantages.base import check_correctness, last_turns, token_counts
+from calibadv_algo.advantages.base import check_correctness, last_turns
 from calibadv_algo.advantages.calibadv import soft_penalty
 from calibadv_algo.advantages.grpo import GroupRelative
 from calibadv_algo.advantages.variants import (
@@ -25,7 +25,7 @@ from calibadv_algo.advantages.variants import (
     rebalance_pool,
     search_pools,
 )
-from calibadv_algo.types import Group
+from calibadv_algo.types import Group, token_counts
 
 Penalty = Literal["soft", "lifting", "aggressive", "aggressive-lifting", "none"]
 """How correct searches of negative trajectories are spared.

@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from calibadv_algo.advantages.base import check_correctness, group_rewards, spread, token_counts
+from calibadv_algo.advantages.base import check_correctness, spread
 from calibadv_algo.advantages.grpo import GroupRelative, group_normalized
-from calibadv_algo.types import Group
+from calibadv_algo.types import Group, group_rewards, token_counts
 
 Treatment = Literal["excuse", "zero-reward"]
 """What becomes of an acceptable answer below the mean: no penalty, or a reward of 0."""

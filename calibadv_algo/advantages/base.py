@@ -101,18 +101,6 @@ class FinishingValueAdvantage(Protocol):
         ...
 
 
-def group_rewards(group: Group) -> Float[np.ndarray, " group"]:
-    """Returns the undiscounted return of each trajectory."""
-    return np.array([trajectory.reward for trajectory in group.trajectories], dtype=np.float64)
-
-
-def token_counts(group: Group) -> Float[np.ndarray, "group turn"]:
-    """Returns the number of sampled tokens of every turn, 0 where there is no turn."""
-    rows = [[len(turn.action_ids) for turn in each.turns] for each in group.trajectories]
-    width = max(map(len, rows))
-    return np.array([row + [0] * (width - len(row)) for row in rows], dtype=np.float64)
-
-
 def last_turns(counts: Float[np.ndarray, "group turn"]) -> Bool[np.ndarray, "group turn"]:
     """Marks the last turn of every trajectory.
 

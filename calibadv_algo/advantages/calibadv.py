@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from calibadv_algo.advantages.base import check_correctness, last_turns, token_counts
+from calibadv_algo.advantages.base import check_correctness, last_turns
 from calibadv_algo.advantages.grpo import GroupRelative
 from calibadv_algo.credit.base import SCORED_BAD
-from calibadv_algo.types import Group
+from calibadv_algo.types import Group, token_counts
 
 
 def soft_penalty(

@@ -8,10 +8,10 @@ from typing import ClassVar, Literal
 import numpy as np
 from jaxtyping import Float
 
-from calibadv_algo.advantages.base import check_correctness, token_counts
+from calibadv_algo.advantages.base import check_correctness
 from calibadv_algo.advantages.grpo import GroupRelative, group_normalized
 from calibadv_algo.credit.base import SCORED_BAD
-from calibadv_algo.types import Group
+from calibadv_algo.types import Group, token_counts
 
 Pool = Literal["group", "turn"]
 """Which verdicts are compared: all of the group, or those of the same turn index."""

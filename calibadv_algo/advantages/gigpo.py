@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from calibadv_algo.advantages.anchors import AnchorKind, anchor_states
-from calibadv_algo.advantages.base import check_correctness, group_rewards, token_counts
+from calibadv_algo.advantages.base import check_correctness
 from calibadv_algo.advantages.grpo import Normalization, group_normalized
-from calibadv_algo.types import Group
+from calibadv_algo.types import Group, group_rewards, token_counts
 
 Statistics = Literal["steps", "trajectories"]
 """What episode statistics count: every step once, or every trajectory once."""

@@ -9,13 +9,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from calibadv_algo.advantages.base import (
-    check_correctness,
-    group_rewards,
-    spread,
-    token_counts,
-)
-from calibadv_algo.types import Group
+from calibadv_algo.advantages.base import check_correctness, spread
+from calibadv_algo.types import Group, group_rewards, token_counts
 
 Normalization = Literal["group", "none"]
 """``group`` divides by the group's standard deviation; ``none`` does not (Dr. GRPO)."""

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
-from calibadv_algo.advantages.base import check_correctness, token_counts
+from calibadv_algo.advantages.base import check_correctness
 from calibadv_algo.advantages.calibadv import CalibAdv
 from calibadv_algo.advantages.grpo import GroupRelative
-from calibadv_algo.types import Group
+from calibadv_algo.types import Group, token_counts
 
 
 def match_mass(

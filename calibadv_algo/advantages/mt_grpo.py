@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float
 
-from calibadv_algo.advantages.base import check_correctness, last_turns, spread, token_counts
+from calibadv_algo.advantages.base import check_correctness, last_turns, spread
 from calibadv_algo.advantages.grpo import Singleton, group_normalized
-from calibadv_algo.types import Group
+from calibadv_algo.types import Group, token_counts
 
 Absent = Literal["zero", "skip"]
 """What a trajectory without a turn of some index counts in that index: reward 0, or not at all."""

@@ -9,11 +9,11 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from calibadv_algo.advantages.base import check_correctness, group_rewards, spread, token_counts
+from calibadv_algo.advantages.base import check_correctness, spread
 from calibadv_algo.advantages.grpo import Singleton, group_normalized
 from calibadv_algo.advantages.rloo import OutcomeBaseline
 from calibadv_algo.advantages.whitening import whiten_batch
-from calibadv_algo.types import Group, Trajectory
+from calibadv_algo.types import Group, Trajectory, group_rewards, token_counts
 
 Observations = Literal["skip", "reset"]
 """What an observation does to a return: nothing, or it ends it there (verl)."""

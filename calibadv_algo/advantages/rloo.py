@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from calibadv_algo.advantages.base import check_correctness, group_rewards, spread, token_counts
+from calibadv_algo.advantages.base import check_correctness, spread
 from calibadv_algo.advantages.grpo import Singleton, group_normalized
-from calibadv_algo.types import Group
+from calibadv_algo.types import Group, group_rewards, token_counts
 
 
 def leave_one_out(

@@ -10,10 +10,10 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Bool, Float
 
-from calibadv_algo.advantages.base import check_correctness, token_counts
+from calibadv_algo.advantages.base import check_correctness
 from calibadv_algo.advantages.calibadv import soft_penalty
 from calibadv_algo.advantages.grpo import GroupRelative
-from calibadv_algo.types import Group, Trajectory
+from calibadv_algo.types import Group, Trajectory, token_counts
 
 Tokens = Float[np.ndarray, " token"]
 

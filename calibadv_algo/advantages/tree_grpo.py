@@ -8,10 +8,10 @@ from typing import Final, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from calibadv_algo.advantages.base import check_correctness, group_rewards, spread, token_counts
+from calibadv_algo.advantages.base import check_correctness, spread
 from calibadv_algo.advantages.grpo import Singleton, group_normalized
 from calibadv_algo.errors import MissingInfoKeyError
-from calibadv_algo.types import Group
+from calibadv_algo.types import Group, group_rewards, token_counts
 
 TreeMode = Literal["sum", "intra", "renormalized"]
 """How the comparisons are joined; see :func:`tree_normalized`."""

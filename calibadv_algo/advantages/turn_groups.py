@@ -13,15 +13,10 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Bool, Float
 
-from calibadv_algo.advantages.base import (
-    check_correctness,
-    group_rewards,
-    spread,
-    token_counts,
-)
+from calibadv_algo.advantages.base import check_correctness, spread
 from calibadv_algo.advantages.grpo import GroupRelative, Singleton, group_normalized
 from calibadv_algo.credit.base import SCORED_BAD
-from calibadv_algo.types import Group
+from calibadv_algo.types import Group, group_rewards, token_counts
 
 Matrix = Float[np.ndarray, "group turn"]
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from calibadv_algo.cli.setup import SHIPPED_POLICIES
 from calibadv_algo.experiments.arms import ARMS
 from calibadv_algo.experiments.baseline import baseline_names, find_baseline
-from calibadv_algo.training.config import PRESETS
+from calibadv_algo.training.presets import PRESETS
 from calibadv_env.data.registry import describe_datasets
 
 

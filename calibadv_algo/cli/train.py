@@ -16,7 +16,8 @@ from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline, find_baseline
 from calibadv_algo.lora import Lora, add_lora
 from calibadv_algo.rollout.engines.config import find_engine
-from calibadv_algo.training.config import ATLAS_TINY, PRESETS, TrainConfig, config_hash
+from calibadv_algo.training.config import TrainConfig, config_hash
+from calibadv_algo.training.presets import ATLAS_TINY, PRESETS
 from calibadv_env.errors import RetrieverError
 from calibadv_env.protocol.prompts import stop_strings
 

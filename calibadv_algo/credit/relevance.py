@@ -11,9 +11,8 @@ from typing import Any, Final, Literal
 import numpy as np
 from jaxtyping import Float
 
-from calibadv_algo.advantages.base import group_rewards
 from calibadv_algo.credit.base import SCORED_BAD, search_mask
-from calibadv_algo.shaping.facts import outcome_only, task_fact
+from calibadv_algo.credit.facts import task_fact
 from calibadv_algo.shaping.text import normalize_answer
 from calibadv_algo.types import Group, Trajectory
 
@@ -163,43 +162,6 @@ class RelevanceCredit:
         scores = iter(self.scorer([(text, passage) for each in found for passage in each]).tolist())
         pool = np.max if self.pooling == "max" else np.mean
         return np.array([pool([next(scores) for _ in each]) if each else 0.0 for each in found])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RelevanceReward:
-    """The outcome mixed with the mean relevance of a trajectory's searches.
-
-    ``(1 - coef) R + coef * mean score``; without a search the mean is 0.
-
-    **Source:** CalibAdv's code, ``query_doc_relevance``, which takes 0.7 and 0.3.
-
-    **Differs:** as :class:`RelevanceCredit`.
-
-    Attributes:
-        relevance: Scores the searches.
-        coef: Weight of relevance, 0 to 1.
-    """
-
-    relevance: RelevanceCredit = field(default_factory=RelevanceCredit)
-    coef: float = 0.3
-
-    def __post_init__(self) -> None:
-        """Checks the range."""
-        if not 0 <= self.coef <= 1:
-            raise ValueError(f"coef must be in [0, 1], got {self.coef}")
-
-    @property
-    def required_info_keys(self) -> frozenset[str]:
-        """Keys that the turns' ``info`` must hold."""
-        return self.relevance.required_info_keys
-
-    def __call__(self, group: Group) -> Group:
-        """Returns the group with one reward a trajectory, on its last turn."""
-        scores = self.relevance(group)
-        is_scored = ~np.isnan(scores)
-        sums = np.where(is_scored, scores, 0.0).sum(axis=1)
-        means = sums / np.maximum(is_scored.sum(axis=1), 1)
-        return outcome_only(group, (1 - self.coef) * group_rewards(group) + self.coef * means)
 
 
 def passages_of(observation: str) -> list[str]:

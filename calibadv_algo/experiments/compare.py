@@ -25,7 +25,8 @@ from typing import Any, Final, NoReturn
 from calibadv_algo.errors import CalibadvAlgoError
 from calibadv_algo.experiments.arms import ARMS
 from calibadv_algo.experiments.baseline import find_algorithm
-from calibadv_algo.training.config import ATLAS_TINY, TrainConfig, config_to_dict
+from calibadv_algo.training.config import TrainConfig, config_to_dict
+from calibadv_algo.training.presets import ATLAS_TINY
 
 POLL_INTERVAL_S: Final = 0.5
 """How often the parent looks after its runs."""

@@ -17,11 +17,10 @@ from calibadv_algo.advantages.base import (
     FinishingEstimator,
     TokenReweighting,
     ValueAdvantage,
-    token_counts,
 )
 from calibadv_algo.advantages.calibadv import CalibAdv
 from calibadv_algo.credit.base import Credit, SilverCredit, check_info_keys
-from calibadv_algo.types import Group, Trajectory
+from calibadv_algo.types import Group, Trajectory, token_counts
 
 MIN_GROUP = 2
 """Trajectories that an advantage needs to compare; smaller groups get zeros."""

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from calibadv_algo.batching import TokenBatch, to_device
+from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.learner.optimisation import AUTOCAST_DTYPES, Stepper
 from calibadv_algo.learner.policy import Policy
 from calibadv_algo.learner.ranks import Ranks, SingleRank, micro_batches
 from calibadv_algo.losses.formulas import aggregate
 from calibadv_algo.losses.value import value_loss
-from calibadv_algo.training.config import OptimConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ from calibadv_algo.batching import (
     split_minibatches,
     to_device,
 )
+from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.learner.critic import Critic, CriticStep, explained_variance, value_targets
 from calibadv_algo.learner.optimisation import AUTOCAST_DTYPES, Stepper
 from calibadv_algo.learner.policy import Policy
@@ -35,7 +36,6 @@ from calibadv_algo.learner.sharding import ShardedModel
 from calibadv_algo.losses.formulas import KL_ESTIMATORS, aggregate
 from calibadv_algo.losses.mismatch import NoCorrection, mismatch_stats
 from calibadv_algo.losses.objectives import LossTokens, PenalisedObjective
-from calibadv_algo.training.config import OptimConfig
 
 Result = TypeVar("Result")
 

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.learner.ranks import Ranks, SingleRank, full_tensor, is_sharded
-from calibadv_algo.training.config import OptimConfig
 
 AUTOCAST_DTYPES: Final = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Types that computations run in under autocast, by the setting's name."""

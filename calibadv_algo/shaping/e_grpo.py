@@ -9,7 +9,8 @@ from typing import Final, Literal
 import numpy as np
 from jaxtyping import Bool, Float
 
-from calibadv_algo.shaping.facts import fact, final_fact, outcome_only, task_fact
+from calibadv_algo.credit.facts import fact, final_fact, task_fact
+from calibadv_algo.shaping.facts import outcome_only
 from calibadv_algo.shaping.filters import Overlong, is_overlong
 from calibadv_algo.types import Group, Trajectory
 

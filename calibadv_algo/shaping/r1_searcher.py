@@ -11,7 +11,8 @@ from typing import Final
 
 import numpy as np
 
-from calibadv_algo.shaping.facts import fact, is_search, outcome_only, task_fact
+from calibadv_algo.credit.facts import fact, is_search, task_fact
+from calibadv_algo.shaping.facts import outcome_only
 from calibadv_algo.shaping.text import (
     DOCUMENT_MARKERS,
     QUERY_CLOSE,

@@ -9,8 +9,8 @@ from typing import Final, Literal
 
 import numpy as np
 
+from calibadv_algo.credit.facts import fact, final_fact, is_search, task_fact
 from calibadv_algo.shaping.base import with_rewards
-from calibadv_algo.shaping.facts import fact, final_fact, is_search, task_fact
 from calibadv_algo.shaping.text import best_f1
 from calibadv_algo.types import Group, Trajectory
 

@@ -18,7 +18,6 @@ from calibadv_algo.advantages.base import (
     FinishingValueAdvantage,
     TokenReweighting,
     ValueAdvantage,
-    token_counts,
 )
 from calibadv_algo.batching import (
     TokenBatch,
@@ -31,7 +30,7 @@ from calibadv_algo.batching import (
 from calibadv_algo.losses.formulas import kl_k1
 from calibadv_algo.shaping.base import turn_rewards, with_rewards
 from calibadv_algo.training.config import TrainConfig
-from calibadv_algo.types import Group, Trajectory
+from calibadv_algo.types import Group, Trajectory, token_counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from calibadv_algo.advantages.base import token_counts
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.credit.base import Credit, GoldCredit, SilverCredit, search_mask
+from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.learner.learner import UpdateResult
 from calibadv_algo.losses.formulas import KL_ESTIMATORS
 from calibadv_algo.training.collection import Collection
-from calibadv_algo.training.config import OptimConfig, TrainConfig
+from calibadv_algo.training.config import TrainConfig
 from calibadv_algo.training.diagnostics import (
     action_stats,
     advantage_mass,
@@ -27,7 +27,7 @@ from calibadv_algo.training.diagnostics import (
     repeated_token_share,
 )
 from calibadv_algo.training.estimation import Estimate, Judged
-from calibadv_algo.types import Group, Trajectory
+from calibadv_algo.types import Group, Trajectory, token_counts
 
 _FINAL_MEANS = {
     "f1_mean": "f1",

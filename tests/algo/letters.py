@@ -15,9 +15,10 @@ from gymnasium import spaces
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.rollout.engines.hf.engine import HfEngine
 from calibadv_algo.rollout.slots import ListSlots
-from calibadv_algo.training.config import EvalConfig, OptimConfig, RolloutConfig, TrainConfig
+from calibadv_algo.training.config import EvalConfig, RolloutConfig, TrainConfig
 from calibadv_algo.training.trainer import Trainer
 
 LETTERS = "abcd"

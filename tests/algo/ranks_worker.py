@@ -15,13 +15,13 @@ import torch
 from calibadv_algo.advantages.calibadv import CalibAdv
 from calibadv_algo.advantages.gae import PpoGae
 from calibadv_algo.credit.base import RandomCredit
+from calibadv_algo.learner.config import CriticConfig
 from calibadv_algo.learner.ranks import Ranks, make_ranks
 from calibadv_algo.losses.llds import Llds
 from calibadv_algo.losses.mismatch import TokenTis
 from calibadv_algo.rollout.engines.hf.engine import HfEngine
 from calibadv_algo.rollout.slots import ListSlots
 from calibadv_algo.shaping.filters import DynamicSampling
-from calibadv_algo.training.config import CriticConfig
 
 CASES: dict[str, dict[str, Any]] = {
     "grpo": {},

@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from calibadv_algo.advantages import CalibAdv, Grpo, Rebalance, SoftPenalty
-from calibadv_algo.advantages.base import last_turns, token_counts
+from calibadv_algo.advantages.base import last_turns
 from calibadv_algo.advantages.calibadv import rebalance_answers, soft_penalty
 from calibadv_algo.advantages.grpo import group_normalized
 from calibadv_algo.advantages.variants import (
@@ -24,7 +24,7 @@ from calibadv_algo.advantages.variants import (
     rebalance_pool,
     search_pools,
 )
-from calibadv_algo.types import Group, Trajectory, Turn
+from calibadv_algo.types import Group, Trajectory, Turn, token_counts
 
 NAN = math.nan
 BAD = 1e-6

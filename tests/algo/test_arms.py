@@ -18,7 +18,7 @@ from calibadv_algo.credit.base import (
     SilverCredit,
 )
 from calibadv_algo.experiments.arms import ARMS, find_arm
-from calibadv_algo.training.config import ATLAS_TINY, PRESETS
+from calibadv_algo.training.presets import ATLAS_TINY, PRESETS
 
 EXPECTED = {
     "grpo": (Grpo, NoCredit, False),

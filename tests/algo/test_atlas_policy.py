@@ -12,8 +12,8 @@ from calibadv_algo.rollout.driver import DriverConfig
 from calibadv_algo.rollout.engines.base import SamplingParams
 from calibadv_algo.rollout.engines.hf.engine import HfEngine
 from calibadv_algo.rollout.slots import make_slots
-from calibadv_algo.training.config import ATLAS_TINY
 from calibadv_algo.training.evaluation import eval_task_indices, evaluate, summarize
+from calibadv_algo.training.presets import ATLAS_TINY
 from calibadv_algo.training.trainer import count_tasks
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.info import STOP_STRINGS

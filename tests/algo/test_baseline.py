@@ -20,7 +20,8 @@ from calibadv_algo.experiments.baseline import (
     find_baseline,
 )
 from calibadv_algo.experiments.compare import COMPARE_PRESETS
-from calibadv_algo.training.config import ATLAS_TINY, PRESETS, TrainConfig, config_hash
+from calibadv_algo.training.config import TrainConfig, config_hash
+from calibadv_algo.training.presets import ATLAS_TINY, PRESETS
 
 ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -18,7 +18,8 @@ from calibadv_algo.cli.setup import load_policy
 from calibadv_algo.credit.base import NoCredit
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.rollout.tree_config import TreeSearch
-from calibadv_algo.training.config import ATLAS_TINY, EvalConfig, TrainConfig, config_hash
+from calibadv_algo.training.config import EvalConfig, TrainConfig, config_hash
+from calibadv_algo.training.presets import ATLAS_TINY
 
 FOLDER = Path(__file__).parents[2] / "baselines" / "calibadv_baselines"
 SYSTEMS = {

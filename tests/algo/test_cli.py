@@ -18,7 +18,7 @@ from calibadv_algo.cli.main import COMMANDS, main, parse
 from calibadv_algo.credit.base import NoCredit, SilverCredit
 from calibadv_algo.errors import CheckpointError
 from calibadv_algo.experiments.arms import ARMS
-from calibadv_algo.training.config import PRESETS
+from calibadv_algo.training.presets import PRESETS
 from calibadv_env.errors import MissingDependencyError
 
 

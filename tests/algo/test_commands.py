@@ -22,7 +22,8 @@ from calibadv_algo.cli.warmstart import WarmStart, name_source, passage_heads, t
 from calibadv_algo.experiments.arms import ARMS
 from calibadv_algo.experiments.baseline import baseline_names
 from calibadv_algo.rollout.engines.base import Generation
-from calibadv_algo.training.config import PRESETS, EnvConfig
+from calibadv_algo.training.config import EnvConfig
+from calibadv_algo.training.presets import PRESETS
 from calibadv_env.data.registry import get_dataset
 
 NOISE = ("Loading weights", "Writing model shards", "it/s", "Traceback", "Warning", "warn")

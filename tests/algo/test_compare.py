@@ -32,7 +32,8 @@ from calibadv_algo.experiments.compare import (
     run_jobs,
     write_comparison,
 )
-from calibadv_algo.training.config import ATLAS_TINY, TrainConfig, config_hash
+from calibadv_algo.training.config import TrainConfig, config_hash
+from calibadv_algo.training.presets import ATLAS_TINY
 
 TARGETS = """
 import os, signal, sys, time

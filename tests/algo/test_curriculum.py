@@ -11,17 +11,13 @@ import pytest
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.cli.setup import load_policy
 from calibadv_algo.credit.base import NoCredit
+from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.rollout.engines.base import SamplingParams
 from calibadv_algo.rollout.engines.hf.engine import HfEngine
 from calibadv_algo.rollout.simulator import EngineWriter
 from calibadv_algo.rollout.slots import ListSlots, SlotStart, make_slots
-from calibadv_algo.training.config import (
-    ATLAS_TINY,
-    EnvConfig,
-    EvalConfig,
-    OptimConfig,
-    RolloutConfig,
-)
+from calibadv_algo.training.config import EnvConfig, EvalConfig, RolloutConfig
+from calibadv_algo.training.presets import ATLAS_TINY
 from calibadv_algo.training.trainer import Trainer
 from calibadv_env.retrieval.remote.simulated import SimulatedRetriever
 

@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 import torch
 
+from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.rollout.async_driver import collect_async
 from calibadv_algo.rollout.driver import EpisodeSpec, RolloutBatch, collect, turn_seed
 from calibadv_algo.rollout.engines.base import GenerationRequest, SamplingParams
 from calibadv_algo.rollout.engines.hf.engine import HfEngine
 from calibadv_algo.rollout.journal import JournalStep, StepJournal, weights_digest
 from calibadv_algo.rollout.slots import ListSlots
-from calibadv_algo.training.config import OptimConfig, RolloutConfig
+from calibadv_algo.training.config import RolloutConfig
 from calibadv_algo.types import Trajectory, Turn
 from tests.algo.letters import (
     STOP,

@@ -13,8 +13,9 @@ import torch
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.batching import TokenBatch
 from calibadv_algo.credit.base import NoCredit
+from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.shaping.base import turn_rewards, with_rewards
-from calibadv_algo.training.config import OptimConfig, TrainConfig
+from calibadv_algo.training.config import TrainConfig
 from calibadv_algo.training.estimation import Judged, draft_batch, estimate, judge
 from calibadv_algo.training.run_records import training_records
 from calibadv_algo.types import Group, Trajectory, Turn

@@ -12,12 +12,12 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from calibadv_algo.batching import TokenBatch, select_sequences
+from calibadv_algo.learner.config import CriticConfig, OptimConfig
 from calibadv_algo.learner.learner import Learner
 from calibadv_algo.learner.policy import Policy
 from calibadv_algo.losses.llds import Llds
 from calibadv_algo.losses.mismatch import NoCorrection, SequenceTis, TokenTis
 from calibadv_algo.losses.objectives import Cispo, ClippedSurrogate, Gspo
-from calibadv_algo.training.config import CriticConfig, OptimConfig
 
 VOCAB = 40
 

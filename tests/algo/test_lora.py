@@ -16,7 +16,8 @@ from calibadv_algo.cli.main import parse
 from calibadv_algo.cli.setup import load_policy
 from calibadv_algo.cli.train import run_training
 from calibadv_algo.lora import Lora, add_lora, merged_state_dict, peft_model
-from calibadv_algo.training.config import ATLAS_TINY, TrainConfig
+from calibadv_algo.training.config import TrainConfig
+from calibadv_algo.training.presets import ATLAS_TINY
 
 pytest.importorskip("peft", reason="needs the extra lora")
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from calibadv_algo.advantages.grpo import Grpo
+from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.learner.learner import CriticResult, TokenScores, UpdateResult
-from calibadv_algo.training.config import OptimConfig
 from calibadv_algo.training.metrics import (
     alarm,
     credit_metrics,

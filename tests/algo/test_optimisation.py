@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.learner.optimisation import Stepper, lr_factor
-from calibadv_algo.training.config import OptimConfig
 
 
 def make_stepper(**changes: Any) -> tuple[nn.Parameter, Stepper]:

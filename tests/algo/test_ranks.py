@@ -139,8 +139,8 @@ def test_errors_of_the_main_rank_are_everybodys() -> None:
 
 @pytest.mark.parametrize(("optim", "what"), [({"dtype": "fp16"}, "dtype fp16"), ({}, "a critic")])
 def test_what_cannot_be_sharded_is_refused(optim: dict[str, Any], what: str) -> None:
+    from calibadv_algo.learner.config import OptimConfig
     from calibadv_algo.learner.learner import Learner
-    from calibadv_algo.training.config import OptimConfig
 
     config = OptimConfig(parallel="sharded", **optim)
     with pytest.raises(ValueError, match=f"parallel must be 'replicated' with {what}"):

@@ -12,14 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibadv_algo.credit.base import SCORED_BAD
-from calibadv_algo.credit.relevance import (
-    CrossEncoder,
-    RelevanceCredit,
-    RelevanceReward,
-    WordOverlap,
-    passages_of,
-)
+from calibadv_algo.credit.relevance import CrossEncoder, RelevanceCredit, WordOverlap, passages_of
 from calibadv_algo.errors import MissingInfoKeyError
+from calibadv_algo.shaping.relevance import RelevanceReward
 from calibadv_algo.types import Group, Trajectory, Turn
 
 FACTS = {"question": "Where is Wau?", "golden_answers": ("South Sudan", "SSD")}

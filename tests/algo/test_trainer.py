@@ -18,6 +18,7 @@ from calibadv_algo.advantages.calibadv import Rebalance
 from calibadv_algo.advantages.gae import PpoGae
 from calibadv_algo.errors import CheckpointError, EngineError, MissingInfoKeyError
 from calibadv_algo.learner.checkpoint import list_checkpoints
+from calibadv_algo.learner.config import CriticConfig
 from calibadv_algo.losses.mismatch import TokenTis
 from calibadv_algo.losses.objectives import ClippedSurrogate
 from calibadv_algo.rollout.engines.base import GenerationRequest, SamplingParams
@@ -25,7 +26,6 @@ from calibadv_algo.rollout.engines.scripted import ScriptedEngine
 from calibadv_algo.rollout.records import trajectory_from_json
 from calibadv_algo.shaping.base import turn_rewards, with_rewards
 from calibadv_algo.shaping.filters import DynamicSampling, OverlongMask, VoidTurnMask
-from calibadv_algo.training.config import CriticConfig
 from calibadv_algo.training.trainer import probe_info_keys
 from calibadv_algo.types import Group
 

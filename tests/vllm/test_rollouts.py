@@ -13,7 +13,7 @@ from calibadv_algo.rollout.driver import EpisodeSpec, collect
 from calibadv_algo.rollout.engines.base import SamplingParams
 from calibadv_algo.rollout.engines.hf.engine import HfEngine
 from calibadv_algo.rollout.slots import make_slots
-from calibadv_algo.training.config import ATLAS_TINY
+from calibadv_algo.training.presets import ATLAS_TINY
 
 SPECS = [
     EpisodeSpec(task_index=task, group_id=str(task), seed=100 * task + member)
