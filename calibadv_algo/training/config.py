@@ -211,17 +211,17 @@ class TrainConfig(Checked):
         ) or getattr(self.advantage, "needs_correctness", False)
         if isinstance(self.credit, NoCredit) and needs_correctness:
             raise ValueError(
-                f"credit must judge turns for the advantage {type(self.advantage).__name__}, "
+                f"credit must score turns for the advantage {type(self.advantage).__name__}, "
                 "got NoCredit"
             )
 
     @property
     def required_info_keys(self) -> frozenset[str]:
         """Keys that the environment's ``info`` must hold for what the run is made of."""
-        return frozenset().union(*(part.required_info_keys for part in self.judges))
+        return frozenset().union(*(part.required_info_keys for part in self.parts))
 
     @property
-    def judges(self) -> tuple[GroupFilter | RewardShaping | LossMask | CreditRule | Advantage, ...]:
+    def parts(self) -> tuple[GroupFilter | RewardShaping | LossMask | CreditRule | Advantage, ...]:
         """Everything that looks at the facts of an episode."""
         return (*self.filters, *self.shaping, *self.loss_masks, self.credit, self.advantage)
 

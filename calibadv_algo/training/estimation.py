@@ -34,8 +34,8 @@ from calibadv_algo.types import Group, Trajectory, token_counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """A group and what is made of it.
+class ScoredGroup:
+    """A group with shaped rewards and the correctness of its turns.
 
     Attributes:
         played: The group with the environment's rewards.
@@ -66,8 +66,8 @@ class Estimate:
     kl_penalty: float
 
 
-def judge(group: Group, config: TrainConfig) -> Judged:
-    """Shapes the rewards of a group and judges its turns.
+def score_group(group: Group, config: TrainConfig) -> ScoredGroup:
+    """Shapes the rewards of a group and scores its turns.
 
     Args:
         group: As it was played.
@@ -93,23 +93,23 @@ def judge(group: Group, config: TrainConfig) -> Judged:
                 f"trajectories, got shape {chosen.shape}"
             )
         is_trained &= chosen
-    return Judged(
+    return ScoredGroup(
         played=group, shaped=shaped, correctness=config.credit(shaped), is_trained=is_trained
     )
 
 
-def draft_batch(judged: Sequence[Judged]) -> TokenBatch:
+def draft_batch(scored: Sequence[ScoredGroup]) -> TokenBatch:
     """The tokens of all groups in order, without advantages."""
-    return build_token_batch(_trajectories(judged))
+    return build_token_batch(_trajectories(scored))
 
 
 def estimate(
-    judged: Sequence[Judged], prepared: TokenBatch, config: TrainConfig, update: int
+    scored: Sequence[ScoredGroup], prepared: TokenBatch, config: TrainConfig, update: int
 ) -> Estimate:
     """Computes advantages, and puts them on the tokens that are trained on.
 
     Args:
-        judged: The groups of an update, at least one.
+        scored: The groups of an update, at least one.
         prepared: Their tokens, with old log-probabilities and whatever else the settings need.
         config: Estimator and divergence.
         update: Number of finished updates.
@@ -120,39 +120,39 @@ def estimate(
     Raises:
         ValueError: if an advantage is not finite or does not fit its group.
     """
-    trajectories = _trajectories(judged)
+    trajectories = _trajectories(scored)
     penalties = _kl_penalties(prepared, config.optim.kl_reward_coef)
     advantage = config.advantage
     if isinstance(advantage, ValueAdvantage):
         tokens, returns = _value_advantages(advantage, trajectories, prepared, penalties)
         prepared = replace(prepared, returns=_tensor(returns))
-        turns = _turn_means(judged, tokens)
+        turns = _turn_means(scored, tokens)
     else:
-        turns = _group_advantages(advantage, judged, penalties)
+        turns = _group_advantages(advantage, scored, penalties)
         rows = [row for matrix in turns for row in matrix]
         tokens = turns_to_tokens(trajectories, rows)
     if isinstance(advantage, TokenReweighting):
         tokens = advantage.reweight_tokens(tokens, trajectories, update)
-        turns = _turn_means(judged, tokens)
+        turns = _turn_means(scored, tokens)
     _check_finite(tokens)
     batch = replace(prepared, advantages=_tensor(tokens))
     cost = [float(each.sum()) for each in penalties] if penalties is not None else [0.0]
     return Estimate(
-        turns=tuple(turns), batch=_without_masked(batch, judged), kl_penalty=float(np.mean(cost))
+        turns=tuple(turns), batch=_without_masked(batch, scored), kl_penalty=float(np.mean(cost))
     )
 
 
 def _group_advantages(
     advantage: AdvantageEstimator,
-    judged: Sequence[Judged],
+    scored: Sequence[ScoredGroup],
     penalties: Sequence[Float[np.ndarray, " _"]] | None,
 ) -> list[Float[np.ndarray, "_ _"]]:
     """One matrix of turns a group."""
-    groups = [each.shaped for each in judged]
+    groups = [each.shaped for each in scored]
     if penalties is not None:
         groups = _penalised(groups, penalties)
     matrices = [
-        advantage(group, each.correctness) for group, each in zip(groups, judged, strict=True)
+        advantage(group, each.correctness) for group, each in zip(groups, scored, strict=True)
     ]
     if isinstance(advantage, FinishingEstimator):
         matrices = advantage.finish(matrices, [token_counts(group) for group in groups])
@@ -208,12 +208,12 @@ def _penalised(
 
 
 def _turn_means(
-    judged: Sequence[Judged], tokens: Sequence[Float[np.ndarray, " _"]]
+    scored: Sequence[ScoredGroup], tokens: Sequence[Float[np.ndarray, " _"]]
 ) -> list[Float[np.ndarray, "_ _"]]:
     """The mean of every turn's tokens, in matrices."""
     remaining = iter(tokens)
     matrices = []
-    for each in judged:
+    for each in scored:
         counts = token_counts(each.shaped)
         matrix = np.zeros_like(counts)
         for row, trajectory in enumerate(each.shaped.trajectories):
@@ -223,18 +223,18 @@ def _turn_means(
     return matrices
 
 
-def _without_masked(batch: TokenBatch, judged: Sequence[Judged]) -> TokenBatch | None:
+def _without_masked(batch: TokenBatch, scored: Sequence[ScoredGroup]) -> TokenBatch | None:
     """The batch without the trajectories that masks take out, None if none is left."""
-    is_trained = np.concatenate([each.is_trained for each in judged])
+    is_trained = np.concatenate([each.is_trained for each in scored])
     if is_trained.all():
         return batch
     chosen = np.flatnonzero(is_trained).tolist()
     return select_sequences(batch, chosen) if chosen else None
 
 
-def _trajectories(judged: Sequence[Judged]) -> list[Trajectory]:
+def _trajectories(scored: Sequence[ScoredGroup]) -> list[Trajectory]:
     """All of them, as shaped."""
-    return [item for each in judged for item in each.shaped.trajectories]
+    return [item for each in scored for item in each.shaped.trajectories]
 
 
 def _tensor(vectors: Sequence[Float[np.ndarray, " _"]]) -> Float[torch.Tensor, " token"]:

@@ -26,7 +26,7 @@ from calibadv_algo.training.diagnostics import (
     perplexity_stats,
     repeated_token_share,
 )
-from calibadv_algo.training.estimation import Estimate, Judged
+from calibadv_algo.training.estimation import Estimate, ScoredGroup
 from calibadv_algo.types import Group, Trajectory, token_counts
 
 _FINAL_MEANS = {
@@ -44,7 +44,7 @@ class UpdateFacts:
     Attributes:
         config: Settings of the run.
         collection: What was played.
-        judged: The groups that were left to learn from.
+        scored: The groups that were left to learn from.
         estimate: Their advantages; None if there are no groups.
         result: What the learner did; None if there was nothing to learn from.
         lr: Learning rate.
@@ -54,7 +54,7 @@ class UpdateFacts:
 
     config: TrainConfig
     collection: Collection
-    judged: Sequence[Judged]
+    scored: Sequence[ScoredGroup]
     estimate: Estimate | None
     result: UpdateResult | None
     lr: float
@@ -116,10 +116,10 @@ def selection_metrics(facts: UpdateFacts) -> dict[str, float]:
             "groups_surplus": float(collection.num_surplus_groups),
         }
     if config.loss_masks:
-        metrics["episodes_masked"] = float(sum(int((~j.is_trained).sum()) for j in facts.judged))
+        metrics["episodes_masked"] = float(sum(int((~j.is_trained).sum()) for j in facts.scored))
     if config.shaping:
         metrics["shaped_reward_mean"] = _mean(
-            each.reward for judged in facts.judged for each in judged.shaped.trajectories
+            each.reward for scored in facts.scored for each in scored.shaped.trajectories
         )
     if config.optim.kl_reward_coef > 0 and facts.estimate is not None:
         metrics["kl_reward_penalty"] = facts.estimate.kl_penalty

@@ -17,7 +17,7 @@ from calibadv_algo.rollout.slots import EnvSlots
 from calibadv_algo.shaping.base import turn_rewards, with_rewards
 from calibadv_algo.training.collection import PlayEpisodes, PlayWithJournal
 from calibadv_algo.training.config import TrainConfig
-from calibadv_algo.training.estimation import Judged, judge
+from calibadv_algo.training.estimation import ScoredGroup, score_group
 from calibadv_algo.types import Group, Trajectory
 
 
@@ -128,8 +128,8 @@ class JournaledGroups:
         return _with_known(batch, [*groups], known, played)
 
 
-def judge_shared(groups: Sequence[Group], config: TrainConfig, ranks: Ranks) -> list[Judged]:
-    """Shapes and judges all groups, each on one rank: a judge may be slow, or of two minds.
+def score_shared(groups: Sequence[Group], config: TrainConfig, ranks: Ranks) -> list[ScoredGroup]:
+    """Shapes and scores all groups, each on one rank: a judge may be slow, or of two minds.
 
     Args:
         groups: The same ones on every rank.
@@ -142,13 +142,13 @@ def judge_shared(groups: Sequence[Group], config: TrainConfig, ranks: Ranks) -> 
     Raises:
         ValueError: if a shaping changed more than rewards, or a mask has another length.
     """
-    own = [judge(group, config) for group in own_share(groups, ranks)]
+    own = [score_group(group, config) for group in own_share(groups, ranks)]
     if ranks.world_size == 1:
         return own
     verdicts = [_Verdict(turn_rewards(j.shaped), j.correctness, j.is_trained) for j in own]
     everyones = [each for part in ranks.gather(verdicts) for each in part]
     return [
-        Judged(
+        ScoredGroup(
             played=group,
             shaped=with_rewards(group, verdict.rewards) if config.shaping else group,
             correctness=verdict.correctness,
@@ -160,7 +160,7 @@ def judge_shared(groups: Sequence[Group], config: TrainConfig, ranks: Ranks) -> 
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
-    """What another rank has to know of a group that was judged."""
+    """What another rank has to know of a group that was scored."""
 
     rewards: Float[np.ndarray, "group turn"]
     correctness: Float[np.ndarray, "group turn"]

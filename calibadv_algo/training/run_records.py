@@ -12,19 +12,19 @@ import numpy as np
 from jaxtyping import Float
 
 from calibadv_algo.rollout.records import trajectory_to_json
-from calibadv_algo.training.estimation import Judged
+from calibadv_algo.training.estimation import ScoredGroup
 from calibadv_algo.types import Group, Trajectory
 
 
 def training_records(
-    judged: Sequence[Judged],
+    scored: Sequence[ScoredGroup],
     advantages: Sequence[Float[np.ndarray, "_ _"]],
     left_out: Sequence[Group],
 ) -> Iterator[dict[str, Any]]:
     """The episodes of an update: those that were learnt from, then those that were not.
 
     Args:
-        judged: Groups that were learnt from.
+        scored: Groups that were learnt from.
         advantages: Advantages of their turns.
         left_out: What filters or a full update left out.
 
@@ -33,7 +33,7 @@ def training_records(
         environment's; with ``is_trained`` false where a mask or a filter kept it out of the
         loss. A trajectory that was left out has advantages of 0.
     """
-    for each, matrix in zip(judged, advantages, strict=True):
+    for each, matrix in zip(scored, advantages, strict=True):
         rows = zip(
             each.played.trajectories, each.shaped.trajectories, matrix, each.is_trained, strict=True
         )

@@ -44,7 +44,7 @@ from calibadv_algo.rollout.tree_config import TreeSearch
 from calibadv_algo.training.batch_source import BatchSource
 from calibadv_algo.training.collection import Collector, PlayEpisodes, PlayWithJournal
 from calibadv_algo.training.config import TrainConfig, config_hash, config_to_dict
-from calibadv_algo.training.estimation import Estimate, Judged, draft_batch, estimate
+from calibadv_algo.training.estimation import Estimate, ScoredGroup, draft_batch, estimate
 from calibadv_algo.training.evaluation import (
     append_records,
     eval_task_indices,
@@ -52,7 +52,7 @@ from calibadv_algo.training.evaluation import (
     to_record,
 )
 from calibadv_algo.training.metrics import UpdateFacts, alarm, update_metrics
-from calibadv_algo.training.playing import JournaledGroups, SharedPlay, judge_shared
+from calibadv_algo.training.playing import JournaledGroups, SharedPlay, score_shared
 from calibadv_algo.training.probing import MAX_PROBE_TURNS, count_tasks, probe_info_keys
 from calibadv_algo.training.run_records import (
     training_records,
@@ -230,19 +230,19 @@ class Trainer:
         done = self.num_updates_done
         collection = source.take(done, self._num_questions_seen)
         self._rest_engine()
-        judged = judge_shared(collection.groups, self.config, self._ranks)
+        scored = score_shared(collection.groups, self.config, self._ranks)
         rollout_s = time.perf_counter() - began
-        estimated = self._estimate(judged)
+        estimated = self._estimate(scored)
         if self.config.save_trajectories and self._ranks.is_main:
             turns = () if estimated is None else estimated.turns
-            records = training_records(judged, turns, collection.left_out)
+            records = training_records(scored, turns, collection.left_out)
             write_records(self.config.output_dir / "trajectories", done, records)
         result = self._learn(estimated)
         metrics = update_metrics(
             UpdateFacts(
                 config=self.config,
                 collection=collection,
-                judged=judged,
+                scored=scored,
                 estimate=estimated,
                 result=result,
                 lr=self.learner.lr,
@@ -265,12 +265,12 @@ class Trainer:
             self._rest_engine()
         return metrics
 
-    def _estimate(self, judged: Sequence[Judged]) -> Estimate | None:
+    def _estimate(self, scored: Sequence[ScoredGroup]) -> Estimate | None:
         """Advantages of all groups; None if there is no group."""
-        if not judged:
+        if not scored:
             return None
-        batch = self.learner.prepare(draft_batch(judged))
-        return estimate(judged, batch, self.config, self.num_updates_done)
+        batch = self.learner.prepare(draft_batch(scored))
+        return estimate(scored, batch, self.config, self.num_updates_done)
 
     def _learn(self, estimated: Estimate | None) -> UpdateResult | None:
         """Updates the policy; None if nothing was left to learn from."""
@@ -385,7 +385,7 @@ class Trainer:
         """Looks at the environment's info keys before anything is sampled."""
         required = self.config.required_info_keys
         if required:
-            who = " and ".join(type(each).__name__ for each in self.config.judges)
+            who = " and ".join(type(each).__name__ for each in self.config.parts)
             keys, is_over = probe_info_keys(self._slots)
             if is_over:
                 check_info_keys(required, keys, who)

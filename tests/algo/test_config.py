@@ -50,7 +50,7 @@ from calibadv_algo.training.presets import ATLAS_TINY, CALIBADV_QWEN25_3B, PRESE
         (EvalConfig, "every", -1, "every must not be negative, got -1"),
         (EvalConfig, "max_tokens", 0, "max_tokens must be positive, got 0"),
         (TrainConfig, "keep_checkpoints", 0, "keep_checkpoints must be positive, got 0"),
-        (TrainConfig, "credit", NoCredit(), "credit must judge turns for the advantage CalibAdv"),
+        (TrainConfig, "credit", NoCredit(), "credit must score turns for the advantage CalibAdv"),
     ],
 )
 def test_bad_values_are_named(kind: Any, field: str, value: Any, message: str) -> None:

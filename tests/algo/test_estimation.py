@@ -16,7 +16,7 @@ from calibadv_algo.credit.base import NoCredit
 from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.shaping.base import turn_rewards, with_rewards
 from calibadv_algo.training.config import TrainConfig
-from calibadv_algo.training.estimation import Judged, draft_batch, estimate, judge
+from calibadv_algo.training.estimation import ScoredGroup, draft_batch, estimate, score_group
 from calibadv_algo.training.run_records import training_records
 from calibadv_algo.types import Group, Trajectory, Turn
 
@@ -107,12 +107,12 @@ def make_config(**changes: Any) -> TrainConfig:
 
 def run(
     config: TrainConfig, groups: Sequence[Group] = (), **vectors: Any
-) -> tuple[list[Judged], Any]:
-    judged = [judge(group, config) for group in groups or [make_group()]]
-    batch = draft_batch(judged)
+) -> tuple[list[ScoredGroup], Any]:
+    scored = [score_group(group, config) for group in groups or [make_group()]]
+    batch = draft_batch(scored)
     batch = replace(batch, old_logprobs=batch.sampling_logprobs)
     batch = replace(batch, **{name: torch.tensor(value) for name, value in vectors.items()})
-    return judged, estimate(judged, batch, config, update=5)
+    return scored, estimate(scored, batch, config, update=5)
 
 
 def advantages_of(batch: TokenBatch | None) -> list[float]:
@@ -128,10 +128,10 @@ def test_a_plain_group_is_scattered() -> None:
 
 
 def test_shapings_come_in_order_and_leave_the_played_group() -> None:
-    judged, found = run(make_config(advantage=Returns(), shaping=(DoubleRewards(), AddOne())))
+    scored, found = run(make_config(advantage=Returns(), shaping=(DoubleRewards(), AddOne())))
     assert advantages_of(found.batch) == [3, 3, 9, 5, 5, 5]
-    assert [each.reward for each in judged[0].played.trajectories] == [5, 2]
-    records = list(training_records(judged, found.turns, [make_group("h")]))
+    assert [each.reward for each in scored[0].played.trajectories] == [5, 2]
+    records = list(training_records(scored, found.turns, [make_group("h")]))
     assert [record["advantages"] for record in records] == [[3, 9], [5], [0, 0], [0]]
     assert [record.get("shaped_rewards") for record in records] == [[3, 9], [5], None, None]
     assert [turn["reward"] for turn in records[0]["turns"]] == [1, 4]
@@ -145,11 +145,11 @@ def test_a_shaping_may_change_rewards_alone() -> None:
 
 def test_masked_trajectories_count_in_their_group_and_not_in_the_loss() -> None:
     _, plain = run(make_config())
-    judged, found = run(make_config(loss_masks=(NotTheFirst(),)))
+    scored, found = run(make_config(loss_masks=(NotTheFirst(),)))
     assert advantages_of(found.batch) == advantages_of(plain.batch)[3:]
     assert found.batch.num_sequences == 1
     assert found.turns[0].tolist() == plain.turns[0].tolist()
-    records = list(training_records(judged, found.turns, ()))
+    records = list(training_records(scored, found.turns, ()))
     assert [record.get("is_trained") for record in records] == [False, None]
     _, none_left = run(make_config(loss_masks=(NotTheFirst(), NotTheSecond())))
     assert none_left.batch is None
@@ -173,10 +173,10 @@ REF = [-2.0, -1.0, -3.0, -1.0, 0.0, -1.0]
 
 def test_divergence_is_taken_off_the_rewards_of_turns() -> None:
     config = make_config(advantage=Returns(), optim=OptimConfig(kl_reward_coef=0.5))
-    judged, found = run(config, old_logprobs=OLD, ref_logprobs=REF)
+    scored, found = run(config, old_logprobs=OLD, ref_logprobs=REF)
     assert found.turns[0].tolist() == [[0.5, 3.0], [2.5, 0]]
     assert found.kl_penalty == pytest.approx((1.5 - 0.5) / 2)
-    assert [each.reward for each in judged[0].shaped.trajectories] == [5, 2]
+    assert [each.reward for each in scored[0].shaped.trajectories] == [5, 2]
     with pytest.raises(ValueError, match="needs a batch with old and reference"):
         run(config)
 
