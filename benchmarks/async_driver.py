@@ -43,7 +43,8 @@ from calibadv_algo.rollout.engines.hf.engine import HfEngine
 from calibadv_algo.rollout.engines.scripted import PacedEngine
 from calibadv_algo.rollout.slots import make_slots
 from calibadv_env.data.registry import get_dataset
-from calibadv_env.retrieval.base import Retriever, ScoredPassage
+from calibadv_env.protocol.passages import ScoredPassage
+from calibadv_env.retrieval.base import Retriever
 
 POLICY = Path(calibadv_algo.__file__).parent / "assets" / "atlas_policy"
 SHORTEST, LONGEST = 10, 100

@@ -20,7 +20,8 @@ import numpy as np
 
 import calibadv_env
 from calibadv_env.data.base import QATask
-from calibadv_env.retrieval.base import Passage, Retriever, ScoredPassage
+from calibadv_env.protocol.passages import Passage, ScoredPassage
+from calibadv_env.retrieval.base import Retriever
 from calibadv_env.retrieval.corpus import indexed_text
 
 TARGET_STEPS_PER_S = 20_000

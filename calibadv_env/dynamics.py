@@ -15,9 +15,19 @@ from typing import Literal, get_args
 from calibadv_env import correctness, rewards
 from calibadv_env.data.base import QATask
 from calibadv_env.info import THINK_OPEN, ResetInfo, StepInfo, StopReason
+from calibadv_env.protocol import passages as printed
 from calibadv_env.protocol import prompts
-from calibadv_env.protocol.actions import Action, Answer, Malformed, Search, parse_action
-from calibadv_env.retrieval.base import ScoredPassage
+from calibadv_env.protocol.actions import (
+    Action,
+    Answer,
+    Malformed,
+    Search,
+    is_turn_well_formed,
+    parse_action,
+)
+from calibadv_env.protocol.answers import grade_answer
+from calibadv_env.protocol.passages import ScoredPassage
+from calibadv_env.protocol.words import highest_similarity, split_words
 from calibadv_env.rewards import RewardName
 
 InvalidAction = Literal["end", "continue"]
@@ -249,7 +259,7 @@ def transition(
     reward = 0.0
     if stop_reason is not None:
         answer = move.action.answer if isinstance(move.action, Answer) else None
-        scores = rewards.grade_answer(answer, state.task.golden_answers)
+        scores = grade_answer(answer, state.task.golden_answers)
         is_valid = after.is_format_valid and after.num_searches > 0 and answer is not None
         facts["em"], facts["f1"], facts["cover_em"] = scores.em, scores.f1, scores.cover_em
         facts["is_format_valid"] = is_valid
@@ -286,10 +296,10 @@ def _observe(
 ) -> str:
     """The text that follows: passages, the corrective sentence, or nothing."""
     if move.query is not None and prompts.grammar_of(config.prompt) == "markers":
-        return prompts.marked_documents(passages, config.max_observation_chars)
+        return printed.marked_documents(passages, config.max_observation_chars)
     if move.query is not None:
-        block = prompts.information_block(
-            prompts.format_passages(passages),
+        block = printed.information_block(
+            printed.format_passages(passages),
             compact=prompts.is_compact(config.prompt),
             max_chars=config.max_observation_chars,
         )
@@ -314,7 +324,7 @@ def _advance(
     distinct = set(ids)
     num_seen = len(distinct & state.seen)
     gold_new = correctness.new_gold(ids, task.hops_of, state.found)
-    words = correctness.split_words(action.think)
+    words = split_words(action.think)
     after = EpisodeState(
         task,
         state.turn + 1,
@@ -323,7 +333,7 @@ def _advance(
         state.seen | distinct,
         state.found.union(gold_new) if gold_new else state.found,
         state.is_format_valid
-        and rewards.is_turn_well_formed(move.text, action.kind, prompts.grammar_of(config.prompt)),
+        and is_turn_well_formed(move.text, action.kind, prompts.grammar_of(config.prompt)),
         stop_reason,
     )
     facts: StepInfo = {
@@ -342,7 +352,7 @@ def _advance(
         "answer_in_passages": correctness.contains_answer(passages, task.searchable_answers),
         "num_passages_new": len(distinct) - num_seen,
         "num_passages_seen": num_seen,
-        "think_similarity": correctness.highest_similarity(words, state.thinks),
+        "think_similarity": highest_similarity(words, state.thinks),
         "stop_reason": stop_reason,
     }
     return after, facts

@@ -10,10 +10,10 @@ from typing import Any, Final
 from calibadv_algo.cli.setup import policy_path
 from calibadv_algo.traces.base import PlainText, Reading, Rules
 from calibadv_env.correctness import contains_answer, searchable_answers
-from calibadv_env.protocol.actions import Answer, Search, parse_action
+from calibadv_env.protocol.actions import Answer, Search, is_turn_well_formed, parse_action
+from calibadv_env.protocol.answers import grade_answer
+from calibadv_env.protocol.passages import Passage, ScoredPassage
 from calibadv_env.protocol.toolcalls import ToolGrammar
-from calibadv_env.retrieval.base import Passage, ScoredPassage
-from calibadv_env.rewards import grade_answer, is_turn_well_formed
 
 DEFAULT_TOKENIZER: Final = "atlas-tiny"
 """Whose tokenizer counts tokens unless another is named: it is shipped."""

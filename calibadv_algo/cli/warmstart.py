@@ -34,8 +34,7 @@ from calibadv_env.demonstrations import (
     SearcherConfig,
     chain_of,
 )
-from calibadv_env.protocol.prompts import format_passages
-from calibadv_env.retrieval.base import ScoredPassage
+from calibadv_env.protocol.passages import ScoredPassage, format_passages
 from calibadv_env.vector import DeepSearchVectorEnv
 
 NUM_SLOTS = 96

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 
 from calibadv_algo.errors import MissingInfoKeyError
 from calibadv_algo.types import Group, Trajectory, Turn
+from calibadv_env.protocol.words import word_distance
 
 SCORED_BAD: Final = 1e-6
 """Correctness of a turn that was scored and found bad: no higher value counts as bad."""
@@ -149,40 +150,6 @@ def silver_correctness(
                 row[search.column] = score
         rows.append(row)
     return np.array(rows)
-
-
-def word_distance(first: Sequence[str], second: Sequence[str]) -> int:
-    """Counts the word insertions, deletions and substitutions between two texts.
-
-    Hyyrö's bit-parallel form of Myers' algorithm: one column of the Levenshtein table is
-    held as two integers (where it rises, where it falls), so a row costs a few operations
-    whatever the length.
-
-    Args:
-        first: Words of one text.
-        second: Words of the other.
-
-    Returns:
-        The Levenshtein distance, 0 for equal texts.
-    """
-    if not first or not second:
-        return max(len(first), len(second))
-    positions: dict[str, int] = {}
-    for index, word in enumerate(first):
-        positions[word] = positions.get(word, 0) | (1 << index)
-    full = (1 << len(first)) - 1
-    last = 1 << (len(first) - 1)
-    rises, falls, distance = full, 0, len(first)
-    for word in second:
-        match = positions.get(word, 0)
-        diagonal = (((match & rises) + rises) ^ rises) | match | falls
-        across_rises = falls | (full & ~(diagonal | rises))
-        across_falls = diagonal & rises
-        distance += bool(across_rises & last) - bool(across_falls & last)
-        across_rises = ((across_rises << 1) | 1) & full
-        rises = ((across_falls << 1) & full) | (full & ~(diagonal | across_rises))
-        falls = across_rises & diagonal & full
-    return distance
 
 
 def is_more_similar(first: Sequence[str], second: Sequence[str], threshold: float) -> bool:

@@ -13,8 +13,8 @@ from jaxtyping import Float
 
 from calibadv_algo.credit.base import SCORED_BAD, search_mask
 from calibadv_algo.credit.facts import task_fact
-from calibadv_algo.shaping.text import normalize_answer
 from calibadv_algo.types import Group, Trajectory
+from calibadv_env.protocol.answers import normalize_answer
 
 Pooling = Literal["mean", "max"]
 """How the passages of a search become one number."""

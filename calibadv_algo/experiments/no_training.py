@@ -6,8 +6,6 @@ recorded and scored exactly as a policy is. Prompted search, the fourth, is the 
 
 from __future__ import annotations
 
-import re
-import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -34,6 +32,7 @@ from calibadv_algo.rollout.slots import (
 )
 from calibadv_algo.training.evaluation import EvalResult, evaluate
 from calibadv_env.info import QUERY_CLOSE, QUERY_OPEN, THINK_OPEN
+from calibadv_env.protocol.answers import normalize_answer
 
 SystemName = Literal["closed-book", "rag", "search", "oracle"]
 """closed-book: the policy answers without searching; rag: it answers after one search, made with
@@ -43,7 +42,6 @@ UNKNOWN: Final = "unknown"
 """What the oracle answers if what it read does not hold the answer."""
 
 _TAIL_TOKENS: Final = 16
-_ARTICLES: Final = re.compile(r"\b(?:a|an|the)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,8 +394,8 @@ def answer_text(answer: str, context: str) -> str:
 
 def stands_in(answer: str, text: str) -> bool:
     """Whether an answer stands in a text as whole words, both normalised as SQuAD's."""
-    wanted = _normalize(answer)
-    return bool(wanted) and f" {wanted} " in f" {_normalize(text)} "
+    wanted = normalize_answer(answer)
+    return bool(wanted) and f" {wanted} " in f" {normalize_answer(text)} "
 
 
 def _joined(*pieces: Generation) -> Generation:
@@ -408,11 +406,6 @@ def _joined(*pieces: Generation) -> Generation:
         "".join(piece.text for piece in pieces),
         pieces[-1].finish_reason,
     )
-
-
-def _normalize(text: str) -> str:
-    bare = text.lower().translate(str.maketrans("", "", string.punctuation))
-    return " ".join(_ARTICLES.sub(" ", bare).split())
 
 
 def _decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:

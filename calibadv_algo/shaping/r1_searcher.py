@@ -12,22 +12,16 @@ from typing import Final
 import numpy as np
 
 from calibadv_algo.credit.facts import fact, is_search, task_fact
-from calibadv_algo.shaping.facts import outcome_only
-from calibadv_algo.shaping.text import (
-    DOCUMENT_MARKERS,
-    QUERY_CLOSE,
-    QUERY_OPEN,
-    has_cjk,
-    is_marked,
-    is_well_formed_turn,
-    token_f1,
-    whole_actions,
-)
+from calibadv_algo.shaping.facts import outcome_only, well_formed_turns
 from calibadv_algo.types import Group, Trajectory
+from calibadv_env.info import DOCUMENTS_CLOSE, DOCUMENTS_OPEN, QUERY_CLOSE, QUERY_OPEN
+from calibadv_env.protocol.answers import token_f1
+from calibadv_env.protocol.prompts import grammar_of
 
 _WHO: Final = "R1SearcherReward"
 _SPACED: Final = {ord(mark): " " for mark in string.punctuation + "‘’´`"}
 _ARTICLES: Final = re.compile(r"\b(?:a|an|the)\b")
+_CJK: Final = re.compile("[\u4e00-\u9fff]")
 _VERDICTS: Final = ("yes", "no", "noanswer")
 
 
@@ -153,7 +147,7 @@ class R1SearcherReward:
         written = "".join(turn.action_text for turn in trajectory.turns)
         if not (has_consistent_markup(trajectory) and has_exact_tags(trajectory)):
             return True
-        if has_cjk(written):
+        if _CJK.search(written):
             return True
         if self.max_answer_words is None:
             return False
@@ -171,10 +165,12 @@ def has_consistent_markup(trajectory: Trajectory) -> bool:
     Returns:
         The verdict; true for an episode without searches and without markup.
     """
-    opening, closing = (
-        (QUERY_OPEN, QUERY_CLOSE) if is_marked(trajectory) else ("<search>", "</search>")
-    )
-    foreign = DOCUMENT_MARKERS if is_marked(trajectory) else ("<information>", "</information>")
+    if grammar_of(trajectory.prompt_text) == "markers":
+        opening, closing = QUERY_OPEN, QUERY_CLOSE
+        foreign = DOCUMENTS_OPEN, DOCUMENTS_CLOSE
+    else:
+        opening, closing = "<search>", "</search>"
+        foreign = "<information>", "</information>"
     for turn in trajectory.turns:
         expected = int(is_search(turn, _WHO))
         text = turn.action_text
@@ -196,10 +192,9 @@ def has_exact_tags(trajectory: Trajectory) -> bool:
         each of ``</think>``, ``<answer>`` and ``</answer>``. Under other prompts: every turn is
         well-formed and the last one answers.
     """
-    if not is_marked(trajectory):
-        actions = whole_actions(trajectory)
-        is_sound = all(is_well_formed_turn(text) for text in actions)
-        return is_sound and actions[-1].rstrip().endswith("</answer>")
+    if grammar_of(trajectory.prompt_text) == "tags":
+        is_answer = trajectory.turns[-1].action_text.rstrip().endswith("</answer>")
+        return is_answer and all(well_formed_turns(trajectory))
     written = "".join(turn.action_text for turn in trajectory.turns)
     counts = [written.count(tag) for tag in ("<think>", "</think>", "<answer>", "</answer>")]
     return counts == [0, 1, 1, 1]

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from calibadv_algo.credit.facts import fact, final_fact
-from calibadv_algo.shaping.facts import outcome_only
-from calibadv_algo.shaping.text import is_well_formed_response
+from calibadv_algo.shaping.facts import is_well_formed_response, outcome_only
 from calibadv_algo.types import Group, Trajectory
 
 _WHO = "SearchR1Format"

@@ -11,8 +11,8 @@ import numpy as np
 
 from calibadv_algo.credit.facts import fact, final_fact, is_search, task_fact
 from calibadv_algo.shaping.base import with_rewards
-from calibadv_algo.shaping.text import best_f1
 from calibadv_algo.types import Group, Trajectory
+from calibadv_env.protocol.answers import f1_score
 
 _WHO: Final = "StepSearchReward"
 
@@ -96,7 +96,7 @@ def key_score(
     """
     matched: dict[int, float] = {}
     for query in queries:
-        scores = [best_f1(query, wordings) for wordings in gold_queries]
+        scores = [f1_score(query, wordings) for wordings in gold_queries]
         if not scores:
             return 0.0
         place = max(range(len(scores)), key=scores.__getitem__)

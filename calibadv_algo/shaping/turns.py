@@ -9,7 +9,7 @@ import numpy as np
 
 from calibadv_algo.credit.facts import fact, final_fact, is_search
 from calibadv_algo.shaping.base import turn_rewards, with_rewards
-from calibadv_algo.shaping.text import well_formed_turns
+from calibadv_algo.shaping.facts import well_formed_turns
 from calibadv_algo.types import Group, Trajectory
 
 

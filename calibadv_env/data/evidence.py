@@ -8,7 +8,7 @@ from typing import Final
 from calibadv_env.data.base import QATask
 from calibadv_env.data.preparing.audit import chain_queries
 from calibadv_env.data.preparing.gold import EVIDENCE
-from calibadv_env.retrieval.base import Passage
+from calibadv_env.protocol.passages import Passage
 
 SEARCH_KEYS: Final = "search_keys"
 """Key of a task's metadata: for each hop a query, or a list of wordings of one (StepSearch)."""

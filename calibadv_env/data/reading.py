@@ -11,7 +11,7 @@ from calibadv_env.data.dataset import SPLITS
 from calibadv_env.data.files import parse_task, read_tasks
 from calibadv_env.data.sources.tables import is_table, read_document_table, read_task_table
 from calibadv_env.errors import DataError
-from calibadv_env.retrieval.base import Passage
+from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.corpus import Corpus, parse_passage
 
 TaskSource: TypeAlias = str | Path | Iterable[QATask | Mapping[str, Any]]

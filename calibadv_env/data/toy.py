@@ -16,7 +16,7 @@ from typing import Final
 
 from calibadv_env.data.base import QATask, TaskSet
 from calibadv_env.data.registry import Dataset
-from calibadv_env.retrieval.base import Passage
+from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.corpus import Corpus
 
 SEED: Final = 20_418

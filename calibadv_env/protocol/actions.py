@@ -1,11 +1,18 @@
-"""What a policy wrote, read as an action. Pure, total and linear in the length of the text."""
+"""Actions read from what a policy wrote, and the verdict on their format.
+
+Pure, total and linear in the length of the text.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from itertools import islice
 from typing import ClassVar, Final
 
 from calibadv_env.info import (
+    DOCUMENTS_CLOSE,
+    DOCUMENTS_OPEN,
     MARKER_STOP_STRINGS,
     QUERY_CLOSE,
     QUERY_OPEN,
@@ -14,6 +21,12 @@ from calibadv_env.info import (
     ActionKind,
     Grammar,
 )
+
+TAG: Final = re.compile(r"</?(?:think|search|information|answer)>")
+"""A tag of the grammar of actions and observations."""
+
+END_OF_TEXT: Final = "<|endoftext|>"
+"""What models end a text with; verdicts on the format pass over it."""
 
 _THINK_CLOSE: Final = "</think>"
 _OPEN_TAGS: Final = {
@@ -24,6 +37,24 @@ _OPEN_TAGS: Final = {
 _STOP_STRINGS: Final[dict[Grammar, tuple[str, ...]]] = {
     "tags": STOP_STRINGS,
     "markers": MARKER_STOP_STRINGS,
+}
+_PLAIN_TURN: Final = re.compile(r"\s*<think>[^<]*</think>\s*<(search|answer)>[^<]*</\1>\s*")
+"""The usual well-formed turn, one without any other ``<``: decides most cases at once."""
+_MARKERS: Final = re.compile(
+    "|".join(
+        [
+            "</?(?:think|answer)>",
+            *map(re.escape, (QUERY_OPEN, QUERY_CLOSE, DOCUMENTS_OPEN, DOCUMENTS_CLOSE)),
+        ]
+    )
+)
+_TURN_MARKERS: Final[dict[ActionKind, list[str]]] = {
+    "search": [QUERY_OPEN, QUERY_CLOSE],
+    "answer": ["</think>", "<answer>", "</answer>"],
+}
+_TURN_TAGS: Final[dict[ActionKind, list[str]]] = {
+    "search": ["<think>", "</think>", "<search>", "</search>"],
+    "answer": ["<think>", "</think>", "<answer>", "</answer>"],
 }
 
 
@@ -76,7 +107,7 @@ def parse_action(text: str, grammar: Grammar = "tags") -> Action:
     Only the text up to and including the first stop string counts, because that is where
     generation ends. The block that this stop string closes is the action; it begins at the first
     opening tag of its kind. Text that holds no such block is malformed. Nothing here judges the
-    format: ``rewards.is_turn_well_formed`` does.
+    format: :func:`is_turn_well_formed` does.
 
     **Source:** the environment loop of Search-R1 and CalibAdv.
 
@@ -134,3 +165,57 @@ def _think(head: str) -> str:
     start += len(THINK_OPEN)
     end = head.find(_THINK_CLOSE, start)
     return (head[start:] if end < 0 else head[start:end]).strip()
+
+
+def is_turn_well_formed(text: str, kind: ActionKind, grammar: Grammar = "tags") -> bool:
+    """Tells if one action is exactly a thought and a search, or a thought and an answer.
+
+    The whole text as written is judged, also what stands behind the closing tag: the only tags
+    are ``<think> </think>`` and the pair of the action, in this order, with nothing but white
+    space outside the two blocks.
+
+    **Source:** the format state machine of CalibAdv, cut at turn boundaries.
+
+    **Differs:** the reference runs over the joined text of actions and observations, so that a
+    tag in a retrieved passage invalidates a sound response, and a policy may write its own
+    ``<information>`` block. Here passages are not looked at and such a block is an error.
+
+    Args:
+        text: The action, with an opening think tag that was given to the policy put back.
+        kind: What the action was read as.
+        grammar: How actions are written. With ``markers`` an episode is one thought that the
+            prompt opens: a search is any text and one marked query, an answer closes the thought.
+
+    Returns:
+        The verdict; a malformed action is never well-formed.
+    """
+    if grammar == "markers":
+        return _is_marked_turn_well_formed(text, kind)
+    expected = _TURN_TAGS.get(kind)
+    if expected is None:
+        return False
+    plain = _PLAIN_TURN.fullmatch(text)
+    if plain is not None:
+        return plain.group(1) == kind
+    text = text.replace(END_OF_TEXT, "")
+    tags = list(islice(TAG.finditer(text), 5))
+    if [tag.group() for tag in tags] != expected:
+        return False
+    outside = (
+        text[: tags[0].start()],
+        text[tags[1].end() : tags[2].start()],
+        text[tags[3].end() :],
+    )
+    return not any(gap.strip() for gap in outside)
+
+
+def _is_marked_turn_well_formed(text: str, kind: ActionKind) -> bool:
+    """The verdict under the markers of R1-Searcher."""
+    text = text.replace(END_OF_TEXT, "")
+    marks = list(islice(_MARKERS.finditer(text), 4))
+    if [mark.group() for mark in marks] != _TURN_MARKERS.get(kind):
+        return False
+    gaps = [text[marks[-1].end() :]]
+    if kind == "answer":
+        gaps.append(text[marks[0].end() : marks[1].start()])
+    return not any(gap.strip() for gap in gaps)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from calibadv_env.info import STOP_STRINGS
+from calibadv_env.protocol.actions import TAG
 
 CALL_OPEN: Final = "<tool_call>"
 """What a call begins with in the text of Hermes and Qwen models."""
@@ -41,7 +41,6 @@ INVALID_CALL_TEXT: Final = (
 )
 """What follows a malformed call."""
 
-_TAGS: Final = re.compile(r"</?(?:think|search|information|answer)>")
 _THINK_CLOSE: Final = "</think>"
 
 
@@ -180,7 +179,7 @@ def thought_of(head: str) -> str:
 def without_tags(text: str) -> str:
     """Text without the tags of the action grammar, also such as removing others would make."""
     while True:
-        shorter = _TAGS.sub("", text)
+        shorter = TAG.sub("", text)
         if shorter == text:
             return text
         text = shorter

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from calibadv_env.retrieval.base import Passage, Retriever, ScoredPassage
+from calibadv_env.protocol.passages import Passage, ScoredPassage
+from calibadv_env.retrieval.base import Retriever
 from calibadv_env.retrieval.corpus import Corpus
 from calibadv_env.retrieval.memory import MemoryRetriever
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from calibadv_env.retrieval.base import Retriever, ScoredPassage
+from calibadv_env.protocol.passages import ScoredPassage
+from calibadv_env.retrieval.base import Retriever
 
 
 class AskedTask(Protocol):

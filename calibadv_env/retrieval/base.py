@@ -3,31 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """One unit of retrieval.
-
-    Attributes:
-        id: Unique within its corpus.
-        title: May be empty.
-        text: The body.
-    """
-
-    id: str
-    title: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredPassage:
-    """A passage with the score that ranked it; higher is better."""
-
-    passage: Passage
-    score: float
+from calibadv_env.protocol.passages import ScoredPassage
 
 
 @runtime_checkable

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from calibadv_env.errors import CalibadvEnvError, DataError, RetrieverError
+from calibadv_env.protocol.passages import Passage, ScoredPassage
 from calibadv_env.retrieval.asking import AskedTask, search_with_tasks
-from calibadv_env.retrieval.base import Passage, Retriever, ScoredPassage
+from calibadv_env.retrieval.base import Retriever
 from calibadv_env.retrieval.identity import retriever_identity
 
 CacheMode = Literal["record", "replay", "record_or_replay"]

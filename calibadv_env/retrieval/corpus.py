@@ -11,7 +11,7 @@ from typing import Any
 
 from calibadv_env.data.files import read_jsonl, text_field, write_jsonl
 from calibadv_env.errors import DataError
-from calibadv_env.retrieval.base import Passage
+from calibadv_env.protocol.passages import Passage
 
 
 class Corpus:

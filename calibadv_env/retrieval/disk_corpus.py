@@ -16,7 +16,7 @@ import numpy as np
 
 from calibadv_env.data.files import read_jsonl
 from calibadv_env.errors import DataError, RetrieverError
-from calibadv_env.retrieval.base import Passage
+from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.corpus import Corpus, parse_passage
 from calibadv_env.retrieval.index_files import (
     MANIFEST,

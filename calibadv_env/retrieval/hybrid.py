@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import TypeVar
 
-from calibadv_env.retrieval.base import Passage, Retriever, ScoredPassage
+from calibadv_env.protocol.passages import Passage, ScoredPassage
+from calibadv_env.retrieval.base import Retriever
 from calibadv_env.retrieval.corpus import Corpus, check_search
 from calibadv_env.retrieval.ranking import filled_up, take
 

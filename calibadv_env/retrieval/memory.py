@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from calibadv_env.retrieval.base import ScoredPassage
+from calibadv_env.protocol.passages import ScoredPassage
 from calibadv_env.retrieval.corpus import Corpus, check_search
 
 

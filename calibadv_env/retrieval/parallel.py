@@ -16,7 +16,8 @@ from typing import Any, Final
 import numpy as np
 
 from calibadv_env.errors import RetrieverError
-from calibadv_env.retrieval.base import Retriever, ScoredPassage
+from calibadv_env.protocol.passages import ScoredPassage
+from calibadv_env.retrieval.base import Retriever
 from calibadv_env.retrieval.identity import retriever_identity
 
 _LEAST_PER_PROCESS: Final = 4

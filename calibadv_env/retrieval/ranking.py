@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from calibadv_env.retrieval.base import Passage, ScoredPassage
+from calibadv_env.protocol.passages import Passage, ScoredPassage
 
 Hits: TypeAlias = list[tuple[int, float]]
 """Positions in the corpus with their scores, best first."""

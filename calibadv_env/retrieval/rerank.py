@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from calibadv_env.errors import RetrieverError
-from calibadv_env.retrieval.base import Passage, Retriever, ScoredPassage
+from calibadv_env.protocol.passages import Passage, ScoredPassage
+from calibadv_env.retrieval.base import Retriever
 from calibadv_env.retrieval.dense.encoders import Encoder
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from calibadv_env.data.base import QATask
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.data.sources.benchmarks import SEVEN
-from calibadv_env.retrieval.base import Passage
+from calibadv_env.protocol.passages import Passage
 
 HOPS = {
     "NQ": (1,),

@@ -23,10 +23,10 @@ from calibadv_algo.credit.base import (
     is_more_similar,
     search_mask,
     silver_correctness,
-    word_distance,
 )
 from calibadv_algo.errors import MissingInfoKeyError
 from calibadv_algo.types import Group, Trajectory, Turn
+from calibadv_env.protocol.words import word_distance
 
 BAD = SCORED_BAD
 NAN = math.nan
@@ -174,30 +174,6 @@ def test_best_trajectories_without_passages_score_everything_bad() -> None:
 
 
 words = st.lists(st.sampled_from("abcde"), max_size=9)
-
-
-def slow_distance(first: Sequence[str], second: Sequence[str]) -> int:
-    if not first or not second:
-        return max(len(first), len(second))
-    return min(
-        slow_distance(first[1:], second) + 1,
-        slow_distance(first, second[1:]) + 1,
-        slow_distance(first[1:], second[1:]) + (first[0] != second[0]),
-    )
-
-
-@settings(max_examples=60, deadline=None)
-@given(words.map(lambda w: w[:6]), words.map(lambda w: w[:6]))
-def test_word_distance_is_levenshtein(first: list[str], second: list[str]) -> None:
-    assert word_distance(first, second) == slow_distance(first, second)
-
-
-def test_word_distance_of_long_texts() -> None:
-    first = [f"w{index}" for index in range(200)]
-    assert word_distance(first, first[3:]) == 3
-    assert word_distance(first, ["x", *first, "y"]) == 2
-    assert word_distance(first, [*first[:100], "x", *first[101:]]) == 1
-    assert word_distance(first, first) == 0
 
 
 @settings(max_examples=200, deadline=None)

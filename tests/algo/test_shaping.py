@@ -12,6 +12,7 @@ import pytest
 from calibadv_algo.errors import MissingInfoKeyError
 from calibadv_algo.shaping.base import turn_rewards
 from calibadv_algo.shaping.e_grpo import EntityReward, entity_match_rate, entity_rewards
+from calibadv_algo.shaping.facts import is_well_formed_response
 from calibadv_algo.shaping.overlong import OverlongPenalty, overlong_penalty
 from calibadv_algo.shaping.r1_searcher import (
     R1SearcherReward,
@@ -27,12 +28,11 @@ from calibadv_algo.shaping.step_search import (
     key_score,
     redundancies,
 )
-from calibadv_algo.shaping.text import is_well_formed_response
 from calibadv_algo.shaping.turns import MalformedPenalty, MtGrpoRewards, MtPpoRewards
 from calibadv_algo.types import Group, Trajectory, Turn
 from calibadv_env.data.base import QATask
 from calibadv_env.dynamics import EpisodeConfig, TaskFacts, begin, plan, transition
-from calibadv_env.retrieval.base import Passage, ScoredPassage
+from calibadv_env.protocol.passages import Passage, ScoredPassage
 
 TASK = QATask(
     id="t",

@@ -14,7 +14,7 @@ from gymnasium.utils.env_checker import check_env
 
 import calibadv_env
 from calibadv_env.data.base import QATask
-from calibadv_env.retrieval.base import Passage
+from calibadv_env.protocol.passages import Passage
 
 BARE_ID = calibadv_env.register_dataset(
     "contract-without-gold",

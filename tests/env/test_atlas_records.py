@@ -35,7 +35,7 @@ from calibadv_env.data.atlas.selection import (
 from calibadv_env.data.atlas.states import find_state, sovereign_states, states_by_code
 from calibadv_env.data.atlas.wording import paraphrases
 from calibadv_env.data.atlas.world import AtlasWorld, compile_world
-from calibadv_env.retrieval.base import Passage
+from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.bm25.memory import Bm25Retriever
 from calibadv_env.retrieval.corpus import Corpus
 

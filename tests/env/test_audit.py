@@ -15,8 +15,8 @@ from calibadv_env.data.preparing.audit import (
     telling_answers,
     unreachable_tasks,
 )
+from calibadv_env.protocol.answers import normalize_answer
 from calibadv_env.retrieval import Corpus, MemoryRetriever, Passage, ScoredPassage
-from calibadv_env.rewards import normalize_answer
 
 CORPUS = Corpus(
     [

@@ -15,9 +15,9 @@ from calibadv_env.dynamics import (
     plan,
     transition,
 )
+from calibadv_env.protocol.passages import Passage, ScoredPassage
 from calibadv_env.protocol.prompts import INVALID_ACTION_TEXT
-from calibadv_env.retrieval.base import Passage, ScoredPassage
-from calibadv_env.rewards import is_format_valid
+from calibadv_env.protocol.transcripts import is_format_valid
 
 TASK = QATask(
     id="t",

@@ -10,7 +10,7 @@ import calibadv_env
 from calibadv_env.data.base import QATask
 from calibadv_env.env import DeepSearchEnv
 from calibadv_env.errors import RetrieverError
-from calibadv_env.retrieval.base import Passage, ScoredPassage
+from calibadv_env.protocol.passages import Passage, ScoredPassage
 
 SEARCH = "<think>t</think><search>{}</search>"
 ANSWER = "<think>t</think><answer>{}</answer>"

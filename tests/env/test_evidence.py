@@ -7,7 +7,7 @@ import pytest
 from calibadv_env.data.base import QATask
 from calibadv_env.data.evidence import gold_entities, gold_queries, gold_texts
 from calibadv_env.env import DeepSearchEnv
-from calibadv_env.retrieval.base import Passage
+from calibadv_env.protocol.passages import Passage
 from calibadv_env.rewards import gold_similarity, tfidf_similarities
 
 CHAIN = [

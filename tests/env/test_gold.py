@@ -16,7 +16,7 @@ from calibadv_env.data.preparing.gold import (
     with_evidence,
     with_gold,
 )
-from calibadv_env.retrieval.base import Passage
+from calibadv_env.protocol.passages import Passage
 
 TASK = QATask(id="t", question="q", golden_answers=("a",), metadata={"type": "bridge"})
 

@@ -7,16 +7,15 @@ from hypothesis import strategies as st
 from calibadv_env.dynamics import EpisodeConfig
 from calibadv_env.env import DeepSearchEnv
 from calibadv_env.info import MARKER_STOP_STRINGS, STOP_STRINGS
-from calibadv_env.protocol.actions import Answer, Malformed, Search, parse_action
-from calibadv_env.protocol.prompts import (
-    INVALID_MARKERS_TEXT,
-    PROMPTS,
-    grammar_of,
-    marked_documents,
-    stop_strings,
+from calibadv_env.protocol.actions import (
+    Answer,
+    Malformed,
+    Search,
+    is_turn_well_formed,
+    parse_action,
 )
-from calibadv_env.retrieval.base import Passage, ScoredPassage
-from calibadv_env.rewards import is_turn_well_formed
+from calibadv_env.protocol.passages import Passage, ScoredPassage, marked_documents
+from calibadv_env.protocol.prompts import INVALID_MARKERS_TEXT, PROMPTS, grammar_of, stop_strings
 
 QUERY = "Hm. <|begin_of_query|> {} <|end_of_query|>"
 ANSWER = "So. </think>\n<answer> {} </answer>"

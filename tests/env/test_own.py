@@ -11,7 +11,7 @@ from calibadv_env.data.preparing.own import cut_passages, deal_out, own_names, p
 from calibadv_env.data.registry import describe_datasets, get_dataset, list_datasets
 from calibadv_env.data.sources import benchmarks
 from calibadv_env.errors import DataError
-from calibadv_env.retrieval.base import Passage
+from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.bm25.build import build_bm25_index
 
 DOCUMENTS = "id,title,text\nd1,Nile,The Nile is in Egypt.\nd2,Cairo,Cairo is in Egypt too.\n"

@@ -4,20 +4,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibadv_env.protocol.prompts import INVALID_ACTION_TEXT
-from calibadv_env.rewards import (
+from calibadv_env.protocol.actions import is_turn_well_formed
+from calibadv_env.protocol.answers import (
     NO_ANSWER,
     AnswerScores,
-    compose_reward,
     cover_exact_match,
     exact_match,
-    extract_answer,
     f1_score,
     grade_answer,
-    is_format_valid,
-    is_turn_well_formed,
     normalize_answer,
 )
+from calibadv_env.protocol.prompts import INVALID_ACTION_TEXT
+from calibadv_env.protocol.transcripts import extract_answer, is_format_valid
+from calibadv_env.rewards import compose_reward
 
 SEARCH = "<think>t</think><search>q</search>"
 INFO = "\n\n<information>Doc 1(Title: T) x</information>\n\n"

@@ -22,9 +22,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import calibadv_env  # noqa: F401
-from calibadv_env.protocol.actions import Answer, Malformed, Search, parse_action
+from calibadv_env.protocol.actions import (
+    Answer,
+    Malformed,
+    Search,
+    is_turn_well_formed,
+    parse_action,
+)
 from calibadv_env.protocol.toolcalls import INVALID_CALL_TEXT, TOOL_PROMPT, TOOLS, ToolGrammar
-from calibadv_env.rewards import is_turn_well_formed
 from calibadv_env.wrappers import (
     UNCALLED_TEXT,
     ChatObservation,

@@ -16,7 +16,7 @@ from calibadv_env.data.atlas.world import AtlasFact, AtlasWorld
 from calibadv_env.data.base import TaskSet
 from calibadv_env.data.files import parse_task
 from calibadv_env.data.registry import Dataset
-from calibadv_env.retrieval.base import Passage
+from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.corpus import Corpus
 
 __all__ = ["AtlasFact", "AtlasWorld", "load_dataset", "load_wiki_dataset", "load_world"]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from calibadv_env.retrieval.base import Passage
+from calibadv_env.protocol.passages import Passage
 
 K1 = 1.2
 B = 0.75

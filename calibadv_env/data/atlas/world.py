@@ -21,7 +21,7 @@ from calibadv_env.data.atlas.records import (
     fold,
 )
 from calibadv_env.data.atlas.states import find_state, sovereign_states, states_by_code
-from calibadv_env.retrieval.base import Passage
+from calibadv_env.protocol.passages import Passage
 
 #: (kind of subject, relation) -> sentence. The relation is also what a searcher would type.
 SENTENCES: Mapping[tuple[str, str], str] = MappingProxyType(

@@ -15,8 +15,9 @@ from typing import Any, Final
 
 from calibadv_env.data.base import QATask
 from calibadv_env.data.preparing.gold import EVIDENCE, gold_hops
-from calibadv_env.retrieval.base import Passage, Retriever, ScoredPassage
-from calibadv_env.rewards import normalize_answer
+from calibadv_env.protocol.answers import normalize_answer
+from calibadv_env.protocol.passages import Passage, ScoredPassage
+from calibadv_env.retrieval.base import Retriever
 
 UNTELLING: Final = frozenset({"", "yes", "no"})
 """Normalised answers whose presence in a text says nothing."""

@@ -21,7 +21,7 @@ from calibadv_env.data.registry import get_dataset
 from calibadv_env.data.sources.benchmarks import data_root
 from calibadv_env.data.sources.hub import is_hub_name
 from calibadv_env.errors import DataError
-from calibadv_env.retrieval.base import Passage
+from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.corpus import Corpus
 from calibadv_env.retrieval.index_files import Progress, no_progress
 

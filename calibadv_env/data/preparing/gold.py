@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from calibadv_env.data.base import QATask
-from calibadv_env.retrieval.base import Passage
-from calibadv_env.rewards import normalize_answer
+from calibadv_env.protocol.answers import normalize_answer
+from calibadv_env.protocol.passages import Passage
 
 EVIDENCE: Final = "evidence"
 """Key of a task's metadata: a list of ``{"title", "sentences", "passages"}``, one a hop."""

@@ -37,7 +37,7 @@ from calibadv_env.data.sources.benchmarks import (
 from calibadv_env.data.sources.hub import HubData, is_hub_name
 from calibadv_env.data.sources.tables import is_table, read_task_table
 from calibadv_env.errors import DataError
-from calibadv_env.retrieval.base import Passage
+from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.corpus import Corpus
 
 CORPUS: Final = "corpus.jsonl"

@@ -15,7 +15,7 @@ from calibadv_env.data.base import QATask
 from calibadv_env.data.sources.flashrag import without_none
 from calibadv_env.data.sources.tables import task_of_row
 from calibadv_env.errors import DataError, MissingDependencyError
-from calibadv_env.retrieval.base import Passage
+from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.corpus import Corpus, parse_passage
 
 PREFIX: Final = "hf:"

@@ -16,7 +16,7 @@ from typing import Any, Final
 from calibadv_env.data.base import QATask
 from calibadv_env.data.files import open_binary, parse_task
 from calibadv_env.errors import DataError
-from calibadv_env.retrieval.base import Passage
+from calibadv_env.protocol.passages import Passage
 
 SUFFIXES: Final = (".csv", ".tsv")
 """Names that mean a table; ``.gz`` may follow."""

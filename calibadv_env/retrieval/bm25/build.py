@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from calibadv_env.retrieval.base import Passage
+from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.bm25.settings import STOP_WORDS, WORD, Bm25Settings
 from calibadv_env.retrieval.corpus import indexed_text
 from calibadv_env.retrieval.disk_corpus import (

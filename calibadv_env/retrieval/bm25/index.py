@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from calibadv_env.errors import DataError, RetrieverError
-from calibadv_env.retrieval.base import ScoredPassage
+from calibadv_env.protocol.passages import ScoredPassage
 from calibadv_env.retrieval.bm25.build import (
     POSITIONS,
     SCORES,

@@ -7,7 +7,7 @@ from typing import Any
 
 import bm25s
 
-from calibadv_env.retrieval.base import ScoredPassage
+from calibadv_env.protocol.passages import ScoredPassage
 from calibadv_env.retrieval.bm25.settings import WORD, Bm25Settings
 from calibadv_env.retrieval.corpus import Corpus, check_search, indexed_text
 from calibadv_env.retrieval.ranking import best_positions, take

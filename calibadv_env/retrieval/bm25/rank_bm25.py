@@ -10,7 +10,7 @@ import bm25s
 import numpy as np
 
 from calibadv_env.errors import MissingDependencyError
-from calibadv_env.retrieval.base import ScoredPassage
+from calibadv_env.protocol.passages import ScoredPassage
 from calibadv_env.retrieval.bm25.settings import Bm25Settings
 from calibadv_env.retrieval.corpus import Corpus, check_search, indexed_text
 from calibadv_env.retrieval.ranking import best_positions, take

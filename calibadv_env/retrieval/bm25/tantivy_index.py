@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from calibadv_env.errors import DataError, MissingDependencyError, RetrieverError
-from calibadv_env.retrieval.base import ScoredPassage
+from calibadv_env.protocol.passages import ScoredPassage
 from calibadv_env.retrieval.bm25.settings import STOP_WORDS, WORD
 from calibadv_env.retrieval.corpus import check_search, indexed_text
 from calibadv_env.retrieval.disk_corpus import (

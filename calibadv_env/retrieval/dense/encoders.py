@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calibadv_env.errors import DataError, MissingDependencyError
-from calibadv_env.retrieval.base import Passage
+from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.corpus import indexed_text
 from calibadv_env.retrieval.dense.families import FAMILIES, family_of
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calibadv_env.errors import DataError
-from calibadv_env.retrieval.base import ScoredPassage
+from calibadv_env.protocol.passages import ScoredPassage
 from calibadv_env.retrieval.corpus import check_search
 from calibadv_env.retrieval.dense.encoders import Encoder, TransformerEncoder
 from calibadv_env.retrieval.dense.faiss_index import (

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from calibadv_env.errors import RetrieverError
-from calibadv_env.retrieval.base import Retriever, ScoredPassage
+from calibadv_env.protocol.passages import ScoredPassage
+from calibadv_env.retrieval.base import Retriever
 from calibadv_env.retrieval.remote.server_metrics import ServerMetrics
 
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 from calibadv_env.errors import MissingDependencyError
-from calibadv_env.retrieval.base import Passage, ScoredPassage
+from calibadv_env.protocol.passages import Passage, ScoredPassage
 from calibadv_env.retrieval.corpus import parse_passage
 
 Dialect: TypeAlias = Literal["search_r1", "rerank", "skyrl", "gem"]

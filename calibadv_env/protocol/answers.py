@@ -1,0 +1,139 @@
+"""Answers compared with accepted ones: normalisation, exact match, token F1, cover match. Pure."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+_DELETE_PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
+_ARTICLES: Final = re.compile(r"\b(?:a|an|the)\b")
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerScores:
+    """How well an answer agrees with the accepted ones; each 0 to 1."""
+
+    em: float
+    f1: float
+    cover_em: float
+
+
+NO_ANSWER: Final = AnswerScores(0.0, 0.0, 0.0)
+"""What a missing answer scores."""
+
+
+def normalize_answer(text: str) -> str:
+    """Reduces an answer to what counts.
+
+    Lower-cases, deletes ASCII punctuation, replaces the words a, an, the by a space, and joins
+    what is left with single spaces; in this order.
+
+    **Source:** the evaluation script of SQuAD 1.1.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        The normalised text; "" if nothing is left.
+    """
+    bare = text.lower().translate(_DELETE_PUNCTUATION)
+    return " ".join(_ARTICLES.sub(" ", bare).split())
+
+
+def token_f1(first: Sequence[str], second: Sequence[str]) -> float:
+    """F1 of two multisets of words: ``2 * overlap / (len(first) + len(second))``.
+
+    Args:
+        first: Words.
+        second: Words.
+
+    Returns:
+        0 to 1; 0 where nothing overlaps, two empty sequences included.
+    """
+    if set(first).isdisjoint(second):
+        return 0.0
+    overlap = sum((Counter(first) & Counter(second)).values())
+    return 2 * overlap / (len(first) + len(second))
+
+
+def exact_match(prediction: str, golden_answers: Iterable[str]) -> float:
+    """1 if the prediction equals an accepted answer after normalisation, else 0.
+
+    **Source:** SQuAD 1.1.
+
+    Args:
+        prediction: The answer.
+        golden_answers: Accepted answers.
+
+    Returns:
+        0 or 1; 0 without accepted answers.
+    """
+    predicted = normalize_answer(prediction)
+    return float(any(predicted == normalize_answer(golden) for golden in golden_answers))
+
+
+def f1_score(prediction: str, golden_answers: Iterable[str]) -> float:
+    """Highest F1 of normalised words between the prediction and an accepted answer.
+
+    **Source:** SQuAD 1.1.
+
+    Args:
+        prediction: The answer.
+        golden_answers: Accepted answers.
+
+    Returns:
+        0 to 1; 0 where nothing overlaps, two empty texts included.
+    """
+    words = normalize_answer(prediction).split()
+    goldens = (normalize_answer(golden).split() for golden in golden_answers)
+    return max((token_f1(words, golden) for golden in goldens), default=0.0)
+
+
+def cover_exact_match(prediction: str, golden_answers: Iterable[str]) -> float:
+    """1 if an accepted answer stands in the prediction after normalisation, else 0.
+
+    **Source:** the sub-string match of Search-R1.
+
+    **Differs:** an accepted answer of which normalisation leaves nothing is contained only in a
+    prediction of which it leaves nothing; the plain sub-string test would find it everywhere.
+
+    Args:
+        prediction: The answer.
+        golden_answers: Accepted answers.
+
+    Returns:
+        0 or 1; 0 without accepted answers.
+    """
+    predicted = normalize_answer(prediction)
+    return float(any(_is_covered(normalize_answer(golden), predicted) for golden in golden_answers))
+
+
+def grade_answer(answer: str | None, golden_answers: Sequence[str]) -> AnswerScores:
+    """All three metrics of an answer.
+
+    Args:
+        answer: What the agent answered; None if it did not.
+        golden_answers: Accepted answers.
+
+    Returns:
+        Its scores. A missing answer and one of white space alone score 0, also where the
+        accepted answer is one of which normalisation leaves nothing.
+    """
+    if answer is None or not answer.strip():
+        return NO_ANSWER
+    predicted = normalize_answer(answer)
+    words = predicted.split()
+    goldens = [normalize_answer(golden) for golden in golden_answers]
+    return AnswerScores(
+        em=float(predicted in goldens),
+        f1=max((token_f1(words, golden.split()) for golden in goldens), default=0.0),
+        cover_em=float(any(_is_covered(golden, predicted) for golden in goldens)),
+    )
+
+
+def _is_covered(golden: str, predicted: str) -> bool:
+    return golden in predicted if golden else not predicted
