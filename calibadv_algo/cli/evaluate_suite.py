@@ -5,28 +5,28 @@ from __future__ import annotations
 import json
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from calibadv_algo.cli.policies import OpenPolicy, PlaySettings, Policy
+from calibadv_algo.cli.policies import EndpointPolicy, OpenPolicy, PlaySettings, Policy
+from calibadv_algo.cli.policy_flags import PolicyFlags
 from calibadv_algo.cli.setup import git_commit
 from calibadv_algo.cli.suite_data import SuiteData, open_suite, suite_names, tasks_sha256
 from calibadv_algo.cli.systems import System, SystemData, find_system
+from calibadv_env.common.checks import POSITIVE
+from calibadv_env.common.files import write_text
 from calibadv_env.data.preparing.coverage import audit_of
-from calibadv_env.errors import RetrieverError
-from calibadv_env.protocol.prompts import stop_strings
 from calibadv_env.retrieval import is_remote
 
 if TYPE_CHECKING:
-    from calibadv_algo.cli.evaluate import Eval
     from calibadv_algo.experiments.suite.result import PartResult, SuiteResult
     from calibadv_algo.experiments.suite.run import OnProgress, Player, SuitePart
     from calibadv_algo.training.evaluation import EvalRecord
@@ -39,48 +39,146 @@ WIDE: Final = 120
 _PACKAGES: Final = ("calibadv", "torch", "transformers", "gymnasium", "bm25s")
 
 
-def run_suite_command(command: Eval) -> int:
-    """Evaluates a suite, writes its result and prints the main tables.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalSuite(PolicyFlags):
+    """Evaluate a policy on whole evaluation splits of several datasets, into a folder.
 
-    Args:
-        command: The settings.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        ValueError: if a setting is not valid.
-        DataError: if files are missing or faulty; nothing was played then.
-        SuiteError: if the output folder holds another evaluation.
-        RetrieverError: if a search server does not answer.
-        EngineError: if the policy's engine failed; what was finished is kept.
+    The same command goes on where it was stopped.
     """
-    from calibadv_algo.experiments.suite.files import write_text
-    from calibadv_algo.report.suite_table import coverage_table, score_table, suite_markdown
-    from calibadv_algo.report.tables import rich_table
 
-    result = evaluate_suite(command)
-    folder = output_folder(command)
-    write_text(folder / RESULT, json.dumps(result.to_json(), indent=2, ensure_ascii=False) + "\n")
-    write_text(folder / MARKDOWN, suite_markdown(result))
-    console = Console(highlight=False)
-    is_wide = console.width >= WIDE
-    scores = score_table(result, style="intervals" if is_wide else "means")
-    console.print(rich_table(scores))
-    if any(part.coverage for part in result.parts):
-        console.print(rich_table(coverage_table(result)))
-    for name, reason in result.skipped.items():
-        console.print(f"not evaluated: {name}: {reason}", markup=False, soft_wrap=True)
-    text = f"the whole result: {folder / MARKDOWN} to read, {folder / RESULT} for programs"
-    console.print(text, markup=False, soft_wrap=True)
-    return 0
+    suite: str
+    """Datasets: seven, or names and folders with commas between them."""
+    subset: Annotated[int, POSITIVE] | None = None
+    """Questions of each dataset, a sample in the order of the split; None means all."""
+    subset_seed: int = 0
+    """Seed of that sample."""
+    samples: Annotated[int, POSITIVE] = 1
+    """Episodes of each question; more than one needs a temperature."""
+    skip_missing: bool = False
+    """If true, datasets whose files are missing are left out, and the table says so."""
+    output_dir: Path | None = None
+    """Folder of records and result. Default: runs/eval/MODEL-SUITE."""
+    chunk: Annotated[int, POSITIVE] = 256
+    """Episodes that are played and recorded at a time."""
+    system: str = "agent"
+    """How the policy is put to use; calibadv list systems."""
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range and flags that exclude each other."""
+        PolicyFlags.__post_init__(self)
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(
+                f"samples must be 1 when greedy, got {self.samples}: they would all be the same"
+            )
+
+    def run(self) -> int:
+        """Evaluates, writes the result into the folder and prints the main tables."""
+        from calibadv_algo.report.suite_table import coverage_table, score_table, suite_markdown
+        from calibadv_algo.report.tables import rich_table
+
+        order = self.order()
+        result = evaluate_suite(order)
+        text = json.dumps(result.to_json(), indent=2, ensure_ascii=False)
+        write_text(order.folder / RESULT, f"{text}\n")
+        write_text(order.folder / MARKDOWN, suite_markdown(result))
+        console = Console(highlight=False)
+        is_wide = console.width >= WIDE
+        console.print(rich_table(score_table(result, style="intervals" if is_wide else "means")))
+        if any(part.coverage for part in result.parts):
+            console.print(rich_table(coverage_table(result)))
+        for name, reason in result.skipped.items():
+            console.print(f"not evaluated: {name}: {reason}", markup=False, soft_wrap=True)
+        console.print(
+            f"the whole result: {order.folder / MARKDOWN} to read, {order.folder / RESULT} for "
+            "programs",
+            markup=False,
+            soft_wrap=True,
+        )
+        return 0
+
+    def order(self) -> SuiteOrder:
+        """What is to be evaluated, with nothing left open.
+
+        Raises:
+            ValueError: if a name or a setting is not valid.
+        """
+        names, system, policy = suite_names(self.suite), find_system(self.system), self.source()
+        if system.needs_tokens and isinstance(policy, EndpointPolicy):
+            raise ValueError(
+                f"system {system.name} needs a model on this machine: it writes parts of the "
+                "turns itself, which an endpoint cannot go on with"
+            )
+        return SuiteOrder(
+            suite=self.suite,
+            names=names,
+            policy=policy,
+            play=self.settled(policy),
+            system=system,
+            folder=self.output_dir or _default_folder(policy, self.suite, system),
+            subset=self.subset,
+            subset_seed=self.subset_seed,
+            num_samples=self.samples,
+            chunk=self.chunk,
+            skip_missing=self.skip_missing,
+        )
 
 
-def evaluate_suite(command: Eval) -> SuiteResult:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuiteOrder:
+    """What is to be evaluated on a suite.
+
+    Attributes:
+        suite: Name of the suite.
+        names: Its datasets.
+        policy: The policy.
+        play: How it is played.
+        system: How it is put to use.
+        folder: Where records and result lie.
+        subset: Questions of each dataset; None means all.
+        subset_seed: Seed of that sample.
+        num_samples: Episodes of each question.
+        chunk: Episodes that are played and recorded at a time.
+        skip_missing: If true, datasets whose files are missing are left out.
+    """
+
+    suite: str
+    names: Sequence[str]
+    policy: Policy
+    play: PlaySettings
+    system: System
+    folder: Path
+    subset: int | None = None
+    subset_seed: int = 0
+    num_samples: int = 1
+    chunk: int = 256
+    skip_missing: bool = False
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that determines the numbers of every dataset, as plain JSON."""
+        env = asdict(self.play.env)
+        for name in ("env_id", "dataset", "retriever"):
+            del env[name]
+        return {
+            "policy": self.policy.identity() if self.system.needs_model else None,
+            "system": self.system.name,
+            "env": env,
+            "num_samples": self.num_samples,
+            "seed": self.play.seed,
+            "temperature": self.play.temperature,
+            "top_p": self.play.top_p,
+            "max_tokens": self.play.max_tokens,
+            "max_context": self.play.max_context,
+            "chat_template": self.play.chat_template,
+            "subset": self.subset,
+            "subset_seed": None if self.subset is None else self.subset_seed,
+        }
+
+
+def evaluate_suite(order: SuiteOrder) -> SuiteResult:
     """Evaluates a suite; writes records and prints nothing but progress.
 
     Args:
-        command: The settings, with a suite.
+        order: What is to be evaluated.
 
     Returns:
         The result.
@@ -88,42 +186,37 @@ def evaluate_suite(command: Eval) -> SuiteResult:
     Raises:
         ValueError: if a setting is not valid.
         DataError: if files are missing or faulty; nothing was played then.
+        SuiteError: if the folder holds another evaluation.
+        RetrieverError: if a search server does not answer.
+        EngineError: if the policy's engine failed; what was finished is kept.
     """
     from calibadv_algo.experiments.suite.result import SuiteResult
     from calibadv_algo.experiments.suite.run import run_suite
 
-    assert command.suite is not None
-    names, system = suite_names(command.suite), find_system(command.system)
-    if command.endpoint is not None and system.needs_tokens:
-        raise ValueError(
-            f"system {system.name} needs a model on this machine: it writes parts of the turns "
-            "itself, which an endpoint cannot go on with"
-        )
-    policy, play = command.source(), command.settled()
     opened, skipped = open_suite(
-        names,
-        split=play.env.split,
-        retriever=play.env.retriever,
-        top_k=play.env.top_k,
-        skip_missing=command.skip_missing,
+        order.names,
+        split=order.play.env.split,
+        retriever=order.play.env.retriever,
+        top_k=order.play.env.top_k,
+        skip_missing=order.skip_missing,
     )
-    settings = suite_settings(command, policy, play, system)
-    table = _Table(command, policy, play, system)
+    settings = order.settings()
+    table = _Table(order)
     parts = [table.part(data) for data in opened]
     with _progress(Console(stderr=True)) as report:
         records = run_suite(
             parts,
-            folder=output_folder(command),
+            folder=order.folder,
             settings=settings,
-            num_samples=command.samples,
-            seed=command.seed,
-            chunk=command.chunk,
+            num_samples=order.num_samples,
+            seed=order.play.seed,
+            chunk=order.chunk,
             on_progress=report,
         )
     return SuiteResult(
-        model=_title(policy, system),
-        suite=command.suite,
-        parts=tuple(part_result(data, records[data.name], command.samples) for data in opened),
+        model=_title(order.policy, order.system),
+        suite=order.suite,
+        parts=tuple(part_result(data, records[data.name], order.num_samples) for data in opened),
         skipped=skipped,
         settings=settings,
         code=code_versions(),
@@ -131,44 +224,18 @@ def evaluate_suite(command: Eval) -> SuiteResult:
 
 
 def _title(policy: Policy, system: System) -> str:
-    """What the numbers are the numbers of."""
+    """Name of what was evaluated, for the head of tables."""
     if not system.needs_model:
         return system.name
     return policy.label if system.name == "agent" else f"{policy.label} ({system.name})"
 
 
-def output_folder(command: Eval) -> Path:
-    """Where records and result lie: as given, else named after the policy and the suite."""
-    if command.output_dir is not None:
-        return command.output_dir
-    model = command.endpoint_model if command.endpoint else command.source().label
-    name = f"{Path(model).name}-{command.suite}"
-    if command.system != "agent":
-        name = f"{command.system}-{name}"
+def _default_folder(policy: Policy, suite: str, system: System) -> Path:
+    """A folder named after the policy, the suite and the system."""
+    name = f"{Path(policy.label).name}-{suite}"
+    if system.name != "agent":
+        name = f"{system.name}-{name}"
     return Path("runs") / "eval" / re.sub(r"[^\w.-]+", "_", name)
-
-
-def suite_settings(
-    command: Eval, policy: Policy, play: PlaySettings, system: System
-) -> dict[str, Any]:
-    """Everything that determines the numbers of every dataset, as plain JSON."""
-    env = asdict(play.env)
-    for name in ("env_id", "dataset", "retriever"):
-        del env[name]
-    return {
-        "policy": policy.identity() if system.needs_model else None,
-        "system": system.name,
-        "env": env,
-        "num_samples": command.samples,
-        "seed": command.seed,
-        "temperature": command.temperature,
-        "top_p": command.top_p,
-        "max_tokens": play.max_tokens,
-        "max_context": play.max_context,
-        "chat_template": command.chat_template,
-        "subset": command.subset,
-        "subset_seed": None if command.subset is None else command.subset_seed,
-    }
 
 
 def part_result(data: SuiteData, records: list[EvalRecord], num_samples: int) -> PartResult:
@@ -190,32 +257,29 @@ def part_result(data: SuiteData, records: list[EvalRecord], num_samples: int) ->
 
 
 def code_versions() -> dict[str, str]:
-    """What computed the numbers."""
+    """Versions of the code that computed the numbers."""
     found = {"git_commit": git_commit(), "python": platform.python_version()}
     return found | {name: version(name) for name in _PACKAGES}
 
 
 def lasting(retrieval: Mapping[str, Any]) -> dict[str, Any]:
-    """What passages depend on: not the address of a server that says what it serves."""
+    """Retrieval facts that passages depend on: no address of a server that names its index."""
     is_known = bool(retrieval.get("corpus_sha256")) and is_remote(str(retrieval["retriever"]))
     return {name: v for name, v in retrieval.items() if not (is_known and name == "retriever")}
 
 
 @dataclass(slots=True)
 class _Table:
-    """Lays out the parts of one command; the policy is opened once, when it is first needed."""
+    """Lays out the parts of one order; the policy is opened once, when it is first needed."""
 
-    command: Eval
-    policy: Policy
-    play: PlaySettings
-    system: System
+    order: SuiteOrder
     _open: OpenPolicy | None = None
 
     def part(self, data: SuiteData) -> SuitePart:
         """The part of a dataset."""
         from calibadv_algo.experiments.suite.run import SuitePart, SuiteTask, choose_tasks
 
-        chosen = choose_tasks(len(data.tasks), self.command.subset, self.command.subset_seed)
+        chosen = choose_tasks(len(data.tasks), self.order.subset, self.order.subset_seed)
         tasks = [(index, data.tasks[index]) for index in chosen]
         return SuitePart(
             name=data.name,
@@ -235,58 +299,41 @@ class _Table:
     def open_player(self, data: SuiteData) -> Player:
         """Environments of a dataset, and the policy."""
         from calibadv_algo.experiments.suite.run import Player
-        from calibadv_algo.rollout.driver import DriverConfig
-        from calibadv_algo.rollout.engines.base import SamplingParams
         from calibadv_algo.rollout.slots import make_slots
 
-        command = self.command
-        kwargs = self.system.env_kwargs({**self.play.env.kwargs(), "dataset": data.source})
+        system, play = self.order.system, self.order.play
+        kwargs = system.env_kwargs({**play.env.kwargs(), "dataset": data.source})
         facts = SystemData(
             dataset=data.dataset,
             tasks=data.tasks,
             retriever=data.retriever,
-            top_k=self.play.env.top_k,
+            top_k=play.env.top_k,
         )
-        inner = make_slots(ENV_ID, command.num_slots, kwargs)
-        slots, policy = self.system.slots(inner, facts), self.open_writer(facts)
+        inner = make_slots(ENV_ID, play.num_slots, kwargs)
+        slots, policy = system.slots(inner, facts), self.open_writer(facts)
         return Player(
             slots=slots,
             engine=policy.engine,
             tokenizer=policy.tokenizer,
-            params=SamplingParams(
-                temperature=command.temperature,
-                top_p=command.top_p,
-                max_tokens=self.play.max_tokens,
-                stop=stop_strings(kwargs.get("prompt")),
-            ),
-            driver=DriverConfig(
-                max_context_tokens=policy.max_context,
-                chat_template=command.chat_template,
-                retry_on=(RetrieverError, OSError),
-            ),
+            params=play.sampling(kwargs.get("prompt")),
+            driver=play.driver(policy.max_context),
             count_tokens=policy.count_tokens,
             close=slots.close,
         )
 
-    def open_policy(self) -> OpenPolicy:
-        """The policy, loaded at the first call."""
-        if self._open is None:
-            self._open = self.policy.open(
-                self.play, num_slots=self.command.num_slots, temperature=self.command.temperature
-            )
-        return self._open
-
     def open_writer(self, data: SystemData) -> OpenPolicy:
         """What writes a system's turns: the policy, or the system alone."""
-        if self.system.needs_model:
-            policy = self.open_policy()
-            engine = self.system.engine(policy.engine, policy.tokenizer, data)
-            return replace(policy, engine=engine)
+        system = self.order.system
+        if system.needs_model:
+            if self._open is None:
+                self._open = self.order.policy.open(self.order.play)
+            engine = system.engine(self._open.engine, self._open.tokenizer, data)
+            return replace(self._open, engine=engine)
         from calibadv_algo.rollout.engines.openai.engine import TextPieces
 
         pieces = TextPieces()
         return OpenPolicy(
-            engine=self.system.engine(None, pieces, data),
+            engine=system.engine(None, pieces, data),
             tokenizer=pieces,
             count_tokens=lambda trajectory: None,
             max_context=None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any, Final
 
 import gymnasium
@@ -16,9 +17,14 @@ from calibadv_algo.errors import CalibadvAlgoError
 from calibadv_env.errors import CalibadvEnvError
 
 COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
-    "compare": ("compare", "Compare", "train arms x seeds from one warm start, and compare them"),
+    "compare": ("compare", "Compare", "train arms x seeds from one warm start, and compare"),
     "train": ("train", "Train", "train one policy"),
-    "eval": ("evaluate", "Eval", "evaluate a policy on a split, or on all seven benchmarks"),
+    "eval": ("evaluate", "Eval", "evaluate a policy on a split of one dataset"),
+    "eval --suite": (
+        "evaluate_suite",
+        "EvalSuite",
+        "evaluate it on the seven benchmarks, or on others",
+    ),
     "report": ("report", "Report", "make the report of a comparison again"),
     "warmstart": ("warmstart", "WarmStart", "make the small policy that training starts from"),
     "play": ("play", "Play", "search by hand in the terminal, or watch a policy"),
@@ -26,10 +32,13 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "serve": ("serve", "Serve", "serve searches over HTTP"),
     "data": ("data", "Data", "prepare benchmarks, inspect datasets, audit corpora"),
     "trace": ("trace", "Trace", "import rollouts that other systems logged"),
-    "diagnose": ("diagnose", "Diagnose", "count the correct searches that a run's GRPO punished"),
+    "diagnose": ("diagnose", "Diagnose", "count the correct searches that GRPO punished"),
     "list": ("listing", "List", "list arms, baselines, datasets, presets or policies"),
 }
-"""Command -> module under `calibadv_algo.cli`, its class, and one line of help."""
+"""Command -> module under `calibadv_algo.cli`, its class, and one line of help.
+
+A command that a flag is a part of is chosen by that flag, wherever it stands.
+"""
 
 LIST_FLAGS: Final = ("--arms", "--seeds")
 """Flags of `compare` whose values may be separated by commas."""
@@ -61,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name, rest = arguments[0], arguments[1:]
     errors = Console(stderr=True, highlight=False)
-    if name not in COMMANDS:
+    if name not in COMMANDS or " " in name:
         errors.print(f"unknown command {name!r}; there are: {', '.join(COMMANDS)}", markup=False)
         return 2
     try:
@@ -88,17 +97,46 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     Raises:
         ValueError: if a preset, an arm or a setting is not valid.
     """
-    module, class_name, _ = COMMANDS[name]
-    command = getattr(importlib.import_module(f"calibadv_algo.cli.{module}"), class_name)
+    form = _form(name, arguments)
+    command = _load(form)
     arguments = split_lists(arguments) if name == "compare" else join_server(arguments)
     default = _default(name, command, arguments)
+    if {"-h", "--help"} & set(arguments):
+        arguments = ["--help"]  # `eval --suite --help` leaves the suite open
     return tyro.cli(
         command,
         args=arguments,
-        prog=f"calibadv {name}",
+        prog=f"calibadv {form}",
         config=(tyro.conf.AvoidSubcommands,),
         **({} if default is None else {"default": default}),
     )
+
+
+def _form(name: str, arguments: Sequence[str]) -> str:
+    """The form of a command that its arguments choose.
+
+    Raises:
+        ValueError: if a flag belongs to another form.
+    """
+    forms = {key: key.removeprefix(name).strip() for key in COMMANDS if key.split()[0] == name}
+    given = {argument.partition("=")[0] for argument in arguments}
+    form = next((key for key, flag in forms.items() if flag in given), name)
+    own = _flags(form) if len(forms) > 1 else set()
+    for other in forms.keys() - {form}:
+        for flag in sorted(given & (_flags(other) - own)):
+            raise ValueError(f"{flag} belongs to `calibadv {other}`; see calibadv {form} --help")
+    return form
+
+
+def _load(form: str) -> Any:
+    """The class of a command."""
+    module, class_name, _ = COMMANDS[form]
+    return getattr(importlib.import_module(f"calibadv_algo.cli.{module}"), class_name)
+
+
+def _flags(form: str) -> set[str]:
+    """Flags of a command, without those of its nested settings."""
+    return {f"--{field.name.replace('_', '-')}" for field in fields(_load(form))}
 
 
 def _default(name: str, command: Any, arguments: Sequence[str]) -> Any:

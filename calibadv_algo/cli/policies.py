@@ -12,11 +12,12 @@ from urllib.parse import urlsplit, urlunsplit
 
 from calibadv_algo.cli.setup import load_policy, policy_path
 from calibadv_algo.training.config import EnvConfig
+from calibadv_env.errors import RetrieverError
+from calibadv_env.protocol.prompts import stop_strings
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from calibadv_algo.rollout.engines.base import GenerationEngine, Tokenizer
+    from calibadv_algo.rollout.driver import DriverConfig
+    from calibadv_algo.rollout.engines.base import GenerationEngine, SamplingParams, Tokenizer
     from calibadv_algo.rollout.engines.openai.engine import EndpointConfig
     from calibadv_algo.training.evaluation import TokenCounter
 
@@ -35,7 +36,7 @@ class EvalEnv(EnvConfig):
     max_turns: int | None = None  # type: ignore[assignment]
     """Searches that an episode allows; None means as in training, else 4."""
     prepend_think: bool | None = None  # type: ignore[assignment]
-    """Whether observations end with the think tag; None means as in training, else not."""
+    """If true, observations end with the think tag; None means as in training, else not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +47,44 @@ class PlaySettings:
         env: The environment; nothing in it is left open.
         max_tokens: Most tokens of one turn.
         max_context: Most tokens of an episode; None leaves it to the endpoint.
-        is_default_context: Whether a smaller model may bring it down to its own limit.
+        is_default_context: If true, a smaller model may bring it down to its own limit.
+        temperature: Of the sampling; 0 is greedy.
+        top_p: Nucleus mass; 1 for none.
+        seed: Of the sampling.
+        chat_template: If true, the question is a user message in the model's chat template.
+        num_slots: Environments that run side by side.
     """
 
     env: EnvConfig
     max_tokens: int
     max_context: int | None
     is_default_context: bool
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    chat_template: bool = False
+    num_slots: int = 64
+
+    def sampling(self, prompt: str | None) -> SamplingParams:
+        """How turns are sampled in an environment with this prompt, which decides what ends one."""
+        from calibadv_algo.rollout.engines.base import SamplingParams
+
+        return SamplingParams(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            max_tokens=self.max_tokens,
+            stop=stop_strings(prompt),
+        )
+
+    def driver(self, max_context: int | None) -> DriverConfig:
+        """How episodes are driven, of at most so many tokens; failed searches are retried."""
+        from calibadv_algo.rollout.driver import DriverConfig
+
+        return DriverConfig(
+            max_context_tokens=max_context,
+            chat_template=self.chat_template,
+            retry_on=(RetrieverError, OSError),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +120,7 @@ class Policy(Protocol):
         """How it was trained, as far as its folder tells: see :func:`read_training`."""
         ...
 
-    def open(self, play: PlaySettings, *, num_slots: int, temperature: float) -> OpenPolicy:
+    def open(self, play: PlaySettings) -> OpenPolicy:
         """Loads it."""
         ...
 
@@ -122,13 +154,15 @@ class LocalPolicy:
         """See :func:`read_training`."""
         return read_training(Path(policy_path(self.model)))
 
-    def open(self, play: PlaySettings, *, num_slots: int, temperature: float) -> OpenPolicy:
+    def open(self, play: PlaySettings) -> OpenPolicy:
         """Loads the model and starts the engine.
 
         Raises:
             ValueError: if there is no such model or engine.
         """
         import torch
+
+        from calibadv_algo.rollout.engines.config import find_engine, make_engine
 
         model, tokenizer = load_policy(self.model)
         if self.dtype == "bf16":
@@ -137,13 +171,13 @@ class LocalPolicy:
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         if play.is_default_context and context and limit:
             context = min(context, int(limit))
-        engine = _make_engine(
-            self.engine,
+        engine = make_engine(
+            find_engine(self.engine),
             model,
             tokenizer,
-            num_slots=num_slots,
+            max_slots=play.num_slots,
             max_context=context,
-            temperature=temperature,
+            temperature=play.temperature or 1.0,
         )
         return OpenPolicy(
             engine=engine, tokenizer=tokenizer, count_tokens=None, max_context=context
@@ -180,7 +214,7 @@ class EndpointPolicy:
         """Nothing: an endpoint does not tell."""
         return {}
 
-    def open(self, play: PlaySettings, *, num_slots: int, temperature: float) -> OpenPolicy:
+    def open(self, play: PlaySettings) -> OpenPolicy:
         """Opens the engine; nothing is sent yet.
 
         Raises:
@@ -203,7 +237,6 @@ def settle(
     *,
     max_tokens: int | None,
     max_context: int | None,
-    is_endpoint: bool,
 ) -> PlaySettings:
     """Fills in what the user left open: as the policy was trained, else as papers do.
 
@@ -212,15 +245,15 @@ def settle(
         env: The environment as far as it is given.
         max_tokens: Most tokens of one turn, None if left open.
         max_context: Most tokens of an episode, None if left open.
-        is_endpoint: Whether the context is the endpoint's affair.
 
     Returns:
         Prompt, searches and limits: those of the policy's recipe or training run if its folder
-        tells; else those that go with the prompt.
+        tells; else those that go with the prompt. An endpoint has a context of its own.
 
     Raises:
         ValueError: if a limit is given that an endpoint does not keep.
     """
+    is_endpoint = isinstance(policy, EndpointPolicy)
     if is_endpoint and max_context is not None:
         raise ValueError("max_context must not be given with an endpoint, which has its own")
     trained = policy.trained_as()
@@ -287,32 +320,6 @@ def fingerprint(folder: Path) -> str:
                 stream.seek(place)
                 digest.update(stream.read(_SAMPLE_BYTES))
     return digest.hexdigest()
-
-
-def _make_engine(
-    name: str,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    num_slots: int,
-    max_context: int | None,
-    temperature: float,
-) -> GenerationEngine:
-    """The engine of a name, over a model that is loaded."""
-    if name == "hf":
-        from calibadv_algo.rollout.engines.hf.engine import HfEngine
-
-        return HfEngine(model, tokenizer, max_slots=num_slots, max_context=max_context)
-    from calibadv_algo.rollout.engines.config import find_engine, make_engine
-
-    return make_engine(
-        find_engine(name),
-        model,
-        tokenizer,
-        max_slots=num_slots,
-        max_context=max_context,
-        temperature=temperature or 1.0,
-    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from calibadv_algo.cli.evaluate import Eval
+from calibadv_algo.cli.evaluate import Eval, evaluate_split
 from calibadv_algo.cli.setup import silence_transformers
 from calibadv_algo.learner.warmstart import (
     CloningConfig,
@@ -120,11 +120,14 @@ class WarmStart:
         command = Eval(
             model=str(self.output_dir),
             env=env,
-            episodes=len(get_dataset(self.dataset).tasks("dev")),
             temperature=temperature,
             max_context=self.shape.max_context,
         )
-        scores = summarize(command.evaluate().records)
+        policy = command.source()
+        result = evaluate_split(
+            policy, command.settled(policy), episodes=len(get_dataset(self.dataset).tasks("dev"))
+        )
+        scores = summarize(result.records)
         return {name: round(value, 4) for name, value in scores.items()}
 
     def _write_recipe(

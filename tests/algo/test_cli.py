@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -56,7 +57,7 @@ def test_an_unknown_command_is_refused_with_the_list(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_shows_what_each_field_is(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        main([name, "--help"])
+        main([*name.split(), "--help"])
     assert caught.value.code == 0
     out = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert f"usage: calibadv {name}" in out
@@ -76,7 +77,8 @@ def test_help_shows_what_each_field_is(name: str, capsys: pytest.CaptureFixture[
 
 def doc_of(command: type[Any], field: str) -> str:
     """The first words of the line under a field."""
-    source = Path(sys.modules[command.__module__].__file__ or "").read_text(encoding="utf-8")
+    owner = next(kind for kind in command.__mro__ if field in inspect.get_annotations(kind))
+    source = Path(sys.modules[owner.__module__].__file__ or "").read_text(encoding="utf-8")
     after = source.split(f"    {field}: ", 1)[1]
     doc = after.split('"""', 2)[1]
     return " ".join(doc.split()[:4])
@@ -93,13 +95,14 @@ def test_help_shows_nested_fields_and_defaults(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize("name", COMMANDS)
 def test_unknown_flags_are_fatal(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     positional = {
+        "eval --suite": ["toy"],
         "serve": ["toy"],
         "list": ["arms"],
         "report": ["folder"],
         "trace": ["import", "log.jsonl", "--output", "out.jsonl"],
     }
     with pytest.raises(SystemExit) as caught:
-        main([name, *positional.get(name, []), "--no-such-flag", "1"])
+        main([*name.split(), *positional.get(name, []), "--no-such-flag", "1"])
     assert caught.value.code == 2
     assert "no-such-flag" in capsys.readouterr().err
 

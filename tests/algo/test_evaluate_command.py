@@ -380,8 +380,9 @@ def test_without_a_suite_it_is_as_before(
     [
         (["--suite", "toy", "--samples", "2"], "samples must be 1 when greedy, got 2"),
         (["--suite", "toy", "--subset", "0"], "subset must be positive, got 0"),
-        (["--suite", "toy", "--episodes", "5"], "episodes must not be given with a suite"),
-        (["--subset", "5"], "subset needs a suite"),
+        (["--suite", "toy", "--episodes", "5"], "--episodes belongs to `calibadv eval`"),
+        (["--subset", "5"], "--subset belongs to `calibadv eval --suite`"),
+        (["--env.split", "dev", "--system=rag"], "--system belongs to `calibadv eval --suite`"),
         (["--suite", "toy,toy"], "got 'toy' twice"),
         (["--suite", "seven,nq"], "got 'NQ' twice"),
         (["--suite", ","], "suite must be seven or names"),
@@ -475,7 +476,7 @@ def test_a_policy_is_played_as_it_was_trained(tmp_path: Path) -> None:
 
     def play(model: str, env: EnvConfig, **limits: int) -> tuple[Any, ...]:
         given: dict[str, Any] = {"max_tokens": None, "max_context": None, **limits}
-        found = settle(LocalPolicy(model=model), env, is_endpoint=False, **given)
+        found = settle(LocalPolicy(model=model), env, **given)
         return (found.env.prompt, found.env.max_turns, found.max_tokens, found.max_context)
 
     assert play(str(policy), EvalEnv()) == ("question", 2, 33, 700)

@@ -1,0 +1,139 @@
+"""Flags that both forms of `calibadv eval` have: which policy, and how it is played."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Final, Literal
+
+import tyro
+
+from calibadv_algo.cli.policies import (
+    EndpointPolicy,
+    EvalEnv,
+    LocalPolicy,
+    PlaySettings,
+    Policy,
+    settle,
+)
+from calibadv_algo.training.config import EnvConfig
+from calibadv_env.common.checks import POSITIVE, Checked
+
+DEFAULT_MODEL: Final = "atlas-tiny"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyFlags(Checked):
+    """Which policy is evaluated, and how it is played."""
+
+    policy: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[MODEL]")] = None
+    """Policy: a shipped one's name, a path, or a name on the hub. Default: atlas-tiny."""
+    model: str | None = None
+    """The policy, named by a flag."""
+    env: EnvConfig = field(default_factory=EvalEnv)
+    """The environment; a suite names the datasets itself."""
+    temperature: float = 0.0
+    """Sampling temperature; 0 is greedy."""
+    top_p: float = 1.0
+    """Nucleus mass; 1 for none."""
+    max_tokens: Annotated[int, POSITIVE] | None = None
+    """Most tokens of one turn. Default: as trained, else 512."""
+    max_context: Annotated[int, POSITIVE] | None = None
+    """Most tokens of an episode. Default: as trained, else 8192 or the model's limit."""
+    num_slots: Annotated[int, POSITIVE] = 64
+    """Environments that run side by side."""
+    seed: int = 0
+    """Seed of the sampling."""
+    chat_template: bool = False
+    """If true, the question is put as a user message in the model's chat template."""
+    engine: str = "hf"
+    """What samples: hf, vllm, or vllm-server=URL."""
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """Type of the model's weights."""
+    endpoint: str | None = None
+    """Server with OpenAI's API that writes instead of a model here: http://HOST:PORT/v1."""
+    endpoint_model: str = ""
+    """Name of the model there."""
+    endpoint_route: Literal["chat", "completions"] = "chat"
+    """Form of its requests: a conversation, or a text to continue."""
+    endpoint_key_variable: str = "OPENAI_API_KEY"
+    """Environment variable with the key; the key itself is written nowhere."""
+    endpoint_extra: str = "{}"
+    """More fields of its requests, as JSON; null takes one out, such as {"seed": null}."""
+    endpoint_timeout_s: float = 120.0
+    """Most seconds of one request."""
+    endpoint_retries: int = 5
+    """Attempts after the first, each after a longer pause."""
+    endpoint_concurrency: int = 16
+    """Most requests at a time."""
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range and flags that exclude each other."""
+        Checked.__post_init__(self)
+        named = self.policy or self.model
+        if self.policy and self.model and self.policy != self.model:
+            raise ValueError(
+                f"model must be named once, got {self.policy!r} and --model {self.model!r}"
+            )
+        if self.endpoint is not None and named:
+            raise ValueError(f"model must not be given with an endpoint, got {named!r}")
+        if self.endpoint is not None and self.chat_template:
+            raise ValueError("chat_template must not be set with an endpoint; see endpoint_route")
+        if self.endpoint is None and self.endpoint_model:
+            raise ValueError("endpoint_model needs an endpoint, got none")
+
+    def source(self) -> Policy:
+        """The policy that is named.
+
+        Raises:
+            ValueError: if an endpoint's settings are not valid.
+        """
+        if self.endpoint is None:
+            return LocalPolicy(
+                model=self.policy or self.model or DEFAULT_MODEL,
+                engine=self.engine,
+                dtype=self.dtype,
+            )
+        from calibadv_algo.rollout.engines.http import CallSettings
+        from calibadv_algo.rollout.engines.openai.engine import EndpointConfig
+
+        return EndpointPolicy(
+            config=EndpointConfig(
+                url=self.endpoint,
+                model=self.endpoint_model,
+                route=self.endpoint_route,
+                key_variable=self.endpoint_key_variable,
+                extra=_json_object("endpoint_extra", self.endpoint_extra),
+                calls=CallSettings(
+                    timeout_s=self.endpoint_timeout_s,
+                    max_retries=self.endpoint_retries,
+                    max_concurrency=self.endpoint_concurrency,
+                ),
+            )
+        )
+
+    def settled(self, policy: Policy) -> PlaySettings:
+        """How a policy is played, with nothing left open.
+
+        Raises:
+            ValueError: if a limit is given that an endpoint does not keep.
+        """
+        play = settle(policy, self.env, max_tokens=self.max_tokens, max_context=self.max_context)
+        return replace(
+            play,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=self.seed,
+            chat_template=self.chat_template,
+            num_slots=self.num_slots,
+        )
+
+
+def _json_object(name: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{name} must be JSON, got {text!r}: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} must be a JSON object, got {text!r}")
+    return value
