@@ -90,7 +90,7 @@ def main(args: Args) -> None:
     from calibadv_algo.experiments.arms import find_arm
     from calibadv_algo.learner.smol import smol_folder
     from calibadv_algo.lora import Lora
-    from calibadv_algo.rollout.engines.config import find_engine
+    from calibadv_algo.rollout.engines.making import find_engine
     from calibadv_algo.training.presets import ATLAS_TINY
 
     rows = []

@@ -42,8 +42,9 @@ import torch
 
 from calibadv_algo.cli.setup import load_policy
 from calibadv_algo.rollout.engines.base import GenerationRequest, SamplingParams
-from calibadv_algo.rollout.engines.config import VllmEngineConfig, make_engine
+from calibadv_algo.rollout.engines.config import VllmEngineConfig
 from calibadv_algo.rollout.engines.hf.engine import HfEngine
+from calibadv_algo.rollout.engines.making import make_engine
 
 TARGETS = {"smollm2": 1.5}
 SYNC_TARGET = 0.02

@@ -162,7 +162,7 @@ class LocalPolicy:
         """
         import torch
 
-        from calibadv_algo.rollout.engines.config import find_engine, make_engine
+        from calibadv_algo.rollout.engines.making import find_engine, make_engine
 
         model, tokenizer = load_policy(self.model)
         if self.dtype == "bf16":

@@ -15,7 +15,7 @@ from calibadv_algo.cli.setup import data_sha256, git_commit, load_policy
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline, find_baseline
 from calibadv_algo.lora import Lora, add_lora
-from calibadv_algo.rollout.engines.config import find_engine
+from calibadv_algo.rollout.engines.making import find_engine
 from calibadv_algo.training.config import TrainConfig, config_hash
 from calibadv_algo.training.presets import ATLAS_TINY, PRESETS
 from calibadv_env.errors import RetrieverError
@@ -78,7 +78,7 @@ def train_config(
         preset: A preset; "published" for the baseline's own settings; None for the usual ones.
         arm: An arm, or None.
         baseline: A baseline, or None.
-        engine: An engine, as :func:`~calibadv_algo.rollout.engines.config.find_engine` reads it.
+        engine: An engine, as :func:`~calibadv_algo.rollout.engines.making.find_engine` reads it.
         lora: Rank of adapters.
 
     Returns:
@@ -197,7 +197,8 @@ def _make_engine(
 
     One that samples while the policy learns needs weights of its own.
     """
-    from calibadv_algo.rollout.engines.config import HfEngineConfig, make_engine
+    from calibadv_algo.rollout.engines.config import HfEngineConfig
+    from calibadv_algo.rollout.engines.making import make_engine
 
     rollout = config.rollout
     is_shared = isinstance(config.engine, HfEngineConfig) and rollout.overlap == "none"

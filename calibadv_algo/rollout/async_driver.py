@@ -21,9 +21,10 @@ from calibadv_algo.rollout.engines.base import (
     Generation,
     GenerationEngine,
     SamplingParams,
+    StreamingEngine,
     Tokenizer,
+    as_streaming,
 )
-from calibadv_algo.rollout.engines.streaming import StreamingEngine, as_streaming
 from calibadv_algo.rollout.episodes import (
     DriverConfig,
     Episode,
@@ -41,7 +42,7 @@ Result = TypeVar("Result", SlotReset, SlotStep)
 
 def collect_async(
     slots: EnvSlots,
-    engine: GenerationEngine | StreamingEngine,
+    engine: GenerationEngine,
     tokenizer: Tokenizer,
     tasks: Sequence[EpisodeSpec],
     params: SamplingParams,

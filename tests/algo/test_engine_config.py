@@ -11,9 +11,8 @@ from calibadv_algo.rollout.engines.config import (
     HfEngineConfig,
     VllmEngineConfig,
     VllmServerEngineConfig,
-    find_engine,
-    make_engine,
 )
+from calibadv_algo.rollout.engines.making import find_engine, make_engine
 from calibadv_algo.rollout.engines.vllm.turns import check_sampling, reports_raw_logprobs
 
 

@@ -8,9 +8,14 @@ import pytest
 import torch
 
 from calibadv_algo.errors import EngineError
-from calibadv_algo.rollout.engines.base import Generation, GenerationRequest, SamplingParams
+from calibadv_algo.rollout.engines.base import (
+    BatchedStreaming,
+    Generation,
+    GenerationRequest,
+    SamplingParams,
+    as_streaming,
+)
 from calibadv_algo.rollout.engines.hf.engine import HfEngine
-from calibadv_algo.rollout.engines.streaming import BatchedStreaming, as_streaming
 from tests.algo.letters import make_model, make_tokenizer
 
 PARAMS = SamplingParams(max_tokens=3)

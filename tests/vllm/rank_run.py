@@ -12,7 +12,8 @@ def main(rank: int, size: int, store: str) -> None:
 
     from calibadv_algo.cli.setup import load_policy
     from calibadv_algo.rollout.engines.base import GenerationRequest, SamplingParams
-    from calibadv_algo.rollout.engines.config import VllmEngineConfig, make_engine
+    from calibadv_algo.rollout.engines.config import VllmEngineConfig
+    from calibadv_algo.rollout.engines.making import make_engine
 
     torch.set_num_threads(1)
     torch.distributed.init_process_group(

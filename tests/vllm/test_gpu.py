@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from calibadv_algo.rollout.engines.base import SamplingParams
-from calibadv_algo.rollout.engines.config import VllmEngineConfig, make_engine
+from calibadv_algo.rollout.engines.config import VllmEngineConfig
+from calibadv_algo.rollout.engines.making import make_engine
 
 pytestmark = [
     pytest.mark.gpu,

@@ -24,7 +24,8 @@ SPECS = [
 
 def test_an_engine_starts_beside_a_search_index(loaded: tuple[Any, Any]) -> None:
     """The environment loads numba, whose objects vLLM's start stumbles over."""
-    from calibadv_algo.rollout.engines.config import VllmEngineConfig, make_engine
+    from calibadv_algo.rollout.engines.config import VllmEngineConfig
+    from calibadv_algo.rollout.engines.making import make_engine
 
     slots = make_slots(ATLAS_TINY.env.env_id, 1, ATLAS_TINY.env.kwargs("dev"))
     try:

@@ -20,8 +20,9 @@ import pytest
 from calibadv_algo.cli.setup import policy_path
 from calibadv_algo.errors import EngineError
 from calibadv_algo.rollout.engines.base import GenerationRequest, SamplingParams
-from calibadv_algo.rollout.engines.config import VllmServerEngineConfig, make_engine
+from calibadv_algo.rollout.engines.config import VllmServerEngineConfig
 from calibadv_algo.rollout.engines.hf.engine import HfEngine
+from calibadv_algo.rollout.engines.making import make_engine
 from calibadv_algo.rollout.engines.vllm.server import VllmServerEngine, server_command
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,8 @@ import pytest
 from calibadv_algo.cli.setup import load_policy
 from calibadv_algo.learner.smol import find_gguf, smol_folder
 from calibadv_algo.rollout.engines.base import GenerationRequest, SamplingParams
-from calibadv_algo.rollout.engines.config import VllmEngineConfig, make_engine
+from calibadv_algo.rollout.engines.config import VllmEngineConfig
+from calibadv_algo.rollout.engines.making import make_engine
 
 pytestmark = pytest.mark.slow
 

@@ -13,11 +13,12 @@ import torch
 
 from calibadv_algo.errors import EngineError
 from calibadv_algo.rollout.engines.base import GenerationRequest, SamplingParams
-from calibadv_algo.rollout.engines.config import VllmEngineConfig, make_engine
+from calibadv_algo.rollout.engines.config import VllmEngineConfig
 from calibadv_algo.rollout.engines.hf.engine import HfEngine
+from calibadv_algo.rollout.engines.making import make_engine
 from calibadv_algo.rollout.engines.vllm.engine import VllmEngine
 from calibadv_algo.rollout.engines.vllm.rebuilding import RebuildingEngine
-from calibadv_algo.rollout.engines.vllm.sync import named_weights
+from calibadv_algo.rollout.engines.vllm.weights import named_weights
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=24)
 

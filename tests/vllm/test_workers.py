@@ -15,8 +15,9 @@ import pytest
 
 from calibadv_algo.errors import EngineError
 from calibadv_algo.rollout.engines.base import GenerationRequest, SamplingParams
-from calibadv_algo.rollout.engines.config import VllmEngineConfig, make_engine
+from calibadv_algo.rollout.engines.config import VllmEngineConfig
 from calibadv_algo.rollout.engines.hf.engine import HfEngine
+from calibadv_algo.rollout.engines.making import make_engine
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=24)
 SEPARATE = VllmEngineConfig(workers="separate")

@@ -9,7 +9,8 @@ from typing import Any
 
 from calibadv_algo.cli.setup import load_policy
 from calibadv_algo.rollout.driver import DriverConfig
-from calibadv_algo.rollout.engines.config import VllmEngineConfig, make_engine
+from calibadv_algo.rollout.engines.config import VllmEngineConfig
+from calibadv_algo.rollout.engines.making import make_engine
 from calibadv_algo.rollout.slots import make_slots
 from calibadv_algo.training.presets import ATLAS_TINY
 from calibadv_algo.training.trainer import Trainer

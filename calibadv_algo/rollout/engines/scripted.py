@@ -14,22 +14,24 @@ from calibadv_algo.rollout.engines.base import (
     GenerationEngine,
     GenerationRequest,
     SamplingParams,
+    StreamingEngine,
     Tokenizer,
+    check_idle,
+    check_submission,
 )
-from calibadv_algo.rollout.engines.streaming import check_idle, check_submission
 
 Script = Callable[[str, int], str]
 
 
 class ScriptedEngine:
-    """Writes what a function of the context's text and the turn's seed says.
+    """Turns written by a function of the context's text and the turn's seed.
 
     Log-probabilities are 0: the script is certain of what it writes. Text beyond a stop string
     or ``max_tokens`` is cut as a model's would be.
     """
 
     def __init__(self, script: Script, tokenizer: Tokenizer) -> None:
-        """Takes the function ``(context_text, seed) -> turn_text``."""
+        """Makes an engine of a function ``(context_text, seed) -> turn_text``."""
         self._script = script
         self._tokenizer = tokenizer
 
@@ -58,14 +60,14 @@ class ScriptedEngine:
 
 
 class ReplayEngine:
-    """Writes given texts, one a turn, by the name of the episode.
+    """Turns replayed from given texts by the name of the episode.
 
     Attributes:
         num_released: Episodes released so far.
     """
 
     def __init__(self, texts: Mapping[str, Sequence[str]], tokenizer: Tokenizer) -> None:
-        """Takes the turns of every episode by episode id."""
+        """Makes an engine of the turns of every episode by episode id."""
         self._texts = {episode: list(turns) for episode, turns in texts.items()}
         self._turn = dict.fromkeys(texts, 0)
         self._tokenizer = tokenizer
@@ -74,7 +76,7 @@ class ReplayEngine:
     def generate(
         self, requests: Sequence[GenerationRequest], params: SamplingParams
     ) -> list[Generation]:
-        """Gives each episode its next text.
+        """Encodes the next text of each episode.
 
         Raises:
             EngineError: if an episode is not known or has no text left.
@@ -97,11 +99,11 @@ class ReplayEngine:
         """Does nothing: there are no weights."""
 
 
-class PacedEngine:
-    """Gives another engine's turns token by token, at a set pace: a model's clock without one.
+class PacedEngine(StreamingEngine):
+    """Another engine's turns token by token, at a set pace: a model's clock without a model.
 
     A step costs ``step_s(num_running)`` seconds and every running turn gets one token, as in
-    continuous batching. :meth:`generate` takes the same steps and waits for the longest turn.
+    continuous batching.
 
     Attributes:
         num_steps: Steps so far.
@@ -114,7 +116,7 @@ class PacedEngine:
         *,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Takes the engine that knows the turns, and the seconds of a step by batch size."""
+        """Paces ``engine``, which knows the turns, by the seconds of a step at a batch size."""
         self._engine = engine
         self._step_s = step_s
         self._sleep = sleep
@@ -148,23 +150,8 @@ class PacedEngine:
         self._running = {name: each for name, each in left.items() if each[0] > 0}
         return [(name, turn) for name, (count, turn) in left.items() if count <= 0]
 
-    def generate(
-        self, requests: Sequence[GenerationRequest], params: SamplingParams
-    ) -> list[Generation]:
-        """Gives all turns, after as many steps as the longest has tokens.
-
-        Raises:
-            EngineError: if the other engine does not know them, or turns are running.
-        """
-        check_idle(self.num_running)
-        self.submit(requests, params)
-        done: dict[str, Generation] = {}
-        while self._running:
-            done.update(self.step())
-        return [done[request.episode_id] for request in requests]
-
     def release(self, episode_ids: Sequence[str]) -> None:
-        """Gives turns up and tells the other engine."""
+        """Cancels turns, here and in the other engine."""
         for episode_id in episode_ids:
             self._running.pop(episode_id, None)
         self._engine.release(episode_ids)
@@ -180,7 +167,7 @@ class PacedEngine:
 
 
 def encode_turn(text: str, tokenizer: Tokenizer, params: SamplingParams) -> Generation:
-    """Makes a generation of a written text.
+    """Generation that stands for a written text.
 
     Args:
         text: What the turn says.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 REPLACEMENT = "\ufffd"
 
@@ -98,3 +98,16 @@ class StopMatcher:
         for token, text in enumerate(self._decoder.vocabulary(size)):
             table[token] |= any(final in text for final in finals)
         return table
+
+
+def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Tokens that end a turn: those of the model's generation config and the tokenizer's."""
+    generation_config = getattr(model, "generation_config", None)
+    found = [getattr(generation_config, "eos_token_id", None), tokenizer.eos_token_id]
+    ids: set[int] = set()
+    for value in found:
+        if isinstance(value, int):
+            ids.add(value)
+        elif value is not None:
+            ids.update(int(token) for token in value)
+    return tuple(sorted(ids))

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ from calibadv_algo.rollout.engines.base import (
 from calibadv_algo.rollout.engines.hf.kv_cache import RowTable, SlotCache
 from calibadv_algo.rollout.engines.sampling import draw_uniforms, sample_tokens
 from calibadv_algo.rollout.engines.stopping import StopMatcher, TurnDecoder
+from calibadv_env.common.checks import FRACTION, POSITIVE, Checked
 
 Ints = NDArray[np.int64]
 
@@ -51,7 +53,7 @@ UNSPLIT_COLUMNS = 256
 
 @dataclass(slots=True)
 class EngineCounters:
-    """What an engine has done since it was made.
+    """Counts of an engine since it was made.
 
     Attributes:
         num_sampled: Tokens sampled.
@@ -71,14 +73,14 @@ class EngineCounters:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchLimits:
+class BatchLimits(Checked):
     """Sizes of a running batch; see :class:`~calibadv_algo.rollout.engines.hf.engine.HfEngine`."""
 
-    max_slots: int
+    max_slots: Annotated[int, POSITIVE]
     max_context: int
-    max_prefill_tokens: int
-    compact_share: float
-    align: int
+    max_prefill_tokens: Annotated[int, POSITIVE]
+    compact_share: Annotated[float, FRACTION]
+    align: Annotated[int, POSITIVE]
 
 
 class RunningBatch:

@@ -1,8 +1,8 @@
-"""Sampling turns with a Hugging Face model, its keys and values kept between turns.
+"""Generation engine over a Hugging Face model, its keys and values kept between turns.
 
-What runs is in ``hf_batch.py``: one batch whose turns come and go. :meth:`HfEngine.generate` puts
-turns in and steps until they are done; who does not want to wait for the slowest uses
-:meth:`HfEngine.submit` and :meth:`HfEngine.step`.
+Its state is a :class:`~calibadv_algo.rollout.engines.hf.batch.RunningBatch`: one batch whose turns
+come and go. :meth:`HfEngine.generate` waits for the slowest turn; :meth:`HfEngine.submit` and
+:meth:`HfEngine.step` do not.
 """
 
 from __future__ import annotations
@@ -15,20 +15,25 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from calibadv_algo.errors import EngineError
-from calibadv_algo.rollout.engines.base import Generation, GenerationRequest, SamplingParams
+from calibadv_algo.rollout.engines.base import (
+    Generation,
+    GenerationRequest,
+    SamplingParams,
+    StreamingEngine,
+    check_idle,
+    check_submission,
+)
 from calibadv_algo.rollout.engines.hf.batch import BatchLimits, EngineCounters, RunningBatch
-from calibadv_algo.rollout.engines.stopping import StopMatcher, TurnDecoder
-from calibadv_algo.rollout.engines.streaming import check_idle, check_submission
+from calibadv_algo.rollout.engines.stopping import StopMatcher, TurnDecoder, eos_token_ids
 
 CPU_ALIGN = 16
 """Multiple that shapes are rounded up to on a CPU; below it the rounding of products differs."""
 
 
-class HfEngine:
-    """A generation engine over a causal language model, for whole batches and for streams.
+class HfEngine(StreamingEngine):
+    """Generation engine over a causal language model, for whole batches and for streams.
 
-    It is a :class:`~calibadv_algo.rollout.engines.base.GenerationEngine` and a
-    :class:`~calibadv_algo.rollout.engines.streaming.StreamingEngine`.
+    A turn that fills the context ends with "length".
 
     Attributes:
         model: The model, shared with the trainer.
@@ -67,20 +72,12 @@ class HfEngine:
             ValueError: if a setting is out of range or the model's attention is of another
                 kind.
         """
-        if max_slots < 1:
-            raise ValueError(f"max_slots must be positive, got {max_slots}")
+        on_cpu = model.device.type == "cpu"
         if max_prefill_tokens is None:
-            max_prefill_tokens = 1024 if model.device.type == "cpu" else 16384
-        if max_prefill_tokens < 1:
-            raise ValueError(f"max_prefill_tokens must be positive, got {max_prefill_tokens}")
-        if not 0 <= compact_share <= 1:
-            raise ValueError(f"compact_share must be in [0, 1], got {compact_share}")
+            max_prefill_tokens = 1024 if on_cpu else 16384
         if align is None:
-            align = CPU_ALIGN if model.device.type == "cpu" else 1
-        if align < 1:
-            raise ValueError(f"align must be positive, got {align}")
-        config = model.config.get_text_config()
-        limit = int(getattr(config, "max_position_embeddings", 0)) or 2**20
+            align = CPU_ALIGN if on_cpu else 1
+        limit = context_limit(model)
         self.max_context = limit if max_context is None else max_context
         if not 2 <= self.max_context <= limit:
             raise ValueError(f"max_context must be in [2, {limit}], got {max_context}")
@@ -100,29 +97,6 @@ class HfEngine:
         self._modules = tuple(model.modules())
         self._batch = self._empty_batch()
 
-    def generate(
-        self, requests: Sequence[GenerationRequest], params: SamplingParams
-    ) -> list[Generation]:
-        """Samples one turn for each request, in order.
-
-        Args:
-            requests: At most one of each episode.
-            params: How to sample.
-
-        Returns:
-            One generation a request. A turn that fills the context ends with "length".
-
-        Raises:
-            EngineError: if a request is empty or too long, an episode is named twice, or the
-                model failed; in the last case everything that was kept is dropped.
-        """
-        check_idle(self.num_running)
-        self.submit(requests, params)
-        done: dict[str, Generation] = {}
-        while self.num_running:
-            done.update(self.step())
-        return [done[request.episode_id] for request in requests]
-
     @property
     def num_running(self) -> int:
         """Turns that were submitted and not given back yet."""
@@ -135,15 +109,10 @@ class HfEngine:
             EngineError: if a request is empty or too long, an episode is named twice or already
                 runs a turn, or turns with other params run. Nothing is queued then.
         """
-        for request in requests:
-            if not 0 < len(request.token_ids) < self.max_context:
-                raise EngineError(
-                    f"context of episode {request.episode_id!r} must have 1 to "
-                    f"{self.max_context - 1} tokens, got {len(request.token_ids)}"
-                )
-        check_submission(requests, params, self._batch.running, self._batch.params)
+        batch = self._batch
+        check_submission(requests, params, batch.running, batch.params, self.max_context)
         if requests:
-            self._batch.submit(requests, params, self._matcher(params.stop))
+            batch.submit(requests, params, self._matcher(params.stop))
 
     def step(self) -> list[tuple[str, Generation]]:
         """Samples one token of every running turn.
@@ -204,17 +173,10 @@ class HfEngine:
         return self._matchers[stop]
 
 
-def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Tokens that end a turn: those of the model's generation config and the tokenizer's."""
-    generation_config = getattr(model, "generation_config", None)
-    found = [getattr(generation_config, "eos_token_id", None), tokenizer.eos_token_id]
-    ids: set[int] = set()
-    for value in found:
-        if isinstance(value, int):
-            ids.add(value)
-        elif value is not None:
-            ids.update(int(token) for token in value)
-    return tuple(sorted(ids))
+def context_limit(model: PreTrainedModel) -> int:
+    """Longest context in tokens that a model has positions for; 2^20 if it does not say."""
+    config = model.config.get_text_config()
+    return int(getattr(config, "max_position_embeddings", 0)) or 2**20
 
 
 def check_attention(model: PreTrainedModel, max_context: int) -> None:

@@ -41,7 +41,7 @@ from vllm.model_executor.model_loader.reload.layerwise import (  # noqa: TID253
     initialize_layerwise_reload,
 )
 
-from calibadv_algo.rollout.engines.vllm.sync import (
+from calibadv_algo.rollout.engines.vllm.weights import (
     BACKEND,
     named_weights,
     send_weights,

@@ -1,4 +1,4 @@
-"""Sampling turns with vLLM, in this process or in worker processes of its own.
+"""Generation engine over vLLM, in this process or in worker processes of its own.
 
 The engine starts without weights and gets all it ever has through :meth:`VllmEngine.sync_weights`,
 so what samples is what the trainer holds, and a failed engine can be built anew at any time.
@@ -21,7 +21,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from calibadv_algo.errors import EngineError
-from calibadv_algo.rollout.engines.base import Generation, GenerationRequest, SamplingParams
+from calibadv_algo.rollout.engines.base import (
+    Generation,
+    GenerationRequest,
+    SamplingParams,
+    StreamingEngine,
+    check_idle,
+    check_submission,
+)
+from calibadv_algo.rollout.engines.hf.engine import context_limit
 from calibadv_algo.rollout.engines.vllm.setup import (
     adapter_rank,
     check_process,
@@ -37,24 +45,26 @@ from calibadv_algo.rollout.engines.vllm.setup import (
     write_shape,
 )
 from calibadv_algo.rollout.engines.vllm.sync import (
-    BareModel,
     EngineClient,
     WeightSender,
-    base_model,
     init_info,
-    own_prefix,
-    remove_leftovers,
-    unwrap,
     vllm_backend,
 )
 from calibadv_algo.rollout.engines.vllm.turns import (
     TurnReader,
     VllmCounters,
     check_reported,
-    check_requests,
     check_sampling,
+    check_tokens,
     describe,
     reports_raw_logprobs,
+)
+from calibadv_algo.rollout.engines.vllm.weights import (
+    BareModel,
+    base_model,
+    own_prefix,
+    remove_leftovers,
+    unwrap,
 )
 
 if TYPE_CHECKING:
@@ -63,8 +73,8 @@ if TYPE_CHECKING:
     from calibadv_algo.rollout.engines.config import VllmEngineConfig
 
 
-class VllmEngine:
-    """A :class:`~calibadv_algo.rollout.engines.base.GenerationEngine` whose turns may also stream.
+class VllmEngine(StreamingEngine):
+    """A vLLM engine of this process, or of worker processes that it starts.
 
     Attributes:
         version: Version of the weights, -1 before the first.
@@ -104,9 +114,8 @@ class VllmEngine:
         check_sampling(temperature, top_p)
         import_vllm()
         base = base_model(model)
-        text_config = base.config.get_text_config()
-        self._vocab_size = int(text_config.vocab_size)
-        limit = int(getattr(text_config, "max_position_embeddings", 0)) or 2**20
+        self._vocab_size = int(base.config.get_text_config().vocab_size)
+        limit = context_limit(base)
         self.max_context = config.max_model_len or max_context or limit
         if not 2 <= self.max_context <= limit:
             raise ValueError(f"max_model_len must be in [2, {limit}], got {self.max_context}")
@@ -149,29 +158,13 @@ class VllmEngine:
         """Turns that were submitted and not returned yet."""
         return len(self._running)
 
-    def generate(
-        self, requests: Sequence[GenerationRequest], params: SamplingParams
-    ) -> list[Generation]:
-        """Samples one turn for each request, in order.
-
-        Raises:
-            EngineError: if a request is empty or too long, an episode is named twice, or vLLM
-                failed; in the last case ``is_dead`` is true.
-        """
-        if self._running:
-            raise EngineError(f"generate needs an idle engine, {self.num_running} turns run")
-        self.submit(requests, params)
-        done: dict[str, Generation] = {}
-        while self._running:
-            done.update(self.step())
-        return [done[request.episode_id] for request in requests]
-
     def submit(self, requests: Sequence[GenerationRequest], params: SamplingParams) -> None:
         """Queues turns; they join the running batch at the next step.
 
         Raises:
-            EngineError: as :meth:`generate`; also if an episode already runs a turn, or running
-                turns have other params. Then nothing of the call was queued.
+            EngineError: if a context is empty or too long, an episode already runs a turn, or
+                running turns have other params: then nothing of the call was queued. Also if
+                vLLM failed: then ``is_dead`` is true.
         """
         self._check(requests, params)
         self._wake()
@@ -225,8 +218,7 @@ class VllmEngine:
             EngineError: if turns are running, or the transfer failed. vLLM cannot undo half of
                 one, so ``is_dead`` is then true.
         """
-        if self._running:
-            raise EngineError(f"weights cannot change while {self.num_running} turns run")
+        check_idle(self.num_running)
         self._check_alive()
         with self._fatal(f"did not take over the weights of version {version}"):
             self._wake("weights")
@@ -353,10 +345,9 @@ class VllmEngine:
         self._check_alive()
         if self.version < 0:
             raise EngineError("the engine has no weights yet, sync_weights must come first")
-        if self._running and params != self._params:
-            raise EngineError("running turns have other params")
+        check_submission(requests, params, self._request_ids, self._params, self.max_context)
         check_reported(self._is_raw, params)
-        check_requests(requests, self.max_context, self._vocab_size, self._request_ids)
+        check_tokens(requests, self._vocab_size)
 
     def _check_alive(self) -> None:
         if self.is_dead:

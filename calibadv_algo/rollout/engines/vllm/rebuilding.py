@@ -7,7 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from calibadv_algo.errors import EngineError
-from calibadv_algo.rollout.engines.base import Generation, GenerationRequest, SamplingParams
+from calibadv_algo.rollout.engines.base import (
+    Generation,
+    GenerationRequest,
+    SamplingParams,
+    StreamingEngine,
+    check_idle,
+)
 from calibadv_algo.rollout.engines.vllm.turns import VllmCounters
 
 if TYPE_CHECKING:
@@ -18,7 +24,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
-class RebuildingEngine:
+class RebuildingEngine(StreamingEngine):
     """An engine that is built anew when it fails, and then does again what it was asked.
 
     Attributes:
@@ -27,7 +33,7 @@ class RebuildingEngine:
     """
 
     def __init__(self, build: Callable[[], VllmEngine], *, max_rebuilds: int = 2) -> None:
-        """Takes what makes an engine; it is made when it is first needed.
+        """Keeps the recipe of an engine, which is built when it is first needed.
 
         Args:
             build: Makes an engine without weights.
@@ -47,7 +53,7 @@ class RebuildingEngine:
 
     @property
     def counters(self) -> VllmCounters:
-        """What the engine at work has done."""
+        """Counts of the engine at work."""
         counters = VllmCounters() if self.engine is None else self.engine.counters
         counters.num_rebuilds = self.num_rebuilds
         return counters
@@ -61,8 +67,7 @@ class RebuildingEngine:
         self, requests: Sequence[GenerationRequest], params: SamplingParams
     ) -> list[Generation]:
         """As :meth:`VllmEngine.generate`."""
-        if self._turns:
-            raise EngineError(f"generate needs an idle engine, {self.num_running} turns run")
+        check_idle(self.num_running)
         return self._retry(lambda engine: engine.generate(requests, params))
 
     def submit(self, requests: Sequence[GenerationRequest], params: SamplingParams) -> None:
@@ -85,8 +90,7 @@ class RebuildingEngine:
 
     def sync_weights(self, model: torch.nn.Module, version: int) -> None:
         """As :meth:`VllmEngine.sync_weights`; repeated with a new engine if it fails."""
-        if self._turns:
-            raise EngineError(f"weights cannot change while {self.num_running} turns run")
+        check_idle(self.num_running)
         self._weights, self._is_sent = (model, version), False
         self._retry(lambda engine: None if self._is_sent else self._sync(engine))
 

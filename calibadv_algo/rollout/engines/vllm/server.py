@@ -1,4 +1,4 @@
-"""Sampling turns with a vLLM server that runs elsewhere (docs/vllm.md says how to start one).
+"""Generation engine over a vLLM server that runs elsewhere (docs/vllm.md says how to start one).
 
 Turns go over the completions route, token ids both ways. Weights go through the server's own
 weight-transfer routes. The server says which weights it holds: one that was started again in the
@@ -15,25 +15,31 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from calibadv_algo.errors import EngineError
-from calibadv_algo.rollout.engines.base import Generation, GenerationRequest, SamplingParams
-from calibadv_algo.rollout.engines.vllm.http import ServerClient, ServerFacts
-from calibadv_algo.rollout.engines.vllm.sync import (
-    EXTENSION,
-    WeightSender,
-    base_model,
-    init_info,
-    send_weights,
-    vllm_backend,
-    whole_weights,
+from calibadv_algo.rollout.engines.base import (
+    Generation,
+    GenerationRequest,
+    SamplingParams,
+    StreamingEngine,
+    check_idle,
+    check_submission,
 )
+from calibadv_algo.rollout.engines.vllm.http import ServerClient, ServerFacts
+from calibadv_algo.rollout.engines.vllm.setup import DTYPES
+from calibadv_algo.rollout.engines.vllm.sync import WeightSender, init_info, vllm_backend
 from calibadv_algo.rollout.engines.vllm.turns import (
     TurnReader,
     VllmCounters,
     check_reported,
-    check_requests,
     check_sampling,
+    check_tokens,
     describe,
     reports_raw_logprobs,
+)
+from calibadv_algo.rollout.engines.vllm.weights import (
+    EXTENSION,
+    base_model,
+    send_weights,
+    whole_weights,
 )
 
 if TYPE_CHECKING:
@@ -42,11 +48,10 @@ if TYPE_CHECKING:
     from calibadv_algo.rollout.engines.config import VllmServerEngineConfig
 
 POLL_S: Final = 0.02
-DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class VllmServerEngine:
-    """A `GenerationEngine` over HTTP whose turns may stream.
+class VllmServerEngine(StreamingEngine):
+    """A vLLM server behind HTTP.
 
     Several processes that train together share the server: the first one sends weights.
 
@@ -105,36 +110,19 @@ class VllmServerEngine:
         """Turns that were submitted and not returned yet."""
         return len(self._running)
 
-    def generate(
-        self, requests: Sequence[GenerationRequest], params: SamplingParams
-    ) -> list[Generation]:
-        """Samples one turn for each request, in order.
-
-        Raises:
-            EngineError: if a request is empty or too long, an episode is named twice, or the
-                server failed.
-        """
-        if self._running:
-            raise EngineError(f"generate needs an idle engine, {self.num_running} turns run")
-        self.submit(requests, params)
-        done: dict[str, Generation] = {}
-        while self._running:
-            done.update(self.step())
-        return [done[request.episode_id] for request in requests]
-
     def submit(self, requests: Sequence[GenerationRequest], params: SamplingParams) -> None:
         """Sends turns off.
 
         Raises:
-            EngineError: as :meth:`generate`; also if an episode already runs a turn, or running
-                turns have other params. Then nothing of the call was sent.
+            EngineError: if a context is empty or too long, an episode already runs a turn, or
+                running turns have other params: then nothing of the call was sent. Also if the
+                server does not answer.
         """
         if self.version < 0:
             raise EngineError("the engine has no weights yet, sync_weights must come first")
-        if self._running and params != self._params:
-            raise EngineError("running turns have other params")
+        check_submission(requests, params, self._running, self._params, self.max_context)
         check_reported(self._is_raw, params)
-        check_requests(requests, self.max_context, self._vocab_size, self._running)
+        check_tokens(requests, self._vocab_size)
         self._params = params
         if requests and not self._running and not self._has_weights():
             self._recover()
@@ -188,8 +176,7 @@ class VllmServerEngine:
             EngineError: if turns are running, or the server did not take the weights. It cannot
                 undo half a transfer and must then be started again.
         """
-        if self._running:
-            raise EngineError(f"weights cannot change while {self.num_running} turns run")
+        check_idle(self.num_running)
         self._model = model
         try:
             self._transfer(version)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from calibadv_algo.rollout.engines.vllm.sync import EXTENSION, unwrap
+from calibadv_algo.rollout.engines.vllm.weights import EXTENSION, unwrap
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

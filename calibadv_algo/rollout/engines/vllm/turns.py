@@ -1,15 +1,14 @@
-"""What vLLM engines of this process and servers have in common: reading and checking turns."""
+"""Reading and checking of turns, common to vLLM engines of this process and vLLM servers."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from calibadv_algo.errors import EngineError
 from calibadv_algo.rollout.engines.base import FinishReason, GenerationRequest, SamplingParams
-from calibadv_algo.rollout.engines.hf.engine import eos_token_ids
-from calibadv_algo.rollout.engines.stopping import StopMatcher, TurnDecoder
+from calibadv_algo.rollout.engines.stopping import StopMatcher, TurnDecoder, eos_token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,7 +22,7 @@ MAX_TEMPERATURE: Final = 2.0
 
 @dataclass(slots=True)
 class VllmCounters:
-    """What an engine has done since it was made.
+    """Counts of an engine since it was made.
 
     Attributes:
         num_sampled: Tokens sampled.
@@ -48,7 +47,7 @@ class TurnReader:
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Takes the policy, whose settings name tokens that end a turn, and the tokenizer."""
+        """Reads turns of a policy, whose settings name tokens that end a turn."""
         self._decoder = TurnDecoder(tokenizer, eos_token_ids(model, tokenizer))
         self._matchers: dict[tuple[str, ...], StopMatcher] = {}
         self.eos_ids = self._decoder.eos_ids
@@ -101,7 +100,7 @@ def check_sampling(temperature: float, top_p: float) -> None:
 
 
 def reports_raw_logprobs(temperature: float, top_p: float) -> bool:
-    """Whether vLLM is to report those before temperature and top-p.
+    """Tells if vLLM is to report log-probabilities from before temperature and top-p.
 
     With ``top_p`` below 1 those after them are renormalised over the nucleus, and the ones before
     are right at temperature 1.
@@ -130,33 +129,18 @@ def check_reported(is_raw: bool, params: SamplingParams) -> None:
         raise EngineError(f"the engine was set up for top_p 1, got {params.top_p}")
 
 
-def check_requests(
-    requests: Sequence[GenerationRequest],
-    max_context: int,
-    vocab_size: int,
-    running: Container[str],
-) -> None:
-    """Refuses requests that cannot be served.
+def check_tokens(requests: Sequence[GenerationRequest], vocab_size: int) -> None:
+    """Refuses contexts with tokens that the model does not have; vLLM would fail as a whole.
 
     Raises:
-        EngineError: for an empty or too long context, a token that the model does not have, or
-            an episode with two turns at a time.
+        EngineError: naming the episode and the token.
     """
     for request in requests:
-        if not 0 < len(request.token_ids) < max_context:
-            raise EngineError(
-                f"context of episode {request.episode_id!r} must have 1 to {max_context - 1} "
-                f"tokens, got {len(request.token_ids)}"
-            )
         if min(request.token_ids) < 0 or max(request.token_ids) >= vocab_size:
             raise EngineError(
                 f"context of episode {request.episode_id!r} holds the token "
                 f"{max(request.token_ids)}, the model has 0 to {vocab_size - 1}"
             )
-        if request.episode_id in running:
-            raise EngineError(f"episode {request.episode_id!r} already runs a turn")
-    if len({request.episode_id for request in requests}) < len(requests):
-        raise EngineError("every request must be of another episode")
 
 
 def describe(error: BaseException) -> str:
