@@ -27,14 +27,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import calibadv_algo
+from calibadv_algo.cli.setup import policy_path
 from calibadv_algo.rollout.async_driver import collect_async
 from calibadv_algo.rollout.driver import DriverConfig, EpisodeSpec, RolloutBatch, collect, turn_seed
 from calibadv_algo.rollout.engines.base import Generation, GenerationRequest, SamplingParams
@@ -46,7 +45,7 @@ from calibadv_env.data.registry import get_dataset
 from calibadv_env.protocol.passages import ScoredPassage
 from calibadv_env.retrieval.base import Retriever
 
-POLICY = Path(calibadv_algo.__file__).parent / "assets" / "atlas_policy"
+POLICY = policy_path("atlas-tiny")
 SHORTEST, LONGEST = 10, 100
 NUM_SEARCHES = 3
 STEP_S = 0.005
@@ -248,7 +247,7 @@ def main() -> int:
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--retrieval-s", type=float, default=0.05)
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--policy", default=str(POLICY))
+    parser.add_argument("--policy", default=POLICY)
     arguments = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     torch.set_num_threads(1)

@@ -113,7 +113,7 @@ def play_plain(model: Any, work: Workload) -> int:
     contexts = [list(prompt) for prompt in work.prompts]
     count = 0
     for _ in range(work.num_turns):
-        ids = torch.tensor(contexts)
+        ids = torch.tensor(contexts, device=model.device)
         with torch.inference_mode():
             output = model.generate(
                 input_ids=ids,
