@@ -25,8 +25,9 @@ from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.learner.learner import Learner
 from calibadv_algo.learner.policy import Policy
 from calibadv_algo.rollout.engines.base import Generation, GenerationRequest, SamplingParams
-from calibadv_algo.rollout.engines.config import VllmEngineConfig, make_engine
+from calibadv_algo.rollout.engines.config import VllmEngineConfig
 from calibadv_algo.rollout.engines.hf.engine import HfEngine
+from calibadv_algo.rollout.engines.making import make_engine
 from calibadv_algo.types import Trajectory, Turn
 
 ROOT = Path(__file__).parents[2]
