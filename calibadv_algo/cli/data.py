@@ -16,17 +16,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
+from calibadv_env.data.dataset import Dataset
+from calibadv_env.data.names import CORPUS_VARIABLE
+from calibadv_env.data.prepared import own_folder, read_prepared
 from calibadv_env.data.preparing.coverage import AuditResult, audit_dataset, audit_path, write_audit
-from calibadv_env.data.preparing.own import own_folder, prepare_own
+from calibadv_env.data.preparing.own import prepare_own
 from calibadv_env.data.preparing.prepare import Prepared, prepare
-from calibadv_env.data.registry import Dataset, get_dataset
-from calibadv_env.data.sources.benchmarks import (
-    CORPUS_VARIABLE,
-    SEVEN,
-    Benchmark,
-    find_benchmark,
-    read_prepared,
-)
+from calibadv_env.data.registry import get_dataset, refuse_built_in_name
+from calibadv_env.data.sources.benchmarks import SEVEN, Benchmark, find_benchmark
 from calibadv_env.data.sources.flashrag import FlashragFolder, FlashragHub, Source
 from calibadv_env.data.sources.search_r1 import ParquetFiles
 from calibadv_env.errors import DataError
@@ -75,6 +72,7 @@ class Prepare:
             raise ValueError(f"names must be one new name or path, got {' '.join(self.names)!r}")
         if kind == "hf":
             sources = [f"hf:{source}" for source in sources]
+        refuse_built_in_name(self.names[0])
         done = prepare_own(
             self.names[0],
             sources,

@@ -10,15 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from calibadv_env.common.files import is_path
 from calibadv_env.data.base import TaskSet
-from calibadv_env.data.registry import Dataset, get_dataset
-from calibadv_env.data.sources.benchmarks import (
-    DATA_VARIABLE,
-    SEVEN,
-    Benchmark,
-    benchmark_folder,
-    data_root,
-)
+from calibadv_env.data.dataset import Dataset
+from calibadv_env.data.names import DATA_VARIABLE, data_root
+from calibadv_env.data.registry import get_dataset
+from calibadv_env.data.sources.benchmarks import SEVEN, Benchmark, benchmark_folder
 from calibadv_env.data.sources.flashrag import HUB, split_file
 from calibadv_env.errors import DataError
 from calibadv_env.retrieval import is_remote
@@ -137,7 +134,7 @@ def missing_files(name: str) -> str:
         folder = benchmark_folder(benchmark)
         if split_file(folder, benchmark.eval_split) is None:
             return f"there is no {benchmark.eval_split}.jsonl in {folder}"
-    elif _is_path(name) and not Path(name).exists():
+    elif is_path(name) and not Path(name).exists():
         return f"there is no folder {Path(name).absolute()}"
     return ""
 
@@ -183,17 +180,13 @@ def _canonical(name: str) -> str:
     return next((known for known in SEVEN if known.lower() == name.lower()), name)
 
 
-def _is_path(name: str) -> bool:
-    return ("/" in name or "\\" in name) and ":" not in name
-
-
 def _display(name: str) -> str:
-    return Path(name).name if _is_path(name) else name
+    return Path(name).name if is_path(name) else name
 
 
 def _label(name: str, dataset: Dataset, taken: Sequence[str]) -> str:
     """A short name that no other part has."""
-    if not _is_path(name):
+    if not is_path(name):
         return dataset.name
     path = Path(name).resolve()
     for depth in range(1, len(path.parts)):

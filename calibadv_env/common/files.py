@@ -1,7 +1,8 @@
-"""Files and folders that appear whole or not at all.
+"""Paths, and files and folders that appear whole or not at all.
 
-Both are made under a hidden name beside their place and renamed when they are complete, so a
-reader, or the next run after a kill, finds the old content or the new one and never a mixture.
+Files and folders are made under a hidden name beside their place and renamed when they are
+complete, so a reader, or the next run after a kill, finds the old content or the new one and never
+a mixture.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -19,6 +21,20 @@ from typing import IO, Any, Final
 
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9.-]+:")
+
+
+def is_path(text: str) -> bool:
+    r"""Tells a path from a name or an address.
+
+    Args:
+        text: What a user has written, such as ``atlas``, ``./quiz.csv`` or ``hf:owner/name``.
+
+    Returns:
+        True if there is a ``/`` or ``\\`` in it and no scheme of two letters or more before a
+        colon begins it. A path that would begin so is written with ``./`` in front.
+    """
+    return ("/" in text or "\\" in text) and _SCHEME.match(text) is None
 
 
 @contextmanager

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import pickle
-import re
 import threading
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Self, TypeVar
 
 from calibadv_env.data.base import TaskSet
+from calibadv_env.data.names import EVAL, SPLITS
 from calibadv_env.errors import DataError
 from calibadv_env.retrieval import is_remote, make_retriever, remote_retriever
 from calibadv_env.retrieval.base import Retriever
 from calibadv_env.retrieval.corpus import Corpus
-
-SPLITS: Final = ("train", "dev", "test")
-"""The usual splits, and the names of their files in a folder."""
-
-EVAL: Final = "eval"
-"""Stands for the split that a dataset is evaluated on; see :attr:`Dataset.eval_split`."""
-
-NAME: Final = re.compile(r"[A-Za-z0-9]+(?:[-_][A-Za-z0-9]+)*")
-"""What a registered dataset may be called."""
 
 _T = TypeVar("_T")
 
@@ -32,7 +23,8 @@ class Dataset:
     """Named splits of tasks and the corpus that holds their evidence.
 
     What is loaded or built is kept, once a process, and threads may share a dataset. A pickle
-    holds the name alone, so it can only be read where the name is known.
+    holds the name alone, so it can only be read where the name is known; how it is found again
+    says :meth:`found_by`.
 
     Attributes:
         name: What :func:`calibadv_env.get_dataset` knows it by.
@@ -41,7 +33,7 @@ class Dataset:
         load_corpus: Loads the corpus; called at most once.
         lone_split: The split that stands for all of train, dev and test, if there is one.
         description: One line for people.
-        is_gold_checked: Whether gold passages must stand in the corpus. It is off where the
+        is_gold_checked: If true, gold passages must stand in the corpus. It is off where the
             corpus is known by its hash, or lies elsewhere.
     """
 
@@ -53,6 +45,7 @@ class Dataset:
     lone_split: str | None = None
     description: str = ""
     is_gold_checked: bool = True
+    _finders: list[Callable[[str], Dataset]] = field(default_factory=list, init=False, repr=False)
     _cache: dict[tuple[str, str], Any] = field(default_factory=dict, init=False, repr=False)
     _lock: Any = field(default_factory=threading.RLock, init=False, repr=False)
 
@@ -63,13 +56,28 @@ class Dataset:
         if self.lone_split is not None and self.lone_split not in self.splits:
             raise ValueError(f"lone_split must be one of {self.splits}, got {self.lone_split!r}")
 
+    def found_by(self, find: Callable[[str], Dataset]) -> Self:
+        """Notes the function that finds this dataset by its name, for pickles of it.
+
+        Args:
+            find: A function of a module, such as :func:`calibadv_env.get_dataset`.
+
+        Returns:
+            The dataset itself.
+        """
+        self._finders[:] = [find]
+        return self
+
+    @property
+    def is_registered(self) -> bool:
+        """True if its name finds this very dataset."""
+        return any(find(self.name) is self for find in self._finders)
+
     def __reduce__(self) -> tuple[Callable[[str], Dataset], tuple[str]]:
         """Pickles by name."""
-        from calibadv_env.data.registry import get_dataset
-
-        if get_dataset(self.name) is not self:
+        if not self.is_registered:
             raise pickle.PicklingError(f"dataset {self.name!r} is not the registered one")
-        return get_dataset, (self.name,)
+        return self._finders[0], (self.name,)
 
     @property
     def eval_split(self) -> str:
@@ -148,23 +156,3 @@ class Dataset:
                             f"{self.name!r} must be in the corpus, got {passage_id!r}"
                         )
         return tasks
-
-
-def env_id_of(name: str) -> str:
-    """The id of the environment for a dataset.
-
-    Args:
-        name: As for :func:`calibadv_env.register_dataset`.
-
-    Returns:
-        ``DeepSearch-<Name>-v0``.
-
-    Raises:
-        ValueError: if the name is malformed.
-    """
-    if not NAME.fullmatch(name):
-        raise ValueError(
-            f"name must be ASCII letters and digits in words joined by '-' or '_', got {name!r}"
-        )
-    camel = "".join(word[0].upper() + word[1:] for word in re.split("[-_]", name))
-    return f"DeepSearch-{camel}-v0"

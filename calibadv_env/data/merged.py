@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Final
 
 from calibadv_env.data.base import QATask, TaskSet
-from calibadv_env.data.dataset import EVAL, SPLITS, Dataset
+from calibadv_env.data.dataset import Dataset
+from calibadv_env.data.names import EVAL, SPLITS
 from calibadv_env.errors import DataError
 from calibadv_env.retrieval.base import Retriever
 from calibadv_env.retrieval.corpus import Corpus
@@ -31,13 +31,10 @@ class MergedDataset(Dataset):
     _: KW_ONLY
     parts: tuple[Dataset, ...]
 
-    def __reduce__(self) -> tuple[Callable[[str], Dataset], tuple[str]]:
-        """Pickles by name, which finds the parts again."""
-        from calibadv_env.data.registry import get_dataset
-
-        if any(get_dataset(part.name) is not part for part in self.parts):
-            raise pickle.PicklingError(f"a part of dataset {self.name!r} is not the registered one")
-        return get_dataset, (self.name,)
+    @property
+    def is_registered(self) -> bool:
+        """True if the names of its parts find these very parts."""
+        return all(part.is_registered for part in self.parts)
 
     @property
     def eval_split(self) -> str:

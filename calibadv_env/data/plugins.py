@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from calibadv_env.data.dataset import NAME, Dataset
+from calibadv_env.data.dataset import Dataset
+from calibadv_env.data.names import NAME
 from calibadv_env.errors import DataError
 
 GROUP: Final = "calibadv_env.datasets"

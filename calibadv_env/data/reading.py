@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from calibadv_env.data.base import QATask
-from calibadv_env.data.dataset import SPLITS
-from calibadv_env.data.files import parse_task, read_tasks
+from calibadv_env.data.base import QATask, parse_task, read_tasks
+from calibadv_env.data.names import SPLITS
 from calibadv_env.data.sources.tables import is_table, read_document_table, read_task_table
 from calibadv_env.errors import DataError
 from calibadv_env.protocol.passages import Passage

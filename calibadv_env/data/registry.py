@@ -21,9 +21,13 @@ from typing import Final
 from gymnasium.envs.registration import register
 from gymnasium.envs.registration import registry as gymnasium_registry
 
+from calibadv_env.common.files import is_path
 from calibadv_env.data.base import TaskSet
-from calibadv_env.data.dataset import EVAL, SPLITS, Dataset, env_id_of
+from calibadv_env.data.dataset import Dataset
+from calibadv_env.data.merged import MARK, merge
+from calibadv_env.data.names import EVAL, SPLITS, env_id_of
 from calibadv_env.data.plugins import plugin_datasets
+from calibadv_env.data.prepared import own_corpus, own_folder, own_names, read_prepared
 from calibadv_env.data.reading import (
     CorpusSource,
     Once,
@@ -119,12 +123,11 @@ def get_dataset(name: str) -> Dataset:
             return found
         if is_hub_name(name):
             return _unnamed_once(name, lambda: _hub_dataset(name, HubData.parse(name), None))
-        is_path = "/" in name or "\\" in name
-        if "+" in name and not (is_path and Path(name).exists()):
+        if MARK in name and not (is_path(name) and Path(name).exists()):
             return _merged(name)
-        if is_path:
+        if is_path(name):
             return _at_path(name)
-        folder = _prepared_folders().get(name.lower())
+        folder = {own.lower(): path for own, path in own_names().items()}.get(name.lower())
         if folder is not None:
             return _folder_once(folder)
     known = ", ".join(repr(known) for known in list_datasets())
@@ -135,7 +138,7 @@ def get_dataset(name: str) -> Dataset:
 
 def list_datasets() -> tuple[str, ...]:
     """The names that are known, in alphabetical order; nothing is loaded."""
-    return tuple(sorted({*_BUILT_IN, *_datasets, *_loaders, *plugin_datasets(), *_own_names()}))
+    return tuple(sorted({*_BUILT_IN, *_datasets, *_loaders, *plugin_datasets(), *own_names()}))
 
 
 def describe_datasets() -> tuple[Listing, ...]:
@@ -143,7 +146,7 @@ def describe_datasets() -> tuple[Listing, ...]:
 
     Nothing is loaded, and no other package is imported.
     """
-    plugins, own = plugin_datasets(), _own_names()
+    plugins, own = plugin_datasets(), own_names()
     listings = []
     for name in list_datasets():
         dataset = _datasets.get(name)
@@ -204,7 +207,7 @@ def register_dataset(
             _datasets.pop(name, None)
             _loaders[name] = lambda: _hub_dataset(name, source, load_corpus)
         else:
-            _datasets[name] = _load(name, path_or_tasks, corpus)
+            _datasets[name] = _load(name, path_or_tasks, corpus).found_by(get_dataset)
             _loaders.pop(name, None)
         _origins[name] = f"registered by this process from {_origin_of(path_or_tasks)}"
         gymnasium_registry.pop(env_id, None)
@@ -215,6 +218,20 @@ def register_dataset(
 def built_in_datasets() -> tuple[str, ...]:
     """The names that are known without registration, in alphabetical order."""
     return tuple(sorted(_BUILT_IN))
+
+
+def refuse_built_in_name(name: str) -> None:
+    """Refuses a new dataset whose environment would have the id of a built-in one.
+
+    Args:
+        name: A name, or the path of a dataset, which may be any.
+
+    Raises:
+        ValueError: if the name is malformed or, in any case, that of a built-in dataset.
+    """
+    taken = {env_id_of(built_in).lower() for built_in in _BUILT_IN}
+    if not is_path(name) and env_id_of(name).lower() in taken:
+        raise ValueError(f"name must not be that of a built-in dataset, got {name!r}")
 
 
 def register_env_id(env_id: str, dataset: str | None = None) -> None:
@@ -251,26 +268,27 @@ def _known(name: str) -> Dataset | None:
     if name in _datasets:
         return _datasets[name]
     if name in _loaders:
-        _datasets[name] = _loaders[name]()
+        made: Dataset | Path = _loaders[name]()
         del _loaders[name]
     elif name in _BUILT_IN:
         module, function = _BUILT_IN[name]
-        _datasets[name] = getattr(importlib.import_module(module), function)()
+        made = getattr(importlib.import_module(module), function)()
     elif name in plugin_datasets():
         made = plugin_datasets()[name].load()
-        _datasets[name] = made if isinstance(made, Dataset) else _load(name, made, None)
-    return _datasets.get(name)
+    else:
+        return None
+    dataset = made if isinstance(made, Dataset) else _load(name, made, None)
+    _datasets[name] = dataset.found_by(get_dataset)
+    return dataset
 
 
 def _unnamed_once(name: str, make: Callable[[], Dataset]) -> Dataset:
     if name not in _unnamed:
-        _unnamed[name] = make()
+        _unnamed[name] = make().found_by(get_dataset)
     return _unnamed[name]
 
 
 def _merged(name: str) -> Dataset:
-    from calibadv_env.data.merged import MARK, merge
-
     parts = [get_dataset(part.strip()) for part in name.split(MARK)]
     return _unnamed_once(MARK.join(part.name for part in parts), lambda: merge(parts))
 
@@ -286,9 +304,6 @@ def _folder_once(path: Path) -> Dataset:
     """The dataset of a folder, or of a file with its corpus beside it."""
     path = path.resolve()
     if path not in _folders:
-        from calibadv_env.data.preparing.own import own_corpus, own_folder
-        from calibadv_env.data.sources.benchmarks import read_prepared
-
         note = (read_prepared(path) if path.is_dir() else None) or {}
         name = str(note.get("dataset", path))
         if own_folder(name).resolve() != path:
@@ -302,6 +317,7 @@ def _folder_once(path: Path) -> Dataset:
             near = corpus_file(folder)
             loader = None if near else _no_corpus(str(path), folder)
             _folders[path] = _load(name, path, near, loader, is_gold_checked=near is not None)
+        _folders[path].found_by(get_dataset)
     return _folders[path]
 
 
@@ -313,16 +329,6 @@ def _no_corpus(name: str, folder: Path) -> Callable[[], Corpus]:
         )
 
     return load
-
-
-def _own_names() -> dict[str, Path]:
-    from calibadv_env.data.preparing.own import own_names
-
-    return own_names()
-
-
-def _prepared_folders() -> dict[str, Path]:
-    return {name.lower(): folder for name, folder in _own_names().items()}
 
 
 def _load(

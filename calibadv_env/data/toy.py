@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from calibadv_env.data.base import QATask, TaskSet
-from calibadv_env.data.registry import Dataset
+from calibadv_env.data.dataset import Dataset
 from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.corpus import Corpus
 

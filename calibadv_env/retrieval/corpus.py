@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from calibadv_env.data.files import read_jsonl, text_field, write_jsonl
+from calibadv_env.common.jsonl import read_jsonl, text_field, write_jsonl
 from calibadv_env.errors import DataError
 from calibadv_env.protocol.passages import Passage
 

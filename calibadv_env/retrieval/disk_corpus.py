@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn, TypeAlias, overload
 
 import numpy as np
 
-from calibadv_env.data.files import read_jsonl
+from calibadv_env.common.jsonl import read_jsonl
 from calibadv_env.errors import DataError, RetrieverError
 from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.corpus import Corpus, parse_passage

@@ -4,9 +4,8 @@ import pytest
 import tyro
 
 from calibadv_algo.cli.data import Audit, Data, Inspect, Prepare, dataset_facts
-from calibadv_env.data import registry
+from calibadv_env.data import prepared, registry
 from calibadv_env.data.registry import get_dataset
-from calibadv_env.data.sources import benchmarks
 from calibadv_env.errors import DataError
 
 PASSAGES = [
@@ -41,7 +40,7 @@ def root(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     for name in ("_datasets", "_folders", "_unnamed"):
         monkeypatch.setattr(registry, name, {})
-    monkeypatch.setattr(benchmarks, "_corpora", {})
+    monkeypatch.setattr(prepared, "_corpora", {})
     return tmp_path / "data"
 
 

@@ -7,17 +7,13 @@ import gymnasium
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from calibadv_env.data import registry
+from calibadv_env.data import prepared, registry
+from calibadv_env.data.names import data_root
+from calibadv_env.data.prepared import open_corpus
 from calibadv_env.data.preparing.prepare import prepare
 from calibadv_env.data.registry import env_id_of, get_dataset
 from calibadv_env.data.sources import benchmarks
-from calibadv_env.data.sources.benchmarks import (
-    SEVEN,
-    data_root,
-    find_benchmark,
-    open_corpus,
-    size_warnings,
-)
+from calibadv_env.data.sources.benchmarks import SEVEN, find_benchmark, size_warnings
 from calibadv_env.data.sources.flashrag import FlashragFolder
 from calibadv_env.errors import DataError
 from calibadv_env.retrieval import MemoryRetriever
@@ -62,7 +58,7 @@ def root(tmp_path, monkeypatch):
     monkeypatch.setenv("CALIBADV_DATA", str(tmp_path / "data"))
     monkeypatch.delenv("CALIBADV_CORPUS", raising=False)
     monkeypatch.setattr(registry, "_datasets", {})
-    monkeypatch.setattr(benchmarks, "_corpora", {})
+    monkeypatch.setattr(prepared, "_corpora", {})
     monkeypatch.setattr(benchmarks, "_retrievers", {})
     return tmp_path / "data"
 

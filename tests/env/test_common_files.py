@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from calibadv_env.common import files
-from calibadv_env.common.files import atomic_file, replace_folder, write_text
+from calibadv_env.common.files import atomic_file, is_path, replace_folder, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -81,3 +81,21 @@ def test_there_is_always_a_folder_while_it_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "stop").write_text("")
     assert process.wait(timeout=30) == 0
     process.stdout.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("atlas", False),
+        ("./quiz.csv", True),
+        ("data/quiz", True),
+        ("C:\\data\\quiz.csv", True),
+        ("hf:owner/name", False),
+        ("http://127.0.0.1:8000", False),
+        ("simulated:http://127.0.0.1", False),
+        ("./hf:owner/name", True),
+        ("nq+./quiz", True),
+    ],
+)
+def test_a_path_has_a_separator_and_no_scheme(text, expected):
+    assert is_path(text) is expected

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibadv_env.data.base import QATask
-from calibadv_env.data.files import read_jsonl, read_tasks, write_jsonl, write_tasks
+from calibadv_env.common.jsonl import read_jsonl, write_jsonl
+from calibadv_env.data.base import QATask, read_tasks, write_tasks
 from calibadv_env.errors import DataError
 
 GOOD = {"id": "t1", "question": "Who?", "golden_answers": ["Ada"]}

@@ -4,10 +4,9 @@ import pickle
 import gymnasium
 import pytest
 
-from calibadv_env.data import registry
+from calibadv_env.data import prepared, registry
 from calibadv_env.data.preparing.coverage import audit_dataset, audit_of, audit_path, write_audit
 from calibadv_env.data.registry import get_dataset, register_dataset
-from calibadv_env.data.sources import benchmarks
 from calibadv_env.errors import DataError
 from calibadv_env.retrieval import MemoryRetriever
 
@@ -33,7 +32,7 @@ def _clean(monkeypatch, tmp_path):
     monkeypatch.delenv("CALIBADV_CORPUS", raising=False)
     for name in ("_datasets", "_folders", "_unnamed"):
         monkeypatch.setattr(registry, name, {})
-    monkeypatch.setattr(benchmarks, "_corpora", {})
+    monkeypatch.setattr(prepared, "_corpora", {})
     before = dict(gymnasium.registry)
     yield
     gymnasium.registry.clear()

@@ -5,11 +5,16 @@ import sys
 import gymnasium
 import pytest
 
-from calibadv_env.data import registry
+from calibadv_env.data import prepared, registry
 from calibadv_env.data.base import QATask
-from calibadv_env.data.preparing.own import cut_passages, deal_out, own_names, prepare_own
-from calibadv_env.data.registry import describe_datasets, get_dataset, list_datasets
-from calibadv_env.data.sources import benchmarks
+from calibadv_env.data.prepared import own_names
+from calibadv_env.data.preparing.own import cut_passages, deal_out, prepare_own
+from calibadv_env.data.registry import (
+    describe_datasets,
+    get_dataset,
+    list_datasets,
+    refuse_built_in_name,
+)
 from calibadv_env.errors import DataError
 from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.bm25.build import build_bm25_index
@@ -23,7 +28,7 @@ def root(tmp_path, monkeypatch):
     monkeypatch.delenv("CALIBADV_CORPUS", raising=False)
     for name in ("_datasets", "_folders", "_unnamed"):
         monkeypatch.setattr(registry, name, {})
-    monkeypatch.setattr(benchmarks, "_corpora", {})
+    monkeypatch.setattr(prepared, "_corpora", {})
     return tmp_path / "data"
 
 
@@ -161,14 +166,21 @@ def test_without_documents_a_server_elsewhere_is_needed(questions):
     env.reset(seed=0)
 
 
+def test_a_name_that_is_taken_or_malformed_is_refused():
+    with pytest.raises(ValueError, match="built-in dataset, got 'hotpotQA'"):
+        refuse_built_in_name("hotpotQA")
+    with pytest.raises(ValueError, match="name must be ASCII"):
+        refuse_built_in_name("a b")
+    refuse_built_in_name("./hotpotqa")
+    refuse_built_in_name("capitals")
+
+
 def test_what_is_wrong_is_told_and_nothing_is_written(tmp_path, questions, documents, root):
     def refused(error, message, name="x", sources=(str(questions),), **options):
         with pytest.raises(error, match=message):
             prepare_own(name, list(sources), documents, **options)
         assert not (root / name.lower()).exists()
 
-    refused(ValueError, "built-in dataset, got 'hotpotQA'", name="hotpotQA")
-    refused(ValueError, "name must be ASCII", name="a b")
     refused(ValueError, "at least one file", sources=())
     refused(ValueError, "shares must not be negative", shares=(1, -1, 1))
     refused(ValueError, "passage_words must be at least 1", passage_words=0)

@@ -13,9 +13,8 @@ from calibadv_env.data.atlas.build import load_files, parse_facts
 from calibadv_env.data.atlas.selection import SPLITS
 from calibadv_env.data.atlas.wiki import load_wiki_passages
 from calibadv_env.data.atlas.world import AtlasFact, AtlasWorld
-from calibadv_env.data.base import TaskSet
-from calibadv_env.data.files import parse_task
-from calibadv_env.data.registry import Dataset
+from calibadv_env.data.base import TaskSet, parse_task
+from calibadv_env.data.dataset import Dataset
 from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.corpus import Corpus
 

@@ -13,12 +13,12 @@ from typing import Any, Final
 
 import numpy as np
 
+from calibadv_env.common.files import is_path
 from calibadv_env.data.base import QATask, TaskSet
 from calibadv_env.data.merged import MARK
+from calibadv_env.data.names import data_root
 from calibadv_env.data.preparing.audit import Coverage, measure_coverage
-from calibadv_env.data.preparing.own import is_path
 from calibadv_env.data.registry import get_dataset
-from calibadv_env.data.sources.benchmarks import data_root
 from calibadv_env.data.sources.hub import is_hub_name
 from calibadv_env.errors import DataError
 from calibadv_env.protocol.passages import Passage
@@ -124,7 +124,7 @@ def audit_path(name: str) -> Path:
 
     Returns:
         ``audit.json`` in its folder; beside a file, ``<file>.audit.json``; for any other name,
-        in the folder of that name under :func:`calibadv_env.data.sources.benchmarks.data_root`.
+        in the folder of that name under :func:`calibadv_env.data.names.data_root`.
     """
     path = Path(name)
     if is_path(name) and not is_hub_name(name) and (MARK not in name or path.exists()):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from calibadv_env.data.sources.benchmarks import PREPARED
+from calibadv_env.data.prepared import PREPARED
 from calibadv_env.errors import DataError
 
 

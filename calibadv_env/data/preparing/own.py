@@ -1,18 +1,11 @@
-"""Datasets that ``calibadv data prepare`` has made of a user's own questions and documents.
+"""Makes a dataset of a user's own questions and documents.
 
-Each is a folder under :func:`calibadv_env.data.sources.benchmarks.data_root`, known by its name in
-every process, or a folder anywhere, known by its path::
-
-    capitals/
-      train.jsonl dev.jsonl test.jsonl     tasks
-      corpus.jsonl                         passages, unless the corpus is an index elsewhere
-      prepared.json                        where all of it comes from
+:mod:`calibadv_env.data.prepared` says what it consists of.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,20 +13,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from calibadv_env.data.base import QATask
-from calibadv_env.data.dataset import SPLITS
-from calibadv_env.data.files import read_tasks, write_tasks
-from calibadv_env.data.preparing.folders import new_folder, refuse_foreign_folder
-from calibadv_env.data.reading import read_corpus
-from calibadv_env.data.registry import built_in_datasets, env_id_of
-from calibadv_env.data.sources.benchmarks import (
-    CORPUS_VARIABLE,
+from calibadv_env.common.files import is_path
+from calibadv_env.data.base import QATask, read_tasks, write_tasks
+from calibadv_env.data.names import SPLITS
+from calibadv_env.data.prepared import (
     FORMAT,
     PREPARED,
-    data_root,
     open_corpus,
-    read_prepared,
+    own_folder,
 )
+from calibadv_env.data.preparing.folders import new_folder, refuse_foreign_folder
+from calibadv_env.data.reading import read_corpus
 from calibadv_env.data.sources.hub import HubData, is_hub_name
 from calibadv_env.data.sources.tables import is_table, read_task_table
 from calibadv_env.errors import DataError
@@ -67,56 +57,6 @@ class OwnPrepared:
     num_with_gold: int
 
 
-def is_path(name: str) -> bool:
-    """Whether this is the path of a dataset and not its name."""
-    return "/" in name or "\\" in name
-
-
-def own_folder(name: str) -> Path:
-    """Where the dataset of a name, or of a path, lies."""
-    return Path(name).absolute() if is_path(name) else data_root() / name.lower()
-
-
-def own_names() -> dict[str, Path]:
-    """The datasets under the data folder, with their folders. A faulty one is passed over."""
-    found = {}
-    for path in sorted(data_root().glob(f"*/{PREPARED}")):
-        try:
-            name = (read_prepared(path.parent) or {}).get("dataset")
-        except DataError:
-            continue
-        if isinstance(name, str) and own_folder(name) == path.parent:
-            found[name] = path.parent
-    return found
-
-
-def own_corpus(folder: Path, note: Mapping[str, Any]) -> Corpus:
-    """The corpus of a dataset.
-
-    Args:
-        folder: Where the dataset lies.
-        note: Its ``prepared.json``, with a corpus.
-
-    Returns:
-        The corpus; where it lies elsewhere and is gone, what ``CALIBADV_CORPUS`` names.
-
-    Raises:
-        DataError: if the corpus is not there, faulty, or not the one that was prepared with.
-    """
-    path = folder / note["corpus"]["path"]
-    moved = os.environ.get(CORPUS_VARIABLE)
-    if not path.exists() and moved:
-        path = Path(moved)
-    corpus = open_corpus(path)
-    if corpus.sha256 != note["corpus"]["sha256"]:
-        raise DataError(
-            f"{path}: the corpus has changed since the dataset was "
-            f"prepared (sha256 {corpus.sha256} in place of {note['corpus']['sha256']}); run "
-            "`calibadv data prepare` again"
-        )
-    return corpus
-
-
 def prepare_own(
     name: str,
     sources: Sequence[str],
@@ -129,7 +69,8 @@ def prepare_own(
     """Makes a dataset of questions and documents.
 
     Args:
-        name: Name or path of the dataset.
+        name: Name or path of the dataset; a name is one that
+            :func:`calibadv_env.data.registry.refuse_built_in_name` lets pass.
         sources: Files with tasks, JSONL or tables; or the name of one dataset of the hub. Files
             called after splits, and splits of the hub, are these splits; else the column ``split``
             (in JSONL the key) says which; else questions are dealt out.
@@ -147,7 +88,7 @@ def prepare_own(
         DataError: if a file is faulty, a task names a document that there is not, or the folder
             holds something else.
     """
-    _check_arguments(name, sources, shares, passage_words)
+    _check_arguments(sources, shares, passage_words)
     folder = own_folder(name)
     refuse_foreign_folder(folder)
     splits = _read_sources(sources, shares, seed)
@@ -244,12 +185,7 @@ def deal_out(tasks: Sequence[QATask], shares: Shares, seed: int) -> dict[str, li
     return {split: dealt[split] for split in SPLITS if split in dealt}
 
 
-def _check_arguments(
-    name: str, sources: Sequence[str], shares: Shares, passage_words: int | None
-) -> None:
-    taken = {env_id_of(built_in).lower() for built_in in built_in_datasets()}
-    if not is_path(name) and env_id_of(name).lower() in taken:
-        raise ValueError(f"name must not be that of a built-in dataset, got {name!r}")
+def _check_arguments(sources: Sequence[str], shares: Shares, passage_words: int | None) -> None:
     if not sources:
         raise ValueError("sources must name at least one file, got none")
     if any(share < 0 for share in shares) or sum(shares) <= 0:

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from calibadv_env.data.base import QATask
-from calibadv_env.data.files import write_tasks
+from calibadv_env.data.base import QATask, write_tasks
+from calibadv_env.data.prepared import FORMAT, PREPARED, open_corpus
 from calibadv_env.data.preparing.folders import new_folder, refuse_foreign_folder
 from calibadv_env.data.preparing.gold import (
     Evidence,
@@ -25,14 +25,7 @@ from calibadv_env.data.preparing.gold import (
     evidence_of,
     with_gold,
 )
-from calibadv_env.data.sources.benchmarks import (
-    FORMAT,
-    PREPARED,
-    Benchmark,
-    benchmark_folder,
-    open_corpus,
-    size_warnings,
-)
+from calibadv_env.data.sources.benchmarks import Benchmark, benchmark_folder, size_warnings
 from calibadv_env.data.sources.flashrag import Source, parse_record
 from calibadv_env.errors import DataError
 from calibadv_env.retrieval.corpus import Corpus
@@ -84,7 +77,7 @@ def prepare(
 
     Args:
         sources: For each name the benchmark and where its records come from.
-        corpus_path: The corpus, as for :func:`calibadv_env.data.sources.benchmarks.open_corpus`;
+        corpus_path: The corpus, as for :func:`calibadv_env.data.prepared.open_corpus`;
             None leaves the gold passages open.
         progress: Is told how far it is.
 

@@ -7,20 +7,18 @@ tasks or corpus are asked for. ``docs/benchmarks.md`` says where to get them.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import platformdirs
-
-from calibadv_env.data.base import QATask, TaskSet
+from calibadv_env.data.base import QATask, TaskSet, read_tasks
 from calibadv_env.data.dataset import Dataset
-from calibadv_env.data.files import read_tasks
+from calibadv_env.data.names import CORPUS_VARIABLE, DATA_VARIABLE, data_root
+from calibadv_env.data.prepared import PREPARED, open_corpus, read_prepared
 from calibadv_env.data.sources.flashrag import (
     FlashragFolder,
     how_to_fetch,
@@ -31,14 +29,6 @@ from calibadv_env.errors import DataError
 from calibadv_env.retrieval import make_retriever
 from calibadv_env.retrieval.base import Retriever
 from calibadv_env.retrieval.corpus import Corpus
-
-DATA_VARIABLE: Final = "CALIBADV_DATA"
-CORPUS_VARIABLE: Final = "CALIBADV_CORPUS"
-PREPARED: Final = "prepared.json"
-"""Beside prepared tasks: where they come from, their sizes, their corpus, what gold was found."""
-
-FORMAT: Final = 1
-"""Version of the prepared files."""
 
 _EVAL_ORDER: Final = ("test", "dev", "train")
 
@@ -140,12 +130,6 @@ def find_benchmark(name: str) -> Benchmark:
     raise ValueError(f"benchmark must be one of {', '.join(SEVEN)}; got {name!r}")
 
 
-def data_root() -> Path:
-    """Where benchmarks lie: ``$CALIBADV_DATA``, else a folder of the user's."""
-    root = os.environ.get(DATA_VARIABLE)
-    return Path(root) if root else Path(platformdirs.user_data_dir("calibadv"))
-
-
 def benchmark_folder(benchmark: Benchmark) -> Path:
     """Where one of them lies."""
     return data_root() / benchmark.folder_name
@@ -175,48 +159,6 @@ def size_warnings(benchmark: Benchmark, found: Mapping[str, int]) -> list[str]:
                 f"{benchmark.name} {split}: expected no such split, found {found[split]} tasks"
             )
     return warnings
-
-
-def read_prepared(folder: Path) -> dict[str, Any] | None:
-    """What ``calibadv data prepare`` noted about a folder; None if it has not written there.
-
-    Raises:
-        DataError: if the note cannot be read, or is of another version.
-    """
-    path = folder / PREPARED
-    if not path.is_file():
-        return None
-    try:
-        note = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot read the file: {error}") from error
-    if not isinstance(note, dict) or note.get("format") != FORMAT:
-        raise DataError(f"{path}: format must be {FORMAT}; run calibadv data prepare again")
-    return note
-
-
-def open_corpus(path: str | Path) -> Corpus:
-    """Opens the user's corpus.
-
-    Args:
-        path: A JSONL file, plain or gzip, which is read into memory; or the folder of an index
-            that ``calibadv index`` made, whose passages stay on disk.
-
-    Returns:
-        The corpus, the same object at every call while the file stays as it is.
-
-    Raises:
-        DataError: if there is no such file or folder, or it is faulty.
-    """
-    path = Path(path).absolute()
-    if not path.exists():
-        raise DataError(f"{path}: there is no such corpus")
-    facts = path.stat()
-    key = (path, facts.st_size, facts.st_mtime_ns)
-    with _shared_lock:
-        if key not in _corpora:
-            _corpora[key] = _open_folder(path) if path.is_dir() else Corpus.from_jsonl(path)
-        return _corpora[key]
 
 
 def load_benchmark(name: str) -> Dataset:
@@ -250,15 +192,14 @@ load_2wikimultihopqa = partial(load_benchmark, "2WikiMultihopQA")
 load_musique = partial(load_benchmark, "MuSiQue")
 load_bamboogle = partial(load_benchmark, "Bamboogle")
 
-_shared_lock: Final = threading.RLock()
-_corpora: dict[tuple[Path, int, int], Corpus] = {}
+_retrievers_lock: Final = threading.RLock()
 _retrievers: dict[tuple[int, str], tuple[Corpus, Retriever]] = {}
 
 
 def _shared_retriever(spec: str, corpus: Corpus) -> Retriever:
     """One retriever for each corpus object and name; the corpus is held so that its id stays."""
     key = (id(corpus), spec)
-    with _shared_lock:
+    with _retrievers_lock:
         if key not in _retrievers:
             _retrievers[key] = (corpus, _open_index(spec, corpus) or make_retriever(spec, corpus))
         return _retrievers[key][1]
@@ -333,16 +274,4 @@ def _load_corpus(benchmark: Benchmark) -> Corpus:
             f"{noted['sha256']}, this one has {corpus.sha256}; run `calibadv data prepare` again "
             "with this corpus"
         )
-    return corpus
-
-
-def _open_folder(path: Path) -> Corpus:
-    """The corpus of an index; one that points to others has theirs."""
-    from calibadv_env.retrieval.disk_corpus import FOLDER, DiskCorpus
-    from calibadv_env.retrieval.index_files import read_manifest
-    from calibadv_env.retrieval.opening import open_index
-
-    if (path / FOLDER).is_dir() or read_manifest(path).kind == "corpus":
-        return DiskCorpus(path)
-    corpus: Corpus = open_index(path).corpus  # type: ignore[attr-defined]
     return corpus

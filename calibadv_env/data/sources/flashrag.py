@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from calibadv_env.data.base import QATask
-from calibadv_env.data.files import parse_task, read_jsonl
+from calibadv_env.common.jsonl import read_jsonl
+from calibadv_env.data.base import QATask, parse_task
 from calibadv_env.data.preparing.gold import Evidence, sentences_stating, with_evidence
 from calibadv_env.errors import DataError, MissingDependencyError
 

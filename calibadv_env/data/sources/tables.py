@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from calibadv_env.data.base import QATask
-from calibadv_env.data.files import open_binary, parse_task
+from calibadv_env.common.jsonl import open_binary
+from calibadv_env.data.base import QATask, parse_task
 from calibadv_env.errors import DataError
 from calibadv_env.protocol.passages import Passage
 

@@ -1,0 +1,139 @@
+r"""Lines of JSON: one object a line, plain or gzip.
+
+A file is read whole or not at all: the first bad line raises :class:`DataError` as
+``file:line: reason``. Whether a file is gzip is told from its first two bytes, not its name.
+Lines end at ``\n`` alone, so U+2028 and its like stay inside a text. Lines of white space are
+skipped, a byte-order mark at the start is dropped.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, Final, cast
+
+from calibadv_env.common.files import atomic_file
+from calibadv_env.errors import DataError
+
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+
+
+def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Reads the records of a JSONL file one by one.
+
+    Args:
+        path: A plain or gzip file.
+
+    Yields:
+        The number of the line, from 1, and its object.
+
+    Raises:
+        DataError: if the file cannot be read, or a line is not a JSON object in valid UTF-8.
+    """
+    path = Path(path)
+    try:
+        stream = open_binary(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot open the file: {error.strerror}") from error
+    number = 0
+    try:
+        with stream as lines:
+            for number, line in enumerate(lines, start=1):
+                record = _parse_line(line, is_first=number == 1)
+                if record is not None:
+                    yield number, record
+    except _LineError as error:
+        raise DataError(f"{path}:{number}: {error}") from error.__cause__
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}:{number + 1}: cannot read the file: {error}") from error
+
+
+def write_jsonl(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Writes records, one a line, and puts the file in place only when it is complete.
+
+    The same records give the same bytes; a name that ends in ``.gz`` is compressed.
+
+    Args:
+        path: The file to write; its folder must exist.
+        records: Objects that JSON can hold.
+
+    Raises:
+        OSError: if the file cannot be written.
+        ValueError: if a record holds what JSON or UTF-8 cannot.
+    """
+    lines = (_format_line(record) for record in records)
+    with atomic_file(path, "wb") as raw:
+        if Path(path).suffix == ".gz":
+            # Neither name nor time of the file, so that equal records give equal bytes.
+            with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed:
+                packed.writelines(lines)
+        else:
+            raw.writelines(lines)
+
+
+def text_field(record: Mapping[str, Any], key: str, *, allow_empty: bool = False) -> str:
+    """A string of a record, checked.
+
+    Args:
+        record: A JSON object.
+        key: The key wanted.
+        allow_empty: If true, the empty string will do.
+
+    Returns:
+        The string as it stands.
+
+    Raises:
+        ValueError: if the key is missing, or its value is no string, empty, or holds half of a
+            surrogate pair, which no UTF-8 file can hold.
+    """
+    if key not in record:
+        raise ValueError(f"key {key!r} is missing")
+    value = record[key]
+    if not isinstance(value, str):
+        raise ValueError(f"{key} must be a string, got {type(value).__name__}")
+    if not allow_empty and not value.strip():
+        raise ValueError(f"{key} must not be empty")
+    if not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{key} holds an unpaired surrogate") from error
+    return value
+
+
+class _LineError(Exception):
+    """One line is bad; the reader adds the place."""
+
+
+def open_binary(path: Path) -> IO[bytes]:
+    """Opens a plain or gzip file; its first two bytes tell which."""
+    with path.open("rb") as raw:
+        is_gzip = raw.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+    return cast("IO[bytes]", gzip.open(path, "rb")) if is_gzip else path.open("rb")
+
+
+def _parse_line(line: bytes, *, is_first: bool) -> dict[str, Any] | None:
+    try:
+        text = line.decode("utf-8-sig" if is_first else "utf-8")
+    except UnicodeDecodeError as error:
+        raise _LineError(f"not valid UTF-8: {error.reason} at byte {error.start}") from error
+    if not text.strip():
+        return None
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _LineError(f"not valid JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise _LineError(f"a line must hold a JSON object, got {type(record).__name__}")
+    return record
+
+
+def _format_line(record: Mapping[str, Any]) -> bytes:
+    try:
+        text = json.dumps(record, ensure_ascii=False, allow_nan=False)
+        return f"{text}\n".encode()
+    except TypeError as error:
+        raise ValueError(f"record cannot be written as JSON: {error}") from error

@@ -1,0 +1,51 @@
+"""Names of datasets and of their splits, and where their files lie."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+import platformdirs
+
+SPLITS: Final = ("train", "dev", "test")
+"""The usual splits, and the names of their files in a folder."""
+
+EVAL: Final = "eval"
+"""Stands for the split that a dataset is evaluated on; see :attr:`Dataset.eval_split`."""
+
+DATA_VARIABLE: Final = "CALIBADV_DATA"
+"""Environment variable that names the folder of prepared datasets."""
+
+CORPUS_VARIABLE: Final = "CALIBADV_CORPUS"
+"""Environment variable that names the corpus of the benchmarks."""
+
+NAME: Final = re.compile(r"[A-Za-z0-9]+(?:[-_][A-Za-z0-9]+)*")
+"""What a registered dataset may be called."""
+
+
+def env_id_of(name: str) -> str:
+    """The id of the environment for a dataset.
+
+    Args:
+        name: As for :func:`calibadv_env.register_dataset`.
+
+    Returns:
+        ``DeepSearch-<Name>-v0``.
+
+    Raises:
+        ValueError: if the name is malformed.
+    """
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            f"name must be ASCII letters and digits in words joined by '-' or '_', got {name!r}"
+        )
+    camel = "".join(word[0].upper() + word[1:] for word in re.split("[-_]", name))
+    return f"DeepSearch-{camel}-v0"
+
+
+def data_root() -> Path:
+    """The folder of prepared datasets: ``$CALIBADV_DATA``, else one of the user's own."""
+    root = os.environ.get(DATA_VARIABLE)
+    return Path(root) if root else Path(platformdirs.user_data_dir("calibadv"))
