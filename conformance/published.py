@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 import numpy as np
@@ -25,17 +25,14 @@ from calibadv_algo.advantages.reinforce import discounted_returns
 from calibadv_algo.advantages.rloo import leave_one_out, length_weighted
 from calibadv_algo.advantages.tree_grpo import TreeMode, tree_normalized
 from calibadv_algo.advantages.whitening import whiten_tokens
-from calibadv_algo.losses.formulas import (
-    KL_ESTIMATORS,
-    Aggregation,
-    aggregate,
-    cispo_loss,
-    gspo_loss,
-    policy_loss,
-)
-from calibadv_algo.losses.llds_formulas import Gate, Norm, llds_denominator, llds_penalty
+from calibadv_algo.batching import TokenBatch
+from calibadv_algo.losses.base import Aggregation, LossTokens, aggregate
+from calibadv_algo.losses.cispo import Cispo
+from calibadv_algo.losses.clipped import ClippedSurrogate
+from calibadv_algo.losses.gspo import Gspo
+from calibadv_algo.losses.kl import KL_ESTIMATORS, KlEstimator
+from calibadv_algo.losses.llds import Llds
 from calibadv_algo.losses.value import value_loss
-from calibadv_algo.training.diagnostics import clip_fraction
 from conformance.report import VectorResult
 
 Curriculum = Callable[[int, int, float, float], float]
@@ -85,6 +82,32 @@ class Batch:
         """Number of each sampled token's turn: a run of the mask is a turn."""
         starts = self.mask & ~np.pad(self.mask, ((0, 0), (1, 0)))[:, :-1]
         return torch.from_numpy((np.cumsum(starts, axis=1) - 1)[self.mask])
+
+    def token_batch(self) -> TokenBatch:
+        """The sampled tokens as a batch without prompts and observations."""
+        return TokenBatch(
+            input_ids=torch.zeros(len(self.sequence), dtype=torch.int64),
+            sequence_starts=torch.from_numpy(np.cumsum([0, *self.mask.sum(axis=1)])),
+            action_mask=torch.ones(len(self.sequence), dtype=torch.bool),
+            advantages=self.flat("loss_adv"),
+            sampling_logprobs=self.flat("old_logp"),
+            sequence=self.sequence,
+            turn=self.turn,
+        )
+
+    def loss_tokens(self) -> LossTokens:
+        """The sampled tokens as an objective sees them."""
+        whole = self.token_batch()
+        return LossTokens(
+            logprobs=self.flat("logp"),
+            old_logprobs=whole.sampling_logprobs,
+            sampling_logprobs=whole.sampling_logprobs,
+            advantages=whole.advantages,
+            sequence=whole.sequence,
+            turn=whole.turn,
+            is_last_turn=whole.is_last_turn,
+            sequence_reward=torch.zeros_like(whole.advantages),
+        )
 
     def turn_lengths(self) -> list[list[int]]:
         """Number of tokens of each turn of each row."""
@@ -256,17 +279,15 @@ def _tree(batch: Batch, name: str) -> Rows:
 def _vanilla(batch: Batch, clip: str, mode: str) -> list[Any]:
     """The clipped surrogate with dual clip, and its three metrics."""
     low, high = _CLIPS[clip]
-    logp, old, advantages = (batch.flat(name) for name in ("logp", "old_logp", "loss_adv"))
-    single = policy_loss(logp, old, advantages, clip_low=low, clip_high=high)
-    loss = policy_loss(logp, old, advantages, clip_low=low, clip_high=high, dual_clip=_DUAL_CLIP)
+    tokens = batch.loss_tokens()
+    surrogate = ClippedSurrogate(clip_low=low, clip_high=high)
+    dual = replace(surrogate, dual_clip=_DUAL_CLIP)(tokens)
     width = batch.mask.shape[1] if mode == "seq-mean-token-sum-norm" else None
-    value = aggregate(loss, batch.sequence, cast(Aggregation, mode), denominator=width)
+    value = aggregate(dual, batch.sequence, cast(Aggregation, mode), denominator=width)
     metrics = {
-        "actor/pg_clipfrac": clip_fraction(
-            logp.numpy(), old.numpy(), advantages.numpy(), clip_low=low, clip_high=high
-        ),
-        "actor/ppo_kl": float((old - logp).mean()),
-        "actor/pg_clipfrac_lower": float((loss < single).double().mean()),
+        "actor/pg_clipfrac": float(surrogate.is_clipped(tokens).double().mean()),
+        "actor/ppo_kl": float((tokens.old_logprobs - tokens.logprobs).mean()),
+        "actor/pg_clipfrac_lower": float((dual < surrogate(tokens)).double().mean()),
     }
     return [float(value), metrics]
 
@@ -274,26 +295,13 @@ def _vanilla(batch: Batch, clip: str, mode: str) -> list[Any]:
 def _cispo(batch: Batch, clip: str) -> float:
     """CISPO, averaged over tokens."""
     low, high = _CLIPS[clip]
-    loss = cispo_loss(
-        batch.flat("logp"),
-        batch.flat("old_logp"),
-        batch.flat("loss_adv"),
-        clip_low=low,
-        clip_high=high,
-    )
+    loss = Cispo(clip_low=low, clip_high=high)(batch.loss_tokens())
     return float(aggregate(loss, batch.sequence))
 
 
 def _gspo(batch: Batch, low: str, high: str) -> float:
     """GSPO, averaged over sequences."""
-    loss = gspo_loss(
-        batch.flat("logp"),
-        batch.flat("old_logp"),
-        batch.flat("loss_adv"),
-        batch.sequence,
-        clip_low=float(low),
-        clip_high=float(high),
-    )
+    loss = Gspo(clip_low=float(low), clip_high=float(high))(batch.loss_tokens())
     return float(aggregate(loss, batch.sequence, "seq-mean-token-mean"))
 
 
@@ -307,24 +315,15 @@ def _value(batch: Batch, clip: str) -> float:
 
 def _kl(batch: Batch, name: str) -> float:
     """A KL estimator, averaged over tokens."""
-    estimate = KL_ESTIMATORS[name](batch.flat("logp"), batch.flat("ref_logp"))
+    estimate = KL_ESTIMATORS[cast(KlEstimator, name)](batch.flat("logp"), batch.flat("ref_logp"))
     return float(aggregate(estimate, batch.sequence))
 
 
 def _llds(batch: Batch, gate: str, coef: str, norm: str) -> float:
     """LLDS's penalty."""
-    advantages, how = batch.flat("loss_adv"), cast(Norm, norm)
-    penalty = llds_penalty(
-        batch.flat("logp"),
-        batch.flat("old_logp"),
-        advantages,
-        batch.sequence,
-        batch.turn,
-        coef=float(coef),
-        gate=cast(Gate, gate),
-        norm=how,
-    )
-    return float(penalty.sum()) / llds_denominator(advantages, batch.sequence, norm=how)
+    objective = Llds(coef=float(coef), gate=cast(Any, gate), norm=cast(Any, norm))
+    tokens, whole = batch.loss_tokens(), batch.token_batch()
+    return float(objective.penalty(tokens, whole).sum()) / objective.penalty_denominator(whole)
 
 
 _BILEVEL: Final = rf"_g{_NUMBER}_l{_NUMBER}_gH{_NUMBER}"

@@ -24,7 +24,7 @@ from dataclasses import replace
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
-from calibadv_algo.losses.objectives import ClippedSurrogate
+from calibadv_algo.losses.clipped import ClippedSurrogate
 from calibadv_algo.shaping.filters import DynamicSampling, OverlongMask
 from calibadv_algo.shaping.overlong import OverlongPenalty
 from calibadv_algo.training.config import TrainConfig

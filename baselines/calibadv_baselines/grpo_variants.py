@@ -24,8 +24,8 @@ from dataclasses import replace
 
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
+from calibadv_algo.losses.clipped import ClippedSurrogate
 from calibadv_algo.losses.mismatch import TokenTis
-from calibadv_algo.losses.objectives import ClippedSurrogate
 from calibadv_algo.training.config import TrainConfig
 from calibadv_algo.training.presets import SEARCH_R1_GRPO
 

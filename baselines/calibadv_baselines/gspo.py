@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
-from calibadv_algo.losses.objectives import Gspo
+from calibadv_algo.losses.gspo import Gspo
 from calibadv_algo.training.config import TrainConfig
 from calibadv_algo.training.presets import SEARCH_R1_GRPO
 

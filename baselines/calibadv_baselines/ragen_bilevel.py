@@ -22,7 +22,7 @@ from dataclasses import replace
 from calibadv_algo.advantages.bilevel_gae import BiLevelGae
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
-from calibadv_algo.losses.objectives import ClippedSurrogate
+from calibadv_algo.losses.clipped import ClippedSurrogate
 from calibadv_algo.shaping.turns import MalformedPenalty
 from calibadv_algo.training.config import TrainConfig
 from calibadv_algo.training.presets import SEARCH_R1_GRPO

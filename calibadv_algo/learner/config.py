@@ -7,26 +7,23 @@ from typing import Annotated, Literal
 
 from annotated_types import Interval
 
-from calibadv_algo.losses.llds import Llds
-from calibadv_algo.losses.mismatch import Mismatch, NoCorrection
-from calibadv_algo.losses.objectives import Cispo, ClippedSurrogate, Gspo
-from calibadv_algo.losses.variants import BalancedSurrogate, GeometricMean, KlCov, Sapo
-from calibadv_env.common.checks import FRACTION, NOT_NEGATIVE, POSITIVE, Checked
-
-Objective = (
-    ClippedSurrogate | Gspo | Cispo | Llds | Sapo | GeometricMean | KlCov | BalancedSurrogate
+from calibadv_algo.losses.base import (
+    Aggregation,
+    MismatchCorrection,
+    NoCorrection,
+    PolicyObjective,
 )
-"""Policy objectives that a run can be configured with."""
-
-
-Aggregation = Literal[
-    "token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"
-]
-"""How per-token losses become a number; see `calibadv_algo.losses.formulas.aggregate`."""
-
+from calibadv_algo.losses.kl import KlEstimator
+from calibadv_env.common.checks import FRACTION, NOT_NEGATIVE, POSITIVE, Checked
 
 Decay = Annotated[float, Interval(ge=0, lt=1)]
 """Decay rate of a running mean."""
+
+
+def _default_objective() -> PolicyObjective:
+    from calibadv_algo.losses.clipped import ClippedSurrogate
+
+    return ClippedSurrogate()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +65,7 @@ class OptimConfig(Checked):
     """Optimiser steps for each pass over the episodes of an update."""
     num_epochs: Annotated[int, POSITIVE] = 1
     """Passes over the episodes of an update."""
-    objective: Objective = field(default_factory=ClippedSurrogate)
+    objective: PolicyObjective = field(default_factory=_default_objective)
     """The surrogate that makes a loss of advantages, and its clip."""
     aggregation: Aggregation = "token-mean"
     """How token losses become one number, over the whole minibatch."""
@@ -76,7 +73,7 @@ class OptimConfig(Checked):
     """Tokens that an episode counts for, whatever it has; for seq-mean-token-sum-norm alone."""
     kl_coef: Annotated[float, NOT_NEGATIVE] = 0.0
     """Weight in the loss of the divergence from the starting policy."""
-    kl_estimator: Literal["k1", "abs", "k2", "k3", "k1+", "k3+"] = "k3"
+    kl_estimator: KlEstimator = "k3"
     """Estimator of that divergence."""
     kl_reward_coef: Annotated[float, NOT_NEGATIVE] = 0.0
     """Weight of that divergence (k1) in the rewards; 0 here and above keeps no copy."""
@@ -86,7 +83,7 @@ class OptimConfig(Checked):
     """Largest norm of the gradient."""
     old_logprobs: Literal["sampled", "recomputed"] = "sampled"
     """Where the ratio's denominator comes from: the engine, or the trainer before the update."""
-    mismatch: Mismatch = field(default_factory=NoCorrection)
+    mismatch: MismatchCorrection = field(default_factory=NoCorrection)
     """How the loss is weighed where engine and trainer differ; needs recomputed log-probs."""
     critic: CriticConfig = field(default_factory=CriticConfig)
     """The critic of advantages that need values; others have none."""
@@ -107,7 +104,7 @@ class OptimConfig(Checked):
                 "length_norm must be given for seq-mean-token-sum-norm and for nothing else, got "
                 f"{self.length_norm} with {self.aggregation}"
             )
-        if self.old_logprobs == "sampled" and not isinstance(self.mismatch, NoCorrection):
+        if self.old_logprobs == "sampled" and self.mismatch.needs_recomputed:
             raise ValueError(
                 "mismatch must be NoCorrection unless old_logprobs is recomputed: the sampled ones "
                 f"do not differ from themselves; got {type(self.mismatch).__name__}"

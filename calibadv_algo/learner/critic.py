@@ -22,7 +22,7 @@ from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.learner.optimisation import AUTOCAST_DTYPES, Stepper
 from calibadv_algo.learner.policy import Policy
 from calibadv_algo.learner.ranks import Ranks, SingleRank, micro_batches
-from calibadv_algo.losses.formulas import aggregate
+from calibadv_algo.losses.base import aggregate
 from calibadv_algo.losses.value import value_loss
 
 

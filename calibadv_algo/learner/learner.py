@@ -1,8 +1,8 @@
 """One update of the policy: minibatches, micro-batches, gradients, the optimiser's step.
 
-The formulas are in ``losses.py``. What is decided here is which tokens go through the model
-together, and that it makes no difference: denominators are those of the whole minibatch, so the
-micro-batches' gradients add up to the minibatch's.
+The formulas are in ``calibadv_algo.losses``. What is decided here is which tokens go through the
+model together, and that it makes no difference: denominators are those of the whole minibatch, so
+the micro-batches' gradients add up to the minibatch's.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from calibadv_algo.learner.optimisation import AUTOCAST_DTYPES, Stepper
 from calibadv_algo.learner.policy import Policy
 from calibadv_algo.learner.ranks import MicroBatch, Ranks, SingleRank, micro_batches
 from calibadv_algo.learner.sharding import ShardedModel
-from calibadv_algo.losses.formulas import KL_ESTIMATORS, aggregate
-from calibadv_algo.losses.mismatch import NoCorrection, mismatch_stats
-from calibadv_algo.losses.objectives import LossTokens, PenalisedObjective
+from calibadv_algo.losses.base import LossTokens, aggregate
+from calibadv_algo.losses.kl import KL_ESTIMATORS
+from calibadv_algo.losses.mismatch import mismatch_stats
 
 Result = TypeVar("Result")
 
@@ -264,7 +264,7 @@ class Learner:
         has_other_terms = (
             self._config.kl_coef > 0
             or self._config.entropy_coef > 0
-            or isinstance(self._config.objective, PenalisedObjective)
+            or self._config.objective.penalty_denominator(minibatch) is not None
         )
         if has_other_terms:
             return minibatch
@@ -301,6 +301,7 @@ class Learner:
         """Forward and backward pass of this rank's part; returns its part of the loss."""
         denominator = self._denominator(minibatch)
         objective = self._config.objective
+        penalty_denominator = objective.penalty_denominator(minibatch)
         total = 0.0
         for part in self._micro_batches(chosen):
             micro = part.batch
@@ -314,9 +315,9 @@ class Learner:
                     self._config.aggregation,
                     denominator=denominator,
                 )
-                if isinstance(objective, PenalisedObjective):
-                    normaliser = objective.penalty_denominator(minibatch)
-                    loss = loss + objective.penalty(tokens, minibatch).sum() / normaliser
+                if penalty_denominator is not None:
+                    penalty = objective.penalty(tokens, minibatch)
+                    loss = loss + penalty.sum() / penalty_denominator
                 if part.is_filler:
                     loss = loss * 0.0
                 self.stepper.backward(loss)
@@ -368,9 +369,9 @@ class Learner:
         old, sampling = batch.old_logprobs, batch.sampling_logprobs
         stats = mismatch_stats(old.numpy(), sampling.numpy(), batch.sequence.numpy())
         correction = self._config.mismatch
-        if not isinstance(correction, NoCorrection) and stats:
-            weights = correction.weights(old, sampling, batch.sequence)
-            is_truncated = weights >= correction.cap
+        weights = correction.weights(old, sampling, batch.sequence)
+        if weights is not None and stats:
+            is_truncated = correction.is_truncated(weights)
             stats["mismatch_truncated_share"] = float(is_truncated.float().mean())
         return stats
 

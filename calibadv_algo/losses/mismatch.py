@@ -7,43 +7,52 @@ the loss of a token can be weighed by how much more likely the trainer finds it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+
+from calibadv_algo.losses.base import MismatchCorrection
+from calibadv_algo.losses.ratios import (
+    MAX_LOG_RATIO,
+    probability_ratio,
+    sequence_mean,
+    sequence_sum,
+)
+from calibadv_env.common.checks import POSITIVE
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NoCorrection:
-    """Every token counts once."""
+class _TruncatedWeights(MismatchCorrection):
+    """Importance weights that are bounded from above.
 
-    def weights(
-        self,
-        old_logprobs: Float[Tensor, " token"],
-        sampling_logprobs: Float[Tensor, " token"],
-        sequence: Int[Tensor, " token"],
-    ) -> Float[Tensor, " token"] | None:
-        """Returns None: there is nothing to multiply with."""
-        return None
+    Attributes:
+        cap: Largest weight.
+    """
+
+    cap: Annotated[float, POSITIVE] = 2.0
+
+    def is_truncated(self, weights: Float[Tensor, " token"]) -> Bool[Tensor, " token"]:
+        """Tokens whose weight is at the cap."""
+        return weights >= self.cap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TokenTis:
+class TokenTis(_TruncatedWeights):
     """Truncated importance sampling, token by token.
 
-    Attributes:
-        cap: Largest weight.
+    ``min(exp(clamp(old_logprob - sampling_logprob, -20, 20)), cap)``. Where ``old_logprobs``
+    are the sampling ones, all weights are 1.
+
+    **Source:** truncated importance sampling, as in verl's rollout correction.
+
+    **Differs:** nothing.
     """
-
-    cap: float = 2.0
-
-    def __post_init__(self) -> None:
-        """Checks the range."""
-        _check_cap(self.cap)
 
     def weights(
         self,
@@ -51,25 +60,20 @@ class TokenTis:
         sampling_logprobs: Float[Tensor, " token"],
         sequence: Int[Tensor, " token"],
     ) -> Float[Tensor, " token"]:
-        """Returns the weight of each token."""
-        from calibadv_algo.losses.formulas import token_importance_weights
-
-        return token_importance_weights(old_logprobs, sampling_logprobs, cap=self.cap)
+        """Weight of each token, in (0, cap]."""
+        return probability_ratio(old_logprobs, sampling_logprobs).clamp(max=self.cap).detach()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SequenceTis:
+class SequenceTis(_TruncatedWeights):
     """Truncated importance sampling with one weight for a whole trajectory.
 
-    Attributes:
-        cap: Largest weight.
+    As :class:`TokenTis`, with the log-ratios summed over the trajectory before they are clamped.
+
+    **Source:** truncated importance sampling, as in verl's rollout correction.
+
+    **Differs:** nothing.
     """
-
-    cap: float = 2.0
-
-    def __post_init__(self) -> None:
-        """Checks the range."""
-        _check_cap(self.cap)
 
     def weights(
         self,
@@ -77,17 +81,57 @@ class SequenceTis:
         sampling_logprobs: Float[Tensor, " token"],
         sequence: Int[Tensor, " token"],
     ) -> Float[Tensor, " token"]:
-        """Returns the weight of each token, the same for all tokens of a trajectory."""
-        from calibadv_algo.losses.formulas import sequence_importance_weights
-
-        return sequence_importance_weights(old_logprobs, sampling_logprobs, sequence, cap=self.cap)
-
-
-Mismatch = NoCorrection | TokenTis | SequenceTis
-"""Corrections that a run can be configured with."""
+        """Weight of each token, equal for all tokens of a trajectory."""
+        sums = sequence_sum((old_logprobs - sampling_logprobs).detach(), sequence)
+        return sums.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().clamp(max=self.cap)[sequence]
 
 
-_MAX_LOG_RATIO = 20.0
+def rejection_weights(
+    weights: Float[Tensor, " token"], *, low: float = 0.0, high: float = math.inf
+) -> Float[Tensor, " token"]:
+    """Drops tokens whose importance weight is out of bounds, and keeps the weights of the rest.
+
+    **Source:** masked importance sampling, as in verl's rollout correction; TRL's
+    ``sequence_mask`` with ``high=3`` on weights of whole trajectories. **Differs:** nothing.
+
+    Args:
+        weights: Importance weights, not truncated, of tokens or of whole trajectories.
+        low: Least weight that is kept.
+        high: Largest weight that is kept.
+
+    Returns:
+        The weights, 0 where they are out of bounds; without gradient.
+    """
+    return weights.where((weights >= low) & (weights <= high), 0.0).detach()
+
+
+def off_policy_mask(
+    logprobs: Float[Tensor, " token"],
+    sampling_logprobs: Float[Tensor, " token"],
+    advantages: Float[Tensor, " token"],
+    sequence: Int[Tensor, " token"],
+    *,
+    delta: float,
+) -> Bool[Tensor, " token"]:
+    """Marks tokens that may be trained on: those of good or of still likely trajectories.
+
+    Kept where ``A >= 0`` or the trajectory's mean of ``sampling_logprob - logprob`` is at most
+    ``delta``.
+
+    **Source:** DeepSeek-V3.2; TRL's off-policy sequence mask. **Differs:** nothing.
+
+    Args:
+        logprobs: Under the policy that is trained.
+        sampling_logprobs: As the engine reported them.
+        advantages: One a token.
+        sequence: Trajectory of each token, not negative.
+        delta: Largest mean loss of likelihood of a poor trajectory, not negative.
+
+    Returns:
+        True at tokens that are kept.
+    """
+    gap = sequence_mean((sampling_logprobs - logprobs).detach(), sequence)
+    return (advantages >= 0) | (gap <= delta)
 
 
 def mismatch_stats(
@@ -118,9 +162,9 @@ def mismatch_stats(
     if len(old_logprobs) == 0:
         return {}
     difference = old_logprobs.astype(np.float64) - sampling_logprobs
-    clamped = difference.clip(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    clamped = difference.clip(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     sums = np.bincount(sequence, weights=difference)[np.unique(sequence)]
-    whole = np.exp(sums.clip(-_MAX_LOG_RATIO, _MAX_LOG_RATIO))
+    whole = np.exp(sums.clip(-MAX_LOG_RATIO, MAX_LOG_RATIO))
     low, high = np.quantile(np.exp(clamped), (0.01, 0.99))
     stats = {
         "mean_abs": np.abs(difference).mean(),
@@ -134,9 +178,3 @@ def mismatch_stats(
         "sequence_ratio_max": whole.max(),
     }
     return {f"mismatch_{name}": float(value) for name, value in stats.items()}
-
-
-def _check_cap(cap: float) -> None:
-    """Raises ValueError unless a cap is positive."""
-    if not cap > 0:
-        raise ValueError(f"cap must be positive, got {cap}")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
+
 from jaxtyping import Float
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def value_loss(
@@ -14,7 +17,7 @@ def value_loss(
     *,
     clip: float | None = 0.5,
 ) -> Float[Tensor, " token"]:
-    """Computes PPO's clipped squared error of the critic.
+    """PPO's clipped squared error of the critic.
 
     ``max((v - ret)**2, (clip(v, v_old - clip, v_old + clip) - ret)**2) / 2``.
 
@@ -36,5 +39,5 @@ def value_loss(
     plain = (values - returns).square()
     if clip is None:
         return 0.5 * plain
-    clipped = torch.clamp(values, old_values - clip, old_values + clip)
-    return 0.5 * torch.maximum(plain, (clipped - returns).square())
+    clipped = values.clamp(old_values - clip, old_values + clip)
+    return 0.5 * plain.maximum((clipped - returns).square())

@@ -184,38 +184,6 @@ def mispenalized(
     }
 
 
-def clip_fraction(
-    logprobs: Float[np.ndarray, " token"],
-    old_logprobs: Float[np.ndarray, " token"],
-    advantages: Float[np.ndarray, " token"],
-    *,
-    clip_low: float = 0.2,
-    clip_high: float = 0.2,
-) -> float:
-    """Computes the share of tokens whose gradient the clip of the surrogate removes.
-
-    These are the tokens with ``A > 0`` and a ratio above ``1 + clip_high``, or ``A < 0`` and a
-    ratio below ``1 - clip_low``.
-
-    **Source:** verl's ``pg_clipfrac``. **Differs:** nothing, apart from padding.
-
-    Args:
-        logprobs: Under the policy that is trained.
-        old_logprobs: Under the policy before the first update of the batch.
-        advantages: One a token.
-        clip_low: How far the ratio may fall below 1.
-        clip_high: How far it may rise above 1.
-
-    Returns:
-        A share, 0 without tokens.
-    """
-    ratio = np.exp(np.clip(logprobs - old_logprobs, -_MAX_LOG_RATIO, _MAX_LOG_RATIO))
-    is_clipped = ((advantages > 0) & (ratio > 1 + clip_high)) | (
-        (advantages < 0) & (ratio < 1 - clip_low)
-    )
-    return _share(int(is_clipped.sum()), is_clipped.size)
-
-
 def approximate_kl(
     logprobs: Float[np.ndarray, " token"], old_logprobs: Float[np.ndarray, " token"]
 ) -> float:

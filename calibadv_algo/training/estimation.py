@@ -27,7 +27,7 @@ from calibadv_algo.batching import (
     tokens_to_turns,
     turns_to_tokens,
 )
-from calibadv_algo.losses.formulas import kl_k1
+from calibadv_algo.losses.kl import kl_k1
 from calibadv_algo.shaping.base import turn_rewards, with_rewards
 from calibadv_algo.training.config import TrainConfig
 from calibadv_algo.types import Group, Trajectory, token_counts

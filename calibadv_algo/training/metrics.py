@@ -13,7 +13,7 @@ from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.credit.base import Credit, GoldCredit, SilverCredit, search_mask
 from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.learner.learner import UpdateResult
-from calibadv_algo.losses.formulas import KL_ESTIMATORS
+from calibadv_algo.losses.kl import KL_ESTIMATORS
 from calibadv_algo.training.collection import Collection
 from calibadv_algo.training.config import TrainConfig
 from calibadv_algo.training.diagnostics import (

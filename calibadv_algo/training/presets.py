@@ -11,7 +11,7 @@ from calibadv_algo.credit.base import (
     NoCredit,
 )
 from calibadv_algo.learner.config import OptimConfig
-from calibadv_algo.losses.objectives import ClippedSurrogate
+from calibadv_algo.losses.clipped import ClippedSurrogate
 from calibadv_algo.training.config import EnvConfig, EvalConfig, RolloutConfig, TrainConfig
 
 ATLAS_TINY: Final = TrainConfig(

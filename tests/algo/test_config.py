@@ -16,8 +16,9 @@ from calibadv_algo.advantages.calibadv import CalibAdv
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.credit.base import NoCredit, SilverCredit
 from calibadv_algo.learner.config import CriticConfig, OptimConfig
+from calibadv_algo.losses.clipped import ClippedSurrogate
+from calibadv_algo.losses.gspo import Gspo
 from calibadv_algo.losses.mismatch import TokenTis
-from calibadv_algo.losses.objectives import ClippedSurrogate, Gspo
 from calibadv_algo.training.config import (
     EnvConfig,
     EvalConfig,
@@ -40,7 +41,7 @@ from calibadv_algo.training.presets import ATLAS_TINY, CALIBADV_QWEN25_3B, PRESE
         (OptimConfig, "lr", 0.0, "lr must be positive, got 0.0"),
         (OptimConfig, "betas", (0.9, 1.0), r"betas must be in \[0, 1\), got \(0.9, 1.0\)"),
         (ClippedSurrogate, "clip_low", 1.2, r"clip_low must be in \[0, 1\], got 1.2"),
-        (ClippedSurrogate, "dual_clip", 1.0, "dual_clip must be above 1, got 1.0"),
+        (ClippedSurrogate, "dual_clip", 1.0, "dual_clip must be more than 1, got 1.0"),
         (Gspo, "clip_high", -0.1, "clip_high must not be negative, got -0.1"),
         (TokenTis, "cap", 0.0, "cap must be positive, got 0.0"),
         (CriticConfig, "value_clip", 0.0, "value_clip must be positive, got 0.0"),

@@ -15,9 +15,12 @@ from calibadv_algo.batching import TokenBatch, select_sequences
 from calibadv_algo.learner.config import CriticConfig, OptimConfig
 from calibadv_algo.learner.learner import Learner
 from calibadv_algo.learner.policy import Policy
+from calibadv_algo.losses.base import NoCorrection
+from calibadv_algo.losses.cispo import Cispo
+from calibadv_algo.losses.clipped import ClippedSurrogate
+from calibadv_algo.losses.gspo import Gspo
 from calibadv_algo.losses.llds import Llds
-from calibadv_algo.losses.mismatch import NoCorrection, SequenceTis, TokenTis
-from calibadv_algo.losses.objectives import Cispo, ClippedSurrogate, Gspo
+from calibadv_algo.losses.mismatch import SequenceTis, TokenTis
 
 VOCAB = 40
 

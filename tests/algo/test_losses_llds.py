@@ -8,17 +8,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
-from calibadv_algo.batching import TokenBatch
+from calibadv_algo.losses.base import LossTokens, PolicyObjective
+from calibadv_algo.losses.clipped import ClippedSurrogate
+from calibadv_algo.losses.gspo import Gspo
 from calibadv_algo.losses.llds import Llds
-from calibadv_algo.losses.llds_formulas import (
-    answer_coef,
-    llds_denominator,
-    llds_penalty,
-    protected_tokens,
-)
-from calibadv_algo.losses.objectives import ClippedSurrogate, Gspo, LossTokens, PenalisedObjective
+from tests.algo.loss_tokens import batch_of, loss_tokens
 
 Token = tuple[float, float, int, int]
 """Drop in likelihood, advantage, sequence, turn."""
@@ -34,15 +29,23 @@ TOKENS = st.lists(
 )
 
 
-def columns(tokens: list[Token]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Log-probs that are trained, old ones, advantages, sequence, turn."""
+def made(tokens: list[Token]) -> LossTokens:
     tokens = sorted(tokens, key=lambda token: token[2:])
     drops = torch.tensor([token[0] for token in tokens], dtype=torch.float64)
     old = torch.full_like(drops, -1.0)
-    advantages = torch.tensor([token[1] for token in tokens], dtype=torch.float64)
-    sequence = torch.tensor([token[2] for token in tokens], dtype=torch.int64)
-    turn = torch.tensor([token[3] for token in tokens], dtype=torch.int64)
-    return (old - drops).requires_grad_(), old, advantages, sequence, turn
+    return loss_tokens(
+        (old - drops).requires_grad_(),
+        old,
+        torch.tensor([token[1] for token in tokens], dtype=torch.float64),
+        torch.tensor([token[2] for token in tokens], dtype=torch.int64),
+        torch.tensor([token[3] for token in tokens], dtype=torch.int64),
+    )
+
+
+def penalty(objective: Llds, tokens: list[Token]) -> list[float]:
+    values = made(tokens)
+    found: list[float] = objective.penalty(values, batch_of(values)).tolist()
+    return found
 
 
 def by_loop(tokens: list[Token], gate: str, preserve: str, norm: str) -> float:
@@ -69,112 +72,72 @@ def by_loop(tokens: list[Token], gate: str, preserve: str, norm: str) -> float:
     st.sampled_from(["code", "paper", "preserved"]),
 )
 def test_llds_is_the_loop(tokens: list[Token], gate: Any, preserve: Any, norm: Any) -> None:
-    logprobs, old, advantages, sequence, turn = columns(tokens)
-    penalty = llds_penalty(
-        logprobs, old, advantages, sequence, turn, gate=gate, preserve=preserve, norm=norm
-    )
-    loss = penalty.sum() / llds_denominator(advantages, sequence, preserve=preserve, norm=norm)
+    objective = Llds(gate=gate, preserve=preserve, norm=norm)
+    values = made(tokens)
+    loss = objective.penalty(values, batch_of(values)).sum()
+    loss = loss / objective.penalty_denominator(batch_of(values))
     assert loss.item() == pytest.approx(by_loop(tokens, gate, preserve, norm), abs=1e-12)
 
 
 def test_gates_by_hand() -> None:
     # One trajectory: the first turn falls by 0.25 in all, the second one rises by 0.5.
     tokens = [(0.5, 1.0, 0, 0), (-0.25, 1.0, 0, 0), (0.5, 1.0, 0, 1), (-1.0, 1.0, 0, 1)]
-    arguments = columns(tokens)
-    assert llds_penalty(*arguments, coef=1.0).tolist() == [0.5, 0.0, 0.0, 0.0]
-    assert llds_penalty(*arguments, coef=1.0, gate="token").tolist() == [0.5, 0.0, 0.5, 0.0]
-    assert not llds_penalty(*arguments, coef=1.0, gate="response").any()
+    assert penalty(Llds(coef=1.0), tokens) == [0.5, 0.0, 0.0, 0.0]
+    assert penalty(Llds(coef=1.0, gate="token"), tokens) == [0.5, 0.0, 0.5, 0.0]
+    assert penalty(Llds(coef=1.0, gate="response"), tokens) == [0.0] * 4
 
 
 def test_a_gate_needs_a_net_drop_of_protected_tokens() -> None:
-    even = columns([(0.5, 1.0, 0, 0), (-0.5, 1.0, 0, 0)])
-    assert not llds_penalty(*even).any()
-    mixed = columns([(0.25, 1.0, 0, 0), (-1.0, 1.0, 0, 0), (5.0, -1.0, 0, 0)])
+    assert penalty(Llds(), [(0.5, 1.0, 0, 0), (-0.5, 1.0, 0, 0)]) == [0.0] * 2
+    mixed = [(0.25, 1.0, 0, 0), (-1.0, 1.0, 0, 0), (5.0, -1.0, 0, 0)]
     for gate in ("action", "response"):
-        assert not llds_penalty(*mixed, gate=gate).any()
+        assert penalty(Llds(gate=gate), mixed) == [0.0] * 3  # type: ignore[arg-type]
 
 
 def test_only_tokens_that_fell_behind_an_open_gate_have_a_gradient() -> None:
-    tokens = [(0.5, 1.0, 0, 0), (-0.25, 1.0, 0, 0), (0.5, -1.0, 1, 0), (0.5, 0.0, 2, 0)]
-    logprobs, *others = columns(tokens)
-    llds_penalty(logprobs, *others, coef=0.2).sum().backward()
-    assert logprobs.grad is not None
+    tokens = made([(0.5, 1.0, 0, 0), (-0.25, 1.0, 0, 0), (0.5, -1.0, 1, 0), (0.5, 0.0, 2, 0)])
+    Llds(coef=0.2).penalty(tokens, batch_of(tokens)).sum().backward()
+    assert tokens.logprobs.grad is not None
     torch.testing.assert_close(
-        logprobs.grad, torch.tensor([-0.2, 0.0, 0.0, -0.2], dtype=torch.float64)
+        tokens.logprobs.grad, torch.tensor([-0.2, 0.0, 0.0, -0.2], dtype=torch.float64)
     )
 
 
 def test_the_same_policy_has_no_penalty() -> None:
-    logprobs, _, advantages, sequence, turn = columns([(0.0, 1.0, 0, 0), (0.0, 0.0, 1, 0)])
-    assert not llds_penalty(logprobs, logprobs, advantages, sequence, turn).any()
+    assert penalty(Llds(), [(0.0, 1.0, 0, 0), (0.0, 0.0, 1, 0)]) == [0.0] * 2
 
 
 def test_answer_tokens_have_a_weight_of_their_own() -> None:
-    arguments = columns([(0.5, 1.0, 0, 0), (0.5, 1.0, 0, 1)])
-    answers = torch.tensor([False, True])
-    penalty = llds_penalty(*arguments, coef=0.2, is_answer=answers, answer_coef=0.1)
-    torch.testing.assert_close(penalty, torch.tensor([0.1, 0.05], dtype=torch.float64))
-    with pytest.raises(ValueError, match="is_answer must be given"):
-        llds_penalty(*arguments, answer_coef=0.1)
+    objective = Llds(coef=0.2, answer="fixed", answer_lambda=0.1)
+    assert penalty(objective, [(0.5, 1.0, 0, 0), (0.5, 1.0, 0, 1)]) == [0.1, 0.05]
 
 
 def test_the_two_forms_of_the_answers_weight() -> None:
-    assert [answer_coef(v, 0.2) for v in (0.0, 1.0, 2.0, 5.0)] == [0.0, 0.1, 0.2, 0.2]
-    weights = [answer_coef(v, 0.2, form="code", answer_lambda=0.1) for v in (0.5, 1.5, 2.0, 9.0)]
+    paper = Llds(answer="paper")
+    assert [paper.answer_coef(v) for v in (0.0, 1.0, 2.0, 5.0)] == [0.0, 0.1, 0.2, 0.2]
+    code = Llds(answer="code", answer_lambda=0.1)
+    weights = [code.answer_coef(v) for v in (0.5, 1.5, 2.0, 9.0)]
     assert weights == pytest.approx([0.0, 0.05, 0.1, 0.2])
-    assert answer_coef(9.0, 0.2, form="code") == 0.0
+    assert Llds(answer="code").answer_coef(9.0) == 0.0
 
 
 @pytest.mark.parametrize(
-    ("name", "make"),
+    ("settings", "message"),
     [
-        ("gate", lambda a: llds_penalty(*a, gate="turn")),
-        ("norm", lambda a: llds_penalty(*a, norm="mean")),
-        ("norm", lambda a: llds_denominator(a[2], a[3], norm="mean")),
-        ("preserve", lambda a: protected_tokens(a[2], "all")),
-        ("form", lambda a: answer_coef(1.0, 0.2, form="x")),
-        ("gate", lambda a: Llds(gate="turn")),
-        ("answer", lambda a: Llds(answer="half")),
-        ("coef", lambda a: Llds(coef=-1)),
+        ({"gate": "turn"}, "gate must be token, response or action, got 'turn'"),
+        ({"norm": "mean"}, "norm must be code, paper or preserved, got 'mean'"),
+        ({"preserve": "all"}, "preserve must be not-negative or positive, got 'all'"),
+        ({"answer": "half"}, "answer must be full, fixed, paper or code, got 'half'"),
+        ({"coef": -1}, "coef must not be negative, got -1"),
+        ({"answer_lambda": -1}, "answer_lambda must not be negative, got -1"),
     ],
 )
-def test_bad_choices_are_named(name: str, make: Any) -> None:
-    with pytest.raises(ValueError, match=name):
-        make(columns([(0.5, 1.0, 0, 0)]))
+def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Llds(**settings)
 
 
 # The objective
-
-
-def loss_tokens(tokens: list[Token]) -> LossTokens:
-    logprobs, old, advantages, sequence, turn = columns(tokens)
-    pairs = list(zip(sequence.tolist(), turn.tolist(), strict=True))
-    is_last = [turn == max(t for s, t in pairs if s == own) for own, turn in pairs]
-    return LossTokens(
-        logprobs=logprobs,
-        old_logprobs=old,
-        sampling_logprobs=old,
-        advantages=advantages,
-        sequence=sequence,
-        turn=turn,
-        is_last_turn=torch.tensor(is_last, dtype=torch.bool),
-        sequence_reward=torch.zeros_like(advantages),
-    )
-
-
-def batch_of(tokens: LossTokens) -> TokenBatch:
-    """The same tokens as a batch without prompts and observations."""
-    count = len(tokens.advantages)
-    lengths = torch.bincount(tokens.sequence)
-    return TokenBatch(
-        input_ids=torch.zeros(count, dtype=torch.int64),
-        sequence_starts=torch.nn.functional.pad(lengths.cumsum(0), (1, 0)),
-        action_mask=torch.ones(count, dtype=torch.bool),
-        advantages=tokens.advantages.float(),
-        sampling_logprobs=tokens.old_logprobs.float(),
-        sequence=tokens.sequence,
-        turn=tokens.turn,
-    )
 
 
 EXAMPLE: list[Token] = [
@@ -187,22 +150,11 @@ EXAMPLE: list[Token] = [
 
 
 @pytest.mark.parametrize("base", [ClippedSurrogate(), Gspo()])
-def test_the_objective_is_its_base_and_a_penalty(base: ClippedSurrogate | Gspo) -> None:
-    tokens = loss_tokens(EXAMPLE)
+def test_the_objective_is_its_base_and_a_penalty(base: PolicyObjective) -> None:
+    tokens = made(EXAMPLE)
     objective = Llds(base=base, coef=0.3, gate="response")
-    assert isinstance(objective, PenalisedObjective)
     torch.testing.assert_close(objective(tokens), base(tokens))
     assert torch.equal(objective.is_clipped(tokens), base.is_clipped(tokens))
-    expected = llds_penalty(
-        tokens.logprobs,
-        tokens.old_logprobs,
-        tokens.advantages,
-        tokens.sequence,
-        tokens.turn,
-        coef=0.3,
-        gate="response",
-    )
-    torch.testing.assert_close(objective.penalty(tokens, batch_of(tokens)), expected)
     assert objective.penalty_denominator(batch_of(tokens)) == 5.0
     assert Llds(norm="paper").penalty_denominator(batch_of(tokens)) == 2.0
     assert Llds(norm="preserved").penalty_denominator(batch_of(tokens)) == 4.0
@@ -212,10 +164,10 @@ def test_the_objective_is_its_base_and_a_penalty(base: ClippedSurrogate | Gspo) 
 @pytest.mark.parametrize("answer", ["full", "paper"])
 def test_micro_batches_add_up(norm: Any, answer: Any) -> None:
     objective = Llds(norm=norm, answer=answer)
-    whole = loss_tokens(EXAMPLE)
+    whole = made(EXAMPLE)
     batch = batch_of(whole)
     denominator = objective.penalty_denominator(batch)
-    parts = [loss_tokens(EXAMPLE[:2]), loss_tokens([(d, a, 0, t) for d, a, _, t in EXAMPLE[3:]])]
+    parts = [made(EXAMPLE[:2]), made([(d, a, 0, t) for d, a, _, t in EXAMPLE[3:]])]
     total = (
         sum(float(objective.penalty(part, batch).detach().sum()) for part in parts) / denominator
     )
@@ -235,12 +187,12 @@ def test_micro_batches_add_up(norm: Any, answer: Any) -> None:
 )
 def test_answer_masked_forms(settings: dict[str, Any], weight: float) -> None:
     # Trajectories 0 and 2 have one turn before the last, trajectory 1 has none.
-    tokens = loss_tokens(EXAMPLE)
+    tokens = made(EXAMPLE)
     penalty = Llds(**settings).penalty(tokens, batch_of(tokens))
     expected = torch.tensor([0.1, 0.25 * weight, 0.0, 0.15, 0.25 * weight], dtype=torch.float64)
     torch.testing.assert_close(penalty, expected)
 
 
 def test_no_tokens() -> None:
-    empty = loss_tokens([])
-    assert Llds().penalty(empty, batch_of(loss_tokens(EXAMPLE))).shape == (0,)
+    empty = made([])
+    assert Llds().penalty(empty, batch_of(made(EXAMPLE))).shape == (0,)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,27 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from calibadv_algo.losses.formulas import kl_k3, policy_loss, sequence_importance_weights
-from calibadv_algo.losses.objectives import ClippedSurrogate, LossTokens
+from calibadv_algo.losses.balanced import BalancedSurrogate
+from calibadv_algo.losses.base import LossTokens, PolicyObjective
+from calibadv_algo.losses.clipped import ClippedSurrogate
+from calibadv_algo.losses.covariance import KlCov, clip_cov_mask
+from calibadv_algo.losses.gmpo import GeometricMean
+from calibadv_algo.losses.kl import corrected_k3, kl_k3
+from calibadv_algo.losses.mismatch import SequenceTis, off_policy_mask, rejection_weights
+from calibadv_algo.losses.sapo import Sapo
 from calibadv_algo.losses.value import value_loss
-from calibadv_algo.losses.variant_formulas import (
-    balanced_loss,
-    clip_cov_mask,
-    corrected_k3,
-    geometric_mean_loss,
-    kl_cov_loss,
-    off_policy_mask,
-    rejection_weights,
-    sapo_loss,
-    two_sided_loss,
-)
-from calibadv_algo.losses.variants import (
-    BalancedSurrogate,
-    GeometricMean,
-    KlCov,
-    Sapo,
-    TwoSidedSurrogate,
-)
+from tests.algo.loss_tokens import loss_tokens
 
 NUMBERS = st.floats(-2, 2)
 TOKENS = st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS), min_size=1, max_size=8)
@@ -69,7 +57,9 @@ def test_a_value_that_ran_ahead_of_its_target_gets_no_gradient() -> None:
 
 
 @given(TOKENS)
-def test_two_sided_and_sapo_are_the_loops(tokens: list[tuple[float, float, float]]) -> None:
+def test_dual_clip_and_sapo_are_the_loops(
+    tokens: list[tuple[float, float, float]],
+) -> None:
     new, old, advantages = vectors(tokens)
     two_sided, smooth = [], []
     for n, o, a in tokens:
@@ -77,14 +67,11 @@ def test_two_sided_and_sapo_are_the_loops(tokens: list[tuple[float, float, float
         two_sided.append(max(-a * min(r, 3.0), -a * min(max(r, 0.8), 1.2)))
         tau = 1.0 if a > 0 else 1.05
         smooth.append(-a * 4 / tau / (1 + math.exp(-tau * (r - 1))))
+    values = loss_tokens(new, old, advantages)
     torch.testing.assert_close(
-        two_sided_loss(new, old, advantages, delta=3.0), torch.tensor(two_sided).double()
+        ClippedSurrogate(dual_clip=3.0)(values), torch.tensor(two_sided).double()
     )
-    torch.testing.assert_close(sapo_loss(new, old, advantages), torch.tensor(smooth).double())
-    torch.testing.assert_close(
-        two_sided_loss(new, old, advantages, delta=3.0),
-        policy_loss(new, old, advantages, dual_clip=3.0),
-    )
+    torch.testing.assert_close(Sapo()(values), torch.tensor(smooth).double())
 
 
 @given(st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS, st.integers(0, 2)), min_size=1, max_size=8))
@@ -102,26 +89,20 @@ def test_geometric_mean_is_the_loop(tokens: list[tuple[float, float, float, int]
         mean = sum(values) / len(values)
         expected.append(-mean * math.exp(sum(logs) / len(logs)))
     torch.testing.assert_close(
-        geometric_mean_loss(new, old, advantages, sequence.long()),
+        GeometricMean()(loss_tokens(new, old, advantages, sequence.long())),
         torch.tensor(expected, dtype=torch.float64),
     )
 
 
 @pytest.mark.parametrize(
-    "loss",
-    [
-        lambda new, old, a: sapo_loss(new, old, a),
-        lambda new, old, a: two_sided_loss(new, old, a, delta=4.0),
-        lambda new, old, a: kl_cov_loss(new, old, a, percent=0.0),
-        lambda new, old, a: geometric_mean_loss(new, old, a, torch.arange(2)),
-    ],
+    "objective",
+    [Sapo(), ClippedSurrogate(dual_clip=4.0), KlCov(percent=0.0), GeometricMean()],
+    ids=repr,
 )
-def test_at_the_old_policy_all_have_the_plain_gradient(
-    loss: Callable[[Tensor, Tensor, Tensor], Tensor],
-) -> None:
+def test_at_the_old_policy_all_have_the_plain_gradient(objective: PolicyObjective) -> None:
     old, advantages = torch.tensor([-1.0, -2.0]), torch.tensor([1.5, -0.5])
     new = old.clone().requires_grad_()
-    loss(new, old, advantages).sum().backward()
+    objective(loss_tokens(new, old, advantages)).sum().backward()
     assert new.grad is not None
     torch.testing.assert_close(new.grad, -advantages)
 
@@ -131,10 +112,11 @@ def test_kl_cov_holds_back_the_tokens_with_the_largest_covariance() -> None:
     new = torch.tensor([-0.1, -1.0, -1.5, -3.0])
     old = new + torch.tensor([0.5, 0.0, 0.0, 0.0])
     plain = -advantages * (new - old).exp()
-    held = kl_cov_loss(new, old, advantages, percent=25.0, coef=3.0)
+    tokens = loss_tokens(new, old, advantages)
+    held = KlCov(percent=25.0, coef=3.0)(tokens)
     torch.testing.assert_close(held - plain, torch.tensor([1.5, 0.0, 0.0, 0.0]))
-    assert torch.equal(kl_cov_loss(new, old, advantages, percent=0.0), plain)
-    assert kl_cov_loss(torch.zeros(0), torch.zeros(0), torch.zeros(0)).shape == (0,)
+    assert torch.equal(KlCov(percent=0.0)(tokens), plain)
+    assert KlCov()(loss_tokens(torch.zeros(0), torch.zeros(0), torch.zeros(0))).shape == (0,)
 
 
 def test_clip_cov_draws_from_the_open_interval_and_spares_clipped_tokens() -> None:
@@ -160,14 +142,25 @@ def test_clip_cov_draws_from_the_open_interval_and_spares_clipped_tokens() -> No
     assert clip_cov_mask(nothing, nothing, nothing, torch.Generator()).shape == (0,)
 
 
+class Given(PolicyObjective):
+    """An objective whose loss is the tokens' advantages."""
+
+    def __call__(self, tokens: LossTokens) -> Tensor:
+        return tokens.advantages
+
+
 def test_balanced_loss_by_hand() -> None:
-    loss = torch.tensor([1.0, 3.0, -2.0, 0.0])
-    torch.testing.assert_close(
-        balanced_loss(loss), torch.tensor([1.75 * 2 / 4, 1.75 * 3 * 2 / 4, -2.0, 0.0])
-    )
-    assert not balanced_loss(torch.tensor([-1.0, -2.0])).any()
-    assert not balanced_loss(torch.tensor([1.0, 2.0])).any()
-    assert balanced_loss(torch.zeros(0)).shape == (0,)
+    def balanced(*loss: float) -> list[float]:
+        values = torch.tensor(loss)
+        found: list[float] = BalancedSurrogate(base=Given())(
+            loss_tokens(values, values, values)
+        ).tolist()
+        return found
+
+    assert balanced(1.0, 3.0, -2.0, 0.0) == [1.75 * 2 / 4, 1.75 * 3 * 2 / 4, -2.0, 0.0]
+    assert balanced(-1.0, -2.0) == [0.0, 0.0]
+    assert balanced(1.0, 2.0) == [0.0, 0.0]
+    assert balanced() == []
 
 
 # Masks and weights
@@ -185,8 +178,8 @@ def test_weights_out_of_bounds_are_dropped_not_truncated() -> None:
     weights = torch.tensor([0.1, 1.0, 3.0, 3.1])
     assert rejection_weights(weights, low=0.5, high=3.0).tolist() == [0.0, 1.0, 3.0, 0.0]
     assert torch.equal(rejection_weights(weights), weights)
-    whole = sequence_importance_weights(
-        torch.tensor([1.0, 1.0, 0.0]), torch.zeros(3), torch.tensor([0, 0, 1]), cap=math.inf
+    whole = SequenceTis(cap=math.inf).weights(
+        torch.tensor([1.0, 1.0, 0.0]), torch.zeros(3), torch.tensor([0, 0, 1])
     )
     assert rejection_weights(whole, high=3.0).tolist() == [0.0, 0.0, 1.0]
 
@@ -198,40 +191,15 @@ def test_corrected_k3_is_k3_times_the_ratio() -> None:
     )
 
 
-# Objectives
+# What counts as clipped, and settings
 
 
-def tokens_of(new: Tensor, old: Tensor, advantages: Tensor) -> LossTokens:
-    size = len(new)
-    return LossTokens(
-        logprobs=new,
-        old_logprobs=old,
-        sampling_logprobs=old,
-        advantages=advantages,
-        sequence=torch.arange(size),
-        turn=torch.zeros(size, dtype=torch.int64),
-        is_last_turn=torch.ones(size, dtype=torch.bool),
-        sequence_reward=torch.zeros(size),
-    )
-
-
-def test_objectives_compute_their_losses_and_clips() -> None:
+def test_clipped_tokens() -> None:
     new = torch.tensor([0.0, 2.0, -1.0, 0.5])
-    old, advantages = torch.zeros(4), torch.tensor([1.0, -1.0, -1.0, 1.0])
-    tokens = tokens_of(new, old, advantages)
-    pairs = [
-        (TwoSidedSurrogate(delta=3.0), two_sided_loss(new, old, advantages, delta=3.0)),
-        (Sapo(), sapo_loss(new, old, advantages)),
-        (GeometricMean(), geometric_mean_loss(new, old, advantages, torch.arange(4))),
-        (KlCov(percent=50), kl_cov_loss(new, old, advantages, percent=50)),
-        (BalancedSurrogate(), balanced_loss(policy_loss(new, old, advantages))),
-    ]
-    for objective, expected in pairs:
-        torch.testing.assert_close(objective(tokens), expected)
-    assert TwoSidedSurrogate(delta=3.0).is_clipped(tokens).tolist() == [False, True, True, True]
+    tokens = loss_tokens(new, torch.zeros(4), torch.tensor([1.0, -1.0, -1.0, 1.0]))
     assert GeometricMean().is_clipped(tokens).tolist() == [False, False, True, True]
-    assert not Sapo().is_clipped(tokens).any()
-    assert not KlCov().is_clipped(tokens).any()
+    assert Sapo().is_clipped(tokens).tolist() == [False] * 4
+    assert KlCov().is_clipped(tokens).tolist() == [False] * 4
     assert torch.equal(
         BalancedSurrogate().is_clipped(tokens), ClippedSurrogate().is_clipped(tokens)
     )
@@ -240,8 +208,6 @@ def test_objectives_compute_their_losses_and_clips() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: TwoSidedSurrogate(delta=1.1), "delta must be above"),
-        (lambda: TwoSidedSurrogate(clip_low=2), "clip_low must be in"),
         (lambda: Sapo(tau_negative=0), "tau_negative must be positive"),
         (lambda: GeometricMean(clip_low=-1), "clip_low must not be negative"),
         (lambda: KlCov(percent=200), "percent must be in"),

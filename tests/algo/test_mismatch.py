@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from calibadv_algo.losses.mismatch import NoCorrection, SequenceTis, TokenTis, mismatch_stats
+from calibadv_algo.losses.base import NoCorrection
+from calibadv_algo.losses.mismatch import SequenceTis, TokenTis, mismatch_stats
 
 SEQUENCE = np.array([0, 0, 1])
 OLD = np.array([-1.0, -2.0, -3.0])

@@ -19,8 +19,8 @@ from calibadv_algo.advantages.gae import PpoGae
 from calibadv_algo.errors import CheckpointError, EngineError, MissingInfoKeyError
 from calibadv_algo.learner.checkpoint import list_checkpoints
 from calibadv_algo.learner.config import CriticConfig
+from calibadv_algo.losses.clipped import ClippedSurrogate
 from calibadv_algo.losses.mismatch import TokenTis
-from calibadv_algo.losses.objectives import ClippedSurrogate
 from calibadv_algo.rollout.engines.base import GenerationRequest, SamplingParams
 from calibadv_algo.rollout.engines.scripted import ScriptedEngine
 from calibadv_algo.rollout.records import trajectory_from_json

@@ -139,6 +139,12 @@ def test_nothing_imports_the_outside(path: Path) -> None:
     assert "" not in found, "a relative import would get past these tests"
 
 
+@pytest.mark.parametrize("path", modules("calibadv_algo/losses"), ids=name_of)
+def test_a_loss_loads_torch_only_when_it_computes(path: Path) -> None:
+    names = imports(path.read_text(encoding="utf-8"), top_level_only=True)
+    assert not {name.split(".")[0] for name in names} & HEAVY
+
+
 @pytest.mark.parametrize(
     ("module", "banned"),
     [
@@ -146,6 +152,7 @@ def test_nothing_imports_the_outside(path: Path) -> None:
         ("calibadv_env.env", HEAVY | {"calibadv_algo"}),
         ("calibadv_algo.cli.main", HEAVY | {"matplotlib"}),
         ("calibadv_algo.training.config", HEAVY),
+        ("calibadv_algo.learner.config", HEAVY),
         ("calibadv_algo.credit.base", HEAVY),
         ("calibadv_algo.advantages.calibadv", HEAVY),
     ],
