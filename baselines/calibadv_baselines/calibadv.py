@@ -23,12 +23,14 @@ Run it: ``python -m calibadv_baselines.calibadv --output-dir runs/calibadv``
 
 from __future__ import annotations
 
+from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.training.presets import CALIBADV_QWEN25_3B
 
 BASELINE = Baseline(
     name="calibadv",
+    kind="published",
     description="GRPO with calibrated negative advantages: S + R + T",
     source="CalibAdv, arXiv 2604.18235",
     departures=(
@@ -42,6 +44,4 @@ BASELINE = Baseline(
 )
 
 if __name__ == "__main__":
-    from calibadv_algo.cli.train import train_baseline
-
     train_baseline(BASELINE)

@@ -43,6 +43,7 @@ from calibadv_algo.advantages.turn_groups import (
     QueryGroup,
     TurnGroup,
 )
+from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.credit.relevance import RelevanceCredit
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
@@ -65,6 +66,7 @@ def _ablation(name: str, advantage: Advantage, description: str, *departures: st
 
     return Baseline(
         name=name,
+        kind="switch",
         description=description,
         source=_SOURCE,
         departures=(*_FIXED, *departures),
@@ -177,6 +179,7 @@ def relevance_reward(config: TrainConfig) -> TrainConfig:
 
 RELEVANCE = Baseline(
     name="calibadv-relevance",
+    kind="switch",
     description="searches labelled by relevance to question and answer, compared place by place",
     source=_SOURCE,
     departures=(*_FIXED, _SCORER, "no rebalancing: the authors' code stops with an error there"),
@@ -186,6 +189,7 @@ RELEVANCE = Baseline(
 
 RELEVANCE_REWARD = Baseline(
     name="calibadv-relevance-reward",
+    kind="switch",
     description="GRPO on rewards of which three tenths are relevance to question and answer",
     source=_SOURCE,
     departures=(_SCORER,),
@@ -219,6 +223,7 @@ def template(config: TrainConfig) -> TrainConfig:
 
 TEMPLATE = Baseline(
     name="calibadv-template",
+    kind="switch",
     description="CalibAdv with the pieces of the tags balanced over the batch first",
     source=_SOURCE,
     departures=(*_FIXED, "the numbers of the pieces are the code's, for Qwen2.5 and Llama alone"),
@@ -230,6 +235,4 @@ BASELINE = TURNGROUP
 """What this file trains when it is run."""
 
 if __name__ == "__main__":
-    from calibadv_algo.cli.train import train_baseline
-
     train_baseline(BASELINE)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.losses.cispo import Cispo
@@ -36,6 +37,7 @@ def apply(config: TrainConfig) -> TrainConfig:
 
 BASELINE = Baseline(
     name="cispo",
+    kind="published",
     description="GRPO with a clipped constant importance weight in place of the clipped surrogate",
     source="MiniMax-M1 (CISPO), arXiv 2506.13585",
     departures=(
@@ -52,6 +54,4 @@ BASELINE = Baseline(
 )
 
 if __name__ == "__main__":
-    from calibadv_algo.cli.train import train_baseline
-
     train_baseline(BASELINE)

@@ -22,6 +22,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from calibadv_algo.advantages.critic_search import CriticSearch
+from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.credit.judges import JudgeCredit, LlmJudge, ScriptedJudge
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
@@ -40,6 +41,7 @@ def apply(config: TrainConfig) -> TrainConfig:
 
 BASELINE = Baseline(
     name="critic-search",
+    kind="published",
     description="GRPO mixed with verdicts of a judge that knows the answer",
     source="CriticSearch, arXiv 2511.12159",
     departures=(
@@ -58,6 +60,4 @@ BASELINE = Baseline(
 )
 
 if __name__ == "__main__":
-    from calibadv_algo.cli.train import train_baseline
-
     train_baseline(BASELINE)

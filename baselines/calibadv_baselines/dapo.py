@@ -22,6 +22,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from calibadv_algo.advantages.grpo import Grpo
+from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.losses.clipped import ClippedSurrogate
@@ -48,6 +49,7 @@ def apply(config: TrainConfig) -> TrainConfig:
 
 BASELINE = Baseline(
     name="dapo",
+    kind="published",
     description="GRPO with clip-higher, dynamic sampling, and care for over-long responses",
     source="DAPO, arXiv 2503.14476",
     departures=(
@@ -77,6 +79,4 @@ BASELINE = Baseline(
 )
 
 if __name__ == "__main__":
-    from calibadv_algo.cli.train import train_baseline
-
     train_baseline(BASELINE)

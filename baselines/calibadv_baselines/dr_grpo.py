@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from calibadv_algo.advantages.grpo import Grpo
+from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.training.config import TrainConfig
@@ -43,6 +44,7 @@ def apply(config: TrainConfig) -> TrainConfig:
 
 BASELINE = Baseline(
     name="dr-grpo",
+    kind="published",
     description="GRPO without division by deviation and by length",
     source="Understanding R1-Zero-Like Training (Dr. GRPO), arXiv 2503.20783",
     departures=(
@@ -63,6 +65,4 @@ BASELINE = Baseline(
 )
 
 if __name__ == "__main__":
-    from calibadv_algo.cli.train import train_baseline
-
     train_baseline(BASELINE)

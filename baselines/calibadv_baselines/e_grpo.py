@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.losses.clipped import ClippedSurrogate
@@ -49,6 +50,7 @@ def apply(config: TrainConfig) -> TrainConfig:
 
 BASELINE = Baseline(
     name="e-grpo",
+    kind="published",
     description="GRPO whose wrong answers earn by the entities in their thoughts",
     source="E-GRPO, arXiv 2510.24694",
     departures=(
@@ -72,6 +74,4 @@ BASELINE = Baseline(
 )
 
 if __name__ == "__main__":
-    from calibadv_algo.cli.train import train_baseline
-
     train_baseline(BASELINE)

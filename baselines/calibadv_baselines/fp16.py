@@ -21,6 +21,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from calibadv_algo.advantages.grpo import Grpo
+from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.training.config import TrainConfig
@@ -45,6 +46,7 @@ def apply(config: TrainConfig) -> TrainConfig:
 
 BASELINE = Baseline(
     name="fp16",
+    kind="variant",
     description="Dr. GRPO computed in fp16, so that engine and trainer agree",
     source="Defeating the Training-Inference Mismatch via FP16, arXiv 2510.26788",
     departures=(
@@ -72,6 +74,4 @@ BASELINE = Baseline(
 )
 
 if __name__ == "__main__":
-    from calibadv_algo.cli.train import train_baseline
-
     train_baseline(BASELINE)

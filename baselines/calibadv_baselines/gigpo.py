@@ -21,6 +21,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from calibadv_algo.advantages.gigpo import GiGpo
+from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.training.config import TrainConfig
@@ -38,6 +39,7 @@ def apply(config: TrainConfig) -> TrainConfig:
 
 BASELINE = Baseline(
     name="gigpo",
+    kind="published",
     description="GRPO plus a comparison of turns that began in the same state",
     source="GiGPO, arXiv 2505.10978",
     departures=(
@@ -49,6 +51,4 @@ BASELINE = Baseline(
 )
 
 if __name__ == "__main__":
-    from calibadv_algo.cli.train import train_baseline
-
     train_baseline(BASELINE)

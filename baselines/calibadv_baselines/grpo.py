@@ -17,12 +17,14 @@ Run it: ``python -m calibadv_baselines.grpo --output-dir runs/grpo``
 
 from __future__ import annotations
 
+from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.training.presets import SEARCH_R1_GRPO
 
 BASELINE = Baseline(
     name="grpo",
+    kind="published",
     description=find_arm("grpo").description,
     source="DeepSeekMath, arXiv 2402.03300; on search: Search-R1, arXiv 2503.09516",
     departures=(
@@ -36,6 +38,4 @@ BASELINE = Baseline(
 )
 
 if __name__ == "__main__":
-    from calibadv_algo.cli.train import train_baseline
-
     train_baseline(BASELINE)

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.losses.clipped import ClippedSurrogate
@@ -65,6 +66,7 @@ def sequence_mean(config: TrainConfig) -> TrainConfig:
 
 DUAL_CLIP = Baseline(
     name="grpo-dual-clip",
+    kind="variant",
     description="GRPO with the ratio of negative advantages bounded at 3",
     source="dual-clip PPO, arXiv 1912.09729",
     departures=(_NOT_SEARCH,),
@@ -74,6 +76,7 @@ DUAL_CLIP = Baseline(
 
 TRUNCATED_IS = Baseline(
     name="grpo-tis",
+    kind="variant",
     description="GRPO with truncated importance sampling between engine and trainer, cap 2",
     source="verl's rollout correction; studied in arXiv 2510.26788",
     departures=(_NOT_SEARCH, "weights are not normalised over the batch"),
@@ -83,6 +86,7 @@ TRUNCATED_IS = Baseline(
 
 KL_IN_LOSS = Baseline(
     name="grpo-kl",
+    kind="variant",
     description="GRPO with a k3 divergence in the loss, weight 0.001",
     source="DeepSeekMath, arXiv 2402.03300; weight of Search-R1, arXiv 2503.09516",
     departures=("the weight is Search-R1's; DeepSeekMath has 0.04",),
@@ -92,6 +96,7 @@ KL_IN_LOSS = Baseline(
 
 KL_IN_REWARD = Baseline(
     name="grpo-kl-reward",
+    kind="variant",
     description="GRPO with a k1 divergence taken off the rewards, weight 0.001",
     source="InstructGPT, arXiv 2203.02155; weight of Search-R1's PPO, arXiv 2503.09516",
     departures=("the source has PPO; a group's rewards are compared after the divergence",),
@@ -101,6 +106,7 @@ KL_IN_REWARD = Baseline(
 
 SEQUENCE_MEAN = Baseline(
     name="grpo-sequence-mean",
+    kind="variant",
     description="GRPO with a mean over each episode's tokens first, as in its first paper",
     source="DeepSeekMath, arXiv 2402.03300",
     departures=(_NOT_SEARCH,),
@@ -112,6 +118,4 @@ BASELINE = DUAL_CLIP
 """What this file trains when it is run."""
 
 if __name__ == "__main__":
-    from calibadv_algo.cli.train import train_baseline
-
     train_baseline(BASELINE)

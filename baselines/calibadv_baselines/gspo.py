@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.losses.gspo import Gspo
@@ -36,6 +37,7 @@ def apply(config: TrainConfig) -> TrainConfig:
 
 BASELINE = Baseline(
     name="gspo",
+    kind="published",
     description="GRPO with one clipped ratio for a whole trajectory",
     source="GSPO, arXiv 2507.18071",
     departures=(
@@ -56,6 +58,4 @@ BASELINE = Baseline(
 )
 
 if __name__ == "__main__":
-    from calibadv_algo.cli.train import train_baseline
-
     train_baseline(BASELINE)

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.losses.llds import Llds
@@ -68,6 +69,7 @@ _DEPARTURES = (
 
 BASELINE = Baseline(
     name="llds",
+    kind="published",
     description="GRPO with a penalty on good turns that become less likely",
     source="LLDS, arXiv 2512.04220",
     departures=_DEPARTURES,
@@ -77,6 +79,7 @@ BASELINE = Baseline(
 
 ANSWER_MASKED = Baseline(
     name="llds-ma",
+    kind="published",
     description="LLDS whose answer tokens bear less of the penalty",
     source="LLDS-MA, arXiv 2512.04220",
     departures=(
@@ -89,6 +92,4 @@ ANSWER_MASKED = Baseline(
 )
 
 if __name__ == "__main__":
-    from calibadv_algo.cli.train import train_baseline
-
     train_baseline(BASELINE)

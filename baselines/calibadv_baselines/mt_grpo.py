@@ -22,6 +22,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from calibadv_algo.advantages.mt_grpo import MtGrpo
+from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.shaping.turns import MtGrpoRewards
@@ -42,6 +43,7 @@ def apply(config: TrainConfig) -> TrainConfig:
 
 BASELINE = Baseline(
     name="mt-grpo",
+    kind="published",
     description="GRPO with rewards of turns and of the outcome, compared apart",
     source="Turn-Level Reward Design (MT-GRPO), arXiv 2505.11821",
     departures=(
@@ -72,6 +74,4 @@ BASELINE = Baseline(
 )
 
 if __name__ == "__main__":
-    from calibadv_algo.cli.train import train_baseline
-
     train_baseline(BASELINE)

@@ -21,6 +21,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from calibadv_algo.advantages.gae import PpoGae
+from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.learner.config import CriticConfig
@@ -42,6 +43,7 @@ def apply(config: TrainConfig) -> TrainConfig:
 
 BASELINE = Baseline(
     name="mt-ppo",
+    kind="published",
     description="PPO with verifiable rewards for every turn",
     source="Turn-Level Reward Design (MT-PPO), arXiv 2505.11821",
     departures=(
@@ -65,6 +67,4 @@ BASELINE = Baseline(
 )
 
 if __name__ == "__main__":
-    from calibadv_algo.cli.train import train_baseline
-
     train_baseline(BASELINE)

@@ -22,6 +22,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from calibadv_algo.advantages.reinforce import ReinforcePlusPlusBaseline
+from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.shaping.r1_searcher import R1SearcherReward
@@ -44,6 +45,7 @@ def apply(config: TrainConfig) -> TrainConfig:
 
 BASELINE = Baseline(
     name="r1-searcher",
+    kind="published",
     description="two-stage reward with a format penalty, REINFORCE++ with the group as baseline",
     source="R1-Searcher, arXiv 2503.05592",
     departures=(
@@ -87,6 +89,4 @@ BASELINE = Baseline(
 )
 
 if __name__ == "__main__":
-    from calibadv_algo.cli.train import train_baseline
-
     train_baseline(BASELINE)

@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from calibadv_algo.advantages.bilevel_gae import BiLevelGae
+from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.losses.clipped import ClippedSurrogate
@@ -59,6 +60,7 @@ _RAGEN = replace(
 
 BASELINE = Baseline(
     name="ragen-bilevel",
+    kind="published",
     description="PPO with advantages from turn to turn and then from token to token",
     source="RAGEN (bi-level GAE), arXiv 2504.20073",
     departures=(
@@ -71,6 +73,4 @@ BASELINE = Baseline(
 )
 
 if __name__ == "__main__":
-    from calibadv_algo.cli.train import train_baseline
-
     train_baseline(BASELINE)

@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from calibadv_algo.advantages.reinforce import ReinforcePlusPlus
+from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.training.config import TrainConfig
@@ -32,6 +33,7 @@ def apply(config: TrainConfig) -> TrainConfig:
 
 BASELINE = Baseline(
     name="reinforce-pp",
+    kind="published",
     description="REINFORCE with returns whitened over the tokens of the batch",
     source="REINFORCE++, arXiv 2501.03262",
     departures=(
@@ -44,6 +46,4 @@ BASELINE = Baseline(
 )
 
 if __name__ == "__main__":
-    from calibadv_algo.cli.train import train_baseline
-
     train_baseline(BASELINE)

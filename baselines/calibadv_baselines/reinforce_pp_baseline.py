@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from calibadv_algo.advantages.reinforce import ReinforcePlusPlusBaseline
+from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.training.config import TrainConfig
@@ -32,6 +33,7 @@ def apply(config: TrainConfig) -> TrainConfig:
 
 BASELINE = Baseline(
     name="reinforce-pp-baseline",
+    kind="published",
     description="REINFORCE++ with the group's mean as baseline",
     source="REINFORCE++ (baseline form), arXiv 2501.03262",
     departures=(
@@ -43,6 +45,4 @@ BASELINE = Baseline(
 )
 
 if __name__ == "__main__":
-    from calibadv_algo.cli.train import train_baseline
-
     train_baseline(BASELINE)

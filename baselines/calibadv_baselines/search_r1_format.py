@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.shaping.search_r1 import SearchR1Format
@@ -37,6 +38,7 @@ def apply(config: TrainConfig) -> TrainConfig:
 
 BASELINE = Baseline(
     name="search-r1-format",
+    kind="published",
     description="Search-R1's GRPO with a reward for the format",
     source="Search-R1 v0.3: An Empirical Study, arXiv 2505.15117",
     departures=(
@@ -54,6 +56,4 @@ BASELINE = Baseline(
 )
 
 if __name__ == "__main__":
-    from calibadv_algo.cli.train import train_baseline
-
     train_baseline(BASELINE)

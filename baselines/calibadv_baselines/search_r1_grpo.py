@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.training.config import TrainConfig
@@ -34,6 +35,7 @@ def apply(config: TrainConfig) -> TrainConfig:
 
 BASELINE = Baseline(
     name="search-r1-grpo",
+    kind="published",
     description="GRPO with exact match, masked observations and a k3 divergence",
     source="Search-R1, arXiv 2503.09516",
     departures=(
@@ -48,6 +50,4 @@ BASELINE = Baseline(
 )
 
 if __name__ == "__main__":
-    from calibadv_algo.cli.train import train_baseline
-
     train_baseline(BASELINE)

@@ -21,6 +21,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from calibadv_algo.advantages.gae import PpoGae
+from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.learner.config import CriticConfig
@@ -40,6 +41,7 @@ def apply(config: TrainConfig) -> TrainConfig:
 
 BASELINE = Baseline(
     name="search-r1-ppo",
+    kind="published",
     description="PPO with a critic, exact match, retrieved tokens masked",
     source="Search-R1, arXiv 2503.09516",
     departures=(
@@ -64,6 +66,4 @@ BASELINE = Baseline(
 )
 
 if __name__ == "__main__":
-    from calibadv_algo.cli.train import train_baseline
-
     train_baseline(BASELINE)

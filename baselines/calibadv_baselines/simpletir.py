@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.shaping.filters import OverlongFilter, RewardStdFilter, VoidTurnMask
@@ -42,6 +43,7 @@ def apply(config: TrainConfig) -> TrainConfig:
 
 BASELINE = Baseline(
     name="simpletir",
+    kind="published",
     description="GRPO without the trajectories that have a void turn",
     source="SimpleTIR, arXiv 2509.02479",
     departures=(
@@ -61,6 +63,4 @@ BASELINE = Baseline(
 )
 
 if __name__ == "__main__":
-    from calibadv_algo.cli.train import train_baseline
-
     train_baseline(BASELINE)

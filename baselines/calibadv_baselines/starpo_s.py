@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from calibadv_algo.advantages.gae import PpoGae
+from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.losses.clipped import ClippedSurrogate
@@ -61,6 +62,7 @@ _RAGEN = replace(
 
 BASELINE = Baseline(
     name="starpo-s",
+    kind="published",
     description="PPO with clip-higher on the quarter of the groups whose rewards vary most",
     source="RAGEN (StarPO-S), arXiv 2504.20073",
     departures=(
@@ -78,6 +80,4 @@ BASELINE = Baseline(
 )
 
 if __name__ == "__main__":
-    from calibadv_algo.cli.train import train_baseline
-
     train_baseline(BASELINE)

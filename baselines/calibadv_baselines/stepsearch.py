@@ -22,6 +22,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from calibadv_algo.advantages.gae import PpoGae
+from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.learner.config import CriticConfig
@@ -43,6 +44,7 @@ def apply(config: TrainConfig) -> TrainConfig:
 
 BASELINE = Baseline(
     name="stepsearch",
+    kind="published",
     description="PPO with gain minus redundancy for every search and a reward for its queries",
     source="StepSearch, arXiv 2505.15107",
     departures=(
@@ -74,6 +76,4 @@ BASELINE = Baseline(
 )
 
 if __name__ == "__main__":
-    from calibadv_algo.cli.train import train_baseline
-
     train_baseline(BASELINE)

@@ -21,6 +21,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from calibadv_algo.advantages.tree_grpo import TreeGrpo
+from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.rollout.tree_config import TreeSearch
@@ -55,6 +56,7 @@ def apply(config: TrainConfig) -> TrainConfig:
 
 BASELINE = Baseline(
     name="tree-grpo",
+    kind="published",
     description="GRPO on trees of episodes that share prefixes",
     source="Tree-GRPO, arXiv 2509.21240",
     departures=(
@@ -73,6 +75,4 @@ BASELINE = Baseline(
 )
 
 if __name__ == "__main__":
-    from calibadv_algo.cli.train import train_baseline
-
     train_baseline(BASELINE)

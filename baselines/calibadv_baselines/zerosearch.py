@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.training.config import TrainConfig
@@ -36,6 +37,7 @@ def apply(config: TrainConfig) -> TrainConfig:
 
 BASELINE = Baseline(
     name="zerosearch",
+    kind="published",
     description="GRPO with F1 on passages that a language model writes, noisier as training goes",
     source="ZeroSearch, arXiv 2505.04588",
     departures=(
@@ -63,6 +65,4 @@ BASELINE = Baseline(
 )
 
 if __name__ == "__main__":
-    from calibadv_algo.cli.train import train_baseline
-
     train_baseline(BASELINE)

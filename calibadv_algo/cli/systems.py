@@ -128,6 +128,11 @@ class Agent:
         return engine
 
 
+def system_names() -> list[str]:
+    """Names of all systems: those of the library, then those of installed packages."""
+    return list(SYSTEMS | dict.fromkeys(point.name for point in entry_points(group=GROUP)))
+
+
 def find_system(name: str) -> System:
     """The system of a name.
 

@@ -1,7 +1,8 @@
-"""Published systems as named changes to a training configuration.
+"""Baselines: published systems, and variants of them, as changes to a training configuration.
 
-A system is one file in ``baselines/``, installed as the package ``calibadv_baselines`` and found
-through the entry points of the group ``calibadv_algo.baselines``; any other package may add more.
+They stand in ``baselines/``, one file a system, installed as the package ``calibadv_baselines`` and
+found through the entry points of the group ``calibadv_algo.baselines``; any other package may add
+more.
 """
 
 from __future__ import annotations
@@ -9,17 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from calibadv_algo.experiments.arms import ARMS
 from calibadv_algo.training.config import TrainConfig
+from calibadv_env.common.checks import Checked
 
 ENTRY_POINT_GROUP: Final = "calibadv_algo.baselines"
 """Where packages register their systems, by the name that command lines use."""
 
 
 class Algorithm(Protocol):
-    """What an arm and a baseline have in common: a way to train, with a line about it."""
+    """A way to train with a line about it: an arm or a baseline."""
 
     @property
     def description(self) -> str:
@@ -32,12 +34,18 @@ class Algorithm(Protocol):
         ...
 
 
+Kind = Literal["published", "switch", "variant"]
+"""published: a system as its paper has it; switch: CalibAdv with a switch of its own code thrown;
+variant: a published system with one thing changed, such as GRPO with a divergence in the loss."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Baseline:
-    """A published way to train.
+class Baseline(Checked):
+    """A named way to train, with the settings of its source.
 
     Attributes:
         name: The name on command lines: lower case, hyphens between words.
+        kind: A published system, a switch of CalibAdv's code, or a variant.
         description: One line for tables and help texts.
         source: Where it was published: title or system, with the number of the paper.
         departures: What differs from the publication, one sentence each.
@@ -47,6 +55,7 @@ class Baseline:
     """
 
     name: str
+    kind: Kind
     description: str
     source: str
     departures: tuple[str, ...]
@@ -54,7 +63,8 @@ class Baseline:
     apply: Callable[[TrainConfig], TrainConfig]
 
     def __post_init__(self) -> None:
-        """Refuses what a table could not print."""
+        """Refuses unknown kinds, and what a table could not print."""
+        Checked.__post_init__(self)
         for name in ("name", "description", "source"):
             if not getattr(self, name) or "\n" in getattr(self, name):
                 raise ValueError(f"{name} must be one line, got {getattr(self, name)!r}")
@@ -113,5 +123,5 @@ def find_algorithm(name: str) -> Algorithm:
 
 
 def _entry_points() -> dict[str, EntryPoint]:
-    """What is registered, by name."""
+    """The registered entry points, by name."""
     return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}

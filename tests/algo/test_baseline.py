@@ -31,6 +31,7 @@ NAMES = tuple(PYPROJECT["project"]["entry-points"]["calibadv_algo.baselines"])
 def make_baseline(**changes: Any) -> Baseline:
     values: dict[str, Any] = {
         "name": "mine",
+        "kind": "published",
         "description": "a line",
         "source": "nowhere",
         "departures": (),
@@ -128,6 +129,11 @@ def test_without_any_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch
 def test_tables_get_one_line(name: str, value: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be one line"):
         make_baseline(**{name: value})
+
+
+def test_a_baseline_must_say_what_it_is() -> None:
+    with pytest.raises(ValueError, match="kind must be published, switch or variant, got 'new'"):
+        make_baseline(kind="new")
 
 
 def test_names_become_settings(registered: None) -> None:

@@ -1,4 +1,4 @@
-"""Every published system: a sound description, valid settings, and two updates on the atlas."""
+"""Every baseline: a sound description, valid settings, and two updates on the atlas."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
 from calibadv_algo.cli.setup import load_policy
 from calibadv_algo.credit.base import NoCredit
-from calibadv_algo.experiments.baseline import Baseline
+from calibadv_algo.experiments.baseline import Baseline, Kind
 from calibadv_algo.rollout.tree_config import TreeSearch
 from calibadv_algo.training.config import EvalConfig, TrainConfig, config_hash
 from calibadv_algo.training.presets import ATLAS_TINY
@@ -98,6 +98,17 @@ def test_every_system_is_there_under_one_name() -> None:
         for each in {id(v): v for v in vars(module).values() if isinstance(v, Baseline)}.values()
     ]
     assert len(objects) == len(BASELINES), "two systems share a name"
+
+
+def test_a_baseline_says_whether_it_is_published() -> None:
+    """Switches of CalibAdv's code and variants of GRPO are not passed off as published systems."""
+    by_kind = {
+        kind: {name for name, (_, each) in BASELINES.items() if each.kind == kind}
+        for kind in get_args(Kind)
+    }
+    assert by_kind["switch"] == {name for name in BASELINES if name.startswith("calibadv-")}
+    assert by_kind["variant"] == {"fp16"} | {n for n in BASELINES if n.startswith("grpo-")}
+    assert len(by_kind["published"]) == len(BASELINES) - 17 - 6
 
 
 @pytest.mark.parametrize("name", sorted(BASELINES))

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import torch
 from transformers import AutoTokenizer
 
 from calibadv_algo.cli import setup
-from calibadv_algo.cli.listing import List
-from calibadv_algo.cli.main import main
+from calibadv_algo.cli.listing import KINDS
+from calibadv_algo.cli.main import main, parse
 from calibadv_algo.cli.setup import data_sha256, git_commit, policy_path, warm_start_facts
 from calibadv_algo.cli.warmstart import WarmStart, name_source, passage_heads, tokenizer_texts
 from calibadv_algo.experiments.arms import ARMS
@@ -317,17 +318,29 @@ def test_list_arms_and_presets(capfd: pytest.CaptureFixture[str]) -> None:
     assert all(name in out for name in PRESETS)
 
 
-def test_list_baselines(capfd: pytest.CaptureFixture[str]) -> None:
+def test_list_baselines_says_what_they_are(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "baselines"]) == 0
     out = " ".join(output_of(capfd).split())
     assert baseline_names()
     for name in baseline_names():
         assert name in out
-    assert "name what it is source" in out
+    assert "name what it is kind source" in out
     assert "2402.03300" in out
+    assert "26 published systems, 17 switches of CalibAdv's own code, 6 variants" in out
 
 
-def test_list_datasets_and_policies(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_docs_count_the_same_baselines() -> None:
+    [*rows] = KINDS["baselines"].rows()
+    counts = Counter(kind for _, _, kind, _ in rows)
+    numbers = f"{counts['published']} published systems, {counts['switch']} switches"
+    root = Path(__file__).parents[2]
+    for name in ("README.md", "docs/training.md"):
+        text = " ".join((root / name).read_text(encoding="utf-8").split())
+        assert numbers in text, name
+        assert f"{counts['variant']} variants" in text, name
+
+
+def test_list_datasets_policies_and_systems(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "datasets"]) == 0
     out = " ".join(output_of(capfd).split())
     assert "atlas-wiki The atlas with ten thousand Wikipedia summaries" in out
@@ -335,7 +348,33 @@ def test_list_datasets_and_policies(capfd: pytest.CaptureFixture[str]) -> None:
     assert "1 to 3 hops; built in" in out
     assert main(["list", "policies"]) == 0
     assert "atlas-tiny" in output_of(capfd)
-    assert all(name and text for name, text in List(what="datasets")._rows().items())
+    assert main(["list", "systems"]) == 0
+    assert "oracle" in output_of(capfd)
+    assert all(name and line for name, line in KINDS["datasets"].rows())
+
+
+def test_one_list_answers_what_can_be_run(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    assert main(["list"]) == 0
+    lines = [" ".join(line.split()) for line in output_of(capfd).splitlines()]
+    assert lines[0] == "name kind what it is how to run it"
+    for kind in KINDS.values():
+        for name, line, *_ in kind.rows():
+            shown = f"{name} {kind.singular} {line} {kind.usage.replace('NAME', name)}"
+            assert " ".join(shown.split()) in lines
+        assert f"{kind.singular}: {kind.meaning}" in lines
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_list_says_can_be_run(kind: str) -> None:
+    """The command of every name is read without complaint."""
+    for name, *_ in KINDS[kind].rows():
+        program, command, *rest = KINDS[kind].usage.replace("NAME", name).split()
+        assert program == "calibadv"
+        if name not in ("closed-book", "rag"):
+            parse(command, rest)
 
 
 # What commands share
