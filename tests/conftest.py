@@ -13,3 +13,5 @@ from jaxtyping import install_import_hook
 # Shapes in this module's signatures are checked at every call. Tests of the other formulas pass
 # wrong types on purpose, to see the modules' own errors.
 install_import_hook(["calibadv_algo.learner.policy"], "beartype.beartype")
+
+pytest_plugins = ["tests.comparisons"]

@@ -37,7 +37,7 @@ def write_figures(results: Results, directory: Path) -> list[Path]:
     """Draws what the results have numbers for.
 
     Args:
-        results: What ``study_numbers.measure_study`` gave.
+        results: What :func:`~benchmarks.falsify.numbers.measure_study` gave.
         directory: An existing folder.
 
     Returns:

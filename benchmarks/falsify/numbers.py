@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float
 
+from benchmarks.falsify.agreement import LABELS, Agreement, Quality
 from benchmarks.falsify.study import LAMBDAS, Study, StudyPart
 from calibadv_algo.experiments.statistics import (
     Resamples,
@@ -29,7 +30,6 @@ from calibadv_algo.experiments.statistics import (
     share_interval,
     win_shares,
 )
-from calibadv_algo.report.agreement import LABELS, Agreement, Quality
 from calibadv_algo.report.groups import iterate_groups
 from calibadv_algo.report.reading import (
     Comparison,

@@ -103,9 +103,9 @@ def _introduction(results: Results) -> str:
     return "\n\n".join(
         [
             "# Does CalibAdv do what it says? An experiment on the atlas",
-            f"Made by `calibadv compare --preset {results['study']}`; this page, its tables and "
-            "its pictures are written by the command from `results.json`. Nothing on it was "
-            "typed by hand.",
+            f"Made by `python -m benchmarks.{results['study']}`; this page, its tables and its "
+            "pictures are written by the command from `results.json`. Nothing on it was typed by "
+            "hand.",
             f"{num_runs} runs of the policy `{first['model']}`, {optim.get('num_updates')} updates "
             f"of {rollout.get('num_questions')} questions × {rollout.get('group_size')} episodes "
             f"each, one CPU thread a run; their durations add up to {seconds / 3600:.1f} h. Scores "

@@ -16,7 +16,7 @@ from calibadv_algo.experiments.compare import CompareConfig
 from calibadv_algo.training.presets import ATLAS_TINY
 
 PartKind = Literal["labels", "coefficient", "collapse"]
-"""What a part is about, which decides how its page section looks."""
+"""Question of a part; it decides how its section of the page looks."""
 
 LAMBDAS: Final = MappingProxyType(
     {
@@ -52,7 +52,7 @@ class Study:
     """Comparisons that are read together.
 
     Attributes:
-        name: Name on the command line.
+        name: Name of the module under ``benchmarks`` that runs it.
         parts: The comparisons, in the order in which they run.
     """
 

@@ -1,4 +1,4 @@
-"""Studies: what is planned, what is measured from runs, and the page that is made of it."""
+"""The experiment on CalibAdv's claims: its plan, its numbers and its page."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.falsify.agreement import Agreement, Quality, count_agreement
 from benchmarks.falsify.numbers import (
     contrast_rows,
     measure_study,
@@ -21,7 +22,6 @@ from benchmarks.falsify.page import render_page, verdict, write_page
 from benchmarks.falsify.study import FALSIFY, LAMBDAS, Study, StudyPart
 from calibadv_algo.credit.base import AnswerMatchCredit, GoldCredit
 from calibadv_algo.experiments.compare import CompareConfig
-from calibadv_algo.report.agreement import Agreement, Quality, count_agreement
 from calibadv_algo.report.reading import ReportError, finished_seeds, read_comparison
 from calibadv_algo.types import Group, Trajectory, Turn
 
@@ -207,3 +207,10 @@ def test_a_study_without_a_finished_seed_is_refused(tmp_path: Path) -> None:
 def test_verdicts_follow_the_interval(low: float, high: float, words: str) -> None:
     interval: dict[str, Any] = {"estimate": (low + high) / 2, "low": low, "high": high}
     assert verdict(interval).startswith(words)
+
+
+def test_the_recorded_page_is_the_one_that_the_program_writes() -> None:
+    folder = Path(__file__).parents[2] / "docs" / "falsify"
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    pictures = frozenset(path.name for path in folder.glob("*.png"))
+    assert render_page(results, pictures) == (folder / "README.md").read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.capacity import (
+from benchmarks.training_cost import (
     GIB,
     QWEN25_7B,
     Device,
