@@ -25,7 +25,7 @@ class TokenBatch:
     Attributes:
         input_ids: All tokens of all sequences: prompt, actions and observations.
         sequence_starts: Where each sequence begins, and the total at the end.
-        action_mask: Which tokens were sampled by the policy.
+        action_mask: True at tokens that the policy sampled.
         advantages: Advantage of each action token.
         sampling_logprobs: Log-probability of each action token when it was sampled.
         sequence: Index, within this batch, of each action token's sequence.
@@ -72,7 +72,7 @@ class TokenBatch:
 
     @property
     def is_last_turn(self) -> Bool[Tensor, " token"]:
-        """Whether an action token's turn is the last of its sequence."""
+        """True at action tokens of the last turn of their sequence."""
         last = self.turn.new_zeros(self.num_sequences)
         last = last.scatter_reduce(0, self.sequence, self.turn, "amax")
         return self.turn == last[self.sequence]
@@ -137,7 +137,7 @@ def turns_to_tokens(
     trajectories: Sequence[Trajectory],
     values: Sequence[Sequence[float] | Float[np.ndarray, " turn"]],
 ) -> list[Float[np.ndarray, " _"]]:
-    """Gives every action token the value of its turn.
+    """Repeats the value of each turn for its action tokens.
 
     Args:
         trajectories: The episodes.
@@ -268,7 +268,7 @@ def split_by_tokens(batch: TokenBatch, max_tokens: int) -> list[TokenBatch]:
     Sequences are sorted by length first, so that neighbours are of like length.
 
     Args:
-        batch: What to cut.
+        batch: Sequences to cut it between.
         max_tokens: Most tokens of a micro-batch; a longer sequence gets one of its own.
 
     Returns:
@@ -319,7 +319,7 @@ def _flat_ids(trajectories: Sequence[Trajectory]) -> list[int]:
 
 
 def _flat_mask(trajectories: Sequence[Trajectory]) -> Bool[np.ndarray, " position"]:
-    """Which of the tokens of `_flat_ids` are actions."""
+    """True at the tokens of `_flat_ids` that are actions."""
     runs: list[tuple[bool, int]] = []
     for trajectory in trajectories:
         runs.append((False, len(trajectory.prompt_ids)))

@@ -132,7 +132,7 @@ class Batch:
         ]
 
     def spread(self, values: Float[np.ndarray, " row"]) -> Rows:
-        """Gives every sampled token its row's value."""
+        """Repeats each row's value for its sampled tokens."""
         return [
             np.full(int(shown.sum()), value) for value, shown in zip(values, self.mask, strict=True)
         ]

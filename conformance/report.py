@@ -1,4 +1,4 @@
-"""What a check against reference vectors found, and how it is told."""
+"""Results of checks against reference vectors, and their report as text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorResult:
-    """How one vector fared.
+    """Differences of one vector, or the reason why it was not compared.
 
     Attributes:
         name: Its name.
@@ -34,7 +34,7 @@ class VectorResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConformanceReport:
-    """How all vectors of a file fared.
+    """Results of all vectors of a file.
 
     Attributes:
         path: The file.
@@ -68,7 +68,7 @@ class ConformanceReport:
 
     @property
     def is_conformant(self) -> bool:
-        """Whether every compared vector agrees and at least one was compared."""
+        """If true, every compared vector agrees and at least one was compared."""
         return 0 < self.num_compared == self.num_agreed
 
     def agrees(self, result: VectorResult) -> bool:
@@ -88,7 +88,7 @@ def format_report(report: ConformanceReport) -> str:
     """Writes a report as plain text, default settings first.
 
     Args:
-        report: What :func:`run_conformance` returned.
+        report: Result of :func:`run_conformance`.
 
     Returns:
         Lines for a terminal, without a final newline.

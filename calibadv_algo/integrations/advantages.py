@@ -52,7 +52,7 @@ class TurnAdvantages:
 
     @property
     def looks_at_whole_batch(self) -> bool:
-        """Whether the estimator's last step needs every group of the batch."""
+        """If true, the estimator's last step needs every group of the batch."""
         return isinstance(self.estimator, FinishingEstimator)
 
     def __call__(
@@ -62,7 +62,7 @@ class TurnAdvantages:
 
         Args:
             rows: One trajectory a row; None where the episode was lost.
-            groups: What each row's group is called; trajectories are compared within it.
+            groups: Name of each row's group; trajectories are compared within it.
 
         Returns:
             For each row one advantage a turn. Lost rows get no turns, rows of groups with fewer
@@ -99,7 +99,7 @@ class TurnAdvantages:
 
 
 def with_total_reward(trajectory: Trajectory, reward: float) -> Trajectory:
-    """The same trajectory with another return; what is added stands at its last turn."""
+    """Changes the return of a trajectory; the difference stands at its last turn."""
     last = trajectory.turns[-1]
     earlier = sum(turn.reward for turn in trajectory.turns[:-1])
     turns = (*trajectory.turns[:-1], replace(last, reward=float(reward) - earlier))

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from calibadv_algo.integrations.advantages import TurnAdvantages, with_total_reward
+from calibadv_algo.integrations.advantages import TurnAdvantages
+from calibadv_algo.integrations.completions import Spans, spread_turns, trajectory_of
 from calibadv_algo.integrations.versions import Peer, part_of, require
-from calibadv_algo.types import Trajectory, Turn
+from calibadv_algo.types import Trajectory
 
 SKYRL: Final = Peer(package="skyrl", tested=("0.3.0",), first="0.3", before="0.5")
 """SkyRL's trainer; its environments are a package of their own."""
@@ -31,15 +31,15 @@ NAME: Final = "calibadv"
 """Name of the estimator in SkyRL's registry."""
 
 TurnFacts = Sequence[Mapping[str, Any]]
-"""For each turn of a row its ``StepInfo``."""
+"""``StepInfo`` of each turn of a row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchFacts:
-    """What SkyRL's call of an estimator leaves out.
+    """Facts of a batch that SkyRL does not hand to an estimator.
 
     Attributes:
-        loss_mask: Which response tokens were sampled, as SkyRL's batch holds it.
+        loss_mask: 1 at response tokens that were sampled, as SkyRL's batch holds it.
         facts: For each row the facts of its turns; None where they are not known. Rows beyond the
             last one are padding.
     """
@@ -61,13 +61,11 @@ def batch_facts(facts: BatchFacts) -> Iterator[None]:
         _CURRENT.reset(token)
 
 
-def sampled_runs(
-    mask: Bool[np.ndarray, " token"],
-) -> list[tuple[int, int]]:
+def sampled_runs(mask: Bool[np.ndarray, " token"]) -> list[tuple[int, int]]:
     """Finds the turns of a row: runs of sampled tokens, which observations part.
 
     Args:
-        mask: Which tokens of the response were sampled.
+        mask: True at tokens of the response that were sampled.
 
     Returns:
         For each turn its first token and the one behind its last.
@@ -76,9 +74,7 @@ def sampled_runs(
     return [(int(first), int(end)) for first, end in edges.reshape(-1, 2)]
 
 
-def trajectory_of(
-    runs: Sequence[tuple[int, int]], facts: TurnFacts | None, reward: float
-) -> Trajectory | None:
+def row_trajectory(runs: Spans, facts: TurnFacts | None, reward: float) -> Trajectory | None:
     """Makes the trajectory of a row, with token counts in place of tokens.
 
     An episode that was cut before its end has no valid format, so nothing of it is silver.
@@ -104,14 +100,7 @@ def trajectory_of(
     infos = [dict(info) for info in facts[: len(runs)]]
     if len(runs) < len(facts) or "is_format_valid" not in infos[-1]:
         infos[-1]["is_format_valid"] = False
-    turns = tuple(
-        Turn(action_ids=(0,) * (end - start), action_text="", logprobs=(0.0,) * (end - start),
-             info=info)
-        for (start, end), info in zip(runs, infos, strict=True)
-    )  # fmt: skip
-    task = str(infos[0].get("task_id", ""))
-    row = Trajectory(group_id="", task_id=task, prompt_ids=(), prompt_text="", turns=turns)
-    return with_total_reward(row, reward)
+    return trajectory_of(runs, infos, [*[0.0] * (len(runs) - 1), reward])
 
 
 def token_advantages(
@@ -141,13 +130,8 @@ def token_advantages(
     facts = [*batch.facts, *[None] * (num_rows - len(batch.facts))]
     totals = token_level_rewards.double().sum(dim=-1).tolist()
     runs = [sampled_runs(mask) for mask in (batch.loss_mask > 0).cpu().numpy()]
-    rows = [trajectory_of(*each) for each in zip(runs, facts, totals, strict=True)]
-    result = torch.zeros(token_level_rewards.shape, dtype=torch.float32)
-    values = advantages(rows, list(index))
-    for place, (spans, row) in enumerate(zip(runs, values, strict=True)):
-        for (start, end), value in zip(spans, row, strict=False):
-            result[place, start:end] = float(value)
-    return result.to(token_level_rewards.device)
+    rows = [row_trajectory(*each) for each in zip(runs, facts, totals, strict=True)]
+    return spread_turns(runs, advantages(rows, list(index)), token_level_rewards.float())
 
 
 class Estimator:
@@ -172,7 +156,7 @@ class Estimator:
 
         Args:
             token_level_rewards: Rewards of the response tokens.
-            response_mask: Which tokens belong to the response, observations included; not used.
+            response_mask: 1 at tokens of the response, observations included; not used.
             index: SkyRL's uids: rows with the same one answer the same prompt.
             batch: Mask and facts; None takes those of the surrounding :func:`batch_facts`.
             **_: SkyRL's settings for other estimators.
@@ -207,7 +191,7 @@ class FactsInBatch:
     def convert_to_training_input(
         self, generator_output: Mapping[str, Any], uids: list[str]
     ) -> Any:
-        """As the trainer's, with the facts in the metadata of the batch."""
+        """Adds the facts to the metadata of the trainer's batch."""
         if generator_output.get("is_last_step") is not None:
             raise ValueError("generator.step_wise_trajectories must be false with CalibAdv")
         batch = super().convert_to_training_input(generator_output, uids)  # type: ignore[misc]
@@ -216,7 +200,7 @@ class FactsInBatch:
         return batch
 
     def compute_advantages_and_returns(self, data: Any) -> Any:
-        """As the trainer's, with the facts at hand."""
+        """Runs the trainer's method with the facts in reach of the estimator."""
         facts = data.metadata.pop(self._KEY, [])
         with batch_facts(BatchFacts(loss_mask=data["loss_mask"], facts=facts)):
             return super().compute_advantages_and_returns(data)  # type: ignore[misc]
@@ -226,7 +210,7 @@ def register(name: str = NAME, advantages: TurnAdvantages | None = None) -> None
     """Registers an estimator with SkyRL; harmless when repeated with the same name.
 
     Args:
-        name: What ``trainer.algorithm.advantage_estimator`` calls it.
+        name: Value of ``trainer.algorithm.advantage_estimator`` that selects it.
         advantages: Credit and estimator; None for CalibAdv with silver credit.
 
     Raises:

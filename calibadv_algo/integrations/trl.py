@@ -18,6 +18,7 @@ from torch import Tensor
 from calibadv_algo.advantages.base import AdvantageEstimator
 from calibadv_algo.credit.base import Credit
 from calibadv_algo.integrations.advantages import TurnAdvantages, with_total_reward
+from calibadv_algo.integrations.completions import Completion, completion_of, spread_turns
 from calibadv_algo.integrations.versions import (
     MACHINE_FAILURES,
     TRL,
@@ -55,7 +56,7 @@ class SearchRollout:
         num_slots: Episodes that are played at a time.
         max_turn_tokens: Most tokens of one turn.
         max_context: Most tokens of an episode; None leaves it to the model.
-        stop_strings: What ends a turn.
+        stop_strings: Strings that end a turn.
         driver: How episodes are driven, and which errors are a machine's failure.
         make_engine: Makes the engine; None samples from the trainer's own model.
     """
@@ -175,7 +176,7 @@ class SearchRollout:
 
 
 def as_trl(episodes: Sequence[Trajectory | None], filler: int) -> dict[str, Any]:
-    """What a ``rollout_func`` returns.
+    """Columns that a ``rollout_func`` returns.
 
     Args:
         episodes: One a prompt, None where it was lost.
@@ -185,14 +186,19 @@ def as_trl(episodes: Sequence[Trajectory | None], filler: int) -> dict[str, Any]
         Lists by TRL's names. An observation after the last action is left out, because nothing
         is predicted from it; observed tokens have log-probability 0 and mask 0.
     """
-    columns: dict[str, list[Any]] = {
-        name: [] for name in ("prompt_ids", "completion_ids", "logprobs", "env_mask")
+    rows = [
+        Completion(ids=[filler], logprobs=[0.0], mask=[0], spans=[])
+        if episode is None
+        else completion_of(episode)
+        for episode in episodes
+    ]
+    return {
+        "prompt_ids": [[filler] if each is None else list(each.prompt_ids) for each in episodes],
+        "completion_ids": [row.ids for row in rows],
+        "logprobs": [row.logprobs for row in rows],
+        "env_mask": [row.mask for row in rows],
+        "trajectory": list(episodes),
     }
-    for episode in episodes:
-        prompt, ids, logprobs, mask = _flat(episode, filler)
-        for name, values in zip(columns, (prompt, ids, logprobs, mask), strict=True):
-            columns[name].append(values)
-    return {**columns, "trajectory": list(episodes)}
 
 
 def episode_reward(trajectory: Sequence[Trajectory | None], **_: Any) -> list[float | None]:
@@ -215,7 +221,7 @@ class CalibAdvTrainer(GRPOTrainer):  # type: ignore[misc]
         credit: Credit | None = None,
         **kwargs: Any,
     ) -> None:
-        """Takes what ``GRPOTrainer`` takes, and what the advantages come from.
+        """Adds the source of the advantages to the arguments of ``GRPOTrainer``.
 
         Args:
             *args: For ``GRPOTrainer``.
@@ -265,12 +271,9 @@ class CalibAdvTrainer(GRPOTrainer):  # type: ignore[misc]
             )
         rows = self._rewarded([row["trajectory"] for row in inputs])
         turns = self.turn_advantages(rows, [place // size for place in range(len(rows))])
-        like = output["advantages"]
-        tokens = torch.zeros(output["completion_ids"].shape, dtype=like.dtype, device=like.device)
-        for place, (row, values) in enumerate(zip(rows, turns, strict=True)):
-            if row is not None:
-                painted = completion_advantages(row, values)
-                tokens[place, : len(painted)] = torch.from_numpy(painted).to(tokens)
+        spans = [[] if row is None else completion_of(row).spans for row in rows]
+        like = output["advantages"].new_empty(output["completion_ids"].shape)
+        tokens = spread_turns(spans, turns, like)
         output["advantages"] = tokens
         self._log_means(tokens, output)
         return output
@@ -300,27 +303,6 @@ class CalibAdvTrainer(GRPOTrainer):  # type: ignore[misc]
         logged.extend(gathered)
 
 
-def completion_advantages(
-    trajectory: Trajectory, advantages: Float[np.ndarray, " turn"]
-) -> Float[np.ndarray, " token"]:
-    """Spreads turns over the tokens of a completion as `as_trl` joins them.
-
-    Args:
-        trajectory: The episode.
-        advantages: One value a turn.
-
-    Returns:
-        One value a token, 0 on observed ones.
-    """
-    parts = []
-    last = len(trajectory.turns) - 1
-    for place, (turn, value) in enumerate(zip(trajectory.turns, advantages, strict=True)):
-        parts.append(np.full(len(turn.action_ids), value))
-        if place < last:
-            parts.append(np.zeros(len(turn.observation_ids)))
-    return np.concatenate(parts)
-
-
 def check_settings(trainer: Any) -> None:
     """Refuses settings of TRL that a rollout of this module would not follow.
 
@@ -338,21 +320,3 @@ def check_settings(trainer: Any) -> None:
     for name, (value, allowed) in wanted.items():
         if value not in allowed:
             raise ValueError(f"{name} must be {allowed[0]!r} with SearchRollout, got {value!r}")
-
-
-def _flat(
-    episode: Trajectory | None, filler: int
-) -> tuple[list[int], list[int], list[float], list[int]]:
-    """Prompt, completion, log-probabilities and mask of one episode."""
-    if episode is None:
-        return [filler], [filler], [0.0], [0]
-    ids: list[int] = []
-    logprobs: list[float] = []
-    mask: list[int] = []
-    last = len(episode.turns) - 1
-    for place, turn in enumerate(episode.turns):
-        observed = turn.observation_ids if place < last else ()
-        ids += [*turn.action_ids, *observed]
-        logprobs += [*turn.logprobs, *([0.0] * len(observed))]
-        mask += [1] * len(turn.action_ids) + [0] * len(observed)
-    return list(episode.prompt_ids), ids, logprobs, mask

@@ -19,11 +19,15 @@ from typing import Any, Final
 from uuid import uuid4
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from calibadv_algo.integrations.advantages import TurnAdvantages
+from calibadv_algo.integrations.completions import (
+    completion_of,
+    spread_turns,
+    trajectory_of,
+)
 from calibadv_algo.integrations.versions import (
     MACHINE_FAILURES,
     VERL,
@@ -35,7 +39,7 @@ from calibadv_algo.rollout.engines.base import Generation, SamplingParams
 from calibadv_algo.rollout.episodes import DriverConfig, Episode, EpisodeBook, EpisodeSpec
 from calibadv_algo.rollout.slots import EnvSlots, SlotStart, make_slots
 from calibadv_algo.training.collection import close_overflow
-from calibadv_algo.types import Trajectory, Turn
+from calibadv_algo.types import Trajectory
 from calibadv_env.info import STOP_STRINGS
 
 require(VERL)
@@ -106,10 +110,8 @@ def make_estimator(advantages: TurnAdvantages) -> Estimate:
             for turns, row in zip(facts, rewards, strict=True)
         ]
         values = advantages(rows, [str(name) for name in index])
-        tokens = torch.zeros_like(token_level_rewards)
-        for place, (turns, row) in enumerate(zip(facts, values, strict=True)):
-            for turn, value in zip(turns or (), row, strict=True):
-                tokens[place, turn["start"] : turn["start"] + turn["length"]] = float(value)
+        spans = [[_span(turn) for turn in turns or ()] for turns in facts]
+        tokens = spread_turns(spans, values, token_level_rewards)
         tokens = tokens * response_mask
         return tokens, tokens.clone()
 
@@ -155,34 +157,26 @@ def rebuild(turns: Sequence[Mapping[str, Any]], rewards: Float[np.ndarray, " tok
     Returns:
         A trajectory whose turns have the right lengths, facts and rewards; token ids are 0.
     """
-    starts = [turn["start"] for turn in turns]
-    ends = [*starts[1:], len(rewards)]
-    return Trajectory(
-        group_id="",
-        task_id=str(turns[0]["info"].get("task_id", "")),
-        prompt_ids=(),
-        prompt_text="",
-        turns=tuple(
-            Turn(
-                action_ids=(0,) * turn["length"],
-                action_text="",
-                logprobs=(0.0,) * turn["length"],
-                reward=float(rewards[start:end].sum()),
-                info=turn["info"],
-            )
-            for turn, start, end in zip(turns, starts, ends, strict=True)
-        ),
+    ends = [*(turn["start"] for turn in turns[1:]), len(rewards)]
+    return trajectory_of(
+        [_span(turn) for turn in turns],
+        [turn["info"] for turn in turns],
+        [float(rewards[turn["start"] : end].sum()) for turn, end in zip(turns, ends, strict=True)],
     )
 
 
+def _span(turn: Mapping[str, Any]) -> tuple[int, int]:
+    return turn["start"], turn["start"] + turn["length"]
+
+
 def turns_of(trajectory: Trajectory) -> list[dict[str, Any]]:
-    """What is sent along with an episode: where its turns lie in the response, and their facts."""
-    turns, start = [], 0
-    for turn in trajectory.turns:
-        length = len(turn.action_ids)
-        turns.append({"start": start, "length": length, "info": dict(turn.info)})
-        start += length + len(turn.observation_ids)
-    return turns
+    """Place of each turn in the response, and its facts: what is sent along with an episode."""
+    return [
+        {"start": start, "length": end - start, "info": dict(turn.info)}
+        for (start, end), turn in zip(
+            completion_of(trajectory).spans, trajectory.turns, strict=True
+        )
+    ]
 
 
 @_register_loop("calibadv_search")
@@ -210,15 +204,15 @@ class SearchAgentLoop(AgentLoopBase):  # type: ignore[misc]
         backoff_s: float = 0.25,
         **kwargs: Any,
     ) -> None:
-        """Takes what verl gives every agent loop, and the environment.
+        """Keeps the environment and how its episodes are played.
 
         Args:
             *args: For ``AgentLoopBase``.
             env_id: A registered environment, as in ``gymnasium.make``.
             env_kwargs: Its arguments.
             max_turn_tokens: Most tokens of one turn.
-            chat_template: Whether the first observation becomes a user message.
-            stop_strings: What ends a turn.
+            chat_template: If true, the first observation becomes a user message.
+            stop_strings: Strings that end a turn.
             retry_on: Errors of the environment that are a machine's failure, by full name.
             max_retries: Repetitions of a step that failed, before the episode fails.
             backoff_s: Seconds before the first repetition, doubled for each further one.
@@ -352,24 +346,16 @@ class SearchAgentLoop(AgentLoopBase):  # type: ignore[misc]
         self, trajectory: Trajectory, times: Mapping[str, float], *, has_logprobs: bool
     ) -> Any:
         """The episode in verl's form."""
-        ids: list[int] = []
-        mask: list[int] = []
-        logprobs: list[float] = []
-        last = len(trajectory.turns) - 1
-        for place, turn in enumerate(trajectory.turns):
-            observed = turn.observation_ids if place < last else ()
-            ids += [*turn.action_ids, *observed]
-            mask += [1] * len(turn.action_ids) + [0] * len(observed)
-            logprobs += [*turn.logprobs, *([0.0] * len(observed))]
+        completion = completion_of(trajectory)
         final = trajectory.final_info
         scores = {key: float(final.get(key, 0.0)) for key in ("em", "f1", "num_searches")}
         return AgentLoopOutput(
             prompt_ids=list(trajectory.prompt_ids),
-            response_ids=ids,
-            response_mask=mask,
-            response_logprobs=logprobs if has_logprobs else None,
+            response_ids=completion.ids,
+            response_mask=completion.mask,
+            response_logprobs=completion.logprobs if has_logprobs else None,
             reward_score=trajectory.reward,
-            num_turns=1 + 2 * len(trajectory.turns) - 1,
+            num_turns=2 * len(trajectory.turns),
             metrics=AgentLoopMetrics(**times),
             extra_fields={
                 FACTS: turns_of(trajectory),

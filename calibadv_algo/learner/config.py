@@ -35,7 +35,7 @@ class CriticConfig(Checked):
     warmup_fraction: Annotated[float, FRACTION] = 0.0
     """Share of the updates in which the learning rate rises from 0."""
     value_clip: Annotated[float, POSITIVE] = 0.5
-    """How far a value may move in an update before its loss is clipped."""
+    """Largest move of a value in an update before its loss is clipped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ class OptimConfig(Checked):
     weight_decay: Annotated[float, NOT_NEGATIVE] = 0.0
     """AdamW's decoupled weight decay."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the learning rate falls after the warm-up."""
+    """Decay of the learning rate after the warm-up."""
     warmup_fraction: Annotated[float, FRACTION] = 0.0
     """Share of the updates in which the learning rate rises from 0."""
     final_lr_fraction: Annotated[float, FRACTION] = 0.0
@@ -68,7 +68,7 @@ class OptimConfig(Checked):
     objective: PolicyObjective = field(default_factory=_default_objective)
     """The surrogate that makes a loss of advantages, and its clip."""
     aggregation: Aggregation = "token-mean"
-    """How token losses become one number, over the whole minibatch."""
+    """Reduction of token losses to one number, over the whole minibatch."""
     length_norm: Annotated[int | None, POSITIVE] = None
     """Tokens that an episode counts for, whatever it has; for seq-mean-token-sum-norm alone."""
     kl_coef: Annotated[float, NOT_NEGATIVE] = 0.0
@@ -84,7 +84,7 @@ class OptimConfig(Checked):
     old_logprobs: Literal["sampled", "recomputed"] = "sampled"
     """Where the ratio's denominator comes from: the engine, or the trainer before the update."""
     mismatch: MismatchCorrection = field(default_factory=NoCorrection)
-    """How the loss is weighed where engine and trainer differ; needs recomputed log-probs."""
+    """Importance weights where engine and trainer differ; need recomputed log-probs."""
     critic: CriticConfig = field(default_factory=CriticConfig)
     """The critic of advantages that need values; others have none."""
     micro_batch_tokens: Annotated[int, POSITIVE] = 2048
@@ -92,9 +92,9 @@ class OptimConfig(Checked):
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Type of the computation; weights and optimiser keep theirs, and fp16 scales the losses."""
     gradient_checkpointing: bool = False
-    """Whether to spend time to save memory in the backward pass."""
+    """If true, time is spent to save memory in the backward pass."""
     parallel: Literal["replicated", "sharded"] = "replicated"
-    """How several processes hold the policy: a copy each, or a share of every weight (FSDP2)."""
+    """Policy on several processes: a copy each, or a share of every weight (FSDP2)."""
 
     def __post_init__(self) -> None:
         """Checks ranges and what goes together."""
@@ -112,5 +112,5 @@ class OptimConfig(Checked):
 
     @property
     def has_reference(self) -> bool:
-        """Whether a frozen copy of the starting policy is needed."""
+        """If true, a frozen copy of the starting policy is needed."""
         return self.kl_coef > 0 or self.kl_reward_coef > 0

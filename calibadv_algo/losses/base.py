@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Aggregation = Literal[
     "token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"
 ]
-"""How per-token losses become a number; see :func:`aggregate`."""
+"""Reduction of per-token losses to a number; see :func:`aggregate`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
