@@ -25,8 +25,7 @@ from calibadv_env.dynamics import (
 from calibadv_env.errors import RetrieverError
 from calibadv_env.options import RESET_OPTIONS, check_options, progress_of, task_index_of
 from calibadv_env.protocol.passages import Passage, ScoredPassage
-from calibadv_env.retrieval.asking import search_with_tasks
-from calibadv_env.retrieval.base import Retriever
+from calibadv_env.retrieval.base import Retriever, search_with_tasks
 from calibadv_env.rewards import RewardName
 from calibadv_env.spaces import UnicodeText
 

@@ -19,8 +19,7 @@ from calibadv_env.data.sources.benchmarks import SEVEN, Benchmark, benchmark_fol
 from calibadv_env.data.sources.flashrag import HUB, split_file
 from calibadv_env.errors import DataError
 from calibadv_env.retrieval import is_remote
-from calibadv_env.retrieval.base import Retriever
-from calibadv_env.retrieval.identity import retriever_identity
+from calibadv_env.retrieval.base import Retriever, retriever_identity
 
 ALL_SEVEN: Final = "seven"
 

@@ -1,16 +1,28 @@
-"""What a passage is, and what a retriever promises."""
+"""Interface of retrievers, and the identity by which their answers are recorded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from calibadv_env.protocol.passages import ScoredPassage
+from calibadv_env.retrieval.corpus import Corpus
 
 
 @runtime_checkable
 class Retriever(Protocol):
-    """Answers a batch of queries."""
+    """Answers a batch of queries.
+
+    ``search`` is all that an environment needs. Three further methods are optional:
+
+    * ``identity() -> dict``: everything that answers depend on, as plain JSON: kind, settings,
+      hash of the corpus, identities of parts. Equal records must mean equal answers. Without it
+      a retriever can neither be recorded nor cached, see :func:`retriever_identity`;
+      :func:`identity_record` makes the usual one.
+    * ``search_for(queries, top_k, tasks)``: see :class:`TaskRetriever`.
+    * ``cache_key(query, task) -> str``: what one answer depends on besides the identity, where
+      that is more than the query.
+    """
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
         """Ranks passages for each query.
@@ -28,3 +40,132 @@ class Retriever(Protocol):
             RetrieverError: if the search could not be carried out.
         """
         ...
+
+
+class AskedTask(Protocol):
+    """The part of a task that a retriever may look at."""
+
+    @property
+    def question(self) -> str:
+        """The bare question."""
+        ...
+
+    @property
+    def golden_answers(self) -> tuple[str, ...]:
+        """Accepted answers, at least one."""
+        ...
+
+
+@runtime_checkable
+class TaskRetriever(Retriever, Protocol):
+    """A retriever that is told which task each query belongs to. Environments tell it."""
+
+    def search_for(
+        self, queries: Sequence[str], top_k: int, tasks: Sequence[AskedTask]
+    ) -> list[list[ScoredPassage]]:
+        """Ranks passages for each query.
+
+        Args:
+            queries: Any text.
+            top_k: Number of passages wanted, at least 1.
+            tasks: For each query the task of the episode that it came from.
+
+        Returns:
+            One list a query, best first.
+
+        Raises:
+            RetrieverError: if the search could not be carried out.
+        """
+        ...
+
+
+def search_with_tasks(
+    retriever: Retriever, queries: Sequence[str], top_k: int, tasks: Sequence[AskedTask]
+) -> list[list[ScoredPassage]]:
+    """Searches, and tells the tasks to a retriever that takes them.
+
+    Args:
+        retriever: Any.
+        queries: The queries.
+        top_k: Number of passages wanted.
+        tasks: The task of each query.
+
+    Returns:
+        One list a query.
+
+    Raises:
+        RetrieverError: if the search could not be carried out.
+    """
+    search_for = getattr(retriever, "search_for", None)
+    if search_for is None:
+        return retriever.search(queries, top_k)
+    found: list[list[ScoredPassage]] = search_for(queries, top_k, tasks)
+    return found
+
+
+def check_search(queries: Sequence[str], top_k: int, corpus: Corpus | None = None) -> int:
+    """Checks the arguments of a search.
+
+    Args:
+        queries: The queries.
+        top_k: Number of passages wanted.
+        corpus: Searched passages, where they are at hand.
+
+    Returns:
+        The number of passages to give: ``top_k``, or the size of a smaller corpus.
+
+    Raises:
+        ValueError: if ``queries`` is a bare string or ``top_k`` is below 1.
+    """
+    if isinstance(queries, str):
+        raise ValueError(f"queries must be a sequence of strings, got the string {queries[:40]!r}")
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {top_k}")
+    return top_k if corpus is None else min(top_k, len(corpus))
+
+
+def has_identity(retriever: object) -> bool:
+    """True if a retriever has a method ``identity``; it is not called, so no server is asked."""
+    return callable(getattr(retriever, "identity", None))
+
+
+def retriever_identity(retriever: Retriever) -> dict[str, Any]:
+    """Identity of a retriever: everything that its answers depend on.
+
+    Args:
+        retriever: One with a method ``identity() -> dict``.
+
+    Returns:
+        A record that JSON can hold. Equal records mean equal answers.
+
+    Raises:
+        ValueError: if the retriever has no such method. Its settings could not be told from
+            another one's, so it would be given answers that are not its own.
+        RetrieverError: if the retriever has to ask a server for it and cannot.
+    """
+    if not has_identity(retriever):
+        raise ValueError(
+            f"retriever {type(retriever).__name__} has no method identity(), so its answers cannot "
+            "be recorded or cached: define identity() -> dict with everything that they depend on "
+            "(kind, settings, corpus; calibadv_env.retrieval.base.identity_record makes one)"
+        )
+    return dict(retriever.identity())  # type: ignore[attr-defined]
+
+
+def identity_record(
+    retriever: Retriever, corpus: Corpus | None = None, **settings: Any
+) -> dict[str, Any]:
+    """The usual identity of a retriever: its class, its settings, its corpus.
+
+    Args:
+        retriever: The retriever.
+        corpus: Searched passages; None where only parts know them.
+        settings: Everything else that answers depend on, as plain JSON.
+
+    Returns:
+        ``kind``, the settings, and hash and size of the corpus.
+    """
+    record: dict[str, Any] = {"kind": type(retriever).__name__, **settings}
+    if corpus is not None:
+        record |= {"corpus_sha256": corpus.sha256, "num_passages": len(corpus)}
+    return record

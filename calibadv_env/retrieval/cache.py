@@ -18,9 +18,14 @@ from typing import Any, Final, Literal, get_args
 
 from calibadv_env.errors import CalibadvEnvError, DataError, RetrieverError
 from calibadv_env.protocol.passages import Passage, ScoredPassage
-from calibadv_env.retrieval.asking import AskedTask, search_with_tasks
-from calibadv_env.retrieval.base import Retriever
-from calibadv_env.retrieval.identity import retriever_identity
+from calibadv_env.retrieval.base import (
+    AskedTask,
+    Retriever,
+    check_search,
+    has_identity,
+    retriever_identity,
+    search_with_tasks,
+)
 
 CacheMode = Literal["record", "replay", "record_or_replay"]
 
@@ -57,12 +62,13 @@ class CachedRetriever:
     It pickles by path, mode and inner retriever. Threads may share it, and so may processes.
 
     Args:
-        inner: Answers what is not there; may be None to replay.
+        inner: Answers what is not there, and has a method ``identity()``; may be None to replay.
         path: The file. It is made if it is not there, but not to replay.
         mode: See the table.
 
     Raises:
-        ValueError: if the mode is unknown, or needs a retriever and there is none.
+        ValueError: if the mode is unknown, or needs a retriever and there is none; or if the
+            retriever has no identity.
         DataError: if the file is missing in mode replay, or is no such file.
     """
 
@@ -79,6 +85,8 @@ class CachedRetriever:
             raise ValueError(f"inner must be a retriever in mode {mode!r}, got None")
         if inner is not None and not isinstance(inner, Retriever):
             raise ValueError(f"inner must have a method search, got {type(inner).__name__}")
+        if inner is not None and not has_identity(inner):
+            retriever_identity(inner)  # raises and says what to define
         self.inner = inner
         self.path = Path(path).absolute()
         self.mode = mode
@@ -158,10 +166,7 @@ class CachedRetriever:
     def _search(
         self, queries: Sequence[str], top_k: int, tasks: Sequence[AskedTask] | None
     ) -> list[Hits]:
-        if isinstance(queries, str):
-            raise ValueError(f"queries must be a sequence of strings, got {queries[:40]!r}")
-        if top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {top_k}")
+        check_search(queries, top_k)
         keys = [self._key(query, tasks[i] if tasks else None) for i, query in enumerate(queries)]
         with self._opened(RetrieverError) as database:
             source = self._source(database)

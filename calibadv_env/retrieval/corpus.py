@@ -169,27 +169,6 @@ def indexed_text(passage: Passage) -> str:
     return f"{passage.title}. {passage.text}" if passage.title else passage.text
 
 
-def check_search(queries: Sequence[str], top_k: int, corpus: Corpus) -> int:
-    """Checks the arguments of a search.
-
-    Args:
-        queries: The queries.
-        top_k: Number of passages wanted.
-        corpus: What is searched.
-
-    Returns:
-        The number of passages to give: ``top_k``, or the size of a smaller corpus.
-
-    Raises:
-        ValueError: if ``queries`` is a bare string or ``top_k`` is below 1.
-    """
-    if isinstance(queries, str):
-        raise ValueError(f"queries must be a sequence of strings, got the string {queries[:40]!r}")
-    if top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k}")
-    return min(top_k, len(corpus))
-
-
 def _strip_quotes(title: str) -> str:
     is_quoted = len(title) >= 2 and title[0] == title[-1] == '"'
     return title[1:-1] if is_quoted else title

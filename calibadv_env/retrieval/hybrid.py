@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from calibadv_env.protocol.passages import Passage, ScoredPassage
-from calibadv_env.retrieval.base import Retriever
-from calibadv_env.retrieval.corpus import Corpus, check_search
+from calibadv_env.retrieval.base import Retriever, check_search, identity_record, retriever_identity
+from calibadv_env.retrieval.corpus import Corpus
 from calibadv_env.retrieval.ranking import filled_up, take
 
 _T = TypeVar("_T", bound=Hashable)
@@ -95,6 +95,16 @@ class HybridRetriever:
         depth = max(self.depth, count)
         answers = [retriever.search(queries, depth) for retriever in self.retrievers]
         return [self._fuse(parts, count) for parts in zip(*answers, strict=True)]
+
+    def identity(self) -> dict[str, Any]:
+        """Settings and the identities of the parts.
+
+        Raises:
+            ValueError: if a part has none.
+        """
+        parts = [retriever_identity(part) for part in self.retrievers]
+        settings = {"depth": self.depth, "constant": self.constant, "parts": parts}
+        return identity_record(self, self.corpus, **settings)
 
     def _fuse(self, parts: Sequence[Sequence[ScoredPassage]], count: int) -> list[ScoredPassage]:
         rankings = [[hit.passage for hit in part if hit.score != 0.0] for part in parts]

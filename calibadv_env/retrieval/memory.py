@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from calibadv_env.protocol.passages import ScoredPassage
-from calibadv_env.retrieval.corpus import Corpus, check_search
+from calibadv_env.retrieval.base import check_search, identity_record
+from calibadv_env.retrieval.corpus import Corpus
 
 
 class MemoryRetriever:
@@ -50,6 +54,14 @@ class MemoryRetriever:
         """
         count = check_search(queries, top_k, self.corpus)
         return [self._search_one(query, count) for query in queries]
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that answers depend on; see :class:`calibadv_env.retrieval.base.Retriever`."""
+        if not self._answers:
+            return identity_record(self, self.corpus)
+        text = json.dumps(sorted(self._answers.items()))
+        answers_sha256 = hashlib.sha256(text.encode("ascii")).hexdigest()
+        return identity_record(self, self.corpus, answers_sha256=answers_sha256)
 
     def _search_one(self, query: str, count: int) -> list[ScoredPassage]:
         passages = self.corpus.passages

@@ -17,8 +17,7 @@ import numpy as np
 
 from calibadv_env.errors import RetrieverError
 from calibadv_env.protocol.passages import ScoredPassage
-from calibadv_env.retrieval.base import Retriever
-from calibadv_env.retrieval.identity import retriever_identity
+from calibadv_env.retrieval.base import Retriever, retriever_identity
 
 _LEAST_PER_PROCESS: Final = 4
 _LEAST_OWN: Final = 0.25

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from calibadv_env.errors import RetrieverError
 from calibadv_env.protocol.passages import Passage, ScoredPassage
-from calibadv_env.retrieval.base import Retriever
+from calibadv_env.retrieval.base import Retriever, identity_record, retriever_identity
 from calibadv_env.retrieval.dense.encoders import Encoder
 
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Scores the passages of one query, such as a cross-encoder does."""
+    """Scores the passages of one query, such as a cross-encoder does.
+
+    A scorer whose rankings shall be recorded or cached has a property ``fingerprint``, a text that
+    is equal for scorers that give equal scores.
+    """
 
     def score(self, query: str, passages: Sequence[Passage]) -> list[float]:
-        """Gives one score a passage; higher is better."""
+        """One score a passage; higher is better."""
         ...
 
 
@@ -29,6 +33,11 @@ class EncoderScorer:
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the encoder."""
+        return f"encoder:{self.encoder.fingerprint}"
 
     def score(self, query: str, passages: Sequence[Passage]) -> list[float]:
         """Scores the passages of one query.
@@ -92,6 +101,23 @@ class RerankingRetriever:
             for query, answer in zip(distinct, answers, strict=True)
         }
         return [list(found[query]) for query in queries]
+
+    def identity(self) -> dict[str, Any]:
+        """Settings, the identity of the retriever and the fingerprint of the scorer.
+
+        Raises:
+            ValueError: if the retriever has no identity or the scorer no fingerprint.
+        """
+        fingerprint = getattr(self.scorer, "fingerprint", None)
+        if not isinstance(fingerprint, str):
+            raise ValueError(
+                f"scorer {type(self.scorer).__name__} has no fingerprint, so the answers cannot be "
+                "recorded or cached: define a property fingerprint, a text that is equal for "
+                "scorers that give equal scores"
+            )
+        parts = [retriever_identity(self.retriever)]
+        settings = {"depth": self.depth, "parts": parts, "scorer": fingerprint}
+        return identity_record(self, getattr(self, "corpus", None), **settings)
 
     def _rerank(self, query: str, hits: Sequence[ScoredPassage]) -> list[ScoredPassage]:
         passages = [hit.passage for hit in hits]

@@ -32,6 +32,9 @@ class Slow:
         if "poison" in queries:
             raise RetrieverError("this query is poison")
         return self.inner.search(queries, top_k)
+    if {has_identity}:
+        def identity(self):
+            return self.inner.identity()
 
 def load():
     time.sleep({load_s})
@@ -57,6 +60,7 @@ class SearchServer:
         load_s: float = 0.0,
         search_s: float = 0.0,
         is_broken: bool = False,
+        has_identity: bool = True,
         batch: str = "",
         limits: str = "",
         more: str = "",
@@ -66,6 +70,7 @@ class SearchServer:
             load_s=load_s,
             search_s=search_s,
             is_broken=is_broken,
+            has_identity=has_identity,
             batch=batch,
             limits=limits,
             more=more,

@@ -13,9 +13,12 @@ import calibadv_env  # noqa: F401
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.errors import DataError, RetrieverError
 from calibadv_env.retrieval import Corpus, MemoryRetriever, Passage, Retriever, ScoredPassage
+from calibadv_env.retrieval.base import identity_record, retriever_identity
 from calibadv_env.retrieval.bm25.memory import Bm25Retriever
+from calibadv_env.retrieval.bm25.rank_bm25 import RankBm25Retriever
 from calibadv_env.retrieval.cache import CachedRetriever
-from calibadv_env.retrieval.identity import retriever_identity
+from calibadv_env.retrieval.hybrid import HybridRetriever
+from calibadv_env.retrieval.parallel import ParallelRetriever
 
 TOY = get_dataset("toy")
 BM25 = TOY.retriever("bm25")
@@ -28,6 +31,9 @@ class Spy:
     def __init__(self, inner=BM25):
         self.inner, self.corpus = inner, BM25.corpus
         self.asked = []
+
+    def identity(self):
+        return {"kind": "Spy", "inner": retriever_identity(self.inner)}
 
     def search(self, queries, top_k):
         self.asked += queries
@@ -167,7 +173,10 @@ def test_threads_and_copies_share_a_file(path):
 KILLED = """
 import os, signal, sys
 from calibadv_env.data.registry import get_dataset
+from calibadv_env.retrieval.bm25.rank_bm25 import RankBm25Retriever
 from calibadv_env.retrieval.cache import CachedRetriever
+from calibadv_env.retrieval.hybrid import HybridRetriever
+from calibadv_env.retrieval.parallel import ParallelRetriever
 retriever = get_dataset("toy").retriever("bm25")
 cached = CachedRetriever(retriever, sys.argv[1])
 cached.search(["first", "second"], 3)
@@ -259,13 +268,60 @@ def test_identity_tells_what_answers_depend_on():
     one = retriever_identity(BM25)
     assert one["corpus_sha256"] == BM25.corpus.sha256
     assert one != retriever_identity(Bm25Retriever(BM25.corpus, k1=2.0))
-    assert retriever_identity(MemoryRetriever(BM25.corpus))["kind"] == "MemoryRetriever"
+    known = MemoryRetriever(BM25.corpus, {"a": [BM25.corpus.passages[3].id]})
+    assert retriever_identity(known) != retriever_identity(MemoryRetriever(BM25.corpus))
 
-    class Fused:
-        def __init__(self, *parts):
-            self.retrievers = parts
 
-        def search(self, queries, top_k):
-            return [[ScoredPassage(Passage("a", "", "b"), 1.0)] for _ in queries]
+class Blend:
+    """Two of these that differ in ``alpha`` alone give other passages."""
 
-    assert retriever_identity(Fused(BM25))["parts"] == [one]
+    def __init__(self, alpha):
+        self.alpha = alpha
+        self.corpus = BM25.corpus
+
+    def search(self, queries, top_k):
+        first = int(self.alpha * 10)
+        passages = self.corpus.passages[first : first + top_k]
+        return [[ScoredPassage(passage, 1.0) for passage in passages] for _ in queries]
+
+
+class NamedBlend(Blend):
+    def identity(self):
+        return identity_record(self, self.corpus, alpha=self.alpha)
+
+
+def test_a_retriever_without_identity_is_neither_recorded_nor_cached(path):
+    for mode in ("record", "record_or_replay"):
+        with pytest.raises(ValueError, match=r"Blend has no method identity.*define identity"):
+            CachedRetriever(Blend(0.1), path, mode)
+    fused = HybridRetriever(BM25.corpus, [BM25, Blend(0.1)])
+    with pytest.raises(ValueError, match="Blend has no method identity"):
+        CachedRetriever(fused, path).search(["a"], 3)
+
+
+def test_retrievers_that_differ_in_one_setting_share_no_answers(path):
+    for alpha in (0.1, 0.7):
+        blend = NamedBlend(alpha)
+        assert CachedRetriever(blend, path).search(["a"], 3) == blend.search(["a"], 3)
+    halves = [HybridRetriever(BM25.corpus, [BM25, NamedBlend(alpha)]) for alpha in (0.1, 0.7)]
+    assert halves[0].identity() != halves[1].identity()
+    okapi = [RankBm25Retriever(BM25.corpus, k1=k1) for k1 in (1.2, 2.0)]
+    assert okapi[0].identity() != okapi[1].identity()
+
+
+RECORDED = {"corpus_sha256": BM25.corpus.sha256, "num_passages": 224}
+
+
+def test_recordings_of_earlier_versions_go_on_to_match():
+    bm25 = {"kind": "Bm25Retriever", "k1": 1.2, "b": 0.75, **RECORDED}
+    assert BM25.identity() == bm25
+    assert MemoryRetriever(BM25.corpus).identity() == {"kind": "MemoryRetriever", **RECORDED}
+    assert RankBm25Retriever(BM25.corpus).identity() == {"kind": "RankBm25Retriever", **RECORDED}
+    assert ParallelRetriever(BM25, 2).identity() == bm25
+    assert HybridRetriever(BM25.corpus, [BM25, BM25], depth=7).identity() == {
+        "kind": "HybridRetriever",
+        "depth": 7,
+        "constant": 60.0,
+        "parts": [bm25, bm25],
+        **RECORDED,
+    }

@@ -16,6 +16,7 @@ import calibadv_env  # noqa: F401
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.errors import RetrieverError
 from calibadv_env.retrieval import Retriever, make_retriever
+from calibadv_env.retrieval.cache import CachedRetriever
 from calibadv_env.retrieval.remote.client import HttpRetriever, split_batch
 from calibadv_env.retrieval.remote.session import HttpSettings, retry_after_s
 
@@ -104,6 +105,13 @@ def test_a_retriever_is_made_from_an_address(toy_server):
     copy = pickle.loads(pickle.dumps(retriever))
     assert copy.search(QUERIES[:2], 2) == BM25.search(QUERIES[:2], 2)
     assert "skyrl" in repr(copy)
+
+
+def test_a_served_retriever_without_identity_is_searched_but_not_recorded(start_server, tmp_path):
+    retriever = HttpRetriever(start_server(has_identity=False).url)
+    assert retriever.search(QUERIES[:2], 2) == BM25.search(QUERIES[:2], 2)
+    with pytest.raises(RetrieverError, match="has no method identity"):
+        CachedRetriever(retriever, tmp_path / "answers").search(QUERIES[:2], 2)
 
 
 def test_many_threads_share_a_retriever(toy_server):

@@ -11,9 +11,9 @@ import pytest
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.errors import RetrieverError
 from calibadv_env.retrieval import Retriever
+from calibadv_env.retrieval.base import retriever_identity
 from calibadv_env.retrieval.bm25.build import build_bm25_index
 from calibadv_env.retrieval.bm25.index import Bm25Index
-from calibadv_env.retrieval.identity import retriever_identity
 from calibadv_env.retrieval.parallel import ParallelRetriever
 
 BM25 = get_dataset("toy").retriever("bm25")

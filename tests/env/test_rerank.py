@@ -1,10 +1,17 @@
+import sys
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from calibadv_env.errors import RetrieverError
 from calibadv_env.retrieval import Corpus, MemoryRetriever, Passage
-from calibadv_env.retrieval.rerank import RerankingRetriever
+from calibadv_env.retrieval.rerank import EncoderScorer, RerankingRetriever
+
+sys.path.append(str(Path(__file__).parent))
+
+from fake_encoder import FakeEncoder
 
 CORPUS = Corpus([Passage(f"p{i}", "", "x" * i) for i in range(8)])
 QUERIES = ["long", "short", "none"]
@@ -74,3 +81,21 @@ def test_faults_are_refused():
         make().search(["q"], 0)
     with pytest.raises(ValueError, match="sequence of strings"):
         make().search("long", 1)
+
+
+def test_the_identity_names_retriever_scorer_and_depth():
+    with pytest.raises(ValueError, match="scorer LengthScorer has no fingerprint"):
+        make().identity()
+    scorers = [EncoderScorer(FakeEncoder(fingerprint=name)) for name in ("one", "two")]
+    records = [
+        RerankingRetriever(MemoryRetriever(CORPUS, ANSWERS), scorer, depth=depth).identity()
+        for scorer in scorers
+        for depth in (2, 3)
+    ]
+    assert all(one != other for i, one in enumerate(records) for other in records[:i])
+    one, other = (
+        RerankingRetriever(MemoryRetriever(CORPUS, ANSWERS), EncoderScorer(FakeEncoder()))
+        for _ in range(2)
+    )
+    assert one.identity() == other.identity()
+    assert one.identity()["scorer"] == "encoder:fake"

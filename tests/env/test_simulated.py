@@ -15,7 +15,7 @@ import calibadv_env  # noqa: F401
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.errors import RetrieverError
 from calibadv_env.retrieval import Retriever, make_retriever
-from calibadv_env.retrieval.asking import TaskRetriever, search_with_tasks
+from calibadv_env.retrieval.base import TaskRetriever, search_with_tasks
 from calibadv_env.retrieval.cache import CachedRetriever
 from calibadv_env.retrieval.remote.session import HttpSettings
 from calibadv_env.retrieval.remote.simulated import (

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from calibadv_env.errors import DataError, RetrieverError
 from calibadv_env.protocol.passages import ScoredPassage
+from calibadv_env.retrieval.base import check_search, identity_record
 from calibadv_env.retrieval.bm25.build import (
     POSITIONS,
     SCORES,
@@ -19,7 +20,6 @@ from calibadv_env.retrieval.bm25.build import (
 )
 from calibadv_env.retrieval.bm25.scan import PostingsScan, Word
 from calibadv_env.retrieval.bm25.settings import WORD, Bm25Settings
-from calibadv_env.retrieval.corpus import check_search
 from calibadv_env.retrieval.disk_corpus import DiskCorpus
 from calibadv_env.retrieval.index_files import (
     check_files,
@@ -129,6 +129,10 @@ class Bm25Index:
             else:
                 high = middle
         return None
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that answers depend on; see :class:`calibadv_env.retrieval.base.Retriever`."""
+        return identity_record(self, self.corpus, settings=dict(self.manifest.settings))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles by path."""

@@ -8,8 +8,9 @@ from typing import Any
 import bm25s
 
 from calibadv_env.protocol.passages import ScoredPassage
+from calibadv_env.retrieval.base import check_search, identity_record
 from calibadv_env.retrieval.bm25.settings import WORD, Bm25Settings
-from calibadv_env.retrieval.corpus import Corpus, check_search, indexed_text
+from calibadv_env.retrieval.corpus import Corpus, indexed_text
 from calibadv_env.retrieval.ranking import best_positions, take
 
 
@@ -66,6 +67,10 @@ class Bm25Retriever:
         count = check_search(queries, top_k, self.corpus)
         found = {query: self._search_one(query, count) for query in dict.fromkeys(queries)}
         return [list(found[query]) for query in queries]
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that answers depend on; see :class:`calibadv_env.retrieval.base.Retriever`."""
+        return identity_record(self, self.corpus, k1=self.k1, b=self.b)
 
     def _search_one(self, query: str, count: int) -> list[ScoredPassage]:
         passages = self.corpus.passages

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 import bm25s
@@ -11,8 +12,9 @@ import numpy as np
 
 from calibadv_env.errors import MissingDependencyError
 from calibadv_env.protocol.passages import ScoredPassage
+from calibadv_env.retrieval.base import check_search, identity_record
 from calibadv_env.retrieval.bm25.settings import Bm25Settings
-from calibadv_env.retrieval.corpus import Corpus, check_search, indexed_text
+from calibadv_env.retrieval.corpus import Corpus, indexed_text
 from calibadv_env.retrieval.ranking import best_positions, take
 
 MAX_PASSAGES: Final = 200_000
@@ -37,7 +39,7 @@ class RankBm25Retriever:
     """
 
     def __init__(self, corpus: Corpus, k1: float = 1.2, b: float = 0.75) -> None:
-        settings = Bm25Settings(k1=k1, b=b)
+        self._settings = settings = Bm25Settings(k1=k1, b=b)
         if len(corpus) > MAX_PASSAGES:
             raise ValueError(
                 f"a corpus for 'rank_bm25' must have at most {MAX_PASSAGES:,} passages, got "
@@ -71,6 +73,12 @@ class RankBm25Retriever:
         """
         count = check_search(queries, top_k, self.corpus)
         return [self._search_one(words, count) for words in _words(list(queries))]
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that answers depend on; see :class:`calibadv_env.retrieval.base.Retriever`."""
+        # Recordings from before k1 and b were part of it go on to match where these are the usual.
+        settings = {} if self._settings == Bm25Settings() else asdict(self._settings)
+        return identity_record(self, self.corpus, **settings)
 
     def _search_one(self, words: list[str], count: int) -> list[ScoredPassage]:
         passages = self.corpus.passages

@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from calibadv_env.errors import DataError, MissingDependencyError, RetrieverError
 from calibadv_env.protocol.passages import ScoredPassage
+from calibadv_env.retrieval.base import check_search, identity_record
 from calibadv_env.retrieval.bm25.settings import STOP_WORDS, WORD
-from calibadv_env.retrieval.corpus import check_search, indexed_text
+from calibadv_env.retrieval.corpus import indexed_text
 from calibadv_env.retrieval.disk_corpus import (
     FOLDER,
     CorpusSource,
@@ -176,6 +177,10 @@ class TantivyIndex:
         except (ValueError, OSError) as error:
             raise RetrieverError(f"{self.folder}: tantivy could not search: {error}") from error
         return take(self.corpus.passages, filled_up(found, count, 0.0))
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that answers depend on; see :class:`calibadv_env.retrieval.base.Retriever`."""
+        return identity_record(self, self.corpus, settings=dict(self.manifest.settings))
 
     def __reduce__(self) -> tuple[type[TantivyIndex], tuple[Path]]:
         """Pickles by path."""

@@ -234,6 +234,7 @@ class TransformerCrossEncoder:
                 f"a cross-encoder must have one output, got {self._model.config.num_labels} from "
                 f"{model!r}"
             )
+        self.fingerprint = f"cross:{max_tokens}:{_model_fingerprint(model, self._model)}"
 
     def score(self, query: str, passages: Sequence[Passage]) -> list[float]:
         """Scores the passages of one query.

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from calibadv_env.errors import DataError
 from calibadv_env.protocol.passages import ScoredPassage
-from calibadv_env.retrieval.corpus import check_search
+from calibadv_env.retrieval.base import check_search, identity_record
 from calibadv_env.retrieval.dense.encoders import Encoder, TransformerEncoder
 from calibadv_env.retrieval.dense.faiss_index import (
     FaissSearcher,
@@ -260,6 +260,10 @@ class DenseIndex:
         found = with_ties(fetch, count, self._faiss.size)
         last = found[-1][1] if found else 0.0
         return take(self.corpus.passages, filled_up(found, count, last))
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that answers depend on; see :class:`calibadv_env.retrieval.base.Retriever`."""
+        return identity_record(self, self.corpus, settings=dict(self.manifest.settings))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles by path, with an encoder of the caller's own making."""

@@ -231,6 +231,11 @@ class HttpRetriever:
         if isinstance(record, dict) and isinstance(record.get("identity"), dict):
             identity: dict[str, Any] = record["identity"]
             return identity
+        if isinstance(record, dict) and "identity" in record:
+            raise RetrieverError(
+                f"{self.url}: the retriever behind the server has no method identity(), so its "
+                "answers cannot be recorded or cached; define one there"
+            )
         return {"kind": "HttpRetriever", "url": self.url, "dialect": self.dialect}
 
     def close(self) -> None:

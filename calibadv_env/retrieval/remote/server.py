@@ -25,8 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from calibadv_env.errors import MissingDependencyError
-from calibadv_env.retrieval.base import Retriever
-from calibadv_env.retrieval.identity import retriever_identity
+from calibadv_env.retrieval.base import Retriever, retriever_identity
 from calibadv_env.retrieval.remote.asgi import Receive, Reply, Send, failure, read_body, send_reply
 from calibadv_env.retrieval.remote.batcher import (
     BatchLimits,
@@ -89,7 +88,7 @@ class SearchService:
         self.metrics = ServerMetrics()
         self.load_error: BaseException | None = None
         self._load = load
-        self._identity: dict[str, Any] = {}
+        self._identity: dict[str, Any] | None = None
         self._batcher: SearchBatcher | None = None
 
     @property
@@ -163,9 +162,12 @@ class SearchService:
         length = 0 if self._batcher is None else self._batcher.queue_length
         return self.metrics.text(is_ready=self.is_ready, queue_length=length)
 
-    def _load_and_identify(self) -> tuple[Retriever, dict[str, Any]]:
+    def _load_and_identify(self) -> tuple[Retriever, dict[str, Any] | None]:
         retriever = self._load()
-        return retriever, retriever_identity(retriever)
+        try:
+            return retriever, retriever_identity(retriever)
+        except ValueError:
+            return retriever, None  # it can be searched all the same, but not recorded
 
     async def _retrieve(self, body: bytes, content_type: str | None) -> Reply:
         if self._batcher is None:

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from calibadv_env.errors import RetrieverError
 from calibadv_env.protocol.passages import Passage, ScoredPassage
-from calibadv_env.retrieval.asking import AskedTask
+from calibadv_env.retrieval.base import AskedTask
 from calibadv_env.retrieval.remote.wire import content_id
 from calibadv_env.retrieval.remote.writers import ChatWriter, ScriptedWriter, TextWriter
 
