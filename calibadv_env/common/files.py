@@ -79,6 +79,30 @@ def write_text(path: str | Path, text: str) -> None:
         file.write(text)
 
 
+@contextmanager
+def new_folder(place: str | Path) -> Iterator[Path]:
+    """Gives an empty folder that takes its place, or that of another, when the block ends.
+
+    Args:
+        place: Its place; the folder above is made if need be.
+
+    Yields:
+        The folder to fill, under a hidden name beside its place; gone if the block fails.
+
+    Raises:
+        OSError: if a folder cannot be made or renamed; the old one is as it was.
+    """
+    place = Path(place).absolute()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = place.with_name(f".{place.name}.{secrets.token_hex(4)}.partial")
+    partial.mkdir()
+    try:
+        yield partial
+        replace_folder(partial, place)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def replace_folder(new: Path, place: Path) -> None:
     """Puts a finished folder in the place of another, or of none, and removes the old one.
 

@@ -87,6 +87,21 @@ def _open_folder(path: Path) -> Corpus:
     return corpus
 
 
+def refuse_foreign_folder(folder: Path) -> None:
+    """Refuses to write over data that is not our own.
+
+    Raises:
+        DataError: if something lies there that ``calibadv data prepare`` did not write.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / PREPARED).is_file()):
+        raise DataError(
+            f"{folder}: the folder holds files that calibadv data prepare did not write; move "
+            "them away, or let CALIBADV_DATA name another folder"
+        )
+
+
 def own_folder(name: str) -> Path:
     """The folder of the prepared dataset of a name, or of a path."""
     return Path(name).absolute() if is_path(name) else data_root() / name.lower()

@@ -1,8 +1,9 @@
 """What every index on disk has in common: a manifest, and a way to appear whole or not at all.
 
 An index is a folder. While it is built it stands under a hidden name beside its place,
-``.NAME.partial``; the last act of a build is to rename it. A process that is killed therefore
-leaves a hidden folder, which the next build clears or goes on from, and never a half index.
+``.NAME.partial``; the last act of a build is to rename it, or to exchange it with the index that
+gives way. A process that is killed therefore leaves a hidden folder, which the next build clears
+or goes on from, and never a half index or none.
 ``manifest.json`` names the kind, the settings, the hash of the corpus, and the size and hash of
 every file.
 """
@@ -23,6 +24,7 @@ from typing import Any, Final, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from calibadv_env.common.files import replace_folder
 from calibadv_env.errors import DataError
 
 FORMAT: Final = "calibadv-index"
@@ -311,11 +313,12 @@ def building(
         partial.mkdir(parents=True, exist_ok=True)
         with (partial / "lock").open("wb") as lock:
             _lock(lock.fileno(), out)
-            if not is_resumable:
+            # A finished index under the hidden name is an old one whose removal was interrupted.
+            if not is_resumable or (partial / MANIFEST).is_file():
                 _clear(partial)
             yield partial
             (partial / "lock").unlink()
-            _put_in_place(partial, out)
+            replace_folder(partial, out)
     except BaseException as error:
         is_busy = isinstance(error, _BusyError)
         if not is_busy and not is_resumable and partial.is_dir():
@@ -342,18 +345,3 @@ def _clear(partial: Path) -> None:
             shutil.rmtree(entry)
         elif entry.name != "lock":
             entry.unlink()
-
-
-def _put_in_place(partial: Path, out: Path) -> None:
-    """Renames; an index that gives way is deleted only after the new one stands."""
-    old = out.parent / f".{out.name}.old"
-    if out.exists():
-        if old.exists():
-            shutil.rmtree(old)
-        out.rename(old)
-    partial.rename(out)
-    descriptor = os.open(out.parent, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
-    if old.exists():
-        shutil.rmtree(old)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from calibadv_env.common import files
-from calibadv_env.common.files import atomic_file, is_path, replace_folder, write_text
+from calibadv_env.common.files import atomic_file, is_path, new_folder, replace_folder, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -81,6 +81,21 @@ def test_there_is_always_a_folder_while_it_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "stop").write_text("")
     assert process.wait(timeout=30) == 0
     process.stdout.close()
+
+
+def test_a_new_folder_takes_the_place_of_the_old_one_at_the_end_or_not_at_all(
+    tmp_path: Path,
+) -> None:
+    place = tmp_path / "above" / "data"
+    for text in ("old", "new"):
+        with new_folder(place) as folder:
+            (folder / "a").write_text(text)
+            assert not place.exists() or (place / "a").read_text() == "old"
+    assert (place / "a").read_text() == "new"
+    with pytest.raises(FileNotFoundError), new_folder(place) as folder:
+        (folder / "none" / "a").write_text("half")
+    assert (place / "a").read_text() == "new"
+    assert names(place.parent) == ["data"]
 
 
 @pytest.mark.parametrize(

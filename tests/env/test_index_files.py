@@ -1,8 +1,10 @@
 import json
 import multiprocessing
+from pathlib import Path
 
 import pytest
 
+from calibadv_env.common import files
 from calibadv_env.errors import DataError
 from calibadv_env.retrieval.index_files import (
     Manifest,
@@ -95,6 +97,40 @@ def test_a_resumable_build_finds_what_it_left(tmp_path):
     with building(tmp_path / "i", is_resumable=True) as folder:
         assert (folder / "chunk").read_text() == "x"
     assert (tmp_path / "i" / "chunk").is_file()
+
+
+def test_there_is_no_moment_without_an_index_while_it_gives_way(tmp_path, monkeypatch):
+    index = tmp_path / "index"
+    rename = Path.rename
+    build(index, "old")
+
+    def watched(path, target):
+        renamed = rename(path, target)
+        assert (index / "data").is_file()
+        return renamed
+
+    monkeypatch.setattr(Path, "rename", watched)
+    build(index, "new", overwrite=True)
+    assert (index / "data").read_text() == "new"
+
+
+@pytest.mark.parametrize("is_resumable", [False, True])
+def test_a_build_that_is_killed_before_the_old_index_is_deleted_stands(
+    tmp_path, monkeypatch, is_resumable
+):
+    def killed(path):
+        raise KeyboardInterrupt
+
+    build(tmp_path / "index", "old")
+    with monkeypatch.context() as patch:
+        patch.setattr(files.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build(tmp_path / "index", "new", overwrite=True, is_resumable=True)
+    assert (tmp_path / "index" / "data").read_text() == "new"
+    assert (tmp_path / ".index.partial" / "data").read_text() == "old"
+    with building(tmp_path / "index", overwrite=True, is_resumable=is_resumable) as folder:
+        assert [path.name for path in folder.iterdir()] == ["lock"]
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
 
 
 def test_a_manifest_reads_back(tmp_path):

@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import platformdirs
 
+from calibadv_env.common.files import new_folder
 from calibadv_env.data.atlas.chains import all_chains
 from calibadv_env.data.atlas.selection import SPLITS, select_chains, task_records
 from calibadv_env.data.atlas.sources import (
@@ -119,31 +119,9 @@ def _read_cached(folder: Path) -> Files | None:
 
 def _write_cached(folder: Path, files: Files) -> None:
     """Puts the files in place at once; a cache that cannot be written is done without."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError:
-        return
-    try:
+    with suppress(OSError), new_folder(folder) as partial:
         for name, content in files.items():
             (partial / name).write_bytes(content)
-        partial.chmod(0o755)
-        _replace_folder(partial, folder)
-    except OSError:
-        return
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _replace_folder(partial: Path, folder: Path) -> None:
-    """Renames a complete folder into place, unless another process has just done so."""
-    try:
-        partial.replace(folder)
-    except OSError:
-        if _read_cached(folder) is not None:
-            return
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.replace(folder)
 
 
 def _fact_record(fact: AtlasFact) -> dict[str, Any]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from calibadv_env.common.files import is_path
+from calibadv_env.common.files import is_path, write_text
 from calibadv_env.data.base import QATask, TaskSet
 from calibadv_env.data.merged import MARK
 from calibadv_env.data.names import data_root
@@ -149,16 +147,7 @@ def write_audit(result: AuditResult, path: Path) -> None:
     """
     splits = {**_read(path), result.split: asdict(result)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial_name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    partial = Path(partial_name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump({"format": FORMAT, "splits": splits}, stream, indent=2)
-            stream.write("\n")
-        partial.chmod(0o644)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(path, json.dumps({"format": FORMAT, "splits": splits}, indent=2) + "\n")
 
 
 def audit_of(name: str, split: str, corpus_sha256: str) -> dict[str, Any] | None:

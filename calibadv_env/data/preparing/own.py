@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from calibadv_env.common.files import is_path
+from calibadv_env.common.files import is_path, new_folder
 from calibadv_env.data.base import QATask, read_tasks, write_tasks
 from calibadv_env.data.names import SPLITS
 from calibadv_env.data.prepared import (
@@ -21,8 +21,8 @@ from calibadv_env.data.prepared import (
     PREPARED,
     open_corpus,
     own_folder,
+    refuse_foreign_folder,
 )
-from calibadv_env.data.preparing.folders import new_folder, refuse_foreign_folder
 from calibadv_env.data.reading import read_corpus
 from calibadv_env.data.sources.hub import HubData, is_hub_name
 from calibadv_env.data.sources.tables import is_table, read_task_table

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from calibadv_env.common.files import new_folder
 from calibadv_env.data.base import QATask, write_tasks
-from calibadv_env.data.prepared import FORMAT, PREPARED, open_corpus
-from calibadv_env.data.preparing.folders import new_folder, refuse_foreign_folder
+from calibadv_env.data.prepared import FORMAT, PREPARED, open_corpus, refuse_foreign_folder
 from calibadv_env.data.preparing.gold import (
     Evidence,
     GoldCounts,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from calibadv_env.common.files import atomic_file, write_text
 from calibadv_env.errors import DataError
 from calibadv_env.protocol.passages import ScoredPassage
 from calibadv_env.retrieval.base import check_search, identity_record
@@ -150,6 +150,8 @@ def encode_corpus(
         OSError: if the disk does not take the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for cut_short in folder.glob(".*.partial"):
+        cut_short.unlink()
     _check_plan(folder / _PLAN, plan)
     size = plan["chunk_size"]
     paths = []
@@ -160,7 +162,8 @@ def encode_corpus(
             vectors = encoder.encode_passages(corpus.passages[start:end])
             if vectors.shape != (end - start, plan["dimension"]):
                 raise DataError(f"the encoder gave vectors of shape {vectors.shape}")
-            _write_chunk(path, vectors.astype(plan["dtype"]))
+            with atomic_file(path, "wb") as stream:
+                np.save(stream, vectors.astype(plan["dtype"]))
         paths.append(path)
         progress("encode", end, len(corpus))
     return paths
@@ -304,9 +307,7 @@ def _source_identity(source: CorpusSource) -> bytes:
 def _check_plan(path: Path, plan: dict[str, Any]) -> None:
     """Writes the plan, or compares it with the one that is there."""
     if not path.is_file():
-        partial = path.with_suffix(".tmp")
-        partial.write_text(json.dumps(plan), encoding="utf-8")
-        partial.replace(path)
+        write_text(path, json.dumps(plan))
         return
     try:
         there = json.loads(path.read_bytes())
@@ -326,15 +327,6 @@ def _is_chunk(path: Path, num_rows: int, plan: dict[str, Any]) -> bool:
     except (OSError, ValueError):
         return False
     return bool(chunk.shape == (num_rows, plan["dimension"]) and chunk.dtype == plan["dtype"])
-
-
-def _write_chunk(path: Path, vectors: npt.NDArray[Any]) -> None:
-    partial = path.with_suffix(".tmp")
-    with partial.open("wb") as stream:
-        np.save(stream, vectors)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
 
 
 def _encoder_record(encoder: Encoder) -> dict[str, Any]:
