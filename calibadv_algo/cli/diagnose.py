@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from calibadv_algo.cli.trace import Reading, describe, write_lines
+from calibadv_algo.report.assessment import summary_sentences
 from calibadv_algo.report.diagnosis import (
     MAX_GROUPS,
     TABLE_HEADER,
@@ -24,7 +25,6 @@ from calibadv_algo.report.diagnosis import (
     table_rows,
 )
 from calibadv_algo.report.groups import iterate_groups
-from calibadv_algo.report.page import summary_sentences
 from calibadv_algo.traces.base import Rules
 from calibadv_algo.traces.building import rescale
 from calibadv_algo.traces.files import iterate_records, log_files

@@ -4,38 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import resources
 from typing import Any, Final
 
-import jinja2
 import markupsafe
 import numpy as np
 
 from calibadv_algo.credit.base import SCORED_BAD, AnswerMatchCredit
 from calibadv_algo.errors import MissingInfoKeyError
-from calibadv_algo.report.curves import ARM_COLOURS, ArmCurve, Panel
-from calibadv_algo.report.groups import (
-    GroupView,
-    JudgedGroup,
+from calibadv_algo.report.assessment import (
+    Assessment,
     Tally,
-    count,
-    judge,
-    spread_out,
-    view,
-)
-from calibadv_algo.report.page import (
-    FULL_COLOUR,
-    content_hash,
-    embed_json,
-    page_data,
+    assess,
+    share,
     summary_sentences,
 )
+from calibadv_algo.report.curves import ARM_COLOURS, ArmCurve, Panel
+from calibadv_algo.report.groups import BestGroups, spread_out
 from calibadv_algo.report.tables import Table, html_table
+from calibadv_algo.report.template import render_template
 from calibadv_algo.types import Group
 
 MAX_GROUPS: Final = 40
-_KEPT_A_STEP: Final = 3
-_STYLE: Final = "\n[hidden] { display: none !important; }\n"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,16 +49,16 @@ class Counts:
     num_invalid: int = 0
     reward_sum: float = 0.0
 
-    def add(self, judged: JudgedGroup) -> None:
+    def add(self, assessed: Assessment) -> None:
         """Counts a group."""
-        count(judged, self.tally)
-        is_punished = judged.grpo < 0
-        holds_answer = _answer_searches(judged.group) & judged.is_search
-        self.num_scored_groups += not bool(np.isnan(judged.silver).all())
+        self.tally.add(assessed)
+        is_punished = assessed.grpo < 0
+        holds_answer = _answer_searches(assessed.group) & assessed.is_search
+        self.num_scored_groups += not bool(np.isnan(assessed.silver).all())
         self.num_answer_searches += int(holds_answer.sum())
         self.num_answer_punished += int((holds_answer & is_punished).sum())
-        self.num_negative += int((judged.is_search & is_punished).sum())
-        members = judged.group.trajectories
+        self.num_negative += int((assessed.is_search & is_punished).sum())
+        members = assessed.group.trajectories
         self.num_invalid += sum(
             not each.final_info.get("is_format_valid", True) for each in members
         )
@@ -82,9 +71,9 @@ class Counts:
         return {
             **tally,
             **values,
-            "punished_share": _share(self.tally.num_punished, self.tally.num_correct),
-            "mispenalized_share": _share(self.tally.num_punished, self.num_negative),
-            "reward_mean": _share(self.reward_sum, self.tally.num_trajectories),
+            "punished_share": share(self.tally.num_punished, self.tally.num_correct),
+            "mispenalized_share": share(self.tally.num_punished, self.num_negative),
+            "reward_mean": share(self.reward_sum, self.tally.num_trajectories),
         }
 
 
@@ -95,9 +84,10 @@ class Source:
     Attributes:
         label: What to call it.
         steps: Counts by step.
-        num_single: Groups of one, which cannot be judged.
+        num_single: Groups of one, which have nothing to be compared with.
         low: Smallest reward.
         high: Largest reward.
+        best: Groups for the page.
     """
 
     label: str
@@ -105,35 +95,20 @@ class Source:
     num_single: int = 0
     low: float = np.inf
     high: float = -np.inf
-    _best: dict[int, list[JudgedGroup]] = field(default_factory=dict, repr=False)
+    best: BestGroups = field(default_factory=BestGroups, repr=False)
 
     def add(self, groups: Iterable[Group]) -> None:
-        """Judges and counts groups; groups of one are only counted as such."""
+        """Assesses and counts groups; groups of one are only counted as such."""
         for group in groups:
             rewards = [each.reward for each in group.trajectories]
             self.low, self.high = min(self.low, *rewards), max(self.high, *rewards)
             if len(group) == 1:
                 self.num_single += 1
                 continue
-            judged = judge(group)
+            assessed = assess(group)
             step = group.trajectories[0].policy_version
-            self.steps.setdefault(step, Counts()).add(judged)
-            kept = self._best.setdefault(step, [])
-            kept.append(judged)
-            kept.sort(key=_interest, reverse=True)
-            del kept[_KEPT_A_STEP:]
-
-    def views(self, num_wanted: int) -> list[GroupView]:
-        """Groups for the page, spread over the steps, the most telling of each first."""
-        steps = spread_out(self._best, num_wanted)
-        picked = [
-            self._best[step][rank]
-            for rank in range(_KEPT_A_STEP)
-            for step in steps
-            if rank < len(self._best[step])
-        ]
-        views = [view(judged, arm=self.label, seed=0) for judged in picked[:num_wanted]]
-        return sorted(views, key=lambda group: group.update)
+            self.steps.setdefault(step, Counts()).add(assessed)
+            self.best.add(assessed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,27 +214,24 @@ def render_diagnosis(diagnosis: Diagnosis, *, max_groups: int = MAX_GROUPS) -> s
     """
     if max_groups < 1:
         raise ValueError(f"max_groups must be positive, got {max_groups}")
-    share = max(1, max_groups // len(diagnosis.sources))
-    groups = [each for source in diagnosis.sources for each in source.views(share)]
+    wanted = max(1, max_groups // len(diagnosis.sources))
+    groups = [
+        each for source in diagnosis.sources for each in source.best.views(wanted, arm=source.label)
+    ]
     panels = _panels(diagnosis.sources)
     labels = [source.label for source in diagnosis.sources]
     colours = {label: ARM_COLOURS[i % len(ARM_COLOURS)] for i, label in enumerate(labels)}
-    script, style = _asset("report.js"), _asset("report.css") + _STYLE
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(_asset("diagnosis.html")).render(
+    return render_template(
+        "diagnosis.html",
+        groups[:max_groups],
+        panels,
+        colours,
         title=", ".join(labels),
-        script=markupsafe.Markup(script),
-        style=markupsafe.Markup(style),
-        script_hash=content_hash(script),
-        style_hash=content_hash(style),
         sentences=summary_sentences(diagnosis.total.tally),
         remarks=diagnosis.remarks,
         table=markupsafe.Markup(html_table(_table(diagnosis))),
-        num_groups=len(groups[:max_groups]),
         num_all=diagnosis.total.tally.num_groups,
-        full_colour=FULL_COLOUR,
         has_panels=bool(panels),
-        data=embed_json(page_data(groups[:max_groups], panels, colours)),
     )
 
 
@@ -320,7 +292,7 @@ def _cells(counts: Counts) -> tuple[str, ...]:
         f"{tally.num_trajectories:,}",
         f"{tally.num_searches:,}",
         f"{tally.num_correct:,}",
-        f"{tally.num_punished:,} ({_share(tally.num_punished, tally.num_correct):.0%})",
+        f"{tally.num_punished:,} ({share(tally.num_punished, tally.num_correct):.0%})",
         f"{tally.verdicts['spared']:,}",
         f"{tally.verdicts['eased']:,}",
         f"{tally.verdicts['punished']:,}",
@@ -359,11 +331,6 @@ def _answer_searches(group: Group) -> Any:
         return np.zeros((len(group), group.max_turns), dtype=np.bool_)
 
 
-def _interest(judged: JudgedGroup) -> tuple[int, int, int]:
-    rewards = {each.reward for each in judged.group.trajectories}
-    return (int(judged.is_mispenalized.sum()), len(rewards), judged.group.max_turns)
-
-
 def _merge(total: Counts, more: Counts) -> None:
     """Adds counts to others."""
     for target, values in ((total.tally, asdict(more.tally)), (total, asdict(more))):
@@ -373,11 +340,3 @@ def _merge(total: Counts, more: Counts) -> None:
             setattr(target, name, getattr(target, name) + value)
     for verdict, number in more.tally.verdicts.items():
         total.tally.verdicts[verdict] += number
-
-
-def _share(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
-
-
-def _asset(name: str) -> str:
-    return resources.files("calibadv_algo.report").joinpath("assets", name).read_text("utf-8")

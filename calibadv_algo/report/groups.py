@@ -1,39 +1,25 @@
-"""What the page shows of recorded groups: every turn judged by GRPO and by CalibAdv."""
+"""Recorded groups: read from files, chosen for the page, and laid out as it shows them."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Bool, Float
 
-from calibadv_algo.advantages.calibadv import CalibAdv
-from calibadv_algo.advantages.grpo import Grpo
-from calibadv_algo.credit.base import (
-    SCORED_BAD,
-    GoldCredit,
-    SilverCredit,
-    search_mask,
-)
-from calibadv_algo.errors import MissingInfoKeyError
-from calibadv_algo.report.reading import Comparison, ReportError, Run, iterate_json_lines
+from calibadv_algo.report.assessment import Assessment, Tally, Verdict, assess
+from calibadv_algo.report.reading import Comparison, ReportError, iterate_json_lines
 from calibadv_algo.rollout.records import trajectory_from_json
 from calibadv_algo.types import Group, Trajectory, Turn
-
-Verdict = Literal["spared", "eased", "punished"]
-"""What becomes of a correct search that GRPO punishes: CalibAdv takes the whole penalty away,
-a part of it, or nothing."""
 
 MAX_THINK_CHARS: Final[int] = 4000
 MAX_PASSAGE_CHARS: Final[int] = 1500
 _KEPT_AN_UPDATE: Final[int] = 3
-_TOLERANCE: Final[float] = 1e-9
 _CLOSING_TAG: Final[str] = "</information>"
 
 
@@ -132,158 +118,6 @@ class GroupView:
     trajectories: tuple[TrajectoryView, ...]
 
 
-@dataclass(slots=True, kw_only=True)
-class Tally:
-    """Counts over all recorded groups.
-
-    Attributes:
-        num_groups: Groups.
-        num_trajectories: Trajectories.
-        num_searches: Searches that something followed.
-        num_correct: Those that found a new gold passage or were silver.
-        num_punished: Correct searches with a negative advantage under GRPO.
-        verdicts: How many of these CalibAdv spares, eases, or punishes alike.
-        grpo_penalty: Sum of GRPO's penalties on correct searches.
-        calibadv_penalty: What CalibAdv keeps of it.
-    """
-
-    num_groups: int = 0
-    num_trajectories: int = 0
-    num_searches: int = 0
-    num_correct: int = 0
-    num_punished: int = 0
-    verdicts: dict[str, int] = field(
-        default_factory=lambda: {"spared": 0, "eased": 0, "punished": 0}
-    )
-    grpo_penalty: float = 0.0
-    calibadv_penalty: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JudgedGroup:
-    """A group with everything that is computed about its turns.
-
-    Attributes:
-        group: The group.
-        grpo: Advantages under GRPO.
-        calibadv: Advantages under CalibAdv.
-        silver: Silver correctness, NaN without a score.
-        is_search: Searches that something followed.
-        is_gold_hit: Searches that newly hit a gold passage.
-        silver_passages: Ids of the silver passages.
-        gold_passages: Ids of the gold passages that any trajectory was credited with.
-    """
-
-    group: Group
-    grpo: Float[np.ndarray, "group turn"]
-    calibadv: Float[np.ndarray, "group turn"]
-    silver: Float[np.ndarray, "group turn"]
-    is_search: Bool[np.ndarray, "group turn"]
-    is_gold_hit: Bool[np.ndarray, "group turn"]
-    silver_passages: frozenset[str]
-    gold_passages: frozenset[str]
-
-    @property
-    def is_correct(self) -> Bool[np.ndarray, "group turn"]:
-        """Searches that were silver or hit gold."""
-        return np.asarray(self.is_search & ((self.silver > SCORED_BAD) | self.is_gold_hit))
-
-    @property
-    def is_mispenalized(self) -> Bool[np.ndarray, "group turn"]:
-        """Correct searches with a negative advantage under GRPO."""
-        return np.asarray(self.is_correct & (self.grpo < -_TOLERANCE))
-
-    def verdict(self, row: int, column: int) -> Verdict | None:
-        """What CalibAdv does with a correct search that GRPO punishes."""
-        if not self.is_mispenalized[row, column]:
-            return None
-        if self.calibadv[row, column] >= -_TOLERANCE:
-            return "spared"
-        eased = self.calibadv[row, column] > self.grpo[row, column] + _TOLERANCE
-        return "eased" if eased else "punished"
-
-
-def _silver_passages(
-    group: Group,
-    silver: Float[np.ndarray, "group turn"],
-    is_search: Bool[np.ndarray, "group turn"],
-) -> frozenset[str]:
-    """What the best trajectories of valid format retrieved, in a group that has silver scores."""
-    if np.isnan(silver).all():
-        return frozenset()
-    rewards = [
-        each.reward if each.final_info["is_format_valid"] else -math.inf
-        for each in group.trajectories
-    ]
-    return frozenset(
-        str(passage)
-        for row, trajectory in enumerate(group.trajectories)
-        if rewards[row] == max(rewards)
-        for column, turn in enumerate(trajectory.turns)
-        if is_search[row, column]
-        for passage in turn.info["passage_ids"]
-    )
-
-
-def judge(group: Group) -> JudgedGroup:
-    """Computes both advantages and the correctness of every turn, whichever arm sampled it.
-
-    Args:
-        group: Trajectories of one question.
-
-    Returns:
-        The judged group. Where the environment does not report what a credit needs, no turn
-        has a score of that kind.
-    """
-    shape = (len(group), group.max_turns)
-    silver, is_search = np.full(shape, np.nan), np.zeros(shape, dtype=np.bool_)
-    silver_passages: frozenset[str] = frozenset()
-    try:
-        silver = SilverCredit()(group)
-        is_search = search_mask(group)
-        silver_passages = _silver_passages(group, silver, is_search)
-    except MissingInfoKeyError:
-        silver = np.full(shape, np.nan)
-    try:
-        is_gold_hit = GoldCredit()(group) > SCORED_BAD
-    except MissingInfoKeyError:
-        is_gold_hit = np.zeros(shape, dtype=np.bool_)
-    return JudgedGroup(
-        group=group,
-        grpo=Grpo()(group, silver),
-        calibadv=CalibAdv()(group, silver),
-        silver=silver,
-        is_search=is_search,
-        is_gold_hit=is_gold_hit,
-        silver_passages=silver_passages,
-        gold_passages=frozenset(
-            str(passage)
-            for trajectory in group.trajectories
-            for turn in trajectory.turns
-            for passage in turn.info.get("gold_new", ())
-        ),
-    )
-
-
-def count(judged: JudgedGroup, tally: Tally) -> None:
-    """Adds a group to a tally.
-
-    Args:
-        judged: The group.
-        tally: Changed in place.
-    """
-    mispenalized = judged.is_mispenalized
-    tally.num_groups += 1
-    tally.num_trajectories += len(judged.group)
-    tally.num_searches += int(judged.is_search.sum())
-    tally.num_correct += int(judged.is_correct.sum())
-    tally.num_punished += int(mispenalized.sum())
-    tally.grpo_penalty -= float(judged.grpo[mispenalized].sum())
-    tally.calibadv_penalty -= float(judged.calibadv[mispenalized].sum())
-    for row, column in np.argwhere(mispenalized):
-        tally.verdicts[judged.verdict(int(row), int(column)) or "punished"] += 1
-
-
 def _title_end(text: str) -> int:
     """Position of the bracket that closes a title, which may hold brackets itself."""
     depth = 1
@@ -341,7 +175,7 @@ def shorten(text: str, max_chars: int) -> str:
     return f"{text[:max_chars]} … ({len(text) - max_chars} more characters)"
 
 
-def _passage_views(judged: JudgedGroup, turn: Turn) -> tuple[PassageView, ...]:
+def _passage_views(assessed: Assessment, turn: Turn) -> tuple[PassageView, ...]:
     ids = [str(passage) for passage in turn.info.get("passage_ids", ())]
     shown = split_passages(turn.observation_text, len(ids))
     views = []
@@ -352,48 +186,48 @@ def _passage_views(judged: JudgedGroup, turn: Turn) -> tuple[PassageView, ...]:
                 id=passage_id,
                 title=shorten(title, MAX_PASSAGE_CHARS),
                 text=None if text is None else shorten(text, MAX_PASSAGE_CHARS),
-                is_gold=passage_id in judged.gold_passages,
-                is_silver=passage_id in judged.silver_passages,
+                is_gold=passage_id in assessed.gold_passages,
+                is_silver=passage_id in assessed.silver_passages,
             )
         )
     return tuple(views)
 
 
-def _turn_view(judged: JudgedGroup, row: int, column: int) -> TurnView:
-    turn = judged.group.trajectories[row].turns[column]
+def _turn_view(assessed: Assessment, row: int, column: int) -> TurnView:
+    turn = assessed.group.trajectories[row].turns[column]
     kind = str(turn.info.get("action", "turn"))
     named = {"search": turn.info.get("query"), "answer": turn.info.get("answer")}.get(kind)
-    passages = _passage_views(judged, turn)
+    passages = _passage_views(assessed, turn)
     is_split = bool(passages) and passages[0].text is not None
-    silver = float(judged.silver[row, column])
+    silver = float(assessed.silver[row, column])
     return TurnView(
         kind=kind,
         think=shorten(str(turn.info.get("think") or ""), MAX_THINK_CHARS),
         body=shorten(turn.action_text if named is None else str(named), MAX_THINK_CHARS),
         passages=passages,
         observation="" if is_split else shorten(turn.observation_text.strip(), MAX_THINK_CHARS),
-        grpo=float(judged.grpo[row, column]),
-        calibadv=float(judged.calibadv[row, column]),
+        grpo=float(assessed.grpo[row, column]),
+        calibadv=float(assessed.calibadv[row, column]),
         silver=None if math.isnan(silver) else silver,
-        is_gold_hit=bool(judged.is_gold_hit[row, column]),
-        verdict=judged.verdict(row, column),
+        is_gold_hit=bool(assessed.is_gold_hit[row, column]),
+        verdict=assessed.verdict(row, column),
     )
 
 
-def view(judged: JudgedGroup, *, arm: str, seed: int) -> GroupView:
-    """Turns a judged group into what the page shows.
+def view(assessed: Assessment, *, arm: str, seed: int) -> GroupView:
+    """Lays a group out as the page shows it.
 
     Args:
-        judged: The group.
+        assessed: The group.
         arm: Arm that sampled it.
         seed: Seed of the run.
 
     Returns:
         The view; long texts are shortened.
     """
-    first = judged.group.trajectories[0]
+    first = assessed.group.trajectories[0]
     trajectories = []
-    for row, trajectory in enumerate(judged.group.trajectories):
+    for row, trajectory in enumerate(assessed.group.trajectories):
         info = trajectory.final_info
         is_valid = info.get("is_format_valid")
         f1 = info.get("f1")
@@ -404,7 +238,7 @@ def view(judged: JudgedGroup, *, arm: str, seed: int) -> GroupView:
                 is_format_valid=None if is_valid is None else bool(is_valid),
                 stop_reason=str(info.get("stop_reason") or ""),
                 turns=tuple(
-                    _turn_view(judged, row, column) for column in range(len(trajectory.turns))
+                    _turn_view(assessed, row, column) for column in range(len(trajectory.turns))
                 ),
             )
         )
@@ -418,7 +252,7 @@ def view(judged: JudgedGroup, *, arm: str, seed: int) -> GroupView:
         ),
         golden_answers=tuple(str(a) for a in first.reset_info.get("golden_answers", ())),
         hops=int(first.reset_info.get("hops") or 0),
-        num_mispenalized=int(judged.is_mispenalized.sum()),
+        num_mispenalized=int(assessed.is_mispenalized.sum()),
         trajectories=tuple(trajectories),
     )
 
@@ -469,23 +303,10 @@ def iterate_groups(path: Path) -> Iterator[Group]:
         yield Group(tuple(trajectories))
 
 
-def _interest(judged: JudgedGroup) -> tuple[int, int, int]:
+def _interest(assessed: Assessment) -> tuple[int, int, int]:
     """Sorts groups: a punished correct search first, then differing rewards, then length."""
-    rewards = {trajectory.reward for trajectory in judged.group.trajectories}
-    return (int(judged.is_mispenalized.sum()), len(rewards), judged.group.max_turns)
-
-
-def _best_by_update(run: Run, tally: Tally) -> dict[int, list[JudgedGroup]]:
-    best: dict[int, list[JudgedGroup]] = {}
-    for path in sorted((run.directory / "trajectories").glob("*.jsonl")):
-        for group in iterate_groups(path):
-            judged = judge(group)
-            count(judged, tally)
-            kept = best.setdefault(group.trajectories[0].policy_version, [])
-            kept.append(judged)
-            kept.sort(key=_interest, reverse=True)
-            del kept[_KEPT_AN_UPDATE:]
-    return best
+    rewards = {trajectory.reward for trajectory in assessed.group.trajectories}
+    return (int(assessed.is_mispenalized.sum()), len(rewards), assessed.group.max_turns)
 
 
 def spread_out(updates: Iterable[int], num_wanted: int) -> list[int]:
@@ -505,16 +326,39 @@ def spread_out(updates: Iterable[int], num_wanted: int) -> list[int]:
     return [ordered[i] for i in dict.fromkeys(positions.tolist())]
 
 
-def _pick(run: Run, best: Mapping[int, Sequence[JudgedGroup]], num_wanted: int) -> list[GroupView]:
-    updates = spread_out(best, num_wanted)
-    picked = [
-        best[update][rank]
-        for rank in range(_KEPT_AN_UPDATE)
-        for update in updates
-        if rank < len(best[update])
-    ]
-    views = [view(judged, arm=run.arm, seed=run.seed) for judged in picked[:num_wanted]]
-    return sorted(views, key=lambda group: group.update)
+@dataclass(slots=True)
+class BestGroups:
+    """The most telling groups of every update of a run, a few of each."""
+
+    _by_update: dict[int, list[Assessment]] = field(default_factory=dict, repr=False)
+
+    def add(self, assessed: Assessment) -> None:
+        """Keeps a group if it is among the most telling of its update."""
+        kept = self._by_update.setdefault(assessed.group.trajectories[0].policy_version, [])
+        kept.append(assessed)
+        kept.sort(key=_interest, reverse=True)
+        del kept[_KEPT_AN_UPDATE:]
+
+    def views(self, num_wanted: int, *, arm: str, seed: int = 0) -> list[GroupView]:
+        """Groups for the page, spread over the updates, the most telling of each first.
+
+        Args:
+            num_wanted: How many at most.
+            arm: Name of the run's arm, or of another source.
+            seed: Seed of the run.
+
+        Returns:
+            The groups in order of updates.
+        """
+        updates = spread_out(self._by_update, num_wanted)
+        picked = [
+            self._by_update[update][rank]
+            for rank in range(_KEPT_AN_UPDATE)
+            for update in updates
+            if rank < len(self._by_update[update])
+        ]
+        views = [view(assessed, arm=arm, seed=seed) for assessed in picked[:num_wanted]]
+        return sorted(views, key=lambda group: group.update)
 
 
 def select_groups(comparison: Comparison, *, max_groups: int = 40) -> tuple[list[GroupView], Tally]:
@@ -540,5 +384,10 @@ def select_groups(comparison: Comparison, *, max_groups: int = 40) -> tuple[list
     share = max(1, max_groups // len(comparison.runs))
     chosen: list[GroupView] = []
     for run in comparison.runs:
-        chosen += _pick(run, _best_by_update(run, tally), share)
+        best = BestGroups()
+        for path in sorted((run.directory / "trajectories").glob("*.jsonl")):
+            for assessed in map(assess, iterate_groups(path)):
+                tally.add(assessed)
+                best.add(assessed)
+        chosen += best.views(share, arm=run.arm, seed=run.seed)
     return chosen[:max_groups], tally

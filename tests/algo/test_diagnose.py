@@ -15,8 +15,8 @@ import pytest
 from calibadv_algo.cli import main as cli
 from calibadv_algo.cli.diagnose import Diagnose
 from calibadv_algo.cli.trace import Reading, Trace
+from calibadv_algo.report.assessment import Tally, assess
 from calibadv_algo.report.diagnosis import Source, diagnose, render_diagnosis, table_rows
-from calibadv_algo.report.groups import Tally, count, judge
 from calibadv_algo.rollout.records import trajectory_to_json
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +60,7 @@ def expected_tally(played: list[Any]) -> Tally:
         for trajectory in group.trajectories:
             for turn in trajectory.turns:
                 turn.info.pop("gold_new", None)
-        count(judge(group), tally)
+        tally.add(assess(group))
     return tally
 
 

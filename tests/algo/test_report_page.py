@@ -12,25 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calibadv_algo.report.assessment import Tally, assess, summary_sentences
 from calibadv_algo.report.groups import (
-    Tally,
-    count,
     iterate_groups,
-    judge,
     select_groups,
     shorten,
     split_passages,
     spread_out,
     view,
 )
-from calibadv_algo.report.page import (
-    content_hash,
-    embed_json,
-    settings_rows,
-    summary_sentences,
-    write_report,
-)
+from calibadv_algo.report.page import settings_rows, write_report
 from calibadv_algo.report.reading import ReportError, read_comparison
+from calibadv_algo.report.template import content_hash, embed_json
 from calibadv_algo.types import Group, Trajectory, Turn
 
 Build = Callable[[Path, Any], Path]
@@ -79,12 +72,12 @@ def group() -> Group:
 
 
 def test_verdicts_by_hand(group: Group) -> None:
-    judged = judge(group)
-    np.testing.assert_allclose(judged.grpo[:, 0], [1.5, -0.5, -0.5, -0.5], atol=1e-5)
-    np.testing.assert_allclose(judged.calibadv[:, 0], [1.5, 0.0, -0.25, -0.5], atol=1e-5)
-    assert judged.silver_passages == {"a", "b"}
-    assert judged.gold_passages == {"a", "y"}
-    assert [[judged.verdict(i, j) for j in range(3)] for i in range(4)] == [
+    assessed = assess(group)
+    np.testing.assert_allclose(assessed.grpo[:, 0], [1.5, -0.5, -0.5, -0.5], atol=1e-5)
+    np.testing.assert_allclose(assessed.calibadv[:, 0], [1.5, 0.0, -0.25, -0.5], atol=1e-5)
+    assert assessed.silver_passages == {"a", "b"}
+    assert assessed.gold_passages == {"a", "y"}
+    assert [[assessed.verdict(i, j) for j in range(3)] for i in range(4)] == [
         [None, None, None],
         ["spared", None, None],
         ["eased", "punished", None],
@@ -94,7 +87,7 @@ def test_verdicts_by_hand(group: Group) -> None:
 
 def test_the_tally_counts_what_the_verdicts_say(group: Group) -> None:
     tally = Tally()
-    count(judge(group), tally)
+    tally.add(assess(group))
     assert (tally.num_groups, tally.num_trajectories, tally.num_searches) == (1, 4, 5)
     assert (tally.num_correct, tally.num_punished) == (4, 3)
     assert tally.verdicts == {"spared": 1, "eased": 1, "punished": 1}
@@ -122,9 +115,9 @@ def test_an_environment_without_search_facts_is_shown_all_the_same() -> None:
         Trajectory(group_id="g", task_id="t", prompt_ids=(), prompt_text="Maze", turns=turns[i:])
         for i in (0, 1)
     ]
-    judged = judge(Group(tuple(rows)))
-    assert not judged.is_correct.any()
-    shown = view(judged, arm="grpo", seed=0)
+    assessed = assess(Group(tuple(rows)))
+    assert not assessed.is_correct.any()
+    shown = view(assessed, arm="grpo", seed=0)
     assert shown.question == "Maze"
     assert shown.trajectories[0].f1 is None
     assert [turn.body for turn in shown.trajectories[0].turns] == ["go", "stop"]
