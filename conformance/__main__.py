@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import tyro
 from rich.console import Console
 
-from calibadv_env.retrieval.remote.simulated import noise_probability
-from conformance.calibadv import format_report, run_conformance
+from conformance.calibadv import check_vector
+from conformance.published import check_output
+from conformance.report import ConformanceReport, VectorResult, format_report
 
 RECORDED: Final = tuple(
     Path(__file__).parent / "data" / f"{name}_vectors.json" for name in ("calibadv", "misc")
 )
 """The vectors that come with the project."""
+
+DEFAULT_TOLERANCE: Final = 1e-5
+"""Largest absolute difference that counts as agreement; the vectors are single precision."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +32,7 @@ class Conformance:
 
     files: Annotated[tuple[Path, ...], tyro.conf.Positional] = RECORDED
     """JSON files of vectors; by default those that are recorded here."""
-    tolerance: float = 1e-5
+    tolerance: float = DEFAULT_TOLERANCE
     """Largest absolute difference that counts as agreement."""
 
     def __post_init__(self) -> None:
@@ -36,7 +43,7 @@ class Conformance:
     def run(self) -> int:
         """Prints how many vectors agree; the exit code is 1 if a supported one does not."""
         console = Console(soft_wrap=True)
-        reports = [run_conformance(path, self.tolerance, _curriculum) for path in self.files]
+        reports = [run_conformance(path, self.tolerance) for path in self.files]
         for report in reports:
             console.print(format_report(report), highlight=False, markup=False)
         if len(reports) > 1:
@@ -46,9 +53,52 @@ class Conformance:
         return 0 if all(report.is_conformant for report in reports) else 1
 
 
-def _curriculum(step: int, num_steps: int, start: float, end: float) -> float:
-    """The environment's share of noisy searches."""
-    return noise_probability(step, num_steps, start=start, end=end)
+def run_conformance(
+    path: str | Path,
+    tolerance: float = DEFAULT_TOLERANCE,
+) -> ConformanceReport:
+    """Runs the library on every vector of a file.
+
+    Args:
+        path: A JSON file with a list ``vectors``, or with ``inputs`` and ``outputs``.
+        tolerance: Largest absolute difference that counts as agreement, not negative.
+
+    Returns:
+        The report.
+
+    Raises:
+        ValueError: if the file is not in the format; it names the file and the vector.
+        OSError: if it cannot be read.
+    """
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance must not be negative, got {tolerance}")
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} must be a JSON object: {error}") from error
+    results = []
+    for name, check in _checks(path, content):
+        try:
+            results.append(check())
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            raise ValueError(f"{path}: vector {name} is not in the format: {error!r}") from error
+    return ConformanceReport(path=str(path), tolerance=tolerance, results=tuple(results))
+
+
+def _checks(path: str | Path, content: Any) -> list[tuple[str, Callable[[], VectorResult]]]:
+    """Lists what a file asks to be checked, by name."""
+    if isinstance(content, dict) and isinstance(content.get("vectors"), list):
+        return [
+            (str(index), partial(check_vector, vector))
+            for index, vector in enumerate(content["vectors"])
+        ]
+    if isinstance(content, dict) and all(
+        isinstance(content.get(key), dict) for key in ("inputs", "outputs")
+    ):
+        return [(name, partial(check_output, name, content)) for name in content["outputs"]]
+    raise ValueError(
+        f"{path} must be a JSON object with a list 'vectors', or 'inputs' and 'outputs'"
+    )
 
 
 if __name__ == "__main__":

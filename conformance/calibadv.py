@@ -2,18 +2,14 @@
 
 A file of CalibAdv's vectors holds, for each, trajectories of one batch, the settings, and the
 values that the original computed from them: the correctness of every turn, GRPO's advantages,
-those after the soft penalty and those after the rebalancing. A file of other systems' outputs
-is read by ``conformance_published.py``. Vectors whose settings are not implemented are named
-with the reason and never counted as agreeing.
+those after the soft penalty and those after the rebalancing. Vectors whose settings are not
+implemented are named with the reason and never counted as agreeing.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -31,26 +27,7 @@ from calibadv_algo.advantages.variants import (
 )
 from calibadv_algo.credit.base import silver_correctness
 from calibadv_algo.types import Group, Trajectory, Turn, group_rewards, token_counts
-from conformance.published import Curriculum, check_output
-from conformance.report import (
-    ConformanceReport,
-    VectorResult,
-    format_report,
-    worst_difference,
-)
-
-__all__ = [
-    "ConformanceReport",
-    "VectorResult",
-    "check_vector",
-    "format_report",
-    "run_conformance",
-    "unsupported_reason",
-    "variant_of",
-]
-
-DEFAULT_TOLERANCE: Final = 1e-5
-"""Largest absolute difference that counts as agreement; the vectors are single precision."""
+from conformance.report import VectorResult, worst_difference
 
 DEFAULT_SWITCHES: Final[Mapping[str, Any]] = {
     "query_score_calculator": "old",
@@ -82,61 +59,6 @@ _UNREAD_SWITCHES: Final = frozenset(
 _CUT_NOTE: Final = "with the original's cut of earlier turns to whole numbers"
 
 Matrix = Float[np.ndarray, "trajectory turn"]
-
-
-def run_conformance(
-    path: str | Path,
-    tolerance: float = DEFAULT_TOLERANCE,
-    curriculum: Curriculum | None = None,
-) -> ConformanceReport:
-    """Runs the library on every vector of a file.
-
-    Args:
-        path: A JSON file with a list ``vectors``, or with ``inputs`` and ``outputs``.
-        tolerance: Largest absolute difference that counts as agreement, not negative.
-        curriculum: The environment's share of noisy searches; None leaves its vectors
-            unsupported.
-
-    Returns:
-        The report.
-
-    Raises:
-        ValueError: if the file is not in the format; it names the file and the vector.
-        OSError: if it cannot be read.
-    """
-    if not tolerance >= 0:
-        raise ValueError(f"tolerance must not be negative, got {tolerance}")
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} must be a JSON object: {error}") from error
-    results = []
-    for name, check in _checks(path, content, curriculum):
-        try:
-            results.append(check())
-        except (KeyError, TypeError, IndexError, ValueError) as error:
-            raise ValueError(f"{path}: vector {name} is not in the format: {error!r}") from error
-    return ConformanceReport(path=str(path), tolerance=tolerance, results=tuple(results))
-
-
-def _checks(
-    path: str | Path, content: Any, curriculum: Curriculum | None
-) -> list[tuple[str, Callable[[], VectorResult]]]:
-    """Lists what a file asks to be checked, by name."""
-    if isinstance(content, dict) and isinstance(content.get("vectors"), list):
-        return [
-            (str(index), partial(check_vector, vector))
-            for index, vector in enumerate(content["vectors"])
-        ]
-    if isinstance(content, dict) and all(
-        isinstance(content.get(key), dict) for key in ("inputs", "outputs")
-    ):
-        return [
-            (name, partial(check_output, name, content, curriculum)) for name in content["outputs"]
-        ]
-    raise ValueError(
-        f"{path} must be a JSON object with a list 'vectors', or 'inputs' and 'outputs'"
-    )
 
 
 def check_vector(vector: Mapping[str, Any]) -> VectorResult:

@@ -7,7 +7,6 @@ token and has no counterpart here, so matrices are compared where the mask shows
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,10 +32,8 @@ from calibadv_algo.losses.gspo import Gspo
 from calibadv_algo.losses.kl import KL_ESTIMATORS, KlEstimator
 from calibadv_algo.losses.llds import Llds
 from calibadv_algo.losses.value import value_loss
-from conformance.report import VectorResult
-
-Curriculum = Callable[[int, int, float, float], float]
-"""The share of noisy searches from step, number of steps, share at the start and at the end."""
+from calibadv_env.retrieval.remote.simulated import noise_probability
+from conformance.report import VectorResult, worst_difference
 
 _CLIPS: Final = {"sym": (0.2, 0.2), "cliphigher": (0.2, 0.28)}
 _DUAL_CLIP: Final = 3.0
@@ -65,7 +62,13 @@ class Batch:
 
     def rows(self, name: str) -> Rows:
         """A padded matrix as one vector a row."""
-        matrix = np.asarray(self.inputs[name], dtype=np.float64)
+        return self.shown(self.inputs[name])
+
+    def shown(self, rows: Sequence[Sequence[float]]) -> Rows:
+        """Rows without what the mask hides; none if the shape is another."""
+        matrix = np.asarray(rows, dtype=np.float64)
+        if matrix.shape != self.mask.shape:
+            return []
         return [row[shown] for row, shown in zip(matrix, self.mask, strict=True)]
 
     def flat(self, name: str) -> torch.Tensor:
@@ -137,17 +140,22 @@ class Batch:
             np.full(int(shown.sum()), value) for value, shown in zip(values, self.mask, strict=True)
         ]
 
+    def per_group(
+        self, formula: Callable[[Float[np.ndarray, " member"]], np.ndarray], uid: str = "uid"
+    ) -> Rows:
+        """Advantages of a formula on the numbers of each group's rows, for the sampled tokens."""
+        values = np.zeros(len(self.mask))
+        for rows in self.groups(uid):
+            values[rows] = formula(rows)
+        return self.spread(values)
 
-def check_output(
-    name: str, content: Mapping[str, Any], curriculum: Curriculum | None = None
-) -> VectorResult:
+
+def check_output(name: str, content: Mapping[str, Any]) -> VectorResult:
     """Computes one output of a file and compares it.
 
     Args:
         name: The output's name.
         content: The file: ``inputs`` and ``outputs``.
-        curriculum: The environment's share of noisy searches, which this package does not
-            know; None leaves ``zerosearch_p_*`` unsupported.
 
     Returns:
         The difference, or the reason why there is no formula of that name.
@@ -157,22 +165,16 @@ def check_output(
         match = re.fullmatch(pattern, name)
         if match is not None:
             computed = formula(batch, *match.groups())
-            difference = _difference(batch, expected, computed)
+            if isinstance(computed, list) and isinstance(computed[0], np.ndarray):
+                expected = batch.shown(expected)
+            difference = worst_difference(expected, computed)
             return VectorResult(name=name, switches=family, differences={"value": difference})
-    match = re.fullmatch(rf"zerosearch_p_(\d+)_(\d+)_{_NUMBER}_{_NUMBER}", name)
-    if match is not None and curriculum is not None:
-        step, total, start, end = match.groups()
-        computed = curriculum(int(step), int(total), float(start), float(end))
-        difference = _difference(batch, expected, computed)
-        return VectorResult(
-            name=name, switches="ZeroSearch curriculum", differences={"value": difference}
-        )
-    reason = (
-        "the curriculum of the simulated search was not given"
-        if match
-        else "no formula of that name"
+    return VectorResult(
+        name=name,
+        switches="unsupported",
+        differences={},
+        unsupported="no formula of that name",
     )
-    return VectorResult(name=name, switches="unsupported", differences={}, unsupported=reason)
 
 
 def _gae(batch: Batch, gamma: str, lam: str, what: str) -> Rows:
@@ -219,19 +221,15 @@ def _advantages_or_returns(pairs: Sequence[tuple[np.ndarray, np.ndarray]], what:
     return whiten_tokens([advantages for advantages, _ in pairs])
 
 
-def _per_group(
-    formula: Callable[[np.ndarray, np.ndarray], np.ndarray],
-) -> Callable[[Batch], Rows]:
-    """Makes a check of a formula on the rewards and lengths of one group."""
+def _of_rewards(formula: Callable[..., np.ndarray], **settings: Any) -> Callable[[Batch], Rows]:
+    """Makes a check of a formula on the rewards of one group."""
+    return lambda batch: batch.per_group(lambda rows: formula(batch.rewards()[rows], **settings))
 
-    def check(batch: Batch) -> Rows:
-        rewards, lengths = batch.rewards(), batch.mask.sum(axis=1).astype(np.float64)
-        values = np.zeros_like(rewards)
-        for rows in batch.groups():
-            values[rows] = formula(rewards[rows], lengths[rows])
-        return batch.spread(values)
 
-    return check
+def _opo(batch: Batch) -> Rows:
+    """OPO's deviations from the length-weighted mean."""
+    lengths = batch.mask.sum(axis=1).astype(np.float64)
+    return batch.per_group(lambda rows: length_weighted(batch.rewards()[rows], lengths[rows]))
 
 
 def _reinforce_plus_plus(batch: Batch, gamma: str) -> Rows:
@@ -243,37 +241,27 @@ def _reinforce_plus_plus(batch: Batch, gamma: str) -> Rows:
     return whiten_tokens(returns)
 
 
-def _reinforce_plus_plus_baseline(batch: Batch) -> Rows:
-    """Whitened rewards minus the group's mean."""
-    centred = _per_group(lambda rewards, _: group_normalized(rewards, normalization="none"))
-    return whiten_tokens(centred(batch))
-
-
 def _gpg(batch: Batch) -> Rows:
     """GPG's scaled deviations."""
-    rewards, groups = batch.rewards(), batch.groups()
-    values = np.zeros_like(rewards)
-    for rows, scaled in zip(groups, gpg_scaled([rewards[rows] for rows in groups]), strict=True):
-        values[rows] = scaled
-    return batch.spread(values)
+    scaled = iter(gpg_scaled([batch.rewards()[rows] for rows in batch.groups()]))
+    return batch.per_group(lambda _: next(scaled))
 
 
 def _tree(batch: Batch, name: str) -> Rows:
     """Tree-GRPO with lone leaves as in the original."""
-    modes = {
+    modes: dict[str, TreeMode] = {
         "default_sum": "sum",
         "tree": "sum",
         "tree_inner": "intra",
         "tree_2norm": "renormalized",
     }
-    rewards = batch.rewards()
     trees = np.unique([str(label) for label in batch.inputs["tree_uid"]], return_inverse=True)[1]
-    values = np.zeros_like(rewards)
-    for rows in batch.groups("tree_question_uid"):
-        values[rows] = tree_normalized(
-            rewards[rows], trees[rows], mode=cast(TreeMode, modes[name]), lone_leaf="raw"
-        )
-    return batch.spread(values)
+    return batch.per_group(
+        lambda rows: tree_normalized(
+            batch.rewards()[rows], trees[rows], mode=modes[name], lone_leaf="raw"
+        ),
+        "tree_question_uid",
+    )
 
 
 def _vanilla(batch: Batch, clip: str, mode: str) -> list[Any]:
@@ -326,22 +314,29 @@ def _llds(batch: Batch, gate: str, coef: str, norm: str) -> float:
     return float(objective.penalty(tokens, whole).sum()) / objective.penalty_denominator(whole)
 
 
+def _curriculum(_: Batch, step: str, num_steps: str, start: str, end: str) -> float:
+    """ZeroSearch's share of noisy searches."""
+    return noise_probability(int(step), int(num_steps), start=float(start), end=float(end))
+
+
 _BILEVEL: Final = rf"_g{_NUMBER}_l{_NUMBER}_gH{_NUMBER}"
+
+_CENTRED: Final = _of_rewards(group_normalized, normalization="none")
 
 _FORMULAS: Final[Sequence[tuple[str, str, Callable[..., Any]]]] = (
     ("PPO, GAE", rf"verl_gae_g{_NUMBER}_l{_NUMBER}_(adv|ret)", _gae),
     ("RAGEN, bi-level GAE", rf"ragen_bilevel(?:{_BILEVEL})?_(adv|ret)", _bilevel),
-    ("GRPO", "adv_grpo", _per_group(lambda rewards, _: group_normalized(rewards))),
-    (
-        "Dr. GRPO",
-        "adv_dr_grpo",
-        _per_group(lambda rewards, _: group_normalized(rewards, normalization="none")),
-    ),
-    ("RLOO", "adv_rloo", _per_group(lambda rewards, _: leave_one_out(rewards))),
-    ("OPO", "adv_opo", _per_group(length_weighted)),
+    ("GRPO", "adv_grpo", _of_rewards(group_normalized)),
+    ("Dr. GRPO", "adv_dr_grpo", _CENTRED),
+    ("RLOO", "adv_rloo", _of_rewards(leave_one_out)),
+    ("OPO", "adv_opo", _opo),
     ("GPG", "adv_gpg", _gpg),
     ("REINFORCE++", rf"adv_reinforce_pp_g{_NUMBER}", _reinforce_plus_plus),
-    ("REINFORCE++ with baseline", "adv_reinforce_pp_baseline", _reinforce_plus_plus_baseline),
+    (
+        "REINFORCE++ with baseline",
+        "adv_reinforce_pp_baseline",
+        lambda batch: whiten_tokens(_CENTRED(batch)),
+    ),
     ("Tree-GRPO", "tree_grpo_(default_sum|tree|tree_inner|tree_2norm)", _tree),
     (
         "clipped surrogate",
@@ -358,37 +353,10 @@ _FORMULAS: Final[Sequence[tuple[str, str, Callable[..., Any]]]] = (
         rf"llds_(token|response|action)_gate_lambda{_NUMBER}_(code|paper)_norm",
         _llds,
     ),
+    (
+        "ZeroSearch curriculum",
+        rf"zerosearch_p_(\d+)_(\d+)_{_NUMBER}_{_NUMBER}",
+        _curriculum,
+    ),
 )
 """Family, pattern of the name with its settings, formula."""
-
-
-def _difference(batch: Batch, expected: Any, computed: Any) -> float:
-    """The largest difference of two numbers, tables of metrics, or matrices under the mask."""
-    if isinstance(computed, float):
-        return _distance(float(expected), computed)
-    if isinstance(computed, dict):
-        if set(expected) != set(computed):
-            return math.inf
-        return max(_distance(float(expected[key]), computed[key]) for key in computed)
-    if computed and isinstance(computed[0], float):
-        return max(
-            _difference(batch, want, got) for want, got in zip(expected, computed, strict=True)
-        )
-    matrix = np.asarray(expected, dtype=np.float64)
-    if matrix.shape != batch.mask.shape:
-        return math.inf
-    return max(
-        (
-            _distance(float(want), float(got))
-            for row, shown, values in zip(matrix, batch.mask, computed, strict=True)
-            for want, got in zip(row[shown], values, strict=True)
-        ),
-        default=0.0,
-    )
-
-
-def _distance(want: float, got: float) -> float:
-    """The absolute difference; infinite if one side alone is no number."""
-    if math.isnan(want) or math.isnan(got):
-        return 0.0 if math.isnan(want) and math.isnan(got) else math.inf
-    return abs(want - got)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,10 +80,9 @@ class ConformanceReport:
 
     def by_switches(self) -> dict[str, tuple[VectorResult, ...]]:
         """Groups the results by their settings, default settings first, then by name."""
-        names = sorted({result.switches for result in self.results}, key=lambda name: (name, ""))
         return {
             name: tuple(result for result in self.results if result.switches == name)
-            for name in names
+            for name in sorted({result.switches for result in self.results})
         }
 
 
@@ -88,7 +90,7 @@ def format_report(report: ConformanceReport) -> str:
     """Writes a report as plain text, default settings first.
 
     Args:
-        report: Result of :func:`run_conformance`.
+        report: Result of :func:`conformance.__main__.run_conformance`.
 
     Returns:
         Lines for a terminal, without a final newline.
@@ -124,16 +126,22 @@ def format_report(report: ConformanceReport) -> str:
     return "\n".join(lines)
 
 
-def worst_difference(
-    expected: Sequence[Sequence[float | None]], computed: Sequence[Sequence[float]]
-) -> float:
-    """Compares two ragged tables; None stands for NaN."""
-    worst = 0.0
-    for expected_row, computed_row in zip(expected, computed, strict=True):
-        for want, got in zip(expected_row, computed_row, strict=True):
-            is_blank = want is None or math.isnan(want)
-            if is_blank != math.isnan(got):
-                return math.inf
-            if not is_blank:
-                worst = max(worst, abs(float(want or 0.0) - got))
-    return worst
+def worst_difference(expected: Any, computed: Any) -> float:
+    """Largest absolute difference of two numbers, or of equal-shaped lists or tables of them.
+
+    None stands for NaN. Infinite where the shapes differ or one side alone is no number.
+    """
+    if isinstance(computed, Mapping):
+        if set(expected) != set(computed):
+            return math.inf
+        pairs = [(expected[key], computed[key]) for key in computed]
+    elif isinstance(computed, Sequence | np.ndarray):
+        if len(expected) != len(computed):
+            return math.inf
+        pairs = list(zip(expected, computed, strict=True))
+    else:
+        want = math.nan if expected is None else float(expected)
+        if math.isnan(want) or math.isnan(computed):
+            return 0.0 if math.isnan(want) and math.isnan(computed) else math.inf
+        return abs(want - float(computed))
+    return max((worst_difference(*pair) for pair in pairs), default=0.0)
