@@ -17,8 +17,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from calibadv_algo.advantages import CalibAdv
-from calibadv_algo.credit.base import SCORED_BAD, SilverCredit
+from calibadv_algo.advantages.calibadv import CalibAdv
+from calibadv_algo.credit.base import SCORED_BAD
+from calibadv_algo.credit.silver import SilverCredit
 from calibadv_algo.types import Group, Trajectory, Turn
 
 LIMIT_MS = 100.0

@@ -25,7 +25,7 @@ from calibadv_algo.advantages.variants import (
     rebalance_pool,
     search_pools,
 )
-from calibadv_algo.credit.base import silver_correctness
+from calibadv_algo.credit.silver import silver_correctness
 from calibadv_algo.types import Group, Trajectory, Turn, group_rewards, token_counts
 from conformance.report import VectorResult, worst_difference
 

@@ -35,6 +35,7 @@ from dataclasses import replace
 
 from calibadv_algo.advantages.ablations import CalibAdvVariant, ClippedCalibAdv
 from calibadv_algo.advantages.acceptable import AcceptableGrpo
+from calibadv_algo.advantages.base import AdvantageEstimator
 from calibadv_algo.advantages.calibadv import CalibAdv
 from calibadv_algo.advantages.template import TemplateBalanced
 from calibadv_algo.advantages.turn_groups import (
@@ -48,7 +49,7 @@ from calibadv_algo.credit.relevance import RelevanceCredit
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.shaping.relevance import RelevanceReward
-from calibadv_algo.training.config import Advantage, TrainConfig
+from calibadv_algo.training.config import TrainConfig
 from calibadv_algo.training.presets import CALIBADV_QWEN25_3B
 
 _FIXED = (
@@ -58,7 +59,9 @@ _FIXED = (
 _SOURCE = "CalibAdv, arXiv 2604.18235, a switch of its code"
 
 
-def _ablation(name: str, advantage: Advantage, description: str, *departures: str) -> Baseline:
+def _ablation(
+    name: str, advantage: AdvantageEstimator, description: str, *departures: str
+) -> Baseline:
     """CalibAdv with another estimator; credit, think tag and everything else as published."""
 
     def apply(config: TrainConfig) -> TrainConfig:

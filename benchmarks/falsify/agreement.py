@@ -11,16 +11,12 @@ import numpy as np
 from jaxtyping import Float
 
 from calibadv_algo.advantages.grpo import Grpo
-from calibadv_algo.credit.base import (
-    SCORED_BAD,
-    AnswerMatchCredit,
-    Credit,
-    GoldCredit,
-    SilverCredit,
-)
+from calibadv_algo.credit.base import SCORED_BAD, CreditRule
+from calibadv_algo.credit.labels import AnswerMatchCredit, GoldCredit
+from calibadv_algo.credit.silver import SilverCredit
 from calibadv_algo.types import Group
 
-LABELS: Final[Mapping[str, Credit]] = {
+LABELS: Final[Mapping[str, CreditRule]] = {
     "silver": SilverCredit(),
     "answer match": AnswerMatchCredit(),
 }
@@ -57,7 +53,7 @@ class Agreement:
 
     counts: dict[Cell, Float[np.ndarray, "2 3"]]
 
-    def add(self, group: Group, labels: Credit) -> None:
+    def add(self, group: Group, labels: CreditRule) -> None:
         """Counts the searches of a group; those without a gold label are passed over."""
         gold, other = GoldCredit()(group), labels(group)
         advantages = Grpo()(group, other)
@@ -128,7 +124,7 @@ class Quality:
         return {name: getattr(self, name) for name in names}
 
 
-def count_agreement(groups: Iterable[Group], labels: Credit) -> Agreement:
+def count_agreement(groups: Iterable[Group], labels: CreditRule) -> Agreement:
     """Counts how labels agree with gold ones over groups."""
     agreement = Agreement({})
     for group in groups:

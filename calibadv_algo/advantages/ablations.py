@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final, Literal, get_args
+from typing import Annotated, ClassVar, Final, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from calibadv_algo.advantages.base import check_correctness, last_turns
+from calibadv_algo.advantages.base import fitting_counts, last_turns
 from calibadv_algo.advantages.calibadv import soft_penalty
 from calibadv_algo.advantages.grpo import GroupRelative
 from calibadv_algo.advantages.variants import (
@@ -25,7 +25,8 @@ from calibadv_algo.advantages.variants import (
     rebalance_pool,
     search_pools,
 )
-from calibadv_algo.types import Group, token_counts
+from calibadv_algo.types import Group
+from calibadv_env.common.checks import POSITIVE
 
 Penalty = Literal["soft", "lifting", "aggressive", "aggressive-lifting", "none"]
 """How correct searches of negative trajectories are spared.
@@ -181,6 +182,7 @@ class CalibAdvVariant(GroupRelative):
         adjust_positive: Whether the positive side is scaled, or the negative one.
     """
 
+    name: ClassVar[str] = "calibadv-variant"
     needs_correctness: ClassVar[bool] = True
 
     penalty: Penalty = "soft"
@@ -189,44 +191,25 @@ class CalibAdvVariant(GroupRelative):
     scope: Scope = "group"
     when: When = "always"
     lone: Lone = "zero"
-    target_ratio: float = 1.0
+    target_ratio: Annotated[float, POSITIVE] = 1.0
     adjust_positive: bool = True
-
-    def __post_init__(self) -> None:
-        """Checks ranges and choices."""
-        GroupRelative.__post_init__(self)
-        choices = {
-            "penalty": Penalty,
-            "solved": Solved,
-            "pools": Pools,
-            "scope": Scope,
-            "when": When,
-            "lone": Lone,
-        }
-        for name, choice in choices.items():
-            if getattr(self, name) not in get_args(choice):
-                allowed = ", ".join(get_args(choice))
-                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
-        if not self.target_ratio > 0:
-            raise ValueError(f"target_ratio must be positive, got {self.target_ratio}")
 
     def __call__(
         self, group: Group, correctness: Float[np.ndarray, "group turn"]
     ) -> Float[np.ndarray, "group turn"]:
         """Returns the advantages, balanced if the scope is the group."""
-        counts = token_counts(group)
-        check_correctness(correctness, counts)
+        counts = fitting_counts(group, correctness)
         spared = spare(self.group_relative(group, counts), correctness, self.penalty, self.solved)
         return self.balanced(spared, counts) if self.scope == "group" else spared
 
     def finish(
         self,
-        advantages: Sequence[Float[np.ndarray, "_ _"]],
+        advantages: list[Float[np.ndarray, "_ _"]],
         counts: Sequence[Float[np.ndarray, "_ _"]],
     ) -> list[Float[np.ndarray, "_ _"]]:
         """Balances over the batch if that is the scope."""
         if self.scope == "group":
-            return list(advantages)
+            return advantages
         return over_batch(advantages, counts, self.balanced)
 
     def balanced(self, advantages: Matrix, counts: Matrix) -> Matrix:
@@ -253,31 +236,22 @@ class ClippedCalibAdv(GroupRelative):
         target_ratio: Multiple of the mean at which is cut.
     """
 
+    name: ClassVar[str] = "clipped-calibadv"
     needs_correctness: ClassVar[bool] = True
 
     penalty: Penalty = "soft"
-    target_ratio: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Checks ranges and choices."""
-        GroupRelative.__post_init__(self)
-        if self.penalty not in get_args(Penalty):
-            allowed = ", ".join(get_args(Penalty))
-            raise ValueError(f"penalty must be one of {allowed}, got {self.penalty!r}")
-        if not self.target_ratio > 0:
-            raise ValueError(f"target_ratio must be positive, got {self.target_ratio}")
+    target_ratio: Annotated[float, POSITIVE] = 1.0
 
     def __call__(
         self, group: Group, correctness: Float[np.ndarray, "group turn"]
     ) -> Float[np.ndarray, "group turn"]:
         """Returns the advantages, to be cut by :meth:`finish`."""
-        counts = token_counts(group)
-        check_correctness(correctness, counts)
+        counts = fitting_counts(group, correctness)
         return spare(self.group_relative(group, counts), correctness, self.penalty)
 
     def finish(
         self,
-        advantages: Sequence[Float[np.ndarray, "_ _"]],
+        advantages: list[Float[np.ndarray, "_ _"]],
         counts: Sequence[Float[np.ndarray, "_ _"]],
     ) -> list[Float[np.ndarray, "_ _"]]:
         """Cuts negative advantages at the batch's mean positive one."""

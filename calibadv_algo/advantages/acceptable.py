@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from calibadv_algo.advantages.base import check_correctness, spread
+from calibadv_algo.advantages.base import fitting_counts, spread
 from calibadv_algo.advantages.grpo import GroupRelative, group_normalized
-from calibadv_algo.types import Group, group_rewards, token_counts
+from calibadv_algo.types import Group, group_rewards
 
 Treatment = Literal["excuse", "zero-reward"]
 """What becomes of an acceptable answer below the mean: no penalty, or a reward of 0."""
@@ -34,18 +34,11 @@ class AcceptableGrpo(GroupRelative):
     threshold: float = 0.7
     treatment: Treatment = "excuse"
 
-    def __post_init__(self) -> None:
-        """Checks ranges and choices."""
-        GroupRelative.__post_init__(self)
-        if self.treatment not in ("excuse", "zero-reward"):
-            raise ValueError(f"treatment must be excuse or zero-reward, got {self.treatment!r}")
-
     def __call__(
         self, group: Group, correctness: Float[np.ndarray, "group turn"]
     ) -> Float[np.ndarray, "group turn"]:
-        """Returns the advantages; the correctness is not used."""
-        counts = token_counts(group)
-        check_correctness(correctness, counts)
+        """GRPO's advantages but for acceptable answers; the correctness is not used."""
+        counts = fitting_counts(group, correctness)
         rewards = group_rewards(group)
         advantages = group_normalized(
             rewards,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from calibadv_algo.credit.base import check_info_keys
+from calibadv_algo.credit.facts import check_info_keys
 from calibadv_algo.types import Trajectory
 
 AnchorKind = Literal["history", "observation", "passages"]

@@ -1,85 +1,96 @@
-"""What an advantage estimator is, and how a group is laid out as matrices."""
+"""Base classes of advantage estimators, and the layout of a group as matrices."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from calibadv_algo.types import Group, Trajectory
+from calibadv_algo.types import Group, Trajectory, group_rewards, token_counts
+from calibadv_env.common.checks import Checked
 
 
-class AdvantageEstimator(Protocol):
-    """Maps a group and the correctness of its turns to one advantage a turn."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdvantageEstimator(Checked, ABC):
+    """Base of advantage estimators: one advantage a turn, from rewards and correctness.
+
+    A subclass is a frozen dataclass whose fields are its settings and defines ``__call__``. The
+    other methods are hooks whose defaults do nothing.
+    """
+
+    needs_correctness: ClassVar[bool] = False
+    """If true, the estimator is of no use with a credit that scores no turn."""
 
     @property
     def required_info_keys(self) -> frozenset[str]:
         """Keys that the turns' ``info`` must hold, beyond those that the credit needs."""
-        ...
+        return frozenset()
 
+    @abstractmethod
     def __call__(
         self, group: Group, correctness: Float[np.ndarray, "group turn"]
     ) -> Float[np.ndarray, "group turn"]:
-        """Returns the advantages, 0 beyond the last turn of a trajectory."""
-        ...
+        """Advantages of a group's turns, 0 beyond the last turn of a trajectory.
 
-
-@runtime_checkable
-class FinishingEstimator(Protocol):
-    """An estimator whose last step looks at the whole batch."""
+        Args:
+            group: Trajectories of one question, with the rewards that are learnt from.
+            correctness: Correctness of every turn, NaN without a score.
+        """
 
     def finish(
         self,
-        advantages: Sequence[Float[np.ndarray, "_ _"]],
+        advantages: list[Float[np.ndarray, "_ _"]],
         counts: Sequence[Float[np.ndarray, "_ _"]],
     ) -> list[Float[np.ndarray, "_ _"]]:
-        """Returns the final advantages of all groups.
+        """Final advantages of all groups, for a last step that looks at the whole batch.
 
         Args:
             advantages: One matrix a group, ``[group, turn]``.
             counts: Number of sampled tokens of each turn, 0 where there is none.
         """
-        ...
-
-
-@runtime_checkable
-class TokenReweighting(Protocol):
-    """An estimator that goes on where turns have become tokens."""
+        return advantages
 
     def reweight_tokens(
         self,
-        advantages: Sequence[Float[np.ndarray, " _"]],
+        advantages: list[Float[np.ndarray, " _"]],
         trajectories: Sequence[Trajectory],
         update: int,
     ) -> list[Float[np.ndarray, " _"]]:
-        """Returns the final advantages of the action tokens, one vector a trajectory.
+        """Final advantages of the action tokens, one vector a trajectory.
 
         Args:
             advantages: One vector a trajectory.
-            trajectories: Those of the whole batch.
+            trajectories: Those of the whole batch, whole groups.
             update: Number of finished updates.
+
+        Returns:
+            A new list, or the given one if no token changes.
         """
-        ...
+        return advantages
 
 
-@runtime_checkable
-class ValueAdvantage(Protocol):
-    """Gives every token an advantage, from rewards and a critic's values."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValueAdvantage(AdvantageEstimator):
+    """Base of estimators that give every token an advantage, from rewards and a critic's values."""
 
-    @property
-    def required_info_keys(self) -> frozenset[str]:
-        """Keys that the turns' ``info`` must hold, beyond those that the credit needs."""
-        ...
+    def __call__(
+        self, group: Group, correctness: Float[np.ndarray, "group turn"]
+    ) -> Float[np.ndarray, "group turn"]:
+        """Raises TypeError: turns have no advantages before their tokens have."""
+        raise TypeError(f"{type(self).__name__} needs the values of a critic")
 
+    @abstractmethod
     def token_advantages(
         self,
         trajectory: Trajectory,
         rewards: Float[np.ndarray, " token"],
         values: Float[np.ndarray, " token"],
     ) -> tuple[Float[np.ndarray, " token"], Float[np.ndarray, " token"]]:
-        """Returns the advantages of a trajectory's action tokens and the critic's targets.
+        """Advantages of a trajectory's action tokens and the critic's targets.
 
         Args:
             trajectory: For the places where its turns end.
@@ -87,18 +98,12 @@ class ValueAdvantage(Protocol):
                 from the reference policy costs.
             values: The critic's value before each token.
         """
-        ...
-
-
-@runtime_checkable
-class FinishingValueAdvantage(Protocol):
-    """A token-level estimator whose last step looks at the whole batch."""
 
     def finish_tokens(
-        self, advantages: Sequence[Float[np.ndarray, " _"]]
+        self, advantages: list[Float[np.ndarray, " _"]]
     ) -> list[Float[np.ndarray, " _"]]:
-        """Returns the final advantages, one vector a trajectory."""
-        ...
+        """Final advantages of the batch, one vector a trajectory."""
+        return advantages
 
 
 def last_turns(counts: Float[np.ndarray, "group turn"]) -> Bool[np.ndarray, "group turn"]:
@@ -119,20 +124,36 @@ def last_turns(counts: Float[np.ndarray, "group turn"]) -> Bool[np.ndarray, "gro
 def spread(
     values: Float[np.ndarray, " group"], counts: Float[np.ndarray, "group turn"]
 ) -> Float[np.ndarray, "group turn"]:
-    """Gives every turn of a trajectory the trajectory's value, 0 where there is no turn."""
+    """Copies a trajectory's value to all of its turns, 0 where there is no turn."""
     return np.where(counts > 0, values[:, None], 0.0)
 
 
-def check_correctness(
-    correctness: Float[np.ndarray, "group turn"], counts: Float[np.ndarray, "group turn"]
-) -> None:
-    """Checks that a correctness matrix fits a group.
+def fitting_counts(
+    group: Group, correctness: Float[np.ndarray, "_ _"]
+) -> Float[np.ndarray, "group turn"]:
+    """Number of sampled tokens of every turn, for a group and a correctness that fits it.
+
+    Returns:
+        The counts, 0 where there is no turn.
 
     Raises:
-        ValueError: if the shapes differ.
+        ValueError: if the correctness has another shape.
     """
+    counts = token_counts(group)
     if correctness.shape != counts.shape:
         raise ValueError(
             f"correctness must have the group's shape {counts.shape} (trajectories, turns), "
             f"got {correctness.shape}"
         )
+    return counts
+
+
+def outcomes(
+    group: Group, correctness: Float[np.ndarray, "_ _"]
+) -> Float[np.ndarray, "group turn"]:
+    """Return of its trajectory for every turn of a group, 0 where there is no turn.
+
+    Raises:
+        ValueError: if the correctness does not fit the group.
+    """
+    return spread(group_rewards(group), fitting_counts(group, correctness))

@@ -9,14 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Lt
 from jaxtyping import Float
 
-from calibadv_algo.advantages.base import check_correctness, spread
+from calibadv_algo.advantages.base import outcomes, spread
 from calibadv_algo.advantages.grpo import Singleton, group_normalized
 from calibadv_algo.advantages.rloo import OutcomeBaseline
-from calibadv_algo.types import Group, group_rewards, token_counts
+from calibadv_algo.types import Group
+from calibadv_env.common.checks import POSITIVE
 
 
 def batch_scaled(
@@ -93,26 +96,20 @@ class BatchScaledGrpo(OutcomeBaseline):
         epsilon: Added to the deviation.
     """
 
-    epsilon: float = 1e-4
-
-    def __post_init__(self) -> None:
-        """Checks ranges and choices."""
-        OutcomeBaseline.__post_init__(self)
-        if not self.epsilon > 0:
-            raise ValueError(f"epsilon must be positive, got {self.epsilon}")
+    epsilon: Annotated[float, POSITIVE] = 1e-4
 
     def __call__(
         self, group: Group, correctness: Float[np.ndarray, "group turn"]
     ) -> Float[np.ndarray, "group turn"]:
-        """Returns the rewards, from which :meth:`finish` makes advantages."""
-        return _plain_rewards(group, correctness)
+        """Rewards of the trajectories, from which :meth:`finish` makes advantages."""
+        return outcomes(group, correctness)
 
     def finish(
         self,
-        advantages: Sequence[Float[np.ndarray, "_ _"]],
+        advantages: list[Float[np.ndarray, "_ _"]],
         counts: Sequence[Float[np.ndarray, "_ _"]],
     ) -> list[Float[np.ndarray, "_ _"]]:
-        """Returns the advantages of all groups."""
+        """Scaled advantages of all groups."""
         scaled = batch_scaled(
             [matrix[:, 0] for matrix in advantages],
             epsilon=self.epsilon,
@@ -129,38 +126,23 @@ class Gpg(OutcomeBaseline):
         f_norm: What everything is divided by.
     """
 
-    f_norm: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Checks ranges and choices."""
-        OutcomeBaseline.__post_init__(self)
-        if not (self.f_norm > 0 and math.isfinite(self.f_norm)):
-            raise ValueError(f"f_norm must be positive, got {self.f_norm}")
+    f_norm: Annotated[float, POSITIVE, Lt(math.inf)] = 1.0
 
     def __call__(
         self, group: Group, correctness: Float[np.ndarray, "group turn"]
     ) -> Float[np.ndarray, "group turn"]:
-        """Returns the rewards, from which :meth:`finish` makes advantages."""
-        return _plain_rewards(group, correctness)
+        """Rewards of the trajectories, from which :meth:`finish` makes advantages."""
+        return outcomes(group, correctness)
 
     def finish(
         self,
-        advantages: Sequence[Float[np.ndarray, "_ _"]],
+        advantages: list[Float[np.ndarray, "_ _"]],
         counts: Sequence[Float[np.ndarray, "_ _"]],
     ) -> list[Float[np.ndarray, "_ _"]]:
-        """Returns the advantages of all groups."""
+        """Scaled advantages of all groups."""
         scaled = gpg_scaled(
             [matrix[:, 0] for matrix in advantages],
             f_norm=self.f_norm,
             singleton=self.singleton,
         )
         return [spread(row, count) for row, count in zip(scaled, counts, strict=True)]
-
-
-def _plain_rewards(
-    group: Group, correctness: Float[np.ndarray, "group turn"]
-) -> Float[np.ndarray, "group turn"]:
-    """Gives every turn its trajectory's reward."""
-    counts = token_counts(group)
-    check_correctness(correctness, counts)
-    return spread(group_rewards(group), counts)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
-from jaxtyping import Float
 
-from calibadv_algo.advantages.gae import Tokens, Whitening, check_gae, finished, gae
+from calibadv_algo.advantages.gae import PpoGae, Tokens, gae
 from calibadv_algo.types import Trajectory
+from calibadv_env.common.checks import FRACTION
 
 
 def bilevel_gae(
@@ -68,7 +69,7 @@ def bilevel_gae(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BiLevelGae:
+class BiLevelGae(PpoGae):
     """PPO with bi-level GAE, as in RAGEN and VAGEN.
 
     Attributes:
@@ -78,26 +79,12 @@ class BiLevelGae:
         whitening: Over the ``batch``'s action tokens, or ``none``.
     """
 
-    gamma: float = 1.0
-    lam: float = 1.0
-    turn_gamma: float = 0.95
-    whitening: Whitening = "batch"
-
-    def __post_init__(self) -> None:
-        """Checks ranges and choices."""
-        check_gae(self.gamma, self.lam, self.whitening)
-        if not 0 <= self.turn_gamma <= 1:
-            raise ValueError(f"turn_gamma must be in [0, 1], got {self.turn_gamma}")
-
-    @property
-    def required_info_keys(self) -> frozenset[str]:
-        """No key is needed: rewards and values are enough."""
-        return frozenset()
+    turn_gamma: Annotated[float, FRACTION] = 0.95
 
     def token_advantages(
         self, trajectory: Trajectory, rewards: Tokens, values: Tokens
     ) -> tuple[Tokens, Tokens]:
-        """Returns advantages and targets of a trajectory's action tokens."""
+        """Applies :func:`bilevel_gae` to a trajectory's action tokens."""
         return bilevel_gae(
             rewards,
             values,
@@ -106,9 +93,3 @@ class BiLevelGae:
             lam=self.lam,
             turn_gamma=self.turn_gamma,
         )
-
-    def finish_tokens(
-        self, advantages: Sequence[Float[np.ndarray, " _"]]
-    ) -> list[Float[np.ndarray, " _"]]:
-        """Whitens over the batch."""
-        return finished(advantages, self.whitening)

@@ -7,21 +7,23 @@ third, decoupling the opening tag, is a matter of the environment (``prepend_thi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from calibadv_algo.advantages.base import check_correctness, last_turns
+from calibadv_algo.advantages.base import fitting_counts, last_turns
 from calibadv_algo.advantages.grpo import GroupRelative
 from calibadv_algo.credit.base import SCORED_BAD
-from calibadv_algo.types import Group, token_counts
+from calibadv_algo.types import Group
+from calibadv_env.common.checks import POSITIVE
 
 
 def soft_penalty(
     advantages: Float[np.ndarray, "group turn"],
     correctness: Float[np.ndarray, "group turn"],
 ) -> Float[np.ndarray, "group turn"]:
-    """Takes from negative turns the part of their penalty that they do not deserve.
+    """Reduces the penalty of correct searches in negative trajectories.
 
     ``A * (1 - c)`` where ``A < 0`` and ``c`` is scored and not bad; all other turns keep ``A``.
 
@@ -70,7 +72,7 @@ def rebalance_answers(
         token_counts: Number of sampled tokens of each turn.
         last_turn: True at the last turn of each trajectory.
         target_ratio: Negative mass over positive mass to reach, positive.
-        adjust_positive: Whether the positive side is scaled, or the negative one.
+        adjust_positive: If true, the positive side is scaled, else the negative one.
 
     Returns:
         The advantages with other last turns; all other turns unchanged.
@@ -90,12 +92,13 @@ def rebalance_answers(
 class SoftPenalty(GroupRelative):
     """GRPO with the soft penalty alone."""
 
+    needs_correctness: ClassVar[bool] = True
+
     def __call__(
         self, group: Group, correctness: Float[np.ndarray, "group turn"]
     ) -> Float[np.ndarray, "group turn"]:
-        """Returns the advantages; correct searches of poor trajectories are spared."""
-        counts = token_counts(group)
-        check_correctness(correctness, counts)
+        """GRPO's advantages, with correct searches of poor trajectories spared."""
+        counts = fitting_counts(group, correctness)
         return soft_penalty(self.group_relative(group, counts), correctness)
 
 
@@ -105,24 +108,17 @@ class Rebalance(GroupRelative):
 
     Attributes:
         target_ratio: Negative mass over positive mass of the last turns to reach.
-        adjust_positive: Whether the positive side is scaled, or the negative one.
+        adjust_positive: If true, the positive side is scaled, else the negative one.
     """
 
-    target_ratio: float = 1.0
+    target_ratio: Annotated[float, POSITIVE] = 1.0
     adjust_positive: bool = True
-
-    def __post_init__(self) -> None:
-        """Checks ranges and choices."""
-        GroupRelative.__post_init__(self)
-        if not self.target_ratio > 0:
-            raise ValueError(f"target_ratio must be positive, got {self.target_ratio}")
 
     def __call__(
         self, group: Group, correctness: Float[np.ndarray, "group turn"]
     ) -> Float[np.ndarray, "group turn"]:
-        """Returns the advantages; the correctness is not used."""
-        counts = token_counts(group)
-        check_correctness(correctness, counts)
+        """GRPO's advantages with balanced last turns; the correctness is not used."""
+        counts = fitting_counts(group, correctness)
         return self.rebalanced(self.group_relative(group, counts), counts)
 
     def rebalanced(
@@ -140,12 +136,14 @@ class Rebalance(GroupRelative):
 class CalibAdv(Rebalance):
     """CalibAdv's advantage: GRPO, then the soft penalty, then the rebalancing."""
 
+    name: ClassVar[str] = "calibadv"
+    needs_correctness: ClassVar[bool] = True
+
     def __call__(
         self, group: Group, correctness: Float[np.ndarray, "group turn"]
     ) -> Float[np.ndarray, "group turn"]:
-        """Returns the advantages."""
-        counts = token_counts(group)
-        check_correctness(correctness, counts)
+        """CalibAdv's advantages."""
+        counts = fitting_counts(group, correctness)
         return self.rebalanced(
             soft_penalty(self.group_relative(group, counts), correctness), counts
         )

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
 
-from calibadv_algo.advantages.base import check_correctness
+from calibadv_algo.advantages.base import fitting_counts
 from calibadv_algo.advantages.grpo import GroupRelative, group_normalized
 from calibadv_algo.credit.base import SCORED_BAD
-from calibadv_algo.types import Group, token_counts
+from calibadv_algo.types import Group
+from calibadv_env.common.checks import FRACTION
 
 Pool = Literal["group", "turn"]
-"""Which verdicts are compared: all of the group, or those of the same turn index."""
+"""Set of verdicts that are compared: all of the group, or those of the same turn index."""
 
 Verdict = Literal["binary", "graded"]
-"""Whether a verdict is good or bad, or as good as its number."""
+"""Reading of a verdict: good or bad, or as good as its number."""
 
 
 def mix_verdicts(
@@ -50,10 +51,10 @@ def mix_verdicts(
         The mixed advantages. Where the compared verdicts are all equal, or there is just one,
         their part is 0.
     """
-    judged = ~np.isnan(verdicts)
+    is_scored = ~np.isnan(verdicts)
     result = outcome.copy()
     turns = np.arange(verdicts.shape[1])
-    pools = [judged] if pool == "group" else [judged & (turns == turn) for turn in turns]
+    pools = [is_scored] if pool == "group" else [is_scored & (turns == turn) for turn in turns]
     for here in pools:
         if here.any():
             compared = group_normalized(verdicts[here], epsilon=epsilon, singleton="zero")
@@ -74,26 +75,15 @@ class CriticSearch(GroupRelative):
 
     needs_correctness: ClassVar[bool] = True
 
-    alpha: float = 0.5
+    alpha: Annotated[float, FRACTION] = 0.5
     pool: Pool = "group"
     verdict: Verdict = "binary"
-
-    def __post_init__(self) -> None:
-        """Checks ranges and choices."""
-        GroupRelative.__post_init__(self)
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha must be in [0, 1], got {self.alpha}")
-        if self.pool not in ("group", "turn"):
-            raise ValueError(f"pool must be group or turn, got {self.pool!r}")
-        if self.verdict not in ("binary", "graded"):
-            raise ValueError(f"verdict must be binary or graded, got {self.verdict!r}")
 
     def __call__(
         self, group: Group, correctness: Float[np.ndarray, "group turn"]
     ) -> Float[np.ndarray, "group turn"]:
-        """Returns the advantages."""
-        counts = token_counts(group)
-        check_correctness(correctness, counts)
+        """Advantages of the outcome mixed with the compared verdicts."""
+        counts = fitting_counts(group, correctness)
         verdicts = correctness
         if self.verdict == "binary":
             is_good = np.where(correctness > SCORED_BAD, 1.0, 0.0)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Float
 
+from calibadv_algo.advantages.base import ValueAdvantage
 from calibadv_algo.advantages.whitening import whiten_tokens
 from calibadv_algo.types import Trajectory
+from calibadv_env.common.checks import FRACTION
 
 Whitening = Literal["batch", "none"]
-"""Whether advantages are whitened over the batch's action tokens."""
+"""Scope of the whitening: the batch's action tokens, or none."""
 
 Tokens = Float[np.ndarray, " token"]
 
@@ -59,7 +60,7 @@ def gae(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PpoGae:
+class PpoGae(ValueAdvantage):
     """PPO with a critic, as in Search-R1; with turn rewards it is MT-PPO and StepSearch's PPO.
 
     Rewards stand on the last token of the turn that earned them. With ``gamma = lam = 1`` a
@@ -71,43 +72,18 @@ class PpoGae:
         whitening: Over the ``batch``'s action tokens, or ``none``.
     """
 
-    gamma: float = 1.0
-    lam: float = 1.0
+    gamma: Annotated[float, FRACTION] = 1.0
+    lam: Annotated[float, FRACTION] = 1.0
     whitening: Whitening = "batch"
-
-    def __post_init__(self) -> None:
-        """Checks ranges and choices."""
-        check_gae(self.gamma, self.lam, self.whitening)
-
-    @property
-    def required_info_keys(self) -> frozenset[str]:
-        """No key is needed: rewards and values are enough."""
-        return frozenset()
 
     def token_advantages(
         self, trajectory: Trajectory, rewards: Tokens, values: Tokens
     ) -> tuple[Tokens, Tokens]:
-        """Returns advantages and targets of a trajectory's action tokens."""
+        """Applies :func:`gae` to a trajectory's action tokens."""
         return gae(rewards, values, gamma=self.gamma, lam=self.lam)
 
     def finish_tokens(
-        self, advantages: Sequence[Float[np.ndarray, " _"]]
+        self, advantages: list[Float[np.ndarray, " _"]]
     ) -> list[Float[np.ndarray, " _"]]:
-        """Whitens over the batch."""
-        return finished(advantages, self.whitening)
-
-
-def finished(
-    advantages: Sequence[Float[np.ndarray, " _"]], whitening: Whitening
-) -> list[Float[np.ndarray, " _"]]:
-    """Whitens over the batch if asked to."""
-    return whiten_tokens(advantages) if whitening == "batch" else list(advantages)
-
-
-def check_gae(gamma: float, lam: float, whitening: Whitening) -> None:
-    """Raises ValueError for settings out of range."""
-    for name, value in (("gamma", gamma), ("lam", lam)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} must be in [0, 1], got {value}")
-    if whitening not in ("batch", "none"):
-        raise ValueError(f"whitening must be batch or none, got {whitening!r}")
+        """Whitens over the batch if asked to."""
+        return whiten_tokens(advantages) if self.whitening == "batch" else advantages

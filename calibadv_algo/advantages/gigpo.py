@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+from annotated_types import Interval
 from jaxtyping import Float, Int
 
 from calibadv_algo.advantages.anchors import AnchorKind, anchor_states
-from calibadv_algo.advantages.base import check_correctness
+from calibadv_algo.advantages.base import AdvantageEstimator, fitting_counts
 from calibadv_algo.advantages.grpo import Normalization, group_normalized
-from calibadv_algo.types import Group, group_rewards, token_counts
+from calibadv_algo.types import Group, group_rewards
+from calibadv_env.common.checks import FRACTION, NOT_NEGATIVE, POSITIVE
 
 Statistics = Literal["steps", "trajectories"]
-"""What episode statistics count: every step once, or every trajectory once."""
+"""Unit of the episode statistics: every step once, or every trajectory once."""
 
 
 def step_returns(
@@ -99,7 +101,7 @@ def step_relative(
         returns: Return of every step of the group.
         clusters: Number of each step's state.
         epsilon: Added to the standard deviation.
-        normalization: Whether to divide by it (``group``) or not (``none``).
+        normalization: Divide by it (``group``) or not (``none``).
 
     Returns:
         One value a step; 0 for a state that was met once.
@@ -114,7 +116,7 @@ def step_relative(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GiGpo:
+class GiGpo(AdvantageEstimator):
     """GiGPO's advantage: ``A_episode + step_coef * A_step``.
 
     Attributes:
@@ -125,34 +127,21 @@ class GiGpo:
         normalization: ``none`` subtracts means alone (the default of its code); ``group``
             divides by deviations too (its script for search).
         epsilon: Added to the deviations.
-        statistics: Whether episode statistics count every step, so that long trajectories
+        statistics: Unit that episode statistics count: every step, so that long trajectories
             weigh more (the default of its code), or every trajectory once.
         similarity: Least likeness of two anchors that count as one; None asks for equality.
             0.9 in its script for search.
     """
 
-    anchor: AnchorKind = "history"
-    gamma: float = 0.95
-    step_coef: float = 1.0
-    normalization: Normalization = "none"
-    epsilon: float = 1e-6
-    statistics: Statistics = "steps"
-    similarity: float | None = None
+    name: ClassVar[str] = "gigpo"
 
-    def __post_init__(self) -> None:
-        """Checks ranges and choices."""
-        if not 0 <= self.gamma <= 1:
-            raise ValueError(f"gamma must be in [0, 1], got {self.gamma}")
-        if self.step_coef < 0:
-            raise ValueError(f"step_coef must not be negative, got {self.step_coef}")
-        if not self.epsilon > 0:
-            raise ValueError(f"epsilon must be positive, got {self.epsilon}")
-        if self.similarity is not None and not 0 < self.similarity < 1:
-            raise ValueError(f"similarity must be in (0, 1), got {self.similarity}")
-        if self.normalization not in ("group", "none"):
-            raise ValueError(f"normalization must be group or none, got {self.normalization!r}")
-        if self.statistics not in ("steps", "trajectories"):
-            raise ValueError(f"statistics must be steps or trajectories, got {self.statistics!r}")
+    anchor: AnchorKind = "history"
+    gamma: Annotated[float, FRACTION] = 0.95
+    step_coef: Annotated[float, NOT_NEGATIVE] = 1.0
+    normalization: Normalization = "none"
+    epsilon: Annotated[float, POSITIVE] = 1e-6
+    statistics: Statistics = "steps"
+    similarity: Annotated[float | None, Interval(gt=0, lt=1)] = None
 
     @property
     def required_info_keys(self) -> frozenset[str]:
@@ -162,9 +151,8 @@ class GiGpo:
     def __call__(
         self, group: Group, correctness: Float[np.ndarray, "group turn"]
     ) -> Float[np.ndarray, "group turn"]:
-        """Returns the advantages; the correctness is not used."""
-        counts = token_counts(group)
-        check_correctness(correctness, counts)
+        """Episode part plus weighted step part; the correctness is not used."""
+        counts = fitting_counts(group, correctness)
         exists = counts > 0
         anchors = [
             state for each in group.trajectories for state in anchor_states(each, self.anchor)

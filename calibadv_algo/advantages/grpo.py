@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Float
 
-from calibadv_algo.advantages.base import check_correctness, spread
-from calibadv_algo.types import Group, group_rewards, token_counts
+from calibadv_algo.advantages.base import AdvantageEstimator, fitting_counts, spread
+from calibadv_algo.types import Group, group_rewards
+from calibadv_env.common.checks import POSITIVE
 
 Normalization = Literal["group", "none"]
 """``group`` divides by the group's standard deviation; ``none`` does not (Dr. GRPO)."""
 
 Singleton = Literal["raw", "zero"]
-"""What a group of one gets: its reward as it is, or nothing."""
+"""Advantage of a group of one: its reward as it is, or nothing."""
 
 _ROUNDING = 1e-12
 
@@ -42,7 +43,7 @@ def group_normalized(
     Args:
         rewards: Returns of the trajectories of one group.
         epsilon: Added to the standard deviation, not negative.
-        normalization: Whether to divide.
+        normalization: Divisor: the deviation, or none.
         singleton: What a group of one gets. ``raw`` takes mean 0 and deviation 1, as verl
             does, so that its advantage is about its reward.
 
@@ -62,8 +63,8 @@ def group_normalized(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GroupRelative:
-    """What GRPO and the estimators that start from it have in common.
+class GroupRelative(AdvantageEstimator):
+    """Base of GRPO and of the estimators that start from it.
 
     Attributes:
         epsilon: Added to the standard deviation.
@@ -71,28 +72,14 @@ class GroupRelative:
         singleton: What a group of one gets to start with: its ``raw`` reward, or ``zero``.
     """
 
-    epsilon: float = 1e-6
+    epsilon: Annotated[float, POSITIVE] = 1e-6
     normalization: Normalization = "group"
     singleton: Singleton = "raw"
-
-    def __post_init__(self) -> None:
-        """Checks ranges and choices."""
-        if not self.epsilon > 0:
-            raise ValueError(f"epsilon must be positive, got {self.epsilon}")
-        if self.normalization not in ("group", "none"):
-            raise ValueError(f"normalization must be group or none, got {self.normalization!r}")
-        if self.singleton not in ("raw", "zero"):
-            raise ValueError(f"singleton must be raw or zero, got {self.singleton!r}")
-
-    @property
-    def required_info_keys(self) -> frozenset[str]:
-        """No key is needed beyond the credit's: rewards are enough."""
-        return frozenset()
 
     def group_relative(
         self, group: Group, counts: Float[np.ndarray, "group turn"]
     ) -> Float[np.ndarray, "group turn"]:
-        """Returns GRPO's advantage of every turn, 0 where there is no turn."""
+        """GRPO's advantage of every turn, 0 where there is no turn."""
         advantages = group_normalized(
             group_rewards(group),
             epsilon=self.epsilon,
@@ -109,7 +96,6 @@ class Grpo(GroupRelative):
     def __call__(
         self, group: Group, correctness: Float[np.ndarray, "group turn"]
     ) -> Float[np.ndarray, "group turn"]:
-        """Returns the advantages; the correctness is not used."""
-        counts = token_counts(group)
-        check_correctness(correctness, counts)
+        """GRPO's advantages; the correctness is not used."""
+        counts = fitting_counts(group, correctness)
         return self.group_relative(group, counts)

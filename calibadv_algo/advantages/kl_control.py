@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated
+
+from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE, Checked
 
 _MAX_ERROR = 0.2
 
@@ -32,18 +35,14 @@ def adapted_coef(coef: float, kl: float, target: float, num_episodes: int, horiz
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FixedKl:
+class FixedKl(Checked):
     """A weight that stays as it is.
 
     Attributes:
         coef: The weight.
     """
 
-    coef: float = 0.001
-
-    def __post_init__(self) -> None:
-        """Checks the range."""
-        _check_coef(self.coef)
+    coef: Annotated[float, NOT_NEGATIVE] = 0.001
 
     def updated(self, kl: float, num_episodes: int) -> FixedKl:
         """Returns the controller of the next update: this one."""
@@ -51,7 +50,7 @@ class FixedKl:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdaptiveKl:
+class AdaptiveKl(Checked):
     """A weight that follows the divergence.
 
     Attributes:
@@ -60,17 +59,9 @@ class AdaptiveKl:
         horizon: Episodes over which the weight may change by a fifth.
     """
 
-    coef: float = 0.001
-    target: float = 0.1
-    horizon: int = 10_000
-
-    def __post_init__(self) -> None:
-        """Checks ranges."""
-        _check_coef(self.coef)
-        if not self.target > 0:
-            raise ValueError(f"target must be positive, got {self.target}")
-        if self.horizon < 1:
-            raise ValueError(f"horizon must be positive, got {self.horizon}")
+    coef: Annotated[float, NOT_NEGATIVE] = 0.001
+    target: Annotated[float, POSITIVE] = 0.1
+    horizon: Annotated[int, POSITIVE] = 10_000
 
     def updated(self, kl: float, num_episodes: int) -> AdaptiveKl:
         """Returns the controller of the next update.
@@ -82,9 +73,3 @@ class AdaptiveKl:
         return replace(
             self, coef=adapted_coef(self.coef, kl, self.target, num_episodes, self.horizon)
         )
-
-
-def _check_coef(coef: float) -> None:
-    """Raises ValueError unless a weight is not negative."""
-    if coef < 0:
-        raise ValueError(f"coef must not be negative, got {coef}")

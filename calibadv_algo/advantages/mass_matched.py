@@ -7,14 +7,15 @@ takes. This estimator keeps GRPO's shape, one number a trajectory, and takes Cal
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
 
-from calibadv_algo.advantages.base import check_correctness
+from calibadv_algo.advantages.base import fitting_counts
 from calibadv_algo.advantages.calibadv import CalibAdv
 from calibadv_algo.advantages.grpo import GroupRelative
-from calibadv_algo.types import Group, token_counts
+from calibadv_algo.types import Group
 
 
 def match_mass(
@@ -51,17 +52,18 @@ class MassMatchedGrpo(GroupRelative):
     """GRPO's advantages, scaled in every group to the total mass that CalibAdv would give.
 
     Attributes:
-        target: Whose mass is taken.
+        target: Estimator whose mass is taken.
     """
+
+    needs_correctness: ClassVar[bool] = True
 
     target: CalibAdv = field(default_factory=CalibAdv)
 
     def __call__(
         self, group: Group, correctness: Float[np.ndarray, "group turn"]
     ) -> Float[np.ndarray, "group turn"]:
-        """Returns the advantages; the correctness sets their size alone."""
-        counts = token_counts(group)
-        check_correctness(correctness, counts)
+        """GRPO's advantages in the size of the target's."""
+        counts = fitting_counts(group, correctness)
         return match_mass(
             self.group_relative(group, counts), self.target(group, correctness), counts
         )

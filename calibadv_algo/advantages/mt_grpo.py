@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from calibadv_algo.advantages.base import check_correctness, last_turns, spread
+from calibadv_algo.advantages.base import AdvantageEstimator, fitting_counts, last_turns, spread
 from calibadv_algo.advantages.grpo import Singleton, group_normalized
-from calibadv_algo.types import Group, token_counts
+from calibadv_algo.types import Group
+from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE
 
 Absent = Literal["zero", "skip"]
-"""What a trajectory without a turn of some index counts in that index: reward 0, or not at all."""
+"""Count of a trajectory in an index that it has no turn of: reward 0, or not at all."""
 
 Without = Literal["combined", "outcome"]
-"""What a trajectory without an inner turn gets: all its rewards compared as one, or the outcome."""
+"""Advantage of a trajectory without an inner turn: of the sum of its rewards, or its outcome."""
 
 
 def turn_normalized(
@@ -63,7 +64,7 @@ def turn_normalized(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MtGrpo:
+class MtGrpo(AdvantageEstimator):
     """MT-GRPO's advantage: ``A_outcome + coef * A_turn`` for turns with rewards of their own.
 
     The reward of a trajectory's last turn is its outcome, those of the turns before it are turn
@@ -84,39 +85,17 @@ class MtGrpo:
         singleton: What a group of one gets: its ``raw`` reward, or ``zero``.
     """
 
-    coef: float = 1.0
-    epsilon: float = 1e-4
+    coef: Annotated[float, NOT_NEGATIVE] = 1.0
+    epsilon: Annotated[float, POSITIVE] = 1e-4
     absent: Absent = "zero"
     without: Without = "combined"
     singleton: Singleton = "raw"
 
-    def __post_init__(self) -> None:
-        """Checks ranges and choices."""
-        if not self.epsilon > 0:
-            raise ValueError(f"epsilon must be positive, got {self.epsilon}")
-        if self.coef < 0:
-            raise ValueError(f"coef must not be negative, got {self.coef}")
-        for name, choices in (
-            ("absent", ("zero", "skip")),
-            ("without", ("combined", "outcome")),
-            ("singleton", ("raw", "zero")),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name} must be {' or '.join(choices)}, got {getattr(self, name)!r}"
-                )
-
-    @property
-    def required_info_keys(self) -> frozenset[str]:
-        """No key is needed: rewards are enough."""
-        return frozenset()
-
     def __call__(
         self, group: Group, correctness: Float[np.ndarray, "group turn"]
     ) -> Float[np.ndarray, "group turn"]:
-        """Returns the advantages; the correctness is not used."""
-        counts = token_counts(group)
-        check_correctness(correctness, counts)
+        """Outcome part plus weighted turn part; the correctness is not used."""
+        counts = fitting_counts(group, correctness)
         rewards = np.zeros_like(counts)
         for row, trajectory in enumerate(group.trajectories):
             rewards[row, : len(trajectory.turns)] = [turn.reward for turn in trajectory.turns]

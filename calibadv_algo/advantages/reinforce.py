@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
 
-from calibadv_algo.advantages.base import check_correctness, spread
-from calibadv_algo.advantages.grpo import Singleton, group_normalized
+from calibadv_algo.advantages.base import AdvantageEstimator, fitting_counts, outcomes, spread
+from calibadv_algo.advantages.grpo import group_normalized
 from calibadv_algo.advantages.rloo import OutcomeBaseline
 from calibadv_algo.advantages.whitening import whiten_batch
-from calibadv_algo.types import Group, Trajectory, group_rewards, token_counts
+from calibadv_algo.types import Group, group_rewards
+from calibadv_env.common.checks import NOT_NEGATIVE
 
 Observations = Literal["skip", "reset"]
-"""What an observation does to a return: nothing, or it ends it there (verl)."""
+"""Effect of an observation on a return: none, or it ends the return there (verl)."""
 
 
 def discounted_returns(
@@ -69,14 +70,14 @@ def turn_returns(
 
     Args:
         group: Trajectories of one question.
-        observations: Whether a return reaches back over observations.
+        observations: Effect of an observation on a return.
 
     Returns:
         Return of every turn, 0 where there is none.
     """
     returns = np.zeros((len(group), group.max_turns))
     for row, trajectory in enumerate(group.trajectories):
-        rewards = _rewards(trajectory)
+        rewards = np.array([turn.reward for turn in trajectory.turns], dtype=np.float64)
         if observations == "skip":
             rewards = np.cumsum(rewards[::-1])[::-1]
         returns[row, : len(rewards)] = rewards
@@ -84,25 +85,18 @@ def turn_returns(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reinforce:
+class Reinforce(AdvantageEstimator):
     """Plain REINFORCE: the advantage is the reward, without a baseline (ZeroSearch)."""
-
-    @property
-    def required_info_keys(self) -> frozenset[str]:
-        """No key is needed: rewards are enough."""
-        return frozenset()
 
     def __call__(
         self, group: Group, correctness: Float[np.ndarray, "group turn"]
     ) -> Float[np.ndarray, "group turn"]:
-        """Returns the advantages; the correctness is not used."""
-        counts = token_counts(group)
-        check_correctness(correctness, counts)
-        return spread(group_rewards(group), counts)
+        """The reward of its trajectory for every turn; the correctness is not used."""
+        return outcomes(group, correctness)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReinforcePlusPlus:
+class ReinforcePlusPlus(AdvantageEstimator):
     """REINFORCE++: returns, whitened over the tokens of the whole batch.
 
     The discount is 1, as published; :func:`discounted_returns` has any other.
@@ -115,31 +109,22 @@ class ReinforcePlusPlus:
         epsilon: Added to the variance.
     """
 
+    name: ClassVar[str] = "reinforce-pp"
+
     observations: Observations = "skip"
-    ddof: int = 1
-    epsilon: float = 1e-8
-
-    def __post_init__(self) -> None:
-        """Checks ranges and choices."""
-        if self.observations not in ("skip", "reset"):
-            raise ValueError(f"observations must be skip or reset, got {self.observations!r}")
-        _check_whitening(self.ddof, self.epsilon)
-
-    @property
-    def required_info_keys(self) -> frozenset[str]:
-        """No key is needed: rewards are enough."""
-        return frozenset()
+    ddof: Literal[0, 1] = 1
+    epsilon: Annotated[float, NOT_NEGATIVE] = 1e-8
 
     def __call__(
         self, group: Group, correctness: Float[np.ndarray, "group turn"]
     ) -> Float[np.ndarray, "group turn"]:
-        """Returns the returns, to be whitened by :meth:`finish`."""
-        check_correctness(correctness, token_counts(group))
+        """Returns of the turns, to be whitened by :meth:`finish`."""
+        fitting_counts(group, correctness)
         return turn_returns(group, self.observations)
 
     def finish(
         self,
-        advantages: Sequence[Float[np.ndarray, "_ _"]],
+        advantages: list[Float[np.ndarray, "_ _"]],
         counts: Sequence[Float[np.ndarray, "_ _"]],
     ) -> list[Float[np.ndarray, "_ _"]]:
         """Whitens over the tokens of the batch."""
@@ -157,41 +142,28 @@ class ReinforcePlusPlusBaseline(OutcomeBaseline):
         epsilon: Added to the variance.
     """
 
-    ddof: int = 1
-    epsilon: float = 1e-8
+    name: ClassVar[str] = "reinforce-pp-baseline"
 
-    def __post_init__(self) -> None:
-        """Checks ranges and choices."""
-        OutcomeBaseline.__post_init__(self)
-        _check_whitening(self.ddof, self.epsilon)
+    ddof: Literal[0, 1] = 1
+    epsilon: Annotated[float, NOT_NEGATIVE] = 1e-8
 
     def __call__(
         self, group: Group, correctness: Float[np.ndarray, "group turn"]
     ) -> Float[np.ndarray, "group turn"]:
-        """Returns reward minus mean, to be whitened by :meth:`finish`."""
-        counts = token_counts(group)
-        check_correctness(correctness, counts)
-        return spread(_centred(group_rewards(group), self.singleton), counts)
+        """Reward minus the group's mean, to be whitened by :meth:`finish`."""
+        counts = fitting_counts(group, correctness)
+        centred = group_normalized(
+            group_rewards(group), normalization="none", singleton=self.singleton
+        )
+        return spread(centred, counts)
 
     def finish(
         self,
-        advantages: Sequence[Float[np.ndarray, "_ _"]],
+        advantages: list[Float[np.ndarray, "_ _"]],
         counts: Sequence[Float[np.ndarray, "_ _"]],
     ) -> list[Float[np.ndarray, "_ _"]]:
         """Whitens over the tokens of the batch."""
         return whiten_batch(advantages, counts, ddof=self.ddof, epsilon=self.epsilon)
-
-
-def _centred(
-    rewards: Float[np.ndarray, " group"], singleton: Singleton
-) -> Float[np.ndarray, " group"]:
-    """Subtracts the group's mean."""
-    return group_normalized(rewards, normalization="none", singleton=singleton)
-
-
-def _rewards(trajectory: Trajectory) -> Float[np.ndarray, " turn"]:
-    """Reads the turns' rewards."""
-    return np.array([turn.reward for turn in trajectory.turns], dtype=np.float64)
 
 
 def _ends(turn_lengths: Sequence[int] | None, num_tokens: int) -> frozenset[int]:
@@ -202,11 +174,3 @@ def _ends(turn_lengths: Sequence[int] | None, num_tokens: int) -> frozenset[int]
     if int(sum(turn_lengths)) != num_tokens:
         raise ValueError(f"turn_lengths must add up to {num_tokens}, got {list(turn_lengths)}")
     return frozenset(ends.tolist())
-
-
-def _check_whitening(ddof: int, epsilon: float) -> None:
-    """Raises ValueError for settings that no variance can have."""
-    if ddof not in (0, 1):
-        raise ValueError(f"ddof must be 0 or 1, got {ddof}")
-    if epsilon < 0:
-        raise ValueError(f"epsilon must not be negative, got {epsilon}")

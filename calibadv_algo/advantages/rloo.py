@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from calibadv_algo.advantages.base import check_correctness, spread
+from calibadv_algo.advantages.base import AdvantageEstimator, fitting_counts, spread
 from calibadv_algo.advantages.grpo import Singleton, group_normalized
-from calibadv_algo.types import Group, group_rewards, token_counts
+from calibadv_algo.types import Group, group_rewards
 
 
 def leave_one_out(
@@ -69,24 +69,14 @@ def length_weighted(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OutcomeBaseline:
-    """What estimators that give a trajectory its reward minus a baseline have in common.
+class OutcomeBaseline(AdvantageEstimator):
+    """Base of estimators whose advantage is a trajectory's reward minus a baseline.
 
     Attributes:
         singleton: What a group of one gets: its ``raw`` reward, or ``zero``.
     """
 
     singleton: Singleton = "raw"
-
-    def __post_init__(self) -> None:
-        """Checks the choice."""
-        if self.singleton not in ("raw", "zero"):
-            raise ValueError(f"singleton must be raw or zero, got {self.singleton!r}")
-
-    @property
-    def required_info_keys(self) -> frozenset[str]:
-        """No key is needed: rewards are enough."""
-        return frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,9 +86,8 @@ class Rloo(OutcomeBaseline):
     def __call__(
         self, group: Group, correctness: Float[np.ndarray, "group turn"]
     ) -> Float[np.ndarray, "group turn"]:
-        """Returns the advantages; the correctness is not used."""
-        counts = token_counts(group)
-        check_correctness(correctness, counts)
+        """Reward minus baseline for every turn; the correctness is not used."""
+        counts = fitting_counts(group, correctness)
         return spread(leave_one_out(group_rewards(group), singleton=self.singleton), counts)
 
 
@@ -109,9 +98,8 @@ class Opo(OutcomeBaseline):
     def __call__(
         self, group: Group, correctness: Float[np.ndarray, "group turn"]
     ) -> Float[np.ndarray, "group turn"]:
-        """Returns the advantages; the correctness is not used."""
-        counts = token_counts(group)
-        check_correctness(correctness, counts)
+        """Reward minus baseline for every turn; the correctness is not used."""
+        counts = fitting_counts(group, correctness)
         advantages = length_weighted(
             group_rewards(group), counts.sum(axis=1), singleton=self.singleton
         )

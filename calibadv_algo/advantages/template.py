@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from calibadv_algo.advantages.base import check_correctness
+from calibadv_algo.advantages.base import fitting_counts
 from calibadv_algo.advantages.calibadv import soft_penalty
 from calibadv_algo.advantages.grpo import GroupRelative
-from calibadv_algo.types import Group, Trajectory, token_counts
+from calibadv_algo.types import Group, Trajectory
+from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE
 
 Tokens = Float[np.ndarray, " token"]
 
@@ -87,30 +88,25 @@ class TemplateBalanced(GroupRelative):
     needs_correctness: ClassVar[bool] = True
 
     token_ids: tuple[int, ...]
-    from_update: int = 10
-    target_ratio: float = 1.0
+    from_update: Annotated[int, NOT_NEGATIVE] = 10
+    target_ratio: Annotated[float, POSITIVE] = 1.0
 
     def __post_init__(self) -> None:
-        """Checks ranges and choices."""
+        """Checks ranges, and that there are ids."""
         GroupRelative.__post_init__(self)
         if not self.token_ids:
             raise ValueError("token_ids must not be empty")
-        if self.from_update < 0:
-            raise ValueError(f"from_update must not be negative, got {self.from_update}")
-        if not self.target_ratio > 0:
-            raise ValueError(f"target_ratio must be positive, got {self.target_ratio}")
 
     def __call__(
         self, group: Group, correctness: Float[np.ndarray, "group turn"]
     ) -> Float[np.ndarray, "group turn"]:
-        """Returns the advantages after the soft penalty; the rest is token by token."""
-        counts = token_counts(group)
-        check_correctness(correctness, counts)
+        """GRPO's advantages after the soft penalty; the rest is token by token."""
+        counts = fitting_counts(group, correctness)
         return soft_penalty(self.group_relative(group, counts), correctness)
 
     def reweight_tokens(
         self,
-        advantages: Sequence[Float[np.ndarray, " _"]],
+        advantages: list[Float[np.ndarray, " _"]],
         trajectories: Sequence[Trajectory],
         update: int,
     ) -> list[Float[np.ndarray, " _"]]:
@@ -126,7 +122,7 @@ class TemplateBalanced(GroupRelative):
         """
         if not trajectories:
             return []
-        flat = np.concatenate(list(advantages))
+        flat = np.concatenate(advantages)
         if update >= self.from_update:
             ids = chain.from_iterable(
                 turn.action_ids for each in trajectories for turn in each.turns

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from calibadv_algo.advantages.base import check_correctness, spread
+from calibadv_algo.advantages.base import AdvantageEstimator, fitting_counts, spread
 from calibadv_algo.advantages.grpo import Singleton, group_normalized
 from calibadv_algo.errors import MissingInfoKeyError
-from calibadv_algo.types import Group, group_rewards, token_counts
+from calibadv_algo.types import Group, group_rewards
+from calibadv_env.common.checks import POSITIVE
 
 TreeMode = Literal["sum", "intra", "renormalized"]
 """How the comparisons are joined; see :func:`tree_normalized`."""
@@ -64,7 +65,7 @@ def tree_normalized(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TreeGrpo:
+class TreeGrpo(AdvantageEstimator):
     """Tree-GRPO's advantage, one number a leaf; shared prefixes get each leaf's own.
 
     The trajectories must come from a rollout that grows trees and numbers them.
@@ -76,33 +77,18 @@ class TreeGrpo:
     """
 
     mode: TreeMode = "sum"
-    epsilon: float = 1e-6
+    epsilon: Annotated[float, POSITIVE] = 1e-6
     lone_leaf: Singleton = "zero"
-
-    def __post_init__(self) -> None:
-        """Checks ranges and choices."""
-        if self.mode not in ("sum", "intra", "renormalized"):
-            raise ValueError(f"mode must be sum, intra or renormalized, got {self.mode!r}")
-        if not self.epsilon > 0:
-            raise ValueError(f"epsilon must be positive, got {self.epsilon}")
-        if self.lone_leaf not in ("raw", "zero"):
-            raise ValueError(f"lone_leaf must be raw or zero, got {self.lone_leaf!r}")
-
-    @property
-    def required_info_keys(self) -> frozenset[str]:
-        """No key of the turns is needed; the tree's number stands in ``reset_info``."""
-        return frozenset()
 
     def __call__(
         self, group: Group, correctness: Float[np.ndarray, "group turn"]
     ) -> Float[np.ndarray, "group turn"]:
-        """Returns the advantages; the correctness is not used.
+        """Compared rewards of the leaves for every turn; the correctness is not used.
 
         Raises:
             MissingInfoKeyError: if a trajectory does not name its tree.
         """
-        counts = token_counts(group)
-        check_correctness(correctness, counts)
+        counts = fitting_counts(group, correctness)
         for trajectory in group.trajectories:
             if TREE_KEY not in trajectory.reset_info:
                 raise MissingInfoKeyError(

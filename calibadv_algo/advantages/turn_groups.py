@@ -1,4 +1,4 @@
-"""What else the authors of CalibAdv tried: turns compared with turns, not trajectories.
+"""Estimators of CalibAdv's code that compare turns with turns, not trajectories.
 
 All of these read the correctness of searches and treat the k-th scored search of a trajectory
 as its turn k, so that a turn without a score moves no other.
@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from calibadv_algo.advantages.base import check_correctness, spread
+from calibadv_algo.advantages.base import fitting_counts, spread
 from calibadv_algo.advantages.grpo import GroupRelative, Singleton, group_normalized
 from calibadv_algo.credit.base import SCORED_BAD
-from calibadv_algo.types import Group, group_rewards, token_counts
+from calibadv_algo.types import Group, group_rewards
+from calibadv_env.common.checks import FRACTION
 
 Matrix = Float[np.ndarray, "group turn"]
 
@@ -87,17 +88,11 @@ class TurnGroup(GroupRelative):
 
     needs_correctness: ClassVar[bool] = True
 
-    query_coef: float = 0.5
-
-    def __post_init__(self) -> None:
-        """Checks ranges and choices."""
-        GroupRelative.__post_init__(self)
-        _check_share("query_coef", self.query_coef)
+    query_coef: Annotated[float, FRACTION] = 0.5
 
     def __call__(self, group: Group, correctness: Matrix) -> Matrix:
         """Returns the advantages."""
-        counts = token_counts(group)
-        check_correctness(correctness, counts)
+        counts = fitting_counts(group, correctness)
         searches, outcome = self.parts(group, correctness, counts)
         return self.query_coef * searches + (1 - self.query_coef) * outcome
 
@@ -127,8 +122,7 @@ class PenaltyTurnGroup(GroupRelative):
 
     def __call__(self, group: Group, correctness: Matrix) -> Matrix:
         """Returns the advantages."""
-        counts = token_counts(group)
-        check_correctness(correctness, counts)
+        counts = fitting_counts(group, correctness)
         rewards = spread(group_rewards(group), counts)
         best = float(group_rewards(group).max())
         is_good = correctness > SCORED_BAD
@@ -156,17 +150,11 @@ class QueryGroup(GroupRelative):
 
     needs_correctness: ClassVar[bool] = True
 
-    query_coef: float = 0.7
-
-    def __post_init__(self) -> None:
-        """Checks ranges and choices."""
-        GroupRelative.__post_init__(self)
-        _check_share("query_coef", self.query_coef)
+    query_coef: Annotated[float, FRACTION] = 0.7
 
     def __call__(self, group: Group, correctness: Matrix) -> Matrix:
         """Returns the advantages."""
-        counts = token_counts(group)
-        check_correctness(correctness, counts)
+        counts = fitting_counts(group, correctness)
         advantages = self.group_relative(group, counts)
         is_scored = ~np.isnan(correctness)
         if is_scored.any():
@@ -200,17 +188,11 @@ class GoodQueryPositive(GroupRelative):
 
     needs_correctness: ClassVar[bool] = True
 
-    good_from: float = 0.1
-
-    def __post_init__(self) -> None:
-        """Checks ranges and choices."""
-        GroupRelative.__post_init__(self)
-        _check_share("good_from", self.good_from)
+    good_from: Annotated[float, FRACTION] = 0.1
 
     def __call__(self, group: Group, correctness: Matrix) -> Matrix:
         """Returns the advantages."""
-        counts = token_counts(group)
-        check_correctness(correctness, counts)
+        counts = fitting_counts(group, correctness)
         advantages = self.group_relative(group, counts)
         best = float(advantages.max())
         # (x - mean) / (std + epsilon) is linear in x, so the way to the best reward is the
@@ -218,9 +200,3 @@ class GoodQueryPositive(GroupRelative):
         is_good = correctness > self.good_from
         lifted = np.maximum(best * np.nan_to_num(correctness), advantages)
         return np.where(is_good, lifted, advantages)
-
-
-def _check_share(name: str, value: float) -> None:
-    """Raises ValueError unless a value is in [0, 1]."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must be in [0, 1], got {value}")

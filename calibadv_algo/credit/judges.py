@@ -10,17 +10,20 @@ import json
 import os
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import numpy as np
 from jaxtyping import Float
 
-from calibadv_algo.credit.base import SCORED_BAD, check_info_keys, search_mask
+from calibadv_algo.credit.base import SCORED_BAD, CreditRule, search_mask
+from calibadv_algo.credit.facts import fact
 from calibadv_algo.errors import CalibadvAlgoError
 from calibadv_algo.types import Group, Trajectory
+from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE, Checked
 
 if TYPE_CHECKING:
     import httpx
@@ -38,7 +41,7 @@ INSTRUCTION: Final = (
     "Turn 1: good\n"
     "Turn 2: bad\n"
 )
-"""What a language model is told. Own wording: the published prompt could not be found."""
+"""Instruction for a language model. Own wording: the published prompt could not be found."""
 
 _VERDICT: Final = re.compile(r"\bturn\s*\**\s*(\d+)\s*\**\s*[:=\-]\s*\**\s*(good|bad)\b", re.I)
 _RETRIED_STATUS: Final = (408, 409, 425, 429, 500, 502, 503, 504)
@@ -48,25 +51,26 @@ class JudgeError(CalibadvAlgoError):
     """A judge could not be reached, or answered something that is no completion."""
 
 
-class Judge(Protocol):
-    """Labels the turns of finished episodes."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge(Checked, ABC):
+    """Base of judges, which label the turns of finished episodes."""
 
     @property
     def required_info_keys(self) -> frozenset[str]:
         """Keys that the turns' ``info`` must hold."""
-        ...
+        return frozenset()
 
+    @abstractmethod
     def judge(self, trajectories: Sequence[Trajectory]) -> list[list[Label]]:
-        """Returns one label a turn for every trajectory; those of other turns are not read.
+        """One label a turn for every trajectory; those of turns that do not search are not read.
 
         Raises:
             JudgeError: if the judge failed.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScriptedJudge:
+class ScriptedJudge(Judge):
     """A judge without a model, for tests and for tasks that name their evidence.
 
     Attributes:
@@ -76,29 +80,22 @@ class ScriptedJudge:
 
     rule: Literal["gold", "answer"] = "gold"
 
-    def __post_init__(self) -> None:
-        """Checks the choice."""
-        if self.rule not in ("gold", "answer"):
-            raise ValueError(f"rule must be gold or answer, got {self.rule!r}")
-
     @property
     def required_info_keys(self) -> frozenset[str]:
         """The fact that the rule looks at."""
         return frozenset({"gold_new" if self.rule == "gold" else "answer_in_passages"})
 
     def judge(self, trajectories: Sequence[Trajectory]) -> list[list[Label]]:
-        """Returns the labels."""
+        """Labels by the rule."""
         (key,) = self.required_info_keys
         labels: list[list[Label]] = []
         for trajectory in trajectories:
-            for turn in trajectory.turns:
-                check_info_keys((key,), turn.info, "ScriptedJudge")
-            labels.append([bool(turn.info[key]) for turn in trajectory.turns])
+            labels.append([bool(fact(turn, key, "ScriptedJudge")) for turn in trajectory.turns])
         return labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LlmJudge:
+class LlmJudge(Judge):
     """A language model behind any server with OpenAI's route ``/chat/completions``.
 
     Every trajectory is one request; equal ones are asked once. A reply without a verdict on a
@@ -115,41 +112,29 @@ class LlmJudge:
         max_retries: Repetitions after the first failure.
         backoff_s: Seconds before the first repetition; doubled for each further one.
         max_concurrency: Most requests at one time.
-        on_failure: Whether a judge that cannot be reached ends the run, or its trajectory goes
-            without labels.
+        on_failure: Effect of a judge that cannot be reached: it ends the run, or its trajectory
+            goes without labels.
     """
 
     base_url: str = "http://127.0.0.1:8000/v1"
     model: str = "default"
     api_key_variable: str = "OPENAI_API_KEY"
-    temperature: float = 0.0
-    max_tokens: int = 512
-    timeout_s: float = 120.0
-    max_retries: int = 3
-    backoff_s: float = 1.0
-    max_concurrency: int = 16
+    temperature: Annotated[float, NOT_NEGATIVE] = 0.0
+    max_tokens: Annotated[int, POSITIVE] = 512
+    timeout_s: Annotated[float, POSITIVE] = 120.0
+    max_retries: Annotated[int, NOT_NEGATIVE] = 3
+    backoff_s: Annotated[float, NOT_NEGATIVE] = 1.0
+    max_concurrency: Annotated[int, POSITIVE] = 16
     on_failure: Literal["raise", "exclude"] = "raise"
 
     def __post_init__(self) -> None:
-        """Checks ranges and choices."""
+        """Checks ranges, choices and the address."""
+        Judge.__post_init__(self)
         if not self.base_url.startswith(("http://", "https://")):
             raise ValueError(f"base_url must begin with http:// or https://, got {self.base_url!r}")
-        for name in ("max_tokens", "timeout_s", "max_concurrency"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("temperature", "max_retries", "backoff_s"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.on_failure not in ("raise", "exclude"):
-            raise ValueError(f"on_failure must be raise or exclude, got {self.on_failure!r}")
-
-    @property
-    def required_info_keys(self) -> frozenset[str]:
-        """No key is needed: the texts are enough."""
-        return frozenset()
 
     def judge(self, trajectories: Sequence[Trajectory]) -> list[list[Label]]:
-        """Returns the labels.
+        """Labels by the language model.
 
         Raises:
             JudgeError: if the server could not be reached or did not send a completion.
@@ -220,7 +205,7 @@ class _PassingError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JudgeCredit:
+class JudgeCredit(CreditRule):
     """Correctness by a judge: 1 for a good search, ``SCORED_BAD`` for a bad one.
 
     **Source:** CriticSearch: a critic that sees the whole episode and the gold answer labels
@@ -228,10 +213,10 @@ class JudgeCredit:
     could not be found in a stored text; the wording and the two values are ours.
 
     Attributes:
-        judge: Who labels.
+        judge: Source of the labels.
     """
 
-    judge: ScriptedJudge | LlmJudge = ScriptedJudge()
+    judge: Judge = field(default_factory=ScriptedJudge)
 
     @property
     def required_info_keys(self) -> frozenset[str]:
@@ -276,7 +261,7 @@ def transcript(trajectory: Trajectory) -> str:
 
 
 def read_verdicts(reply: str, num_turns: int) -> list[Label]:
-    """Takes the verdicts out of a reply.
+    """Verdicts that a reply holds.
 
     Args:
         reply: Lines ``Turn 3: good``; other text is passed over.

@@ -1,19 +1,21 @@
-"""Searches judged by how relevant their passages are to the question and to the answer."""
+"""Credit of searches by the relevance of their passages to the question and to the answer."""
 
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 from jaxtyping import Float
 
-from calibadv_algo.credit.base import SCORED_BAD, search_mask
+from calibadv_algo.credit.base import SCORED_BAD, CreditRule, search_mask
 from calibadv_algo.credit.facts import task_fact
 from calibadv_algo.types import Group, Trajectory
+from calibadv_env.common.checks import POSITIVE, Checked
 from calibadv_env.protocol.answers import normalize_answer
 
 Pooling = Literal["mean", "max"]
@@ -27,11 +29,20 @@ _MARKUP: Final = re.compile(r"</?[a-z]+>|<\|[a-z_]+\|>")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WordOverlap:
+class PassageScorer(Checked, ABC):
+    """Base of scorers, which compare a text with a passage."""
+
+    @abstractmethod
+    def __call__(self, pairs: Sequence[tuple[str, str]]) -> Float[np.ndarray, " pair"]:
+        """One score, 0 to 1, for each text and passage."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WordOverlap(PassageScorer):
     """A scorer without a model: the share of a text's words that stand in the passage."""
 
     def __call__(self, pairs: Sequence[tuple[str, str]]) -> Float[np.ndarray, " pair"]:
-        """Returns one score, 0 to 1, for each text and passage."""
+        """Share of each text's words that stand in its passage."""
         scores = np.zeros(len(pairs))
         for number, (text, passage) in enumerate(pairs):
             words = set(normalize_answer(text).split())
@@ -41,7 +52,7 @@ class WordOverlap:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CrossEncoder:
+class CrossEncoder(PassageScorer):
     """A reranker: a sequence classifier with one output, whose logistic is the score.
 
     Attributes:
@@ -52,18 +63,12 @@ class CrossEncoder:
     """
 
     model: str
-    max_tokens: int = 512
-    batch_size: int = 32
+    max_tokens: Annotated[int, POSITIVE] = 512
+    batch_size: Annotated[int, POSITIVE] = 32
     device: str = "cpu"
 
-    def __post_init__(self) -> None:
-        """Checks ranges."""
-        for name in ("max_tokens", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-
     def __call__(self, pairs: Sequence[tuple[str, str]]) -> Float[np.ndarray, " pair"]:
-        """Returns one score, 0 to 1, for each text and passage.
+        """Logistic of the model's output for each text and passage.
 
         Raises:
             ValueError: if the model has more than one output.
@@ -89,7 +94,7 @@ class CrossEncoder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RelevanceCredit:
+class RelevanceCredit(CreditRule):
     """Correctness by relevance, which knows the accepted answers and needs no group.
 
     With ``q`` the relevance of a search's passages to the question and ``a`` that to the accepted
@@ -109,16 +114,9 @@ class RelevanceCredit:
         mix: How ``q`` and ``a`` become one.
     """
 
-    scorer: WordOverlap | CrossEncoder = field(default_factory=WordOverlap)
+    scorer: PassageScorer = field(default_factory=WordOverlap)
     pooling: Pooling = "max"
     mix: Mix = "half"
-
-    def __post_init__(self) -> None:
-        """Checks choices."""
-        if self.pooling not in ("mean", "max"):
-            raise ValueError(f"pooling must be mean or max, got {self.pooling!r}")
-        if self.mix not in ("half", "linear", "max"):
-            raise ValueError(f"mix must be half, linear or max, got {self.mix!r}")
 
     @property
     def required_info_keys(self) -> frozenset[str]:

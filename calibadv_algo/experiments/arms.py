@@ -11,18 +11,20 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
+from calibadv_algo.advantages.base import AdvantageEstimator
 from calibadv_algo.advantages.calibadv import CalibAdv, Rebalance, SoftPenalty
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.advantages.mass_matched import MassMatchedGrpo
-from calibadv_algo.credit.base import (
+from calibadv_algo.credit.base import CreditRule
+from calibadv_algo.credit.labels import (
     AnswerMatchCredit,
     GoldCredit,
     InvertedCredit,
     NoCredit,
     RandomCredit,
-    SilverCredit,
 )
-from calibadv_algo.training.config import Advantage, CreditRule, TrainConfig
+from calibadv_algo.credit.silver import SilverCredit
+from calibadv_algo.training.config import TrainConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +34,12 @@ class Arm:
     Attributes:
         description: One line for tables and help texts.
         advantage: Estimator of advantages.
-        credit: Judge of turns.
+        credit: Credit of turns.
         prepend_think: Whether the environment writes the opening ``<think>`` tag.
     """
 
     description: str
-    advantage: Advantage
+    advantage: AdvantageEstimator
     credit: CreditRule
     prepend_think: bool
 

@@ -12,14 +12,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Float
 
-from calibadv_algo.advantages.base import (
-    AdvantageEstimator,
-    FinishingEstimator,
-    TokenReweighting,
-    ValueAdvantage,
-)
+from calibadv_algo.advantages.base import AdvantageEstimator, ValueAdvantage
 from calibadv_algo.advantages.calibadv import CalibAdv
-from calibadv_algo.credit.base import Credit, SilverCredit, check_info_keys
+from calibadv_algo.credit.base import CreditRule
+from calibadv_algo.credit.facts import check_info_keys
+from calibadv_algo.credit.silver import SilverCredit
 from calibadv_algo.types import Group, Trajectory, token_counts
 
 MIN_GROUP = 2
@@ -28,15 +25,15 @@ MIN_GROUP = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnAdvantages:
-    """Credit and estimator, applied to the rows of another trainer's batch.
+    """CreditRule and estimator, applied to the rows of another trainer's batch.
 
     Attributes:
         estimator: Maps groups and the correctness of their turns to advantages.
-        credit: Judges the turns.
+        credit: Scores the turns.
     """
 
     estimator: AdvantageEstimator = field(default_factory=CalibAdv)
-    credit: Credit = field(default_factory=SilverCredit)
+    credit: CreditRule = field(default_factory=SilverCredit)
 
     def __post_init__(self) -> None:
         """Refuses estimators that need what another trainer does not have.
@@ -44,7 +41,7 @@ class TurnAdvantages:
         Raises:
             ValueError: if the estimator needs a critic or works on tokens.
         """
-        if isinstance(self.estimator, ValueAdvantage | TokenReweighting):
+        if isinstance(self.estimator, ValueAdvantage) or self._defines("reweight_tokens"):
             raise ValueError(
                 "estimator must give one advantage a turn and need no critic, got "
                 f"{type(self.estimator).__name__}"
@@ -53,7 +50,11 @@ class TurnAdvantages:
     @property
     def looks_at_whole_batch(self) -> bool:
         """If true, the estimator's last step needs every group of the batch."""
-        return isinstance(self.estimator, FinishingEstimator)
+        return self._defines("finish")
+
+    def _defines(self, hook: str) -> bool:
+        """Tells if the estimator replaces the default of a hook."""
+        return getattr(type(self.estimator), hook) is not getattr(AdvantageEstimator, hook)
 
     def __call__(
         self, rows: Sequence[Trajectory | None], groups: Sequence[Hashable]
@@ -79,8 +80,7 @@ class TurnAdvantages:
         members = [_group(name, [rows[place] for place in where]) for name, where in places]
         self._check_keys(members)
         matrices = [self.estimator(group, self.credit(group)) for group in members]
-        if isinstance(self.estimator, FinishingEstimator):
-            matrices = self.estimator.finish(matrices, [token_counts(group) for group in members])
+        matrices = self.estimator.finish(matrices, [token_counts(group) for group in members])
         for (_, where), matrix in zip(places, matrices, strict=True):
             for place, row in zip(where, matrix, strict=True):
                 result[place] = np.asarray(row, dtype=np.float64)[: len(result[place])]

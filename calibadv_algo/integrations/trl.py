@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calibadv_algo.advantages.base import AdvantageEstimator
-from calibadv_algo.credit.base import Credit
+from calibadv_algo.credit.base import CreditRule
 from calibadv_algo.integrations.advantages import TurnAdvantages, with_total_reward
 from calibadv_algo.integrations.completions import Completion, completion_of, spread_turns
 from calibadv_algo.integrations.versions import (
@@ -218,7 +218,7 @@ class CalibAdvTrainer(GRPOTrainer):  # type: ignore[misc]
         self,
         *args: Any,
         estimator: AdvantageEstimator | None = None,
-        credit: Credit | None = None,
+        credit: CreditRule | None = None,
         **kwargs: Any,
     ) -> None:
         """Adds the source of the advantages to the arguments of ``GRPOTrainer``.

@@ -11,7 +11,9 @@ from jaxtyping import Bool, Float
 
 from calibadv_algo.advantages.calibadv import CalibAdv
 from calibadv_algo.advantages.grpo import Grpo
-from calibadv_algo.credit.base import SCORED_BAD, GoldCredit, SilverCredit, search_mask
+from calibadv_algo.credit.base import SCORED_BAD, search_mask
+from calibadv_algo.credit.labels import GoldCredit
+from calibadv_algo.credit.silver import SilverCredit
 from calibadv_algo.errors import MissingInfoKeyError
 from calibadv_algo.types import Group
 

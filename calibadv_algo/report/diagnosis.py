@@ -9,7 +9,8 @@ from typing import Any, Final
 import markupsafe
 import numpy as np
 
-from calibadv_algo.credit.base import SCORED_BAD, AnswerMatchCredit
+from calibadv_algo.credit.base import SCORED_BAD
+from calibadv_algo.credit.labels import AnswerMatchCredit
 from calibadv_algo.errors import MissingInfoKeyError
 from calibadv_algo.report.assessment import (
     Assessment,

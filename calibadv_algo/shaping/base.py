@@ -1,46 +1,76 @@
-"""What stands between the episodes as they were played and those that are learnt from."""
+"""Base classes of what stands between the episodes played and those that are learnt from.
+
+There are three kinds. A *filter* takes groups or trajectories away before anything is compared, so
+they count nowhere. A *shaping* changes rewards. A *loss mask* leaves a trajectory in its group,
+where it counts in the mean and the deviation of the rewards, and keeps its tokens out of the loss.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Literal, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from calibadv_algo.types import Group
+from calibadv_env.common.checks import Checked
+
+OnExhaust = Literal["train", "raise"]
+"""Reaction to used-up batches: train on what there is, or stop with an error."""
 
 
-class RewardShaping(Protocol):
-    """Gives the turns of a group other rewards, from facts that were recorded."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShapingPart(Checked):
+    """Common base of filters, shapings and loss masks."""
 
     @property
     def required_info_keys(self) -> frozenset[str]:
         """Keys that the turns' ``info`` must hold."""
-        ...
+        return frozenset()
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardShaping(ShapingPart, ABC):
+    """Base of shapings: other rewards for the turns of a group, from recorded facts."""
+
+    @abstractmethod
     def __call__(self, group: Group) -> Group:
-        """Returns the same trajectories in the same order; nothing but rewards differs."""
-        ...
+        """The same trajectories in the same order; nothing but rewards differs."""
 
 
-@runtime_checkable
-class ResamplingFilter(Protocol):
-    """A filter that wants more questions to be played in place of the groups that it drops."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupFilter(ShapingPart, ABC):
+    """Base of filters, which take groups, or trajectories of groups, out of an update."""
 
     @property
     def max_batches(self) -> int:
-        """Most collections of an update, at least 1."""
-        ...
+        """Most collections of an update; above 1 dropped groups are replaced by more questions."""
+        return 1
 
     @property
-    def on_exhaust(self) -> Literal["train", "raise"]:
-        """What happens if the last of them leaves too few groups."""
-        ...
+    def on_exhaust(self) -> OnExhaust:
+        """Reaction to too few groups after the last collection."""
+        return "train"
+
+    @abstractmethod
+    def __call__(self, groups: Sequence[Group]) -> list[Group]:
+        """Remaining groups, in the order given; a group without trajectories is gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossMask(ShapingPart, ABC):
+    """Base of loss masks, which keep trajectories of a group out of the loss."""
+
+    @abstractmethod
+    def __call__(self, group: Group) -> Bool[np.ndarray, " group"]:
+        """True for each trajectory that is trained on."""
 
 
 def turn_rewards(group: Group) -> Float[np.ndarray, "group turn"]:
-    """Returns the reward of every turn, 0 where there is no turn."""
+    """Reward of every turn, 0 where there is no turn."""
     rewards = np.zeros((len(group), group.max_turns))
     for row, trajectory in enumerate(group.trajectories):
         rewards[row, : len(trajectory.turns)] = [turn.reward for turn in trajectory.turns]
@@ -48,7 +78,7 @@ def turn_rewards(group: Group) -> Float[np.ndarray, "group turn"]:
 
 
 def with_rewards(group: Group, rewards: Float[np.ndarray, "group turn"]) -> Group:
-    """The same group with other rewards.
+    """Replaces the rewards of a group.
 
     Args:
         group: Trajectories of one question.

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
+from annotated_types import Interval
 from jaxtyping import Bool, Float
 
 from calibadv_algo.credit.facts import fact, final_fact, task_fact
+from calibadv_algo.shaping.base import RewardShaping
 from calibadv_algo.shaping.facts import outcome_only
 from calibadv_algo.shaping.filters import Overlong, is_overlong
 from calibadv_algo.types import Group, Trajectory
+from calibadv_env.common.checks import FRACTION
 
 _WHO: Final = "EntityReward"
 
@@ -66,7 +69,7 @@ def entity_rewards(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EntityReward:
+class EntityReward(RewardShaping):
     """E-GRPO's reward; see :func:`entity_rewards`.
 
     **Differs:** the paper has an LLM judge the answers; here a metric does.
@@ -75,22 +78,13 @@ class EntityReward:
         alpha: Reward of a wrong trajectory with the group's best match rate.
         metric: Metric that tells right from wrong.
         threshold: Least value of it that is right.
-        overlong: What counts as over the length.
+        overlong: Limits on the length that count.
     """
 
-    alpha: float = 0.3
+    alpha: Annotated[float, FRACTION] = 0.3
     metric: Metric = "em"
-    threshold: float = 1.0
+    threshold: Annotated[float, Interval(gt=0, le=1)] = 1.0
     overlong: Overlong = "either"
-
-    def __post_init__(self) -> None:
-        """Checks ranges and choices."""
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha must be in [0, 1], got {self.alpha}")
-        if self.metric not in ("em", "f1", "cover_em"):
-            raise ValueError(f"metric must be em, f1 or cover_em, got {self.metric!r}")
-        if not 0 < self.threshold <= 1:
-            raise ValueError(f"threshold must be in (0, 1], got {self.threshold}")
 
     @property
     def required_info_keys(self) -> frozenset[str]:
@@ -98,7 +92,7 @@ class EntityReward:
         return frozenset({"think", "is_format_valid", self.metric})
 
     def __call__(self, group: Group) -> Group:
-        """Returns the group with this reward on each last turn."""
+        """Group with this reward on each last turn."""
         members = group.trajectories
         scores = [float(final_fact(each, self.metric, _WHO)) for each in members]
         rewards = entity_rewards(

@@ -1,68 +1,35 @@
-"""Which groups and trajectories an update learns from. Pure.
-
-There are two kinds. A *filter* takes groups or trajectories away before anything is compared, so
-they count nowhere. A *loss mask* leaves a trajectory in its group, where it counts in the mean and
-the deviation of the rewards, and keeps its tokens out of the loss.
-"""
+"""Filters, which groups an update learns from, and loss masks, which trajectories. Pure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol, get_args
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Interval
 from jaxtyping import Bool
 
-from calibadv_algo.credit.base import check_info_keys
+from calibadv_algo.credit.facts import fact
+from calibadv_algo.shaping.base import GroupFilter, LossMask, OnExhaust
 from calibadv_algo.types import Group, Trajectory
-
-OnExhaust = Literal["train", "raise"]
-"""What happens when the batches are used up: train on what there is, or stop with an error."""
+from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE
 
 Overlong = Literal["tokens", "budget", "either"]
-"""What counts as too long: a turn cut off by the token limit (``tokens``), an episode whose turns
-or context ran out (``budget``), or either."""
+"""Limit that makes an episode too long: a turn cut off by the token limit (``tokens``), turns or
+context that ran out (``budget``), or either."""
 
 Keep = Literal["highest", "lowest"]
-"""Which end of an order stays."""
-
-_NO_KEYS: Final[frozenset[str]] = frozenset()
-
-
-class GroupFilter(Protocol):
-    """Takes groups, or trajectories of groups, out of an update."""
-
-    @property
-    def required_info_keys(self) -> frozenset[str]:
-        """Keys that the turns' ``info`` must hold."""
-        ...
-
-    def __call__(self, groups: Sequence[Group]) -> list[Group]:
-        """Returns what is left, in the order given; a group without trajectories is gone."""
-        ...
-
-
-class LossMask(Protocol):
-    """Keeps trajectories of a group out of the loss."""
-
-    @property
-    def required_info_keys(self) -> frozenset[str]:
-        """Keys that the turns' ``info`` must hold."""
-        ...
-
-    def __call__(self, group: Group) -> Bool[np.ndarray, " group"]:
-        """Returns True for each trajectory that is trained on."""
-        ...
+"""End of an order that stays."""
 
 
 def is_overlong(trajectory: Trajectory, overlong: Overlong = "either") -> bool:
-    """Whether an episode was cut short by a limit on its length.
+    """Tells if an episode was cut short by a limit on its length.
 
     Args:
         trajectory: The episode.
-        overlong: Which limits count.
+        overlong: Limits that count.
 
     Returns:
         The verdict. An episode whose context was full is truncated, so it counts as ``budget``.
@@ -74,7 +41,7 @@ def is_overlong(trajectory: Trajectory, overlong: Overlong = "either") -> bool:
 
 
 def has_void_turn(trajectory: Trajectory) -> bool:
-    """Whether some turn neither searches nor answers.
+    """Tells if some turn neither searches nor answers.
 
     **Source:** SimpleTIR (arXiv 2509.02479), where a void turn holds neither a complete block of
     code nor a final answer. Here it holds neither a complete search nor a complete answer.
@@ -82,9 +49,8 @@ def has_void_turn(trajectory: Trajectory) -> bool:
     Raises:
         MissingInfoKeyError: if a turn lacks the info key ``action``.
     """
-    for turn in trajectory.turns:
-        check_info_keys({"action"}, turn.info, "has_void_turn")
-    return any(turn.info["action"] == "malformed" for turn in trajectory.turns)
+    kinds = [fact(turn, "action", "has_void_turn") for turn in trajectory.turns]
+    return "malformed" in kinds
 
 
 def reward_std(group: Group) -> float:
@@ -96,7 +62,7 @@ def reward_std(group: Group) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DynamicSampling:
+class DynamicSampling(GroupFilter):
     """Drops groups whose trajectories all have the same reward.
 
     They carry no signal. The trainer reads ``max_batches`` and plays further questions until as
@@ -110,31 +76,18 @@ class DynamicSampling:
 
     Attributes:
         max_batches: Collections of an update, the first included.
-        on_exhaust: What happens when they are used up.
+        on_exhaust: Reaction to used-up batches.
         min_range: Largest minus smallest reward that a group must exceed; 0 drops equal ones.
-        singletons: What becomes of a group of one.
+        singletons: Fate of a group of one.
     """
 
-    max_batches: int = 10
+    max_batches: Annotated[int, POSITIVE] = 10
     on_exhaust: OnExhaust = "train"
-    min_range: float = 0.0
+    min_range: Annotated[float, NOT_NEGATIVE] = 0.0
     singletons: Literal["keep", "drop"] = "keep"
 
-    def __post_init__(self) -> None:
-        """Checks ranges and choices."""
-        _require_at_least("max_batches", self.max_batches, 1)
-        _require_choice("on_exhaust", self.on_exhaust, get_args(OnExhaust))
-        _require_choice("singletons", self.singletons, ("keep", "drop"))
-        if not self.min_range >= 0:
-            raise ValueError(f"min_range must not be negative, got {self.min_range}")
-
-    @property
-    def required_info_keys(self) -> frozenset[str]:
-        """No key is needed: rewards are enough."""
-        return _NO_KEYS
-
     def __call__(self, groups: Sequence[Group]) -> list[Group]:
-        """Returns the groups with different rewards."""
+        """Groups with different rewards."""
         return [group for group in groups if self._is_kept(group)]
 
     def _is_kept(self, group: Group) -> bool:
@@ -145,7 +98,7 @@ class DynamicSampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RewardStdFilter:
+class RewardStdFilter(GroupFilter):
     """Drops groups whose rewards deviate less than a threshold.
 
     **Source:** SimpleTIR's group rejection, threshold 1e-3.
@@ -157,25 +110,15 @@ class RewardStdFilter:
         min_std: Least sample standard deviation of a group that stays.
     """
 
-    min_std: float = 1e-3
-
-    def __post_init__(self) -> None:
-        """Checks the range."""
-        if not self.min_std >= 0:
-            raise ValueError(f"min_std must not be negative, got {self.min_std}")
-
-    @property
-    def required_info_keys(self) -> frozenset[str]:
-        """No key is needed: rewards are enough."""
-        return _NO_KEYS
+    min_std: Annotated[float, NOT_NEGATIVE] = 1e-3
 
     def __call__(self, groups: Sequence[Group]) -> list[Group]:
-        """Returns the groups that deviate enough."""
+        """Groups that deviate enough."""
         return [group for group in groups if reward_std(group) >= self.min_std]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RewardBand:
+class RewardBand(GroupFilter):
     """Keeps groups whose mean reward lies in a band.
 
     **Source:** SimpleTIR's optional accuracy band; the difficulty filter of CalibAdv's code.
@@ -190,16 +133,12 @@ class RewardBand:
 
     def __post_init__(self) -> None:
         """Checks the order."""
+        GroupFilter.__post_init__(self)
         if not self.low <= self.high:
             raise ValueError(f"low must be at most high ({self.high}), got {self.low}")
 
-    @property
-    def required_info_keys(self) -> frozenset[str]:
-        """No key is needed: rewards are enough."""
-        return _NO_KEYS
-
     def __call__(self, groups: Sequence[Group]) -> list[Group]:
-        """Returns the groups within the band, its ends included."""
+        """Groups within the band, its ends included."""
         return [
             group
             for group in groups
@@ -208,7 +147,7 @@ class RewardBand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VarianceFilter:
+class VarianceFilter(GroupFilter):
     """Keeps the share of the groups whose rewards deviate most, or least.
 
     A group's deviation is the sample standard deviation (n - 1) of its trajectories' returns.
@@ -221,25 +160,14 @@ class VarianceFilter:
 
     Attributes:
         share: Share of the groups that stays, in (0, 1]; 1 keeps all.
-        keep: Which end of the order stays.
+        keep: End of the order that stays.
     """
 
-    share: float = 0.25
+    share: Annotated[float, Interval(gt=0, le=1)] = 0.25
     keep: Keep = "highest"
 
-    def __post_init__(self) -> None:
-        """Checks ranges and choices."""
-        if not 0 < self.share <= 1:
-            raise ValueError(f"share must be in (0, 1], got {self.share}")
-        _require_choice("keep", self.keep, get_args(Keep))
-
-    @property
-    def required_info_keys(self) -> frozenset[str]:
-        """No key is needed: rewards are enough."""
-        return _NO_KEYS
-
     def __call__(self, groups: Sequence[Group]) -> list[Group]:
-        """Returns the chosen groups in the order given."""
+        """Chosen groups in the order given."""
         if not groups:
             return []
         sign = -1.0 if self.keep == "highest" else 1.0
@@ -250,36 +178,26 @@ class VarianceFilter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OverlongFilter:
+class OverlongFilter(GroupFilter):
     """Drops over-long trajectories, and groups of which too few are left.
 
     **Source:** ``remove_clip`` of SimpleTIR's code, ``min_size`` 4.
 
     Attributes:
         min_size: Least number of trajectories of a group that stays, at least 1.
-        overlong: What counts as too long.
+        overlong: Limits that count.
     """
 
-    min_size: int = 2
+    min_size: Annotated[int, POSITIVE] = 2
     overlong: Overlong = "either"
 
-    def __post_init__(self) -> None:
-        """Checks ranges and choices."""
-        _require_at_least("min_size", self.min_size, 1)
-        _require_choice("overlong", self.overlong, get_args(Overlong))
-
-    @property
-    def required_info_keys(self) -> frozenset[str]:
-        """No key is needed."""
-        return _NO_KEYS
-
     def __call__(self, groups: Sequence[Group]) -> list[Group]:
-        """Returns the groups without their over-long trajectories."""
+        """Groups without their over-long trajectories."""
         return _without(groups, lambda each: is_overlong(each, self.overlong), self.min_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VoidTurnFilter:
+class VoidTurnFilter(GroupFilter):
     """Drops trajectories with a void turn before they are compared with their group.
 
     **Source:** SimpleTIR (arXiv 2509.02479).
@@ -291,11 +209,7 @@ class VoidTurnFilter:
         min_size: Least number of trajectories of a group that stays, at least 1.
     """
 
-    min_size: int = 2
-
-    def __post_init__(self) -> None:
-        """Checks the range."""
-        _require_at_least("min_size", self.min_size, 1)
+    min_size: Annotated[int, POSITIVE] = 2
 
     @property
     def required_info_keys(self) -> frozenset[str]:
@@ -303,12 +217,12 @@ class VoidTurnFilter:
         return frozenset({"action"})
 
     def __call__(self, groups: Sequence[Group]) -> list[Group]:
-        """Returns the groups without trajectories that have a void turn."""
+        """Groups without trajectories that have a void turn."""
         return _without(groups, has_void_turn, self.min_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VoidTurnMask:
+class VoidTurnMask(LossMask):
     """Leaves trajectories with a void turn out of the loss, not out of their group.
 
     **Source:** SimpleTIR (arXiv 2509.02479), ``mask_void_turns``: the loss mask of the whole
@@ -323,51 +237,28 @@ class VoidTurnMask:
         return frozenset({"action"})
 
     def __call__(self, group: Group) -> Bool[np.ndarray, " group"]:
-        """Returns True for trajectories all of whose turns search or answer."""
+        """True for trajectories all of whose turns search or answer."""
         return np.array([not has_void_turn(each) for each in group.trajectories], dtype=np.bool_)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OverlongMask:
+class OverlongMask(LossMask):
     """Leaves over-long trajectories out of the loss, not out of their group.
 
     **Source:** overlong filtering of DAPO (arXiv 2503.14476); ``mask_truncated_completions`` of
     TRL; E-GRPO (arXiv 2510.24694) for over-long trajectories.
 
     Attributes:
-        overlong: What counts as too long.
+        overlong: Limits that count.
     """
 
     overlong: Overlong = "either"
 
-    def __post_init__(self) -> None:
-        """Checks the choice."""
-        _require_choice("overlong", self.overlong, get_args(Overlong))
-
-    @property
-    def required_info_keys(self) -> frozenset[str]:
-        """No key is needed."""
-        return _NO_KEYS
-
     def __call__(self, group: Group) -> Bool[np.ndarray, " group"]:
-        """Returns True for trajectories that came to their end."""
+        """True for trajectories that came to their end."""
         return np.array(
             [not is_overlong(each, self.overlong) for each in group.trajectories], dtype=np.bool_
         )
-
-
-Filter = (
-    DynamicSampling
-    | RewardStdFilter
-    | RewardBand
-    | VarianceFilter
-    | OverlongFilter
-    | VoidTurnFilter
-)
-"""Filters that a run can be configured with."""
-
-LossMaskRule = VoidTurnMask | OverlongMask
-"""Loss masks that a run can be configured with."""
 
 
 def _without(
@@ -376,13 +267,3 @@ def _without(
     """Groups without some trajectories; those left too small are gone."""
     kept = [tuple(each for each in group.trajectories if not is_dropped(each)) for group in groups]
     return [Group(members) for members in kept if len(members) >= min_size]
-
-
-def _require_at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-
-
-def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be {' or '.join(choices)}, got {value!r}")

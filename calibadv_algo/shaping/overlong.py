@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from calibadv_algo.shaping.base import turn_rewards, with_rewards
+from calibadv_algo.shaping.base import RewardShaping, turn_rewards, with_rewards
 from calibadv_algo.types import Group, Trajectory
+from calibadv_env.common.checks import NOT_NEGATIVE
 
 Counted = Literal["actions", "response", "turn"]
-"""Which tokens are counted: all that the policy wrote, these and the observations between them,
+"""Tokens that are counted: all that the policy wrote, these and the observations between them,
 or those of the longest turn."""
 
 
 def overlong_penalty(length: int, *, max_tokens: int, buffer: int, factor: float = 1.0) -> float:
-    """What a response of some length costs.
+    """Cost of a response by its length, as a reward.
 
     ``min(0, -(length - (max_tokens - buffer)) / buffer * factor)``: nothing up to the buffer,
     then linearly more, ``-factor`` at ``max_tokens``.
@@ -37,7 +38,7 @@ def overlong_penalty(length: int, *, max_tokens: int, buffer: int, factor: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OverlongPenalty:
+class OverlongPenalty(RewardShaping):
     """Adds :func:`overlong_penalty` to the reward of the last turn.
 
     **Differs:** with ``counted="turn"`` the limit is one on turns and the longest one counts, as
@@ -47,30 +48,22 @@ class OverlongPenalty:
         max_tokens: Longest response, or turn.
         buffer: Length before it in which the cost rises.
         factor: Cost at ``max_tokens``.
-        counted: Which tokens are counted.
+        counted: Tokens that are counted.
     """
 
     max_tokens: int = 20480
     buffer: int = 4096
-    factor: float = 1.0
+    factor: Annotated[float, NOT_NEGATIVE] = 1.0
     counted: Counted = "actions"
 
     def __post_init__(self) -> None:
         """Checks ranges."""
+        RewardShaping.__post_init__(self)
         if not 0 < self.buffer <= self.max_tokens:
             raise ValueError(f"buffer must be in [1, {self.max_tokens}], got {self.buffer}")
-        if not self.factor >= 0:
-            raise ValueError(f"factor must not be negative, got {self.factor}")
-        if self.counted not in ("actions", "response", "turn"):
-            raise ValueError(f"counted must be actions, response or turn, got {self.counted!r}")
-
-    @property
-    def required_info_keys(self) -> frozenset[str]:
-        """No key is needed."""
-        return frozenset()
 
     def __call__(self, group: Group) -> Group:
-        """Returns the group with the cost taken off."""
+        """Group with the cost taken off."""
         rewards = turn_rewards(group)
         for row, trajectory in enumerate(group.trajectories):
             rewards[row, len(trajectory.turns) - 1] += overlong_penalty(

@@ -7,13 +7,15 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 import numpy as np
 
 from calibadv_algo.credit.facts import fact, is_search, task_fact
+from calibadv_algo.shaping.base import RewardShaping
 from calibadv_algo.shaping.facts import outcome_only, well_formed_turns
 from calibadv_algo.types import Group, Trajectory
+from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE
 from calibadv_env.info import DOCUMENTS_CLOSE, DOCUMENTS_OPEN, QUERY_CLOSE, QUERY_OPEN
 from calibadv_env.protocol.answers import token_f1
 from calibadv_env.protocol.prompts import grammar_of
@@ -56,7 +58,7 @@ def answer_f1(prediction: str, golden_answers: Sequence[str]) -> float:
 
 
 def covers(prediction: str, golden_answers: Sequence[str]) -> bool:
-    """Whether all words of an accepted answer stand in the prediction, in any order.
+    """Tells if all words of an accepted answer stand in the prediction, in any order.
 
     **Source:** R1-Searcher, the cover match of its first stage.
 
@@ -84,7 +86,7 @@ def stage_one_reward(*, is_covered: bool, has_retrieval: bool, has_tags: bool) -
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class R1SearcherReward:
+class R1SearcherReward(RewardShaping):
     """The first-stage reward for some updates, then F1 minus a penalty for the format.
 
     A violation of the format is: search markup that is not used consistently, think or answer
@@ -106,20 +108,9 @@ class R1SearcherReward:
         max_answer_words: Longest answer, None for the rules of the Llama runs.
     """
 
-    stage_one_updates: int = 0
-    penalty: float = 2.0
-    max_answer_words: int | None = 10
-
-    def __post_init__(self) -> None:
-        """Checks ranges."""
-        if self.stage_one_updates < 0:
-            raise ValueError(
-                f"stage_one_updates must not be negative, got {self.stage_one_updates}"
-            )
-        if not self.penalty >= 0:
-            raise ValueError(f"penalty must not be negative, got {self.penalty}")
-        if self.max_answer_words is not None and self.max_answer_words < 1:
-            raise ValueError(f"max_answer_words must be positive, got {self.max_answer_words}")
+    stage_one_updates: Annotated[int, NOT_NEGATIVE] = 0
+    penalty: Annotated[float, NOT_NEGATIVE] = 2.0
+    max_answer_words: Annotated[int | None, POSITIVE] = 10
 
     @property
     def required_info_keys(self) -> frozenset[str]:
@@ -127,7 +118,7 @@ class R1SearcherReward:
         return frozenset({"action", "answer", "passage_ids"})
 
     def __call__(self, group: Group) -> Group:
-        """Returns the group with this reward on each last turn."""
+        """Group with this reward on each last turn."""
         return outcome_only(group, np.array([self._reward(each) for each in group.trajectories]))
 
     def _reward(self, trajectory: Trajectory) -> float:
@@ -157,7 +148,7 @@ class R1SearcherReward:
 
 
 def has_consistent_markup(trajectory: Trajectory) -> bool:
-    """Whether search markup stands exactly where searches were carried out, in pairs.
+    """Tells if search markup stands exactly where searches were carried out, in pairs.
 
     Args:
         trajectory: An episode with the info keys ``action`` and ``passage_ids``.
@@ -182,7 +173,7 @@ def has_consistent_markup(trajectory: Trajectory) -> bool:
 
 
 def has_exact_tags(trajectory: Trajectory) -> bool:
-    """Whether think and answer tags are exactly the required ones.
+    """Tells if think and answer tags are exactly the required ones.
 
     Args:
         trajectory: The episode.

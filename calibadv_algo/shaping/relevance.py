@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 
 from calibadv_algo.credit.relevance import RelevanceCredit
+from calibadv_algo.shaping.base import RewardShaping
 from calibadv_algo.shaping.facts import outcome_only
 from calibadv_algo.types import Group, group_rewards
+from calibadv_env.common.checks import FRACTION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RelevanceReward:
+class RelevanceReward(RewardShaping):
     """The outcome mixed with the mean relevance of a trajectory's searches.
 
     ``(1 - coef) R + coef * mean score``; without a search the mean is 0.
@@ -27,12 +30,7 @@ class RelevanceReward:
     """
 
     relevance: RelevanceCredit = field(default_factory=RelevanceCredit)
-    coef: float = 0.3
-
-    def __post_init__(self) -> None:
-        """Checks the range."""
-        if not 0 <= self.coef <= 1:
-            raise ValueError(f"coef must be in [0, 1], got {self.coef}")
+    coef: Annotated[float, FRACTION] = 0.3
 
     @property
     def required_info_keys(self) -> frozenset[str]:
@@ -40,7 +38,7 @@ class RelevanceReward:
         return self.relevance.required_info_keys
 
     def __call__(self, group: Group) -> Group:
-        """Returns the group with one reward a trajectory, on its last turn."""
+        """Group with one reward a trajectory, on its last turn."""
         scores = self.relevance(group)
         is_scored = ~np.isnan(scores)
         sums = np.where(is_scored, scores, 0.0).sum(axis=1)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from calibadv_algo.credit.facts import fact, final_fact
+from calibadv_algo.shaping.base import RewardShaping
 from calibadv_algo.shaping.facts import is_well_formed_response, outcome_only
 from calibadv_algo.types import Group, Trajectory
+from calibadv_env.common.checks import FRACTION
 
 _WHO = "SearchR1Format"
 
@@ -54,7 +57,7 @@ def format_reward(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SearchR1Format:
+class SearchR1Format(RewardShaping):
     """Exact match with a term for the format and for retrieved evidence; see `format_reward`.
 
     **Differs:** an accepted answer counts as retrieved where it stands as whole words; the
@@ -66,15 +69,9 @@ class SearchR1Format:
         retrieval: Worth of retrieved evidence.
     """
 
-    structure: float = 0.2
-    final: float = 0.1
-    retrieval: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Checks ranges."""
-        for name in ("structure", "final", "retrieval"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+    structure: Annotated[float, FRACTION] = 0.2
+    final: Annotated[float, FRACTION] = 0.1
+    retrieval: Annotated[float, FRACTION] = 0.0
 
     @property
     def required_info_keys(self) -> frozenset[str]:
@@ -82,7 +79,7 @@ class SearchR1Format:
         return frozenset({"em", "answer", "answer_in_passages"})
 
     def __call__(self, group: Group) -> Group:
-        """Returns the group with this reward on each last turn."""
+        """Group with this reward on each last turn."""
         return outcome_only(group, np.array([self._reward(each) for each in group.trajectories]))
 
     def _reward(self, trajectory: Trajectory) -> float:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 
 from calibadv_algo.credit.facts import fact, final_fact, is_search, task_fact
-from calibadv_algo.shaping.base import with_rewards
+from calibadv_algo.shaping.base import RewardShaping, with_rewards
 from calibadv_algo.types import Group, Trajectory
+from calibadv_env.common.checks import NOT_NEGATIVE
 from calibadv_env.protocol.answers import f1_score
 
 _WHO: Final = "StepSearchReward"
@@ -25,7 +26,7 @@ KeyRule = Literal["best", "last"]
 
 
 def information_gains(similarities: Sequence[Sequence[float]]) -> list[float]:
-    """What each search adds to what the earlier ones came to.
+    """Gain of each search over what the earlier ones came to.
 
     ``gain_t = mean_j max(0, m_tj - max_{s<t} m_sj)`` with ``m_tj`` the similarity of search
     ``t`` to gold text ``j``.
@@ -106,7 +107,7 @@ def key_score(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepSearchReward:
+class StepSearchReward(RewardShaping):
     """Gain minus redundancy on every search; F1 plus the key score on the answer.
 
     An episode without an answer earns ``missing`` and nothing for its searches.
@@ -126,21 +127,11 @@ class StepSearchReward:
         key_rule: Which of several queries for one gold query counts.
     """
 
-    key_weight: float = 0.618
-    step_scale: float = 0.6
+    key_weight: Annotated[float, NOT_NEGATIVE] = 0.618
+    step_scale: Annotated[float, NOT_NEGATIVE] = 0.6
     missing: float = -1.0
     evidence: Evidence = "similarity"
     key_rule: KeyRule = "best"
-
-    def __post_init__(self) -> None:
-        """Checks ranges and choices."""
-        for name in ("key_weight", "step_scale"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.evidence not in ("similarity", "gold"):
-            raise ValueError(f"evidence must be similarity or gold, got {self.evidence!r}")
-        if self.key_rule not in ("best", "last"):
-            raise ValueError(f"key_rule must be best or last, got {self.key_rule!r}")
 
     @property
     def required_info_keys(self) -> frozenset[str]:
@@ -149,7 +140,7 @@ class StepSearchReward:
         return frozenset({"action", "query", "answer", "passage_ids", "f1", evidence})
 
     def __call__(self, group: Group) -> Group:
-        """Returns the group with these rewards."""
+        """Group with these rewards."""
         rewards = np.zeros((len(group), group.max_turns))
         for row, trajectory in enumerate(group.trajectories):
             last = len(trajectory.turns) - 1

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 import numpy as np
+from annotated_types import Le
 
 from calibadv_algo.credit.facts import fact, final_fact, is_search
-from calibadv_algo.shaping.base import turn_rewards, with_rewards
+from calibadv_algo.shaping.base import RewardShaping, turn_rewards, with_rewards
 from calibadv_algo.shaping.facts import well_formed_turns
 from calibadv_algo.types import Group, Trajectory
+from calibadv_env.common.checks import NOT_NEGATIVE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MtGrpoRewards:
+class MtGrpoRewards(RewardShaping):
     """MT-GRPO: what a search did on its turn, what the answer is worth on the last one.
 
     A search earns ``execution`` if it found passages and ``evidence`` if these hold an accepted
@@ -53,7 +55,7 @@ class MtGrpoRewards:
         )
 
     def __call__(self, group: Group) -> Group:
-        """Returns the group with these rewards."""
+        """Group with these rewards."""
         rewards = np.zeros((len(group), group.max_turns))
         for row, trajectory in enumerate(group.trajectories):
             for column, turn in enumerate(trajectory.turns[:-1]):
@@ -74,7 +76,7 @@ class MtGrpoRewards:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MtPpoRewards:
+class MtPpoRewards(RewardShaping):
     """MT-PPO: verifiable rewards of single turns, added to the environment's.
 
     A search earns ``evidence`` if its passages hold an accepted answer and costs ``search_cost``
@@ -95,15 +97,8 @@ class MtPpoRewards:
 
     evidence: float = 0.3
     form: float = 0.1
-    search_cost: float = 0.1
-    free_searches: int = 2
-
-    def __post_init__(self) -> None:
-        """Checks ranges."""
-        if not self.search_cost >= 0:
-            raise ValueError(f"search_cost must not be negative, got {self.search_cost}")
-        if self.free_searches < 0:
-            raise ValueError(f"free_searches must not be negative, got {self.free_searches}")
+    search_cost: Annotated[float, NOT_NEGATIVE] = 0.1
+    free_searches: Annotated[int, NOT_NEGATIVE] = 2
 
     @property
     def required_info_keys(self) -> frozenset[str]:
@@ -111,7 +106,7 @@ class MtPpoRewards:
         return frozenset({"action", "passage_ids", "answer_in_passages"})
 
     def __call__(self, group: Group) -> Group:
-        """Returns the group with these rewards added."""
+        """Group with these rewards added."""
         rewards = turn_rewards(group)
         for row, trajectory in enumerate(group.trajectories):
             searches = 0
@@ -127,7 +122,7 @@ class MtPpoRewards:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MalformedPenalty:
+class MalformedPenalty(RewardShaping):
     """Adds a penalty to every turn that neither searches nor answers.
 
     **Source:** RAGEN (arXiv 2504.20073), format penalty -0.1, added before rewards are compared.
@@ -136,12 +131,7 @@ class MalformedPenalty:
         penalty: What such a turn gets, not positive.
     """
 
-    penalty: float = -0.1
-
-    def __post_init__(self) -> None:
-        """Checks the range."""
-        if not self.penalty <= 0:
-            raise ValueError(f"penalty must not be positive, got {self.penalty}")
+    penalty: Annotated[float, Le(0)] = -0.1
 
     @property
     def required_info_keys(self) -> frozenset[str]:
@@ -149,7 +139,7 @@ class MalformedPenalty:
         return frozenset({"action"})
 
     def __call__(self, group: Group) -> Group:
-        """Returns the group with the penalties added."""
+        """Group with the penalties added."""
         rewards = turn_rewards(group)
         for row, trajectory in enumerate(group.trajectories):
             for column, turn in enumerate(trajectory.turns):

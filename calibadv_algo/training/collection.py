@@ -27,7 +27,6 @@ from calibadv_algo.rollout.engines.base import GenerationEngine, SamplingParams,
 from calibadv_algo.rollout.episodes import FinishedEpisodes
 from calibadv_algo.rollout.journal import JournalStep, StepJournal
 from calibadv_algo.rollout.slots import EnvSlots
-from calibadv_algo.shaping.base import ResamplingFilter
 from calibadv_algo.training.config import TrainConfig
 from calibadv_algo.types import Group, Trajectory
 
@@ -150,7 +149,7 @@ class Collector:
                 filter says that this ends the run.
         """
         wanted = self.config.rollout.num_questions
-        max_batches = max((each.max_batches for each in self._resampling), default=1)
+        max_batches = max((each.max_batches for each in self.config.filters), default=1)
         played: list[Group] = []
         kept: list[Group] = []
         stats: list[RolloutStats] = []
@@ -165,17 +164,12 @@ class Collector:
                 played += groups
                 kept += self._filtered(groups)
                 stats.append(counts)
-        if len(kept) < wanted and any(f.on_exhaust == "raise" for f in self._resampling):
+        if len(kept) < wanted and any(f.on_exhaust == "raise" for f in self.config.filters):
             raise RolloutError(
                 f"only {len(kept)} of {wanted} groups passed the filters in {len(stats)} batches; "
                 "raise max_batches, or set on_exhaust='train'"
             )
         return _collection(played, kept, wanted, stats)
-
-    @property
-    def _resampling(self) -> list[ResamplingFilter]:
-        """The filters that want more questions in place of what they take out."""
-        return [each for each in self.config.filters if isinstance(each, ResamplingFilter)]
 
     @property
     def _min_size(self) -> int:

@@ -15,52 +15,26 @@ from typing import Annotated, Any, Literal
 import tyro
 from annotated_types import Interval
 
-from calibadv_algo.advantages.calibadv import CalibAdv, Rebalance, SoftPenalty
-from calibadv_algo.advantages.grpo import Grpo
-from calibadv_algo.advantages.mass_matched import MassMatchedGrpo
-from calibadv_algo.advantages.registry import PublishedAdvantage, PublishedValueAdvantage
-from calibadv_algo.advantages.template import TemplateBalanced
-from calibadv_algo.credit.base import (
-    AnswerMatchCredit,
-    GoldCredit,
-    InvertedCredit,
-    NoCredit,
-    RandomCredit,
-    SilverCredit,
-)
-from calibadv_algo.credit.judges import JudgeCredit
-from calibadv_algo.credit.relevance import RelevanceCredit
+from calibadv_algo.advantages.base import AdvantageEstimator
+from calibadv_algo.credit.base import CreditRule
 from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.lora import Lora
 from calibadv_algo.rollout.engines.config import EngineConfig, HfEngineConfig
 from calibadv_algo.rollout.tree_config import Collection, EpisodeGroups, TreeSearch
-from calibadv_algo.shaping.base import RewardShaping
-from calibadv_algo.shaping.filters import GroupFilter, LossMask
+from calibadv_algo.shaping.base import GroupFilter, LossMask, RewardShaping
 from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE, Checked
 
-Advantage = (
-    Grpo
-    | CalibAdv
-    | SoftPenalty
-    | Rebalance
-    | MassMatchedGrpo
-    | TemplateBalanced
-    | PublishedAdvantage
-    | PublishedValueAdvantage
-)
-"""Advantage estimators that a run can be configured with."""
 
-CreditRule = (
-    SilverCredit
-    | GoldCredit
-    | AnswerMatchCredit
-    | RandomCredit
-    | InvertedCredit
-    | JudgeCredit
-    | RelevanceCredit
-    | NoCredit
-)
-"""Judges of turns that a run can be configured with."""
+def _default_advantage() -> AdvantageEstimator:
+    from calibadv_algo.advantages.calibadv import CalibAdv
+
+    return CalibAdv()
+
+
+def _default_credit() -> CreditRule:
+    from calibadv_algo.credit.silver import SilverCredit
+
+    return SilverCredit()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,16 +139,16 @@ class TrainConfig(Checked):
     """Folder of everything that the run writes."""
     seed: Annotated[int, NOT_NEGATIVE] = 0
     """Seed of the question order, the sampling and the minibatches."""
-    advantage: Advantage = field(default_factory=CalibAdv)
-    """How rewards and correctness become advantages."""
-    credit: CreditRule = field(default_factory=SilverCredit)
-    """Which turns count as correct."""
-    filters: Annotated[tuple[GroupFilter, ...], tyro.conf.Suppress] = ()
-    """What is left out before anything is compared, in order; baselines set it."""
-    shaping: Annotated[tuple[RewardShaping, ...], tyro.conf.Suppress] = ()
-    """What changes the rewards that are learnt from, in order; baselines set it."""
-    loss_masks: Annotated[tuple[LossMask, ...], tyro.conf.Suppress] = ()
-    """What is compared and not trained on; baselines set it."""
+    advantage: AdvantageEstimator = field(default_factory=_default_advantage)
+    """Estimator that turns rewards and correctness into advantages."""
+    credit: CreditRule = field(default_factory=_default_credit)
+    """Rule by which turns count as correct."""
+    filters: Annotated[tuple[GroupFilter, ...], tyro.conf.arg(name="filter")] = ()
+    """Filters of groups and trajectories before anything is compared, in order."""
+    shaping: tuple[RewardShaping, ...] = ()
+    """Changes of the rewards that are learnt from, in order."""
+    loss_masks: Annotated[tuple[LossMask, ...], tyro.conf.arg(name="loss-mask")] = ()
+    """Masks of trajectories that are compared and not trained on."""
     env: EnvConfig = field(default_factory=EnvConfig)
     """The environment."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -206,13 +180,10 @@ class TrainConfig(Checked):
     def __post_init__(self) -> None:
         """Checks ranges and the combination of advantage and credit."""
         Checked.__post_init__(self)
-        needs_correctness = isinstance(
-            self.advantage, CalibAdv | SoftPenalty | MassMatchedGrpo
-        ) or getattr(self.advantage, "needs_correctness", False)
-        if isinstance(self.credit, NoCredit) and needs_correctness:
+        if self.advantage.needs_correctness and not self.credit.scores_turns:
             raise ValueError(
                 f"credit must score turns for the advantage {type(self.advantage).__name__}, "
-                "got NoCredit"
+                f"got {type(self.credit).__name__}"
             )
 
     @property
@@ -221,8 +192,10 @@ class TrainConfig(Checked):
         return frozenset().union(*(part.required_info_keys for part in self.parts))
 
     @property
-    def parts(self) -> tuple[GroupFilter | RewardShaping | LossMask | CreditRule | Advantage, ...]:
-        """Everything that looks at the facts of an episode."""
+    def parts(
+        self,
+    ) -> tuple[GroupFilter | RewardShaping | LossMask | CreditRule | AdvantageEstimator, ...]:
+        """Parts of the algorithm that look at the facts of an episode."""
         return (*self.filters, *self.shaping, *self.loss_masks, self.credit, self.advantage)
 
 

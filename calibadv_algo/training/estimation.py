@@ -12,13 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
-from calibadv_algo.advantages.base import (
-    AdvantageEstimator,
-    FinishingEstimator,
-    FinishingValueAdvantage,
-    TokenReweighting,
-    ValueAdvantage,
-)
+from calibadv_algo.advantages.base import AdvantageEstimator, ValueAdvantage
 from calibadv_algo.batching import (
     TokenBatch,
     build_token_batch,
@@ -131,9 +125,10 @@ def estimate(
         turns = _group_advantages(advantage, scored, penalties)
         rows = [row for matrix in turns for row in matrix]
         tokens = turns_to_tokens(trajectories, rows)
-    if isinstance(advantage, TokenReweighting):
-        tokens = advantage.reweight_tokens(tokens, trajectories, update)
-        turns = _turn_means(scored, tokens)
+    reweighted = advantage.reweight_tokens(tokens, trajectories, update)
+    if reweighted is not tokens:
+        # Left out where no token changed: a mean of equal numbers is not always that number.
+        tokens, turns = reweighted, _turn_means(scored, reweighted)
     _check_finite(tokens)
     batch = replace(prepared, advantages=_tensor(tokens))
     cost = [float(each.sum()) for each in penalties] if penalties is not None else [0.0]
@@ -154,9 +149,7 @@ def _group_advantages(
     matrices = [
         advantage(group, each.correctness) for group, each in zip(groups, scored, strict=True)
     ]
-    if isinstance(advantage, FinishingEstimator):
-        matrices = advantage.finish(matrices, [token_counts(group) for group in groups])
-    return matrices
+    return advantage.finish(matrices, [token_counts(group) for group in groups])
 
 
 def _value_advantages(
@@ -176,10 +169,7 @@ def _value_advantages(
         advantage.token_advantages(*facts)
         for facts in zip(trajectories, rewards, values, strict=True)
     ]
-    tokens = [pair[0] for pair in pairs]
-    if isinstance(advantage, FinishingValueAdvantage):
-        tokens = advantage.finish_tokens(tokens)
-    return tokens, [pair[1] for pair in pairs]
+    return advantage.finish_tokens([pair[0] for pair in pairs]), [pair[1] for pair in pairs]
 
 
 def _kl_penalties(prepared: TokenBatch, coef: float) -> list[Float[np.ndarray, " _"]] | None:

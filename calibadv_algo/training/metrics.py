@@ -10,7 +10,9 @@ import numpy as np
 from jaxtyping import Float
 
 from calibadv_algo.advantages.grpo import Grpo
-from calibadv_algo.credit.base import Credit, GoldCredit, SilverCredit, search_mask
+from calibadv_algo.credit.base import CreditRule, search_mask
+from calibadv_algo.credit.labels import GoldCredit
+from calibadv_algo.credit.silver import SilverCredit
 from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.learner.learner import UpdateResult
 from calibadv_algo.losses.kl import KL_ESTIMATORS
@@ -272,7 +274,7 @@ def alarm(history: Sequence[Mapping[str, float | None]]) -> bool:
 def _penalties(
     groups: Sequence[Group],
     advantages: Sequence[Float[np.ndarray, "group turn"]],
-    credit: Credit,
+    credit: CreditRule,
 ) -> dict[str, float]:
     """Punishment of correct searches by one credit; {} if the environment lacks its facts."""
     known = set.intersection(

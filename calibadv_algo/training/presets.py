@@ -7,9 +7,7 @@ from typing import Final
 
 from calibadv_algo.advantages.calibadv import CalibAdv
 from calibadv_algo.advantages.grpo import Grpo
-from calibadv_algo.credit.base import (
-    NoCredit,
-)
+from calibadv_algo.credit.labels import NoCredit
 from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.losses.clipped import ClippedSurrogate
 from calibadv_algo.training.config import EnvConfig, EvalConfig, RolloutConfig, TrainConfig

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from calibadv_algo.advantages.base import ValueAdvantage
-from calibadv_algo.credit.base import check_info_keys
+from calibadv_algo.credit.facts import check_info_keys
 from calibadv_algo.errors import CheckpointError
 from calibadv_algo.learner.checkpoint import (
     SavableTokenizer,

@@ -86,7 +86,7 @@ def make_model(seed: int = 0) -> Qwen2ForCausalLM:
 def make_config(output_dir: Path, **changes: Any) -> TrainConfig:
     """Settings with which GRPO learns the letters in seconds."""
     from calibadv_algo.advantages.grpo import Grpo
-    from calibadv_algo.credit.base import NoCredit
+    from calibadv_algo.credit.labels import NoCredit
 
     values: dict[str, Any] = {
         "output_dir": output_dir,

@@ -14,7 +14,7 @@ import torch
 
 from calibadv_algo.advantages.calibadv import CalibAdv
 from calibadv_algo.advantages.gae import PpoGae
-from calibadv_algo.credit.base import RandomCredit
+from calibadv_algo.credit.labels import RandomCredit
 from calibadv_algo.learner.config import CriticConfig
 from calibadv_algo.learner.ranks import Ranks, make_ranks
 from calibadv_algo.losses.llds import Llds

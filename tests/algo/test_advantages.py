@@ -11,10 +11,15 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from calibadv_algo.advantages import CalibAdv, Grpo, Rebalance, SoftPenalty
 from calibadv_algo.advantages.base import last_turns
-from calibadv_algo.advantages.calibadv import rebalance_answers, soft_penalty
-from calibadv_algo.advantages.grpo import group_normalized
+from calibadv_algo.advantages.calibadv import (
+    CalibAdv,
+    Rebalance,
+    SoftPenalty,
+    rebalance_answers,
+    soft_penalty,
+)
+from calibadv_algo.advantages.grpo import Grpo, group_normalized
 from calibadv_algo.advantages.variants import (
     aggressive_penalty,
     clip_negatives,

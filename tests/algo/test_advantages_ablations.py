@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibadv_algo.advantages import CalibAdv
 from calibadv_algo.advantages.ablations import (
     CalibAdvVariant,
     ClippedCalibAdv,
@@ -20,6 +19,7 @@ from calibadv_algo.advantages.ablations import (
     over_batch,
     spare,
 )
+from calibadv_algo.advantages.calibadv import CalibAdv
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.advantages.template import (
     TemplateBalanced,
@@ -371,11 +371,11 @@ def test_before_its_first_update_the_template_estimator_is_calibadv() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: CalibAdvVariant(penalty="hard"), "penalty must be one of"),
-        (lambda: CalibAdvVariant(pools="x"), "pools must be one of"),
-        (lambda: CalibAdvVariant(scope="x"), "scope must be one of"),
+        (lambda: CalibAdvVariant(penalty="hard"), "penalty must be soft, lifting"),
+        (lambda: CalibAdvVariant(pools="x"), "pools must be answers"),
+        (lambda: CalibAdvVariant(scope="x"), "scope must be group or batch"),
         (lambda: CalibAdvVariant(target_ratio=0), "target_ratio must be positive"),
-        (lambda: ClippedCalibAdv(penalty="x"), "penalty must be one of"),
+        (lambda: ClippedCalibAdv(penalty="x"), "penalty must be soft"),
         (lambda: ClippedCalibAdv(target_ratio=-1), "target_ratio must be positive"),
         (lambda: TurnGroup(query_coef=2), "query_coef must be in"),
         (lambda: QueryGroup(query_coef=-1), "query_coef must be in"),

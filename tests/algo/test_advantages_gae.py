@@ -10,13 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibadv_algo.advantages.base import (
-    FinishingEstimator,
-    FinishingValueAdvantage,
     ValueAdvantage,
 )
 from calibadv_algo.advantages.bilevel_gae import BiLevelGae, bilevel_gae
 from calibadv_algo.advantages.gae import PpoGae, gae
-from calibadv_algo.types import Trajectory, Turn
+from calibadv_algo.types import Group, Trajectory, Turn
 
 UNIT = st.floats(0, 1)
 NUMBERS = st.floats(-2, 2)
@@ -121,12 +119,11 @@ def test_bilevel_turn_lengths_must_fit(lengths: list[int]) -> None:
         bilevel_gae(np.zeros(3), np.zeros(3), lengths)
 
 
-def test_the_types_fit_the_trainers_protocols() -> None:
+def test_turns_have_no_advantages_without_a_critic() -> None:
     for estimator in (PpoGae(), BiLevelGae()):
         assert isinstance(estimator, ValueAdvantage)
-        assert isinstance(estimator, FinishingValueAdvantage)
-        assert not isinstance(estimator, FinishingEstimator)
-        assert estimator.required_info_keys == frozenset()
+        with pytest.raises(TypeError, match="needs the values of a critic"):
+            estimator(Group((trajectory([1]),)), np.zeros((1, 1)))
 
 
 def test_types_compute_what_the_functions_do() -> None:

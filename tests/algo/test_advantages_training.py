@@ -5,24 +5,25 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from calibadv_algo.advantages.registry import PublishedAdvantage, PublishedValueAdvantage
+from calibadv_algo.advantages.base import AdvantageEstimator
 from calibadv_algo.advantages.rloo import Rloo
 from calibadv_algo.advantages.template import TemplateBalanced
 from calibadv_algo.advantages.tree_grpo import TreeGrpo
+from calibadv_algo.credit.base import CreditRule
 from calibadv_algo.losses.balanced import BalancedSurrogate
 from calibadv_algo.losses.covariance import KlCov
 from calibadv_algo.losses.gmpo import GeometricMean
 from calibadv_algo.losses.llds import Llds
 from calibadv_algo.losses.sapo import Sapo
+from calibadv_algo.training.parts import find_parts
 from calibadv_algo.types import Group
 
 
@@ -41,16 +42,13 @@ letters = load_letters()
 # Trees need an environment that can be cloned; they have tests of their own.
 ESTIMATORS = [
     kind()
-    for kind in (*get_args(PublishedAdvantage), *get_args(PublishedValueAdvantage))
-    if kind is not TreeGrpo
+    for kind in find_parts(AdvantageEstimator).values()
+    if kind not in (TreeGrpo, TemplateBalanced)
 ] + [TemplateBalanced(token_ids=(3,), from_update=1)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class FirstLetters:
+class FirstLetters(CreditRule):
     """Calls every first turn half right."""
-
-    required_info_keys: frozenset[str] = frozenset()
 
     def __call__(self, group: Group) -> np.ndarray:
         scores = np.full((len(group), group.max_turns), np.nan)

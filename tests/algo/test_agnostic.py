@@ -9,7 +9,6 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,9 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from calibadv_algo.advantages.base import AdvantageEstimator
 from calibadv_algo.advantages.calibadv import CalibAdv
 from calibadv_algo.advantages.grpo import Grpo
-from calibadv_algo.credit.base import SilverCredit
+from calibadv_algo.credit.silver import SilverCredit
 from calibadv_algo.errors import MissingInfoKeyError
 from calibadv_algo.rollout.engines.scripted import ScriptedEngine
 from calibadv_algo.types import Group
@@ -40,11 +40,8 @@ def load_letters() -> ModuleType:
 letters = load_letters()
 
 
-@dataclass(frozen=True)
-class Flipped:
+class Flipped(AdvantageEstimator):
     """GRPO with the sign of its advantages turned round."""
-
-    required_info_keys: frozenset[str] = frozenset()
 
     def __call__(self, group: Group, correctness: np.ndarray) -> np.ndarray:
         flipped: np.ndarray = -Grpo()(group, correctness)

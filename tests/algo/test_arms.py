@@ -9,14 +9,14 @@ import pytest
 from calibadv_algo.advantages.calibadv import CalibAdv, Rebalance, SoftPenalty
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.advantages.mass_matched import MassMatchedGrpo
-from calibadv_algo.credit.base import (
+from calibadv_algo.credit.labels import (
     AnswerMatchCredit,
     GoldCredit,
     InvertedCredit,
     NoCredit,
     RandomCredit,
-    SilverCredit,
 )
+from calibadv_algo.credit.silver import SilverCredit
 from calibadv_algo.experiments.arms import ARMS, find_arm
 from calibadv_algo.training.presets import ATLAS_TINY, PRESETS
 

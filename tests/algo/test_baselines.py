@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from calibadv_algo.cli.setup import load_policy
-from calibadv_algo.credit.base import NoCredit
+from calibadv_algo.credit.labels import NoCredit
 from calibadv_algo.experiments.baseline import Baseline, Kind
 from calibadv_algo.rollout.tree_config import TreeSearch
 from calibadv_algo.training.config import EvalConfig, TrainConfig, config_hash
@@ -191,7 +191,7 @@ def test_pieces_of_tags_belong_to_a_vocabulary() -> None:
 def test_what_needs_labels_has_a_judge() -> None:
     for name, (_, baseline) in BASELINES.items():
         config = baseline.apply(ATLAS_TINY)
-        if getattr(config.advantage, "needs_correctness", False):
+        if config.advantage.needs_correctness:
             assert not isinstance(config.credit, NoCredit), name
 
 

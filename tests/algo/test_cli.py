@@ -16,7 +16,8 @@ from calibadv_algo.advantages.calibadv import CalibAdv
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.cli import main as cli
 from calibadv_algo.cli.main import COMMANDS, main, parse
-from calibadv_algo.credit.base import NoCredit, SilverCredit
+from calibadv_algo.credit.labels import NoCredit
+from calibadv_algo.credit.silver import SilverCredit
 from calibadv_algo.errors import CheckpointError
 from calibadv_algo.experiments.arms import ARMS
 from calibadv_algo.training.presets import PRESETS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
@@ -11,12 +11,11 @@ import pytest
 from calibadv_algo.errors import RolloutError
 from calibadv_algo.rollout.driver import DriverConfig, EpisodeSpec, RolloutBatch, RolloutStats
 from calibadv_algo.rollout.engines.base import SamplingParams
+from calibadv_algo.shaping.base import GroupFilter
 from calibadv_algo.shaping.filters import DynamicSampling
 from calibadv_algo.training.collection import Collector, episode_seed, questions_at
 from calibadv_algo.training.config import RolloutConfig, TrainConfig
 from calibadv_algo.types import Group, Trajectory, Turn
-
-NO_KEYS: frozenset[str] = frozenset()
 
 
 def play(slots: Any, engine: Any, tokenizer: Any, tasks: Any, params: Any, **_: Any) -> Any:
@@ -109,11 +108,8 @@ def test_batches_can_be_used_up(on_exhaust: Literal["train", "raise"]) -> None:
     assert found.num_batches == 1
 
 
-@dataclass(frozen=True)
-class WithoutTheFirst:
+class WithoutTheFirst(GroupFilter):
     """Drops the first trajectory of every group."""
-
-    required_info_keys: frozenset[str] = NO_KEYS
 
     def __call__(self, groups: Sequence[Group]) -> list[Group]:
         return [replace(group, trajectories=group.trajectories[1:]) for group in groups]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib
+import subprocess
+import sys
 from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +16,8 @@ import tyro
 
 from calibadv_algo.advantages.calibadv import CalibAdv
 from calibadv_algo.advantages.grpo import Grpo
-from calibadv_algo.credit.base import NoCredit, SilverCredit
+from calibadv_algo.credit.labels import NoCredit
+from calibadv_algo.credit.silver import SilverCredit
 from calibadv_algo.learner.config import CriticConfig, OptimConfig
 from calibadv_algo.losses.clipped import ClippedSurrogate
 from calibadv_algo.losses.gspo import Gspo
@@ -113,10 +116,28 @@ def test_every_field_has_help(module: str) -> None:
 def test_a_command_line_can_change_any_field() -> None:
     config = tyro.cli(
         TrainConfig,
-        args=["--env.top-k", "5", "--optim.lr", "0.1", "advantage:grpo", "credit:no-credit"],
+        args=["--env.top-k", "5", "--optim.lr", "0.1", "--advantage.target-ratio", "2"],
+        config=(tyro.conf.AvoidSubcommands,),
     )
     assert config.env.top_k == 5
     assert config.optim.lr == 0.1
-    assert config.advantage == Grpo()
+    assert config.advantage == CalibAdv(target_ratio=2)
     with pytest.raises(SystemExit):
         tyro.cli(TrainConfig, args=["--no-such-flag", "1"], console_outputs=False)
+
+
+def test_the_settings_load_no_algorithm() -> None:
+    code = (
+        "import sys, calibadv_algo.training.config\n"
+        "rooms = ('advantages', 'credit', 'shaping')\n"
+        "print(*(m for m in sys.modules if m.split('.')[:1] == ['calibadv_algo']"
+        " and m.split('.')[1:2] and m.split('.')[1] in rooms and m.count('.') == 2))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert loaded == {
+        "calibadv_algo.advantages.base",
+        "calibadv_algo.credit.base",
+        "calibadv_algo.credit.facts",
+        "calibadv_algo.shaping.base",
+    }

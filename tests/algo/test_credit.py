@@ -11,19 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibadv_algo.credit.base import (
-    SCORED_BAD,
+from calibadv_algo.credit.base import SCORED_BAD, search_mask
+from calibadv_algo.credit.facts import check_info_keys
+from calibadv_algo.credit.labels import (
     AnswerMatchCredit,
     GoldCredit,
     InvertedCredit,
     NoCredit,
     RandomCredit,
-    SilverCredit,
-    check_info_keys,
-    is_more_similar,
-    search_mask,
-    silver_correctness,
 )
+from calibadv_algo.credit.silver import SilverCredit, is_more_similar, silver_correctness
 from calibadv_algo.errors import MissingInfoKeyError
 from calibadv_algo.types import Group, Trajectory, Turn
 from calibadv_env.protocol.words import word_distance

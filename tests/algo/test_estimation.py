@@ -3,57 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from calibadv_algo.advantages.base import AdvantageEstimator, ValueAdvantage
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.batching import TokenBatch
-from calibadv_algo.credit.base import NoCredit
+from calibadv_algo.credit.labels import NoCredit
 from calibadv_algo.learner.config import OptimConfig
-from calibadv_algo.shaping.base import turn_rewards, with_rewards
+from calibadv_algo.shaping.base import LossMask, RewardShaping, turn_rewards, with_rewards
 from calibadv_algo.training.config import TrainConfig
 from calibadv_algo.training.estimation import ScoredGroup, draft_batch, estimate, score_group
 from calibadv_algo.training.run_records import training_records
 from calibadv_algo.types import Group, Trajectory, Turn
 
 
-@dataclass(frozen=True)
-class Part:
-    """What all parts of a run have."""
-
-    required_info_keys: frozenset[str] = frozenset()
-
-
-class DoubleRewards(Part):
+class DoubleRewards(RewardShaping):
     def __call__(self, group: Group) -> Group:
         return with_rewards(group, 2 * turn_rewards(group))
 
 
-class AddOne(Part):
+class AddOne(RewardShaping):
     def __call__(self, group: Group) -> Group:
         return with_rewards(group, turn_rewards(group) + 1)
 
 
-class Reversed(Part):
+class Reversed(RewardShaping):
     def __call__(self, group: Group) -> Group:
         return Group(group.trajectories[::-1])
 
 
-class NotTheFirst(Part):
+class NotTheFirst(LossMask):
     def __call__(self, group: Group) -> np.ndarray:
         return np.arange(len(group)) > 0
 
 
-class NotTheSecond(Part):
+class NotTheSecond(LossMask):
     def __call__(self, group: Group) -> np.ndarray:
         return np.arange(len(group)) != 1
 
 
-class Returns(Part):
+class Returns(AdvantageEstimator):
     """The reward of each turn as its advantage."""
 
     def __call__(self, group: Group, correctness: np.ndarray) -> np.ndarray:
@@ -72,7 +66,7 @@ class Reweighted(Returns):
         return [np.arange(len(each), dtype=float) + update for each in advantages]
 
 
-class Valued(Part):
+class Valued(ValueAdvantage):
     """Advantage: reward minus value, minus the batch's mean. Returns: the rewards."""
 
     def token_advantages(self, trajectory: Any, rewards: Any, values: Any) -> Any:
@@ -204,7 +198,7 @@ def test_advantages_that_are_not_finite_are_refused() -> None:
 
 
 def test_masks_of_another_length_are_refused() -> None:
-    class TooLong(Part):
+    class TooLong(LossMask):
         def __call__(self, group: Group) -> np.ndarray:
             return np.ones(9, dtype=bool)
 

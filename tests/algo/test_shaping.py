@@ -444,7 +444,7 @@ def test_an_episode_whose_end_was_not_seen_has_rewards(shaping: Any) -> None:
         (lambda: EntityReward(threshold=0), "threshold must be in"),
         (lambda: MtPpoRewards(search_cost=-1), "search_cost must not be negative"),
         (lambda: MtPpoRewards(free_searches=-1), "free_searches must not be negative"),
-        (lambda: MalformedPenalty(penalty=0.1), "penalty must not be positive"),
+        (lambda: MalformedPenalty(penalty=0.1), "penalty must be at most 0"),
     ],
 )
 def test_settings_are_checked(make: Any, message: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,7 +23,7 @@ from calibadv_algo.losses.mismatch import TokenTis
 from calibadv_algo.rollout.engines.base import GenerationRequest, SamplingParams
 from calibadv_algo.rollout.engines.scripted import ScriptedEngine
 from calibadv_algo.rollout.records import trajectory_from_json
-from calibadv_algo.shaping.base import turn_rewards, with_rewards
+from calibadv_algo.shaping.base import RewardShaping, turn_rewards, with_rewards
 from calibadv_algo.shaping.filters import DynamicSampling, OverlongMask, VoidTurnMask
 from calibadv_algo.training.trainer import probe_info_keys
 from calibadv_algo.types import Group
@@ -248,10 +247,7 @@ def test_ppo_learns_the_letters(tmp_path: Path) -> None:
 
 
 def test_shaped_rewards_are_learnt_from_and_env_rewards_reported(tmp_path: Path) -> None:
-    @dataclass(frozen=True)
-    class Inverted:
-        required_info_keys: frozenset[str] = frozenset()
-
+    class Inverted(RewardShaping):
         def __call__(self, group: Group) -> Group:
             return with_rewards(group, -turn_rewards(group))
 

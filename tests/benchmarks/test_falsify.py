@@ -20,7 +20,7 @@ from benchmarks.falsify.numbers import (
 )
 from benchmarks.falsify.page import render_page, verdict, write_page
 from benchmarks.falsify.study import FALSIFY, LAMBDAS, Study, StudyPart
-from calibadv_algo.credit.base import AnswerMatchCredit, GoldCredit
+from calibadv_algo.credit.labels import AnswerMatchCredit, GoldCredit
 from calibadv_algo.experiments.compare import CompareConfig
 from calibadv_algo.report.reading import ReportError, finished_seeds, read_comparison
 from calibadv_algo.types import Group, Trajectory, Turn

@@ -28,6 +28,7 @@ NOUNS = {
     "calibadv_algo.errors",
     "calibadv_algo.batching",
     "calibadv_algo.credit.base",
+    "calibadv_algo.credit.facts",
 }
 """What formulas may import beside each other: words, types and texts, without I/O."""
 FOR_FORMULAS = {"numpy", "torch", "jaxtyping", "annotated_types"}

@@ -218,7 +218,7 @@ def expected(
 ) -> list[np.ndarray]:
     """Our own estimator on our own environment's facts, token by token."""
     from calibadv_algo.advantages.calibadv import CalibAdv
-    from calibadv_algo.credit.base import SilverCredit
+    from calibadv_algo.credit.silver import SilverCredit
     from calibadv_algo.types import Group, Trajectory, Turn
 
     rows = []

@@ -22,7 +22,7 @@ from calibadv_algo.advantages.gae import PpoGae
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.batching import build_token_batch
 from calibadv_algo.cli.setup import load_policy
-from calibadv_algo.credit.base import SilverCredit
+from calibadv_algo.credit.silver import SilverCredit
 from calibadv_algo.errors import MissingInfoKeyError
 from calibadv_algo.integrations.trl import CalibAdvTrainer, SearchRollout, episode_reward
 from calibadv_algo.rollout.engines.base import GenerationEngine

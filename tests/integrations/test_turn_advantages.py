@@ -12,7 +12,7 @@ from calibadv_algo.advantages.calibadv import CalibAdv
 from calibadv_algo.advantages.gae import PpoGae
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.advantages.reinforce import ReinforcePlusPlus
-from calibadv_algo.credit.base import GoldCredit, NoCredit
+from calibadv_algo.credit.labels import GoldCredit, NoCredit
 from calibadv_algo.errors import MissingInfoKeyError
 from calibadv_algo.integrations import versions
 from calibadv_algo.integrations.advantages import TurnAdvantages, with_total_reward

@@ -31,7 +31,7 @@ from calibadv_algo.advantages.calibadv import CalibAdv
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.batching import build_token_batch
 from calibadv_algo.cli.setup import policy_path
-from calibadv_algo.credit.base import SilverCredit
+from calibadv_algo.credit.silver import SilverCredit
 from calibadv_algo.integrations import verl_trainer
 from calibadv_algo.integrations.advantages import TurnAdvantages
 from calibadv_algo.integrations.verl import (

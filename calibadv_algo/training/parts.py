@@ -1,0 +1,218 @@
+"""Parts of an algorithm by name: estimators, credits, objectives, filters and the others.
+
+A part is a concrete subclass of its kind's base class. It is found in the modules of the package
+that the base class stands in, so that a new file there is all that a new part needs. A part of
+anybody's own is named ``module:Class``.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from types import MappingProxyType, UnionType
+from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import tyro
+
+from calibadv_algo.training.config import TrainConfig
+
+KINDS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "advantage": "advantage",
+        "credit": "credit",
+        "objective": "optim.objective",
+        "mismatch": "optim.mismatch",
+        "filter": "filters",
+        "shaping": "shaping",
+        "loss-mask": "loss_masks",
+    }
+)
+"""Kind of part, as flags name it -> place in the settings."""
+
+NONE: Final = "none"
+"""Name that stands for no filter, shaping or loss mask."""
+
+_KIND_WORDS: Final = re.compile(r"(?<=.)(Credit|Filter|Mask|Rewards?|Judge)$")
+_CAPITALS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+Settings = TypeVar("Settings")
+
+
+def part_name(part: type) -> str:
+    """Name of a part: its own class variable ``name``, or its class name in kebab case.
+
+    Words that only say the kind are left out: ``SilverCredit`` is ``silver``.
+    """
+    own = vars(part).get("name")
+    if isinstance(own, str):
+        return own
+    return _CAPITALS.sub("-", _KIND_WORDS.sub("", part.__name__)).lower()
+
+
+def find_parts(base: type) -> dict[str, type]:
+    """Parts of a kind, by name in alphabetical order.
+
+    Args:
+        base: Base class of the kind; the modules of its package are imported.
+
+    Returns:
+        Every concrete public subclass that is defined there.
+    """
+    room = importlib.import_module(base.__module__.rpartition(".")[0])
+    found = {}
+    for entry in pkgutil.iter_modules(room.__path__, room.__name__ + "."):
+        for name, part in vars(importlib.import_module(entry.name)).items():
+            if (
+                isinstance(part, type)
+                and issubclass(part, base)
+                and part.__module__ == entry.name
+                and not name.startswith("_")
+                and not inspect.isabstract(part)
+            ):
+                found[part_name(part)] = part
+    return dict(sorted(found.items()))
+
+
+def describe_parts(kind: str) -> list[tuple[str, str, str]]:
+    """Name, first line of the documentation and module of every part of a kind.
+
+    Args:
+        kind: One of `KINDS`.
+    """
+    parts = _named(_choices_at(TrainConfig, KINDS[kind]))
+    return [
+        (name, (inspect.getdoc(part) or "").partition("\n")[0], part.__module__)
+        for name, part in parts.items()
+    ]
+
+
+def with_parts(settings: Settings, chosen: Sequence[tuple[str, Sequence[str]]]) -> Settings:
+    """Puts parts that names stand for into settings.
+
+    The result is a draft to read flags onto: what a chosen class has no default for is
+    ``tyro.MISSING``, and nothing is checked before the flags are read, since they may be what
+    makes the parts fit each other.
+
+    Args:
+        settings: A dataclass; it stays as it is.
+        chosen: Place and names of parts, in order: a field, or a field of a part further inside,
+            such as ``credit.base`` or ``filter.0``. Kinds may stand for their place. A name is
+            that of a part, or ``module:Class``; a field of several parts takes several.
+
+    Returns:
+        A copy with these parts.
+
+    Raises:
+        ValueError: if there is no such place, or no such part.
+        ImportError: if the module of a part cannot be imported.
+    """
+    for place, names in chosen:
+        kind, dot, rest = place.partition(".")
+        settings = _changed(settings, KINDS.get(kind, kind) + dot + rest, place, names)
+    return settings
+
+
+def _changed(settings: Settings, path: str, place: str, names: Sequence[str]) -> Settings:
+    """A copy of settings, or of a tuple of parts, with other parts at a path."""
+    head, _, rest = path.replace("-", "_").partition(".")
+    if isinstance(settings, tuple):
+        if not head.isdigit() or int(head) >= len(settings) or not rest:
+            raise ValueError(f"{place} names no part of the {len(settings)} that are chosen")
+        items = list(settings)
+        items[int(head)] = _changed(items[int(head)], rest, place, names)
+        return type(settings)(items)
+    bases = _choices_at(type(settings), head)
+    if not bases:
+        raise ValueError(f"{place} names no part: {type(settings).__name__} has none at {head!r}")
+    value: Any = getattr(settings, head)
+    if rest:
+        value = _changed(value, rest, place, names)
+    elif isinstance(value, tuple):
+        value = () if list(names) == [NONE] else tuple(_draft(_find(bases, each)) for each in names)
+    elif len(names) == 1:
+        value = _draft(_find(bases, names[0]))
+    else:
+        raise ValueError(f"{place} must be one part, got {', '.join(names)}")
+    changed = copy.copy(settings)
+    object.__setattr__(changed, head, value)
+    return changed
+
+
+def _choices_at(settings: type, path: str) -> tuple[type, ...]:
+    """Base class of the parts at a place, or the classes of a union; () if there is no such."""
+    head, _, rest = path.partition(".")
+    annotation: Any = get_type_hints(settings).get(head)
+    if get_origin(annotation) is tuple:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(each for each in get_args(annotation) if each is not type(None))
+    if rest:
+        return _choices_at(annotation, rest)
+    return (annotation,) if isinstance(annotation, type) else ()
+
+
+def _find(bases: Sequence[type], name: str) -> type:
+    """The class that a name stands for.
+
+    Raises:
+        ValueError: if there is none; the message lists those that there are.
+    """
+    if ":" in name:
+        return _import_part(bases, name)
+    parts = _named(bases)
+    same = {_plain(each.__name__): each for each in parts.values()}
+    same |= {_plain(known): each for known, each in parts.items()}
+    if _plain(name) in same:
+        return same[_plain(name)]
+    close = difflib.get_close_matches(_plain(name), same, n=1)
+    hint = f" (did you mean {part_name(same[close[0]])}?)" if close else ""
+    raise ValueError(
+        f"{name!r} is no {bases[0].__name__}{hint}; there are {', '.join(parts)}, and any "
+        "module:Class"
+    )
+
+
+def _named(bases: Sequence[type]) -> dict[str, type]:
+    """Parts of a kind, or the classes of a union, by name."""
+    if len(bases) == 1 and inspect.isabstract(bases[0]):
+        return find_parts(bases[0])
+    return {part_name(each): each for each in bases}
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_\s]", "", name).lower()
+
+
+def _import_part(bases: Sequence[type], name: str) -> type:
+    """The class ``module:Class``; modules of the working directory can be imported too."""
+    module_name, _, class_name = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        # At the end, so that a file of the user's hides no installed module. It stays there:
+        # processes that are spawned import the class again.
+        sys.path.append(str(Path.cwd()))
+    part = getattr(importlib.import_module(module_name), class_name, None)
+    if not (isinstance(part, type) and issubclass(part, tuple(bases))) or inspect.isabstract(part):
+        wanted = " or ".join(each.__name__ for each in bases)
+        raise ValueError(f"{name} must be a concrete subclass of {wanted}, got {part!r}")
+    return part
+
+
+def _draft(part: type) -> Any:
+    """An unchecked instance with defaults, and ``tyro.MISSING`` where there is none."""
+    draft: Any = object.__new__(part)
+    for field in fields(part):
+        value: Any = tyro.MISSING
+        if field.default is not MISSING:
+            value = field.default
+        elif field.default_factory is not MISSING:
+            value = field.default_factory()
+        object.__setattr__(draft, field.name, value)
+    return draft
