@@ -235,7 +235,7 @@ TEMPLATE = Baseline(
 )
 
 BASELINE = TURNGROUP
-"""What this file trains when it is run."""
+"""The one that this file trains when it is run."""
 
 if __name__ == "__main__":
     train_baseline(BASELINE)

@@ -115,7 +115,7 @@ SEQUENCE_MEAN = Baseline(
 )
 
 BASELINE = DUAL_CLIP
-"""What this file trains when it is run."""
+"""The one that this file trains when it is run."""
 
 if __name__ == "__main__":
     train_baseline(BASELINE)

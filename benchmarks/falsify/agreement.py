@@ -1,4 +1,4 @@
-"""How well labels of searches agree with gold ones, counted over recorded groups."""
+"""Agreement of labels of searches with gold ones, counted over recorded groups."""
 
 from __future__ import annotations
 

@@ -263,7 +263,7 @@ def coefficient_rows(comparisons: Iterable[Comparison | None]) -> list[dict[str,
 
 
 def survival_rows(part: StudyPart, comparison: Comparison | None) -> list[dict[str, Any]]:
-    """How GRPO's and CalibAdv's runs went under the part's conditions."""
+    """Course of GRPO's and CalibAdv's runs under the part's conditions."""
     if comparison is None:
         return []
     split = comparison.splits[0]

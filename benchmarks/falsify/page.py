@@ -57,7 +57,7 @@ def render_page(results: Results, pictures: frozenset[str] = frozenset()) -> str
 
 
 def verdict(interval: Mapping[str, float]) -> str:
-    """Says in words what an interval of a difference allows to be said."""
+    """The verdict that an interval of a difference allows, in words."""
     if interval["low"] > 0:
         return "higher; the interval lies above 0"
     if interval["high"] < 0:

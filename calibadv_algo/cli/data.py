@@ -51,7 +51,7 @@ class Prepare:
     """Documents, as JSONL or CSV, or the folder of an index; for benchmarks by default what
     CALIBADV_CORPUS names."""
     shares: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    """How your own questions are dealt out to train, dev and test, if they do not say."""
+    """Shares of train, dev and test among your own questions, if they do not say."""
     passage_words: int | None = None
     """Cut your own documents into passages of so many words; None leaves them whole."""
     seed: int = 0
@@ -160,7 +160,7 @@ class Audit:
     split: str = "eval"
     """Split to audit."""
     retriever: str = "bm25"
-    """What searches; "none" looks at the corpus alone."""
+    """Retriever of the searches; "none" looks at the corpus alone."""
     top_k: int = 3
     """Passages a search."""
     max_tasks: int | None = None
@@ -207,7 +207,7 @@ class Data:
         | Annotated[Audit, tyro.conf.subcommand("audit")],
         tyro.conf.arg(name=""),
     ]
-    """What to do."""
+    """The action."""
 
     def run(self) -> int:
         """Does it."""
@@ -240,7 +240,7 @@ def audit_table(results: Sequence[AuditResult]) -> Table:
 
 
 def dataset_facts(dataset: Dataset) -> dict[str, Any]:
-    """What there is of a dataset, for people and programs.
+    """Splits, sizes and origin of a dataset, for people and programs.
 
     Args:
         dataset: Any dataset; parts of it may be missing.
@@ -277,7 +277,7 @@ def _benchmarks(names: Iterable[str]) -> list[Benchmark]:
 
 
 def _source_of(source: Sequence[str], benchmark: Benchmark) -> Source:
-    """What `--from` names, for one benchmark."""
+    """The source that `--from` names, for one benchmark."""
     kind, paths = source[0] if source else "", [Path(path) for path in source[1:]]
     if kind == "hub" and not paths:
         return FlashragHub(benchmark.folder_name)

@@ -38,7 +38,7 @@ _SHOWN: Final = TABLE_HEADER.index("Kept") + 1
 class Diagnose:
     """Count the correct searches that GRPO punishes in recorded rollouts, and show them.
 
-    Takes trajectories of ours and whatever `calibadv trace import` reads.
+    It reads trajectories of ours and whatever `calibadv trace import` reads.
     """
 
     traces: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -52,7 +52,7 @@ class Diagnose:
     max_groups: int = MAX_GROUPS
     """Most groups on the page."""
     reading: Annotated[Reading, tyro.conf.arg(name="")] = field(default_factory=Reading)
-    """How logs of other systems are read."""
+    """Rules for logs of other systems."""
 
     def run(self) -> int:
         """Counts, prints a table and writes what is asked for."""
@@ -110,7 +110,7 @@ class Diagnose:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether the first record of a file is one of ours."""
+    """Tells by the first record of a file if this library wrote it."""
     _, record = next(iterate_records(path), ("", {}))
     return {"group_id", "prompt_ids", "turns"} <= set(record)
 

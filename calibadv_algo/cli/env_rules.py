@@ -1,4 +1,4 @@
-"""How logged turns are read: the environments' grammar and metrics, handed to ``traces``."""
+"""Rules for reading logged turns: the environments' grammar and metrics, for ``traces``."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def make_rules(
 
 
 def open_tokenizer(name: str) -> Callable[[str], Sequence[int]]:
-    """What turns text into tokens, without torch or transformers.
+    """Encoder of text into tokens, without torch or transformers.
 
     Args:
         name: See :func:`make_rules`.

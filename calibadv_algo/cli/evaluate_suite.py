@@ -61,7 +61,7 @@ class EvalSuite(PolicyFlags):
     chunk: Annotated[int, POSITIVE] = 256
     """Episodes that are played and recorded at a time."""
     system: str = "agent"
-    """How the policy is put to use; calibadv list systems."""
+    """Way of putting the policy to use; calibadv list systems."""
 
     def __post_init__(self) -> None:
         """Refuses values out of range and flags that exclude each other."""
@@ -97,7 +97,7 @@ class EvalSuite(PolicyFlags):
         return 0
 
     def order(self) -> SuiteOrder:
-        """What is to be evaluated, with nothing left open.
+        """The order that the flags make, with nothing left open.
 
         Raises:
             ValueError: if a name or a setting is not valid.
@@ -125,7 +125,7 @@ class EvalSuite(PolicyFlags):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuiteOrder:
-    """What is to be evaluated on a suite.
+    """Order to evaluate a policy on a suite.
 
     Attributes:
         suite: Name of the suite.
@@ -322,7 +322,7 @@ class _Table:
         )
 
     def open_writer(self, data: SystemData) -> OpenPolicy:
-        """What writes a system's turns: the policy, or the system alone."""
+        """Writer of a system's turns: the policy, or the system alone."""
         system = self.order.system
         if system.needs_model:
             if self._open is None:

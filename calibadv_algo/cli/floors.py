@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from calibadv_algo.cli.systems import Agent, SystemData
+from calibadv_algo.cli.systems import System, SystemData
 from calibadv_algo.experiments.no_training import NotedSlots, SystemName, system_engine
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from calibadv_algo.rollout.slots import EnvSlots
 
 
-class Untrained(Agent):
+class Untrained(System):
     """A system whose engine needs to know which questions were asked."""
 
     system: ClassVar[SystemName]
@@ -22,14 +22,14 @@ class Untrained(Agent):
         self._slots: NotedSlots | None = None
 
     def slots(self, slots: EnvSlots, data: SystemData) -> EnvSlots:
-        """The same environments, noted."""
+        """The environments, noted."""
         self._slots = NotedSlots(slots)
         return self._slots
 
     def engine(
         self, engine: GenerationEngine | None, tokenizer: Tokenizer, data: SystemData
     ) -> GenerationEngine:
-        """What writes the turns; ``slots`` must have been called before.
+        """The engine that writes the turns; ``slots`` must have been called before.
 
         Raises:
             ValueError: if it was not, or a policy is needed and there is none.

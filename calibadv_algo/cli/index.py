@@ -48,11 +48,11 @@ class Bm25Job:
     out: OutArgument
     """Folder to make."""
     k1: float = 1.2
-    """How slowly repeated words saturate."""
+    """Saturation of repeated words: the larger, the slower."""
     b: float = 0.75
-    """How much long passages are discounted."""
+    """Discount of long passages: 0 for none, 1 in full."""
     overwrite: bool = False
-    """Whether an index in this place gives way, once the new one is complete."""
+    """If true, an index in this place gives way, once the new one is complete."""
 
     def run(self) -> Path:
         """Builds the index."""
@@ -78,7 +78,7 @@ class TantivyJob:
     heap_bytes: int = 128_000_000
     """Memory of the writer."""
     overwrite: bool = False
-    """Whether an index in this place gives way, once the new one is complete."""
+    """If true, an index in this place gives way, once the new one is complete."""
 
     def run(self) -> Path:
         """Builds the index."""
@@ -127,7 +127,7 @@ class DenseJob:
     device: str | None = None
     """Where to encode; None takes a GPU if there is one."""
     overwrite: bool = False
-    """Whether an index in this place gives way, once the new one is complete."""
+    """If true, an index in this place gives way, once the new one is complete."""
 
     def run(self) -> Path:
         """Builds the index."""
@@ -175,9 +175,9 @@ class HybridJob:
     depth: int = 100
     """Passages that each is asked for."""
     constant: float = 60.0
-    """How little the first ranks stand out."""
+    """Constant added to every rank: the larger, the less the first ranks stand out."""
     overwrite: bool = False
-    """Whether an index in this place gives way."""
+    """If true, an index in this place gives way."""
 
     def run(self) -> Path:
         """Writes the paths of the parts."""
@@ -201,11 +201,11 @@ class RerankJob:
     model: str
     """A folder, or a name on the hub."""
     family: Literal["cross", "e5", "bge", "contriever", "minilm"] = "cross"
-    """What the model is: a cross-encoder, or an encoder of a family."""
+    """Kind of model: a cross-encoder, or an encoder of a family."""
     depth: int = 20
     """Passages that are put in order."""
     overwrite: bool = False
-    """Whether an index in this place gives way."""
+    """If true, an index in this place gives way."""
 
     def run(self) -> Path:
         """Writes the path of the index and the model."""

@@ -147,7 +147,7 @@ KINDS: Final[Mapping[str, NameKind]] = {
         rows=_datasets,
     ),
 }
-"""What can be listed: `calibadv list KIND`."""
+"""The kinds that `calibadv list KIND` takes."""
 
 ALL: Final = "all"
 _CHOICES: Final = tyro.extras.literal_type_from_choices([ALL, *KINDS])

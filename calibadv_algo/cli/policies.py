@@ -41,7 +41,7 @@ class EvalEnv(EnvConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlaySettings:
-    """How a policy is played.
+    """Environment, sampling and limits with which a policy is played.
 
     Attributes:
         env: The environment; nothing in it is left open.
@@ -66,7 +66,7 @@ class PlaySettings:
     num_slots: int = 64
 
     def sampling(self, prompt: str | None) -> SamplingParams:
-        """How turns are sampled in an environment with this prompt, which decides what ends one."""
+        """Sampling of turns in an environment with this prompt, which decides what ends one."""
         from calibadv_algo.rollout.engines.base import SamplingParams
 
         return SamplingParams(
@@ -77,7 +77,7 @@ class PlaySettings:
         )
 
     def driver(self, max_context: int | None) -> DriverConfig:
-        """How episodes are driven, of at most so many tokens; failed searches are retried."""
+        """Driving of episodes of at most so many tokens; failed searches are retried."""
         from calibadv_algo.rollout.driver import DriverConfig
 
         return DriverConfig(
@@ -109,15 +109,15 @@ class Policy(Protocol):
 
     @property
     def label(self) -> str:
-        """What to call it."""
+        """Name for tables."""
         ...
 
     def identity(self) -> dict[str, Any]:
-        """What its answers depend on, as plain JSON."""
+        """Facts that its answers depend on, as plain JSON."""
         ...
 
     def trained_as(self) -> Mapping[str, Any]:
-        """How it was trained, as far as its folder tells: see :func:`read_training`."""
+        """Settings of its training, as far as its folder tells: see :func:`read_training`."""
         ...
 
     def open(self, play: PlaySettings) -> OpenPolicy:
@@ -275,7 +275,7 @@ def settle(
 
 
 def read_training(folder: Path) -> dict[str, Any]:
-    """How the policy in a folder was trained.
+    """Settings with which the policy in a folder was trained.
 
     Args:
         folder: Of a model; need not exist.

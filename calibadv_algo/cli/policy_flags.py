@@ -47,7 +47,7 @@ class PolicyFlags(Checked):
     chat_template: bool = False
     """If true, the question is put as a user message in the model's chat template."""
     engine: str = "hf"
-    """What samples: hf, vllm, or vllm-server=URL."""
+    """Engine that samples: hf, vllm, or vllm-server=URL."""
     dtype: Literal["fp32", "bf16"] = "fp32"
     """Type of the model's weights."""
     endpoint: str | None = None
@@ -113,7 +113,7 @@ class PolicyFlags(Checked):
         )
 
     def settled(self, policy: Policy) -> PlaySettings:
-        """How a policy is played, with nothing left open.
+        """Settings with which a policy is played, with nothing left open.
 
         Raises:
             ValueError: if a limit is given that an endpoint does not keep.

@@ -30,23 +30,23 @@ class Serve:
     source: Annotated[str, tyro.conf.Positional]
     """A corpus (JSONL, plain or gzip), the folder of an index, or the name of a dataset."""
     retriever: str = "bm25"
-    """How a corpus or dataset is searched; an index says itself."""
+    """Retriever of a corpus or a dataset; an index says itself."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 lets other machines in. There is no password."""
     port: int = 8000
     """Port; 0 takes a free one."""
     batch: BatchLimits = field(default_factory=BatchLimits)
-    """How requests are put together."""
+    """Limits of the batches that requests are put together into."""
     limits: RequestLimits = field(default_factory=RequestLimits)
-    """What a request may ask for."""
+    """Limits of a request."""
     max_body_bytes: int = 32 * 1024 * 1024
     """Longest request."""
     grace_s: float = 30.0
-    """How long a stop waits for requests that run."""
+    """Seconds that a stop waits for requests that run."""
     processes: int | None = None
     """Processes that share a batch. None: for BM25 on disk one a core, at most 4; else 1."""
     verify: bool = False
-    """Whether to read and hash every file of an index first."""
+    """If true, every file of an index is read and hashed first."""
 
     def run(self) -> int:
         """Serves until it is interrupted."""
@@ -82,7 +82,7 @@ def open_source(source: str, retriever: str, *, verify: bool = False) -> Retriev
     Args:
         source: A corpus file, the folder of an index, or the name of a dataset.
         retriever: How a corpus or a dataset is searched.
-        verify: Whether to read and hash every file of an index first.
+        verify: If true, every file of an index is read and hashed first.
 
     Returns:
         The retriever.
@@ -105,7 +105,7 @@ def open_source(source: str, retriever: str, *, verify: bool = False) -> Retriev
 
 
 def in_parallel(retriever: Retriever, processes: int | None) -> Retriever:
-    """Lets several processes share a batch.
+    """Spreads a batch over several processes.
 
     Args:
         retriever: What is served.

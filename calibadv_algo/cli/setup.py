@@ -1,4 +1,4 @@
-"""What several commands need: policies by name, and the facts that stand beside results.
+"""Policies by name and the facts that stand beside results, for several commands.
 
 Commands import torch and transformers when they run, not before, so that ``--help`` is quick.
 """

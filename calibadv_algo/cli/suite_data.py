@@ -29,14 +29,14 @@ class SuiteData:
     """A dataset of a suite that is ready to be evaluated.
 
     Attributes:
-        source: What the user named it by.
-        name: How it is called in tables.
+        source: Name or path that the user gave.
+        name: Name in tables.
         file_name: Name of its records.
         dataset: The dataset.
         tasks: The split that is evaluated.
         benchmark: What is published about it, None for other datasets.
-        retriever: What its searches ask.
-        retrieval: What stands beside the result about it.
+        retriever: Answers its searches.
+        retrieval: Facts about it that stand beside the result.
     """
 
     source: str
@@ -83,7 +83,7 @@ def open_suite(
         split: The split to evaluate; "eval" stands for test, else dev, else train.
         retriever: Name, path or address of the retriever.
         top_k: Passages a search.
-        skip_missing: Whether datasets whose files are missing are left out.
+        skip_missing: If true, datasets whose files are missing are left out.
 
     Returns:
         The datasets, and those left out with the reason.
@@ -120,7 +120,7 @@ def open_suite(
 
 
 def missing_files(name: str) -> str:
-    """What is not there of a dataset.
+    """Missing files of a dataset.
 
     Args:
         name: Name or folder.
@@ -141,12 +141,12 @@ def missing_files(name: str) -> str:
 def retrieval_facts(
     dataset: Dataset, retriever: Retriever, spec: str, top_k: int
 ) -> dict[str, Any]:
-    """What the passages of an evaluation depend on, as plain JSON.
+    """Facts that the passages of an evaluation depend on, as plain JSON.
 
     Args:
         dataset: The dataset.
         retriever: Its retriever.
-        spec: What the user named the retriever by.
+        spec: Name, path or address that the user gave for the retriever.
         top_k: Passages a search.
 
     Returns:
@@ -196,7 +196,7 @@ def _label(name: str, dataset: Dataset, taken: Sequence[str]) -> str:
 
 
 def _how_to_mend(missing: Mapping[str, str], num_names: int) -> str:
-    """What to get, and where to put it."""
+    """A message that names the files to get, and where to put them."""
     lines = [
         f"{len(missing)} of {num_names} datasets of the suite are missing, so nothing was "
         "evaluated (--skip-missing evaluates the others, if there are any):"

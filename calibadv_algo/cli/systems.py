@@ -1,8 +1,8 @@
-"""What `calibadv eval --system` can name: ways to put a policy to use, and floors without one.
+"""Systems of `calibadv eval --system`: ways to put a policy to use, and floors without one.
 
-The system `agent` plays the environment as it is. Others change the prompt, put passages before
-the question or write answers by rule: they subclass :class:`Agent` and stand in :data:`SYSTEMS`,
-or in the entry-point group ``calibadv_algo.systems`` of an installed package.
+Others than the agent change the prompt, put passages before the question or write answers by rule:
+they subclass :class:`System` and stand in :data:`SYSTEMS`, or in the entry-point group
+``calibadv_algo.systems`` of an installed package.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from calibadv_env.data.base import TaskSet
 from calibadv_env.data.registry import Dataset
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 GROUP: Final = "calibadv_algo.systems"
 
 SYSTEMS: Final[dict[str, str]] = {
-    "agent": "calibadv_algo.cli.systems:Agent",
+    "agent": "calibadv_algo.cli.systems:System",
     "closed-book": "calibadv_algo.cli.floors:ClosedBook",
     "rag": "calibadv_algo.cli.floors:SingleRetrieval",
     "oracle": "calibadv_algo.cli.floors:Oracle",
@@ -39,7 +39,7 @@ class SystemData:
     Attributes:
         dataset: The dataset.
         tasks: The split that is evaluated.
-        retriever: What its searches ask.
+        retriever: Answers its searches.
         top_k: Passages a search.
     """
 
@@ -49,82 +49,53 @@ class SystemData:
     top_k: int
 
 
-class System(Protocol):
-    """A way to answer questions.
+class System:
+    """A way to put a policy to use; this one lets it play the environment as it is.
 
     Attributes:
-        name: What `--system` knows it by.
+        name: The name that `--system` takes.
         description: One line for people.
-        needs_model: Whether a policy writes its turns.
-        needs_tokens: Whether it puts tokens of its own into a policy's turns, which an endpoint
-            cannot continue.
+        needs_model: True if a policy writes the turns.
     """
 
-    @property
-    def name(self) -> str:
-        """See the class."""
-        ...
-
-    @property
-    def description(self) -> str:
-        """See the class."""
-        ...
-
-    @property
-    def needs_model(self) -> bool:
-        """See the class."""
-        ...
+    name: ClassVar[str] = "agent"
+    description: ClassVar[str] = "the policy searches and answers, as it was trained to"
+    needs_model: ClassVar[bool] = True
 
     @property
     def needs_tokens(self) -> bool:
-        """See the class."""
-        ...
+        """True if it may put tokens of its own into a policy's turns, which no endpoint continues.
+
+        Taken for granted of a system that wraps a policy's engine.
+        """
+        return self.needs_model and type(self).engine is not System.engine
 
     def env_kwargs(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Keyword arguments of the environment, given those of the command line."""
-        ...
-
-    def slots(self, slots: EnvSlots, data: SystemData) -> EnvSlots:
-        """The environments that its policy sees, such as ones that show passages at once."""
-        ...
-
-    def engine(
-        self, engine: GenerationEngine | None, tokenizer: Tokenizer, data: SystemData
-    ) -> GenerationEngine:
-        """What writes its turns, given the policy's engine; None where none is needed."""
-        ...
-
-
-class Agent:
-    """The policy plays the environment as it is."""
-
-    name = "agent"
-    description = "the policy searches and answers, as it was trained to"
-    needs_model = True
-
-    @property
-    def needs_tokens(self) -> bool:
-        """Taken for granted of a system that wraps a policy's engine."""
-        return self.needs_model and type(self).engine is not Agent.engine
-
-    def env_kwargs(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The same."""
         return dict(kwargs)
 
     def slots(self, slots: EnvSlots, data: SystemData) -> EnvSlots:
-        """The same."""
+        """The environments that its policy sees, such as ones that show passages at once."""
         return slots
 
     def engine(
         self, engine: GenerationEngine | None, tokenizer: Tokenizer, data: SystemData
     ) -> GenerationEngine:
-        """The same.
+        """The engine that writes its turns.
+
+        Args:
+            engine: The policy's; None for a system that needs no model.
+            tokenizer: The policy's, or one of plain text.
+            data: The data that is evaluated.
+
+        Returns:
+            An engine.
 
         Raises:
-            ValueError: if there is none.
+            ValueError: if the system needs a policy's engine and there is none.
         """
         if engine is None:
-            raise ValueError("the system agent must have an engine, got None")
+            raise ValueError(f"the system {self.name} must have an engine, got None")
         return engine
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,16 +16,17 @@ from calibadv_algo.traces.base import Rules
 from calibadv_algo.traces.building import RewardSource, Validity, build_groups
 from calibadv_algo.traces.files import LogFile, log_files, read_log
 from calibadv_algo.types import Group
+from calibadv_env.common.files import atomic_file
 
 FormatName = Literal["auto", "search-r1", "messages", "verifiers"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """How logs are read."""
+    """Rules by which logs are read."""
 
     format: FormatName = "auto"
-    """What wrote them; auto tells it by the first record of each file."""
+    """Form of the logs; auto tells it by the first record of each file."""
     group_by: str | None = None
     """Field that says which rollouts belong together, with dots for nested ones, or prompt."""
     reward: RewardSource = "logged"
@@ -42,7 +41,7 @@ class Reading:
     """More names of tools that answer."""
 
     def rules(self) -> Rules:
-        """What turns are read by.
+        """Grammar and metrics that turns are read by.
 
         Raises:
             ValueError: if there is no such tokenizer.
@@ -74,15 +73,15 @@ class Trace:
     """Read logged rollouts of other systems and write them as trajectories, one line each."""
 
     action: Annotated[Literal["import"], tyro.conf.Positional]
-    """What to do."""
+    """The action."""
     sources: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Files (JSON lines, or a list in a .json), or folders of them."""
     output: Path
     """File to write."""
     reading: Annotated[Reading, tyro.conf.arg(name="")] = field(default_factory=Reading)
-    """How logs are read."""
+    """Rules by which logs are read."""
     overwrite: bool = False
-    """Whether a file in this place gives way, once the new one is complete."""
+    """If true, a file in this place gives way, once the new one is complete."""
 
     def run(self) -> int:
         """Imports and says what was found; writes nothing if a line cannot be read."""
@@ -106,7 +105,7 @@ class Trace:
 
 
 def describe(log: LogFile, groups: Sequence[Group]) -> str:
-    """Says in a line what was found in a file."""
+    """One line about the contents of a file."""
     members = [each for group in groups for each in group.trajectories]
     num_invalid = sum(not each.final_info["is_format_valid"] for each in members)
     text = (
@@ -118,13 +117,8 @@ def describe(log: LogFile, groups: Sequence[Group]) -> str:
 
 
 def write_lines(output: Path, lines: Sequence[str]) -> None:
-    """Writes a file in one step: it is there as a whole or not at all."""
+    """Writes a file and its folder; it is there as a whole or not at all."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8", errors="replace") as stream:
-            stream.writelines(f"{line}\n" for line in lines)
-        temporary.replace(output)
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+    with atomic_file(output, "wb") as stream:
+        # Logs of other systems may hold halves of surrogate pairs, which UTF-8 cannot.
+        stream.writelines(f"{line}\n".encode("utf-8", "replace") for line in lines)

@@ -56,9 +56,9 @@ class WarmStart:
     shape: PolicyShape = field(default_factory=PolicyShape)
     """Size of the policy."""
     cloning: CloningConfig = field(default_factory=CloningConfig)
-    """How to clone."""
+    """Settings of the cloning."""
     searcher: SearcherConfig = field(default_factory=SearcherConfig)
-    """How the scripted searcher errs."""
+    """Errors of the scripted searcher."""
 
     def run(self) -> int:
         """Trains the tokenizer, plays and clones demonstrations, saves the policy."""
@@ -109,7 +109,7 @@ class WarmStart:
         return lambda max_hops: demonstrator.stream(max_hops=max_hops)
 
     def _scores(self, temperature: float) -> dict[str, float]:
-        """What the policy scores on the whole dev split."""
+        """Scores of the policy on the whole dev split."""
         env = EnvConfig(
             dataset=self.dataset,
             split="dev",
@@ -190,12 +190,12 @@ def name_source(dataset: Dataset, tasks: TaskSet) -> NameSource:
 
 
 def passage_heads(top_k: int) -> list[str]:
-    """How each passage of an observation begins, up to the title."""
+    """Beginnings of the passages of an observation, up to the title."""
     return [f"Doc {rank}(Title:" for rank in range(1, top_k + 1)]
 
 
 def tokenizer_texts(dataset: Dataset, tasks: TaskSet, names: NameSource) -> list[str]:
-    """What the policy will read and write, without tags."""
+    """Texts that the policy will read and write, without tags."""
     heads = passage_heads(1)
     passages = [
         format_passages([ScoredPassage(passage, 0.0)]).replace(heads[0], "")

@@ -1,4 +1,4 @@
-"""How sure the numbers of a comparison are: intervals, differences, stability.
+"""Uncertainty of the numbers of a comparison: intervals, differences, stability.
 
 Scores come as ``[arm, seed, question]``: every seed of every arm answered the same questions.
 Seeds and questions are therefore crossed, and one resample draws both: the same seeds and the
@@ -35,7 +35,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resamples:
-    """How often each seed and each question was drawn in every resample.
+    """Number of times that each seed and each question was drawn in every resample.
 
     Attributes:
         seeds: Counts of seeds.
@@ -255,14 +255,14 @@ def percentile_interval(
 def is_stable(
     f1_by_update: Sequence[float], *, has_alarm: bool, min_final_share: float = 0.8
 ) -> bool:
-    """Whether a run ended near its best without a collapse alarm.
+    """Stability of a run: it ended near its best without a collapse alarm.
 
     Stable means that no alarm was raised and that the last evaluation has at least
     ``min_final_share`` of the F1 of the best one.
 
     Args:
         f1_by_update: Mean F1 of every evaluation in order, at least one.
-        has_alarm: Whether the collapse alarm was raised at any update.
+        has_alarm: True if the collapse alarm was raised at any update.
         min_final_share: Share of the best that the last must keep, 0 to 1.
 
     Returns:

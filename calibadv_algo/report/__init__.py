@@ -1,1 +1,1 @@
-"""Turns a comparison directory into tables, curves and one self-contained page."""
+"""Tables, curves and one self-contained page of a comparison directory."""

@@ -187,7 +187,7 @@ def make_panels(
 
 
 def arm_colours(arms: Sequence[str], baseline: str) -> dict[str, str]:
-    """Gives every arm a colour, the baseline always grey.
+    """Colours of the arms, the baseline always grey.
 
     Args:
         arms: Names of the arms.

@@ -1,4 +1,4 @@
-"""How many correct searches a run's GRPO punished: counts over recorded groups, and a page."""
+"""Counts of the correct searches that a run's GRPO punished, over recorded groups, and a page."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
-    """What was found in all sources.
+    """Counts over all sources.
 
     Attributes:
         sources: In order.

@@ -31,8 +31,8 @@ class PassageView:
         id: Its id.
         title: Its title, "" where the observation does not show it.
         text: What the policy read of it, None where the observation was cut before it.
-        is_gold: Whether any trajectory of the group was credited with it as gold.
-        is_silver: Whether the best trajectories of the group retrieved it.
+        is_gold: True if any trajectory of the group was credited with it as gold.
+        is_silver: True if the best trajectories of the group retrieved it.
     """
 
     id: str
@@ -56,7 +56,7 @@ class TurnView:
         grpo: Advantage under GRPO.
         calibadv: Advantage under CalibAdv.
         silver: Silver correctness, None without a score.
-        is_gold_hit: Whether the search hit a gold passage that was not hit before.
+        is_gold_hit: True if the search hit a gold passage that was not hit before.
         verdict: Set for correct searches that GRPO punishes.
     """
 
@@ -79,7 +79,7 @@ class TrajectoryView:
     Attributes:
         reward: Its return.
         f1: F1 of its answer, None where the environment does not say.
-        is_format_valid: Whether the response is well-formed, None where unknown.
+        is_format_valid: True if the response is well-formed, None where unknown.
         stop_reason: Why it ended, "" where unknown.
         turns: In order.
     """

@@ -41,7 +41,7 @@ class EvalRow:
         f1: Token F1, 0 to 1.
         cover_em: Cover exact match, 0 or 1.
         num_searches: Searches carried out.
-        is_format_valid: Whether the whole response is well-formed.
+        is_format_valid: True if the whole response is well-formed.
         seed: Seed of the episode's sampling.
     """
 

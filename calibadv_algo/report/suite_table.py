@@ -13,7 +13,7 @@ from calibadv_algo.experiments.suite.scores import SCORES
 from calibadv_algo.report.tables import NOTHING, Table, format_interval, markdown_table
 
 Style = Literal["intervals", "means"]
-"""How scores are written."""
+"""Form of the scores."""
 
 SCORE_NAMES: Final[Mapping[str, str]] = {"em": "EM", "f1": "F1", "cover_em": "Cover EM"}
 """Score -> heading."""
@@ -35,7 +35,7 @@ def score_table(result: SuiteResult, *, style: Style = "intervals") -> Table:
 
     Args:
         result: Of a suite.
-        style: Whether intervals stand behind the means, or, for narrow places, means alone.
+        style: Means with their intervals, or, for narrow places, means alone.
 
     Returns:
         The table; what was skipped stands in it with the reason.
@@ -71,7 +71,7 @@ def score_table(result: SuiteResult, *, style: Style = "intervals") -> Table:
 
 
 def play_table(result: SuiteResult) -> Table:
-    """How the episodes went: what explains a low score before the policy is blamed.
+    """Course of the episodes: reasons for a low score other than the policy.
 
     Args:
         result: Of a suite.
@@ -109,7 +109,7 @@ def play_table(result: SuiteResult) -> Table:
 
 
 def coverage_table(result: SuiteResult) -> Table:
-    """What the corpus holds, and what searches reach in it, from the audits.
+    """Evidence that the corpus holds and that searches reach, from the audits.
 
     Args:
         result: Of a suite.

@@ -90,7 +90,7 @@ class SplitSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
-    """How one run went.
+    """Course of one run.
 
     Attributes:
         arm: Name of the arm.
@@ -100,7 +100,7 @@ class RunSummary:
         first_f1: Mean F1 of the first evaluation.
         best_f1: Highest mean F1 of any evaluation.
         final_f1: Mean F1 of the last evaluation.
-        has_alarm: Whether the collapse alarm was raised.
+        has_alarm: True if the collapse alarm was raised.
         is_stable: See ``statistics.is_stable``.
     """
 
@@ -149,7 +149,7 @@ def f1_curve(run: Run, split: str) -> list[float]:
 
 
 def has_alarm(run: Run) -> bool:
-    """Whether the collapse alarm was raised at any update of a run."""
+    """True if the collapse alarm was raised at any update of a run."""
     return any(bool(line.get("collapse_alarm")) for line in run.metrics)
 
 

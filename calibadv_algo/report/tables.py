@@ -49,7 +49,7 @@ def format_interval(interval: Interval | None, *, signed: bool = False) -> str:
 
     Args:
         interval: The interval, or None where there is none.
-        signed: Whether to write the sign of positive numbers, for differences.
+        signed: If true, positive numbers have their sign, for differences.
 
     Returns:
         Such as ``0.512 [0.480, 0.541]``; without brackets when the ends are NaN.
@@ -73,7 +73,7 @@ def _stable_runs(row: Row, num_seeds: int) -> str:
 
 
 def interval_note(summary: Summary) -> str:
-    """Says what the intervals mean and what they do not.
+    """Note on the meaning of the intervals, and its limits.
 
     Args:
         summary: The summary.

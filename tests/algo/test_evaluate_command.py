@@ -26,7 +26,7 @@ from calibadv_algo.cli.policies import (
     settle,
 )
 from calibadv_algo.cli.suite_data import open_suite, suite_names
-from calibadv_algo.cli.systems import Agent, find_system
+from calibadv_algo.cli.systems import System, find_system
 from calibadv_algo.training.config import EnvConfig
 from calibadv_env.data import registry
 from calibadv_env.data.registry import get_dataset
@@ -518,7 +518,7 @@ def test_a_system_can_stand_in_for_the_agent(
     from calibadv_algo.cli import systems
     from calibadv_algo.rollout.engines.scripted import ScriptedEngine
 
-    class Stubborn(Agent):
+    class Stubborn(System):
         name = "stubborn"
         needs_model = False
 

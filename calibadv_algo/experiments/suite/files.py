@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from calibadv_algo.errors import CalibadvAlgoError
 from calibadv_algo.training.evaluation import EvalRecord, record_from_json, record_to_json
+from calibadv_env.common.files import write_text
 
 FORMAT: Final = 1
 SETTINGS: Final = "settings.json"
@@ -149,20 +150,6 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError as error:
             raise SuiteError(f"{folder}: another process is evaluating into this folder") from error
         yield
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file in one step: a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

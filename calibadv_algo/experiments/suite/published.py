@@ -211,7 +211,7 @@ PUBLISHED: Final[tuple[PublishedRow, ...]] = (
         _R1_SEARCHER,
     ),
 )
-"""What has been published, as far as its metric is one of ours."""
+"""Published scores, as far as their metric is one of ours."""
 
 CAVEATS: Final[tuple[str, ...]] = (
     "The published rows were not measured here, and they are not comparable with each other "
@@ -224,7 +224,7 @@ CAVEATS: Final[tuple[str, ...]] = (
     "Cover EM counts an answer that contains an accepted one, so it is at least EM; a long answer "
     "gains by it.",
 )
-"""What a reader has to know before comparing anything with :data:`PUBLISHED`."""
+"""Reasons why nothing is simply comparable with :data:`PUBLISHED`."""
 
 
 def published_rows(metric: Metric, benchmarks: frozenset[str]) -> tuple[PublishedRow, ...]:

@@ -48,12 +48,12 @@ class PartResult:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every question of the split was asked."""
+        """True if every question of the split was asked."""
         return self.scores.num_questions == self.split_size
 
     @property
     def is_published(self) -> bool:
-        """Whether the split has the published size, as far as one can tell."""
+        """True if the split has the published size, as far as one can tell."""
         return self.published_size == self.split_size
 
 
@@ -95,7 +95,7 @@ class SuiteResult:
         return {score: rows for score, rows in found.items() if rows and self.benchmarks}
 
     def caveats(self) -> list[str]:
-        """What makes the numbers incomparable with the published ones, ours first."""
+        """Reasons why the numbers are not comparable with the published ones, ours first."""
         if not self.benchmarks:
             return []
         chosen = [part for part in self.parts if part.name in self.benchmarks]
@@ -148,7 +148,7 @@ def _intervals(values: Mapping[str, Interval | None]) -> dict[str, dict[str, flo
 
 
 def _own_caveats(parts: Sequence[PartResult], settings: Mapping[str, Any]) -> list[str]:
-    """What is special about our own numbers."""
+    """Peculiarities of our own numbers."""
     notes = []
     other = [part for part in parts if not part.is_published]
     if other:
@@ -177,7 +177,7 @@ def _own_caveats(parts: Sequence[PartResult], settings: Mapping[str, Any]) -> li
 
 
 def _retrievals(parts: Sequence[PartResult]) -> dict[str, list[str]]:
-    """How passages were found -> the benchmarks that it holds for."""
+    """Sentence on the retrieval -> the benchmarks that it holds for."""
     found: dict[str, list[str]] = {}
     for part in parts:
         facts = part.retrieval
@@ -193,7 +193,7 @@ def _retrievals(parts: Sequence[PartResult]) -> dict[str, list[str]]:
 
 
 def _decoding(parts: Sequence[PartResult], settings: Mapping[str, Any]) -> str:
-    """How our answers were sampled."""
+    """Sentence on the sampling of our answers."""
     temperature = settings.get("temperature", 0.0)
     number = parts[0].scores.num_samples
     how = "greedy" if not temperature else f"sampled at temperature {temperature:g}"

@@ -52,7 +52,7 @@ class SuitePart:
     """A dataset of a suite.
 
     Attributes:
-        name: How it is called in tables.
+        name: Name in tables.
         file_name: Name of its records, without an ending.
         split: The split that is evaluated, by its own name.
         tasks: The questions that are asked, in order.
@@ -72,7 +72,7 @@ class SuitePart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Player:
-    """What plays episodes.
+    """Environments and policy that play episodes.
 
     Attributes:
         slots: Environments of one part.

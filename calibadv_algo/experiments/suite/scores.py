@@ -31,10 +31,10 @@ MEASURES: Final[Mapping[str, Callable[[EvalRecord], float | None]]] = {
     "f1": lambda record: record.f1,
     "cover_em": lambda record: record.cover_em,
     "searches": lambda record: float(record.num_searches),
-    "tokens": lambda record: _number(record.num_action_tokens),
+    "tokens": lambda record: record.num_action_tokens,
     "turns": lambda record: float(record.num_turns),
     "answered": lambda record: float(record.answer is not None),
-    "format_valid": lambda record: _number(record.is_format_valid),
+    "format_valid": lambda record: record.is_format_valid,
     "cut_turns": lambda record: float(record.num_cut_turns),
 }
 """Name -> what is averaged."""
@@ -42,7 +42,7 @@ MEASURES: Final[Mapping[str, Callable[[EvalRecord], float | None]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartScores:
-    """What came of one dataset.
+    """Scores of one dataset.
 
     Attributes:
         num_questions: Questions that were asked.
@@ -173,7 +173,3 @@ def _by_hops(records: Sequence[EvalRecord]) -> dict[int, dict[str, float]]:
                 facts[name] = float(np.mean(values))
         found[hops] = facts
     return found
-
-
-def _number(value: float | None) -> float | None:
-    return None if value is None else float(value)
