@@ -94,8 +94,7 @@ class PolicyFlags(Checked):
                 engine=self.engine,
                 dtype=self.dtype,
             )
-        from calibadv_algo.rollout.engines.http import CallSettings
-        from calibadv_algo.rollout.engines.openai.engine import EndpointConfig
+        from calibadv_algo.rollout.engines.openai.engine import ENDPOINT_CALLS, EndpointConfig
 
         return EndpointPolicy(
             config=EndpointConfig(
@@ -104,7 +103,8 @@ class PolicyFlags(Checked):
                 route=self.endpoint_route,
                 key_variable=self.endpoint_key_variable,
                 extra=_json_object("endpoint_extra", self.endpoint_extra),
-                calls=CallSettings(
+                calls=replace(
+                    ENDPOINT_CALLS,
                     timeout_s=self.endpoint_timeout_s,
                     max_retries=self.endpoint_retries,
                     max_concurrency=self.endpoint_concurrency,

@@ -6,15 +6,11 @@ credit: :class:`JudgeCredit` makes a correctness matrix of them.
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -23,10 +19,9 @@ from calibadv_algo.credit.base import SCORED_BAD, CreditRule, search_mask
 from calibadv_algo.credit.facts import fact
 from calibadv_algo.errors import CalibadvAlgoError
 from calibadv_algo.types import Group, Trajectory
+from calibadv_env.common.chat import ChatClient
 from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE, Checked
-
-if TYPE_CHECKING:
-    import httpx
+from calibadv_env.common.http import CallError, HttpSettings, require_http
 
 Label = bool | None
 """Verdict on a turn: good, bad, or None where there is none."""
@@ -44,7 +39,6 @@ INSTRUCTION: Final = (
 """Instruction for a language model. Own wording: the published prompt could not be found."""
 
 _VERDICT: Final = re.compile(r"\bturn\s*\**\s*(\d+)\s*\**\s*[:=\-]\s*\**\s*(good|bad)\b", re.I)
-_RETRIED_STATUS: Final = (408, 409, 425, 429, 500, 502, 503, 504)
 
 
 class JudgeError(CalibadvAlgoError):
@@ -110,7 +104,8 @@ class LlmJudge(Judge):
         max_tokens: Most tokens of a reply.
         timeout_s: Longest wait for one reply.
         max_retries: Repetitions after the first failure.
-        backoff_s: Seconds before the first repetition; doubled for each further one.
+        backoff_s: Seconds before the first repetition; doubled for each further one, up to 8, and
+            shortened by up to half at random.
         max_concurrency: Most requests at one time.
         on_failure: Effect of a judge that cannot be reached: it ends the run, or its trajectory
             goes without labels.
@@ -130,8 +125,7 @@ class LlmJudge(Judge):
     def __post_init__(self) -> None:
         """Checks ranges, choices and the address."""
         Judge.__post_init__(self)
-        if not self.base_url.startswith(("http://", "https://")):
-            raise ValueError(f"base_url must begin with http:// or https://, got {self.base_url!r}")
+        require_http(base_url=self.base_url)
 
     def judge(self, trajectories: Sequence[Trajectory]) -> list[list[Label]]:
         """Labels by the language model.
@@ -140,68 +134,39 @@ class LlmJudge(Judge):
             JudgeError: if the server could not be reached or did not send a completion.
             ImportError: if httpx is not installed.
         """
-        httpx = _import_httpx()
         transcripts = [transcript(each) for each in trajectories]
         distinct = list(dict.fromkeys(transcripts))
-        with (
-            httpx.Client(timeout=self.timeout_s) as client,
-            ThreadPoolExecutor(min(self.max_concurrency, len(distinct) or 1)) as pool,
-        ):
-            replies = list(pool.map(lambda text: self._ask(client, text), distinct))
+        with self._chat() as chat:
+            replies = chat.map(lambda text: self._ask(chat, text), distinct)
         found = dict(zip(distinct, replies, strict=True))
         return [
             read_verdicts(found[text], len(each.turns))
             for text, each in zip(transcripts, trajectories, strict=True)
         ]
 
-    def _ask(
-        self, client: httpx.Client, text: str, sleep: Callable[[float], None] = time.sleep
-    ) -> str:
-        """One reply, "" where a failure excludes."""
-        failure = ""
-        for attempt in range(self.max_retries + 1):
-            if attempt:
-                sleep(self.backoff_s * 2 ** (attempt - 1))
-            try:
-                return self._request(client, text)
-            except _PassingError as error:
-                failure = str(error)
-            except JudgeError:
-                if self.on_failure == "raise":
-                    raise
-                return ""
-        if self.on_failure == "exclude":
-            return ""
-        raise JudgeError(
-            f"{self.base_url}: no verdict after {self.max_retries + 1} attempts, last: {failure}"
+    def _chat(self) -> ChatClient:
+        return ChatClient(
+            self.base_url,
+            self.model,
+            temperature=self.temperature,
+            max_tokens=self.max_tokens,
+            key_variable=self.api_key_variable,
+            settings=HttpSettings(
+                timeout_s=self.timeout_s,
+                max_retries=self.max_retries,
+                backoff_s=self.backoff_s,
+                max_concurrency=self.max_concurrency,
+            ),
         )
 
-    def _request(self, client: httpx.Client, text: str) -> str:
-        httpx = _import_httpx()
-        body = {
-            "model": self.model,
-            "temperature": self.temperature,
-            "max_tokens": self.max_tokens,
-            "messages": [{"role": "user", "content": INSTRUCTION + "\n" + text}],
-        }
-        headers = {}
-        key = os.environ.get(self.api_key_variable)
-        if key:
-            headers["authorization"] = f"Bearer {key}"
-        url = self.base_url.rstrip("/") + "/chat/completions"
+    def _ask(self, chat: ChatClient, text: str) -> str:
+        """One reply, "" where a failure excludes."""
         try:
-            reply = client.post(url, json=body, headers=headers)
-        except httpx.TransportError as error:
-            raise _PassingError(f"{type(error).__name__}: {error}") from error
-        if reply.status_code in _RETRIED_STATUS:
-            raise _PassingError(f"status {reply.status_code}")
-        if reply.status_code != 200:
-            raise JudgeError(f"{url}: status {reply.status_code}: {reply.text[:200]!r}")
-        return _read_completion(url, reply.text)
-
-
-class _PassingError(Exception):
-    """A failure that another attempt may mend."""
+            return chat.answer(INSTRUCTION + "\n" + text)
+        except CallError as error:
+            if self.on_failure == "exclude":
+                return ""
+            raise JudgeError(f"no verdict: {error}") from error.__cause__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,21 +241,3 @@ def read_verdicts(reply: str, num_turns: int) -> list[Label]:
         if len(match[1]) < 10 and 1 <= int(match[1]) <= num_turns:
             labels[int(match[1]) - 1] = match[2].lower() == "good"
     return labels
-
-
-def _read_completion(url: str, body: str) -> str:
-    try:
-        content = json.loads(body)["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise JudgeError(f"{url}: the reply is no completion: {body[:200]!r}") from error
-    if not isinstance(content, str):
-        raise JudgeError(f"{url}: the message must be text, got {type(content).__name__}")
-    return content
-
-
-def _import_httpx() -> Any:
-    try:
-        import httpx
-    except ImportError as error:
-        raise ImportError("a judge behind a server needs: pip install 'calibadv[http]'") from error
-    return httpx

@@ -1,1 +1,1 @@
-"""Machinery of both packages: checks of settings, files that appear whole. No domain words."""
+"""Machinery of both packages: checks of settings, atomic files, HTTP. No domain words."""

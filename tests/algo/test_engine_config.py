@@ -27,7 +27,7 @@ from calibadv_algo.rollout.engines.vllm.turns import check_sampling, reports_raw
         (VllmEngineConfig, {"workers": "separate", "transfer": "memory"}, "transfer must not be"),
         (VllmEngineConfig, {"tensor_parallel_size": 2}, "workers must be separate"),
         (VllmEngineConfig, {"lora": "adapter", "sleep": "drop-weights"}, "lora must be merged"),
-        (VllmServerEngineConfig, {"url": "localhost:1"}, "url must start with http"),
+        (VllmServerEngineConfig, {"url": "localhost:1"}, "url must begin with http"),
         (VllmServerEngineConfig, {"timeout_s": 0.0}, "timeout_s must be positive"),
         (VllmServerEngineConfig, {"master_port": 70000}, r"master_port must be in \[1, 65535\]"),
         (VllmServerEngineConfig, {"max_retries": -1}, "max_retries must not be negative"),
@@ -46,7 +46,7 @@ def test_engines_are_found_by_name() -> None:
     for name in ("vlm", "vllm=http://a:1", ""):
         with pytest.raises(ValueError, match="engine must be one of hf, vllm, vllm-server"):
             find_engine(name)
-    with pytest.raises(ValueError, match="url must start with"):
+    with pytest.raises(ValueError, match="url must begin with"):
         find_engine("vllm-server=a:1")
 
 

@@ -16,7 +16,6 @@ import torch
 from calibadv_algo.errors import EngineError
 from calibadv_algo.rollout.driver import EpisodeSpec, collect
 from calibadv_algo.rollout.engines.base import GenerationRequest, SamplingParams
-from calibadv_algo.rollout.engines.http import CallSettings
 from calibadv_algo.rollout.engines.openai.engine import (
     EndpointConfig,
     OpenAiEngine,
@@ -25,6 +24,7 @@ from calibadv_algo.rollout.engines.openai.engine import (
     end_turn,
 )
 from calibadv_algo.rollout.slots import make_slots
+from calibadv_env.common.http import HttpSettings
 from calibadv_env.info import STOP_STRINGS
 
 PARAMS = SamplingParams(temperature=0.0, max_tokens=50, stop=STOP_STRINGS)
@@ -49,7 +49,7 @@ server = load_endpoint()
 def engine_of(endpoint: Any, **changes: Any) -> OpenAiEngine:
     calls = {"timeout_s": 2.0, "max_retries": 2, "backoff_s": 0.01, "max_concurrency": 4}
     calls |= {name: changes.pop(name) for name in list(changes) if name in calls}
-    values = {"url": endpoint.url, "model": "m", "calls": CallSettings(**calls), **changes}
+    values = {"url": endpoint.url, "model": "m", "calls": HttpSettings(**calls), **changes}
     return OpenAiEngine(EndpointConfig(**values))
 
 
@@ -214,6 +214,7 @@ def test_a_refusal_is_final_and_does_not_show_the_key(monkeypatch: pytest.Monkey
         with pytest.raises(EngineError, match=r"status 401.*wrong key \[key\]") as caught:
             ask(engine, "q")
         assert "secret" not in str(caught.value)
+        assert "secret" not in repr(caught.value.__cause__)
         assert len(endpoint.bodies) == 1
         assert endpoint.headers[0]["authorization"] == "Bearer sk-very-secret"
         monkeypatch.delenv("MY_KEY")
@@ -312,8 +313,8 @@ def test_settings_are_checked(values: dict[str, str], message: str) -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{"timeout_s": 0.0}, {"max_retries": -1}, {"max_concurrency": 0}, {"backoff_s": 0.0}],
+    [{"timeout_s": 0.0}, {"max_retries": -1}, {"max_concurrency": 0}, {"backoff_s": -1.0}],
 )
 def test_patience_is_checked(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(values))):
-        CallSettings(**values)
+        HttpSettings(**values)

@@ -13,12 +13,12 @@ import gymnasium
 import pytest
 
 import calibadv_env  # noqa: F401
+from calibadv_env.common.http import HttpSettings, retry_after_s
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.errors import RetrieverError
 from calibadv_env.retrieval import Retriever, make_retriever
 from calibadv_env.retrieval.cache import CachedRetriever
 from calibadv_env.retrieval.remote.client import HttpRetriever, split_batch
-from calibadv_env.retrieval.remote.session import HttpSettings, retry_after_s
 
 httpx = pytest.importorskip("httpx")
 msgpack = pytest.importorskip("msgpack")
@@ -378,8 +378,8 @@ def test_retry_after_is_seconds_or_a_date():
 
 def test_pauses_grow_differ_and_repeat():
     def pauses(seed):
-        session = HttpRetriever("http://h", seed=seed, backoff_s=1.0, max_backoff_s=4.0)._session
-        return [session._pause_s(attempt, ValueError()) for attempt in range(5)]
+        client = HttpRetriever("http://h", seed=seed, backoff_s=1.0, max_backoff_s=4.0)._http
+        return [client._pause_s(attempt, ValueError()) for attempt in range(5)]
 
     assert pauses(0) == pauses(0) != pauses(1)
     for pause, whole in zip(pauses(0), [1, 2, 4, 4, 4], strict=True):
@@ -394,8 +394,8 @@ def test_pauses_grow_differ_and_repeat():
         ("http://h#dialect=french", "dialect must be one of auto"),
         ("http://h#timeout_s=0", "timeout_s must be positive"),
         ("http://h#max_retries=-1", "max_retries must not be negative"),
-        ("http://h#max_connections=0", "max_connections must be at least 1"),
-        ("http://h#max_queries_per_request=0", "max_queries_per_request must be at least 1"),
+        ("http://h#max_connections=0", "max_connections must be positive"),
+        ("http://h#max_queries_per_request=0", "max_queries_per_request must be positive"),
         ("http://h#ready_timeout_s=-1", "ready_timeout_s must not be negative"),
         ("http://", "name a host"),
     ],
@@ -414,7 +414,7 @@ def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="begin with http"):
         HttpRetriever("ftp://h")
     with pytest.raises(ValueError, match="backoff_s"):
-        HttpSettings(backoff_s=0)
+        HttpSettings(backoff_s=-1)
 
 
 def test_a_fork_opens_connections_of_its_own(toy_server):
@@ -431,4 +431,4 @@ def test_a_fork_opens_connections_of_its_own(toy_server):
     assert os.read(reader, 9) == b"right"
     os.close(reader)
     os.close(writer)
-    assert len(retriever._session._processes) == 1
+    assert len(retriever._http._processes) == 1

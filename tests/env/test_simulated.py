@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import calibadv_env  # noqa: F401
+from calibadv_env.common.http import HttpSettings
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.errors import RetrieverError
 from calibadv_env.retrieval import Retriever, make_retriever
 from calibadv_env.retrieval.base import TaskRetriever, search_with_tasks
 from calibadv_env.retrieval.cache import CachedRetriever
-from calibadv_env.retrieval.remote.session import HttpSettings
 from calibadv_env.retrieval.remote.simulated import (
     RULES,
     ChatWriter,

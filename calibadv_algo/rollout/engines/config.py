@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from annotated_types import Interval
 
 from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE, Checked
+from calibadv_env.common.http import require_http
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -116,8 +117,7 @@ class VllmServerEngineConfig(Checked):
     def __post_init__(self) -> None:
         """Checks ranges and the address."""
         Checked.__post_init__(self)
-        if not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"url must start with http:// or https://, got {self.url!r}")
+        require_http(url=self.url)
 
 
 EngineConfig = HfEngineConfig | VllmEngineConfig | VllmServerEngineConfig

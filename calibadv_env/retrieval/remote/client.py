@@ -7,16 +7,19 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Literal, TypeAlias
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
-from calibadv_env.errors import RetrieverError
-from calibadv_env.protocol.passages import ScoredPassage
-from calibadv_env.retrieval.remote.session import (
+from calibadv_env.common.checks import require_not_negative, require_positive
+from calibadv_env.common.http import (
     CallError,
-    HttpSession,
+    HttpClient,
     HttpSettings,
     UnusableReplyError,
+    require_http,
 )
+from calibadv_env.errors import RetrieverError
+from calibadv_env.protocol.passages import ScoredPassage
+from calibadv_env.retrieval.remote.specs import read_spec
 from calibadv_env.retrieval.remote.wire import (
     BATCH_DIALECTS,
     DIALECTS,
@@ -54,9 +57,10 @@ class HttpRetriever:
 
     A failure is an exception, never a passage: a server that is down, too slow, or answers
     something else than passages raises :class:`RetrieverError` from its cause. What may pass
-    (no connection, a timeout, a reply that cannot be read, status 408, 425, 429, 500, 502, 503,
-    504) is tried again, after a pause that grows and that the server may lengthen with
-    Retry-After; anything else is raised at once. One attempt takes ``timeout_s`` at most.
+    (no connection, a timeout, a reply that cannot be read, or a status among
+    :data:`~calibadv_env.common.http.RETRIED_STATUSES`) is tried again, after a pause that grows
+    and that the server may lengthen with Retry-After; anything else is raised at once. One attempt
+    takes ``timeout_s`` at most.
 
     Connections belong to a process and are opened at the first search, so it can be pickled, be
     inherited by a fork and be shared by threads.
@@ -101,14 +105,10 @@ class HttpRetriever:
         if dialect != "auto" and dialect not in DIALECTS:
             known = ", ".join(("auto", *DIALECTS))
             raise ValueError(f"dialect must be one of {known}, got {dialect!r}")
-        for name, value in (
-            ("max_queries_per_request", max_queries_per_request),
-            ("num_candidates", num_candidates),
-        ):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if ready_timeout_s < 0:
-            raise ValueError(f"ready_timeout_s must not be negative, got {ready_timeout_s}")
+        require_positive(
+            max_queries_per_request=max_queries_per_request, num_candidates=num_candidates
+        )
+        require_not_negative(ready_timeout_s=ready_timeout_s)
         self.url = _retrieve_url(url)
         self.dialect = dialect
         self.ready_timeout_s = ready_timeout_s
@@ -123,7 +123,7 @@ class HttpRetriever:
             max_concurrency=max_concurrency,
             seed=seed,
         )
-        self._session = HttpSession(settings)
+        self._http = HttpClient(settings)
         self._spoken: Dialect | None = None if dialect == "auto" else dialect
         self._is_awaited = ready_timeout_s == 0
 
@@ -141,18 +141,8 @@ class HttpRetriever:
         Raises:
             ValueError: if a setting is unknown or cannot be read.
         """
-        parts = urlsplit(spec)
-        options: dict[str, Any] = {}
-        for name, value in parse_qsl(parts.fragment, keep_blank_values=True):
-            if name not in _OPTIONS:
-                known = ", ".join(_OPTIONS)
-                raise ValueError(f"settings in {spec!r} must be among {known}, got {name!r}")
-            try:
-                options[name] = _OPTIONS[name](value)
-            except ValueError as error:
-                kind = _OPTIONS[name].__name__
-                raise ValueError(f"{name} in {spec!r} must be a {kind}, got {value!r}") from error
-        return cls(urlunsplit(parts._replace(fragment="")), **options)
+        url, options = read_spec(spec, _OPTIONS)
+        return cls(url, **options)
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
         """Ranks passages for each query; see :class:`calibadv_env.retrieval.base.Retriever`.
@@ -176,11 +166,14 @@ class HttpRetriever:
             return []
         if not self._is_awaited:
             self.wait_until_ready(self.ready_timeout_s)
-        if self._spoken is None:
-            self._spoken = self._find_dialect(queries[0], top_k)
-        size = self.max_queries_per_request if self._spoken in BATCH_DIALECTS else 1
-        ask = partial(self._ask, self._spoken, top_k)
-        answers = self._session.map(ask, split_batch(queries, size, _MAX_CHARS_PER_REQUEST))
+        try:
+            if self._spoken is None:
+                self._spoken = self._find_dialect(queries[0], top_k)
+            size = self.max_queries_per_request if self._spoken in BATCH_DIALECTS else 1
+            ask = partial(self._ask, self._spoken, top_k)
+            answers = self._http.map(ask, split_batch(queries, size, _MAX_CHARS_PER_REQUEST))
+        except CallError as error:
+            raise RetrieverError(str(error)) from error.__cause__
         return [found for answer in answers for found in answer]
 
     def wait_until_ready(self, timeout_s: float) -> None:
@@ -197,7 +190,7 @@ class HttpRetriever:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                self._session.get(self._sibling("ready"), timeout_s=min(5.0, timeout_s or 5.0))
+                self._http.get(self._sibling("ready"), timeout_s=min(5.0, timeout_s or 5.0))
                 break
             except CallError as error:
                 if error.status in (404, 405):
@@ -221,10 +214,10 @@ class HttpRetriever:
         if not self._is_awaited:
             self.wait_until_ready(self.ready_timeout_s)
         try:
-            record = json.loads(self._session.get(self._sibling("ready")))
+            record = json.loads(self._http.get(self._sibling("ready")))
         except CallError as error:
             if error.status not in (404, 405):
-                raise
+                raise RetrieverError(str(error)) from error.__cause__
             record = None
         except ValueError:
             record = None
@@ -240,7 +233,7 @@ class HttpRetriever:
 
     def close(self) -> None:
         """Closes the connections of this process."""
-        self._session.close()
+        self._http.close()
 
     def __repr__(self) -> str:
         """Names the server."""
@@ -261,7 +254,7 @@ class HttpRetriever:
 
         headers = {"content-type": content_type, "accept": content_type}
         try:
-            return self._session.post(self.url, body, headers, decode)
+            return self._http.post(self.url, body, headers, decode)
         except BadReplyError as error:
             raise RetrieverError(
                 f"{self.url}: the reply is not one of dialect {dialect!r}: {error}"
@@ -270,7 +263,7 @@ class HttpRetriever:
     def _find_dialect(self, query: str, top_k: int) -> Dialect:
         """Asks in one dialect after the other until a reply can be read."""
         causes: list[str] = []
-        last: RetrieverError | None = None
+        last: Exception | None = None
         for dialect in _PROBED:
             try:
                 self._ask(dialect, top_k, [query], is_probe=True)
@@ -317,7 +310,8 @@ def split_batch(queries: Sequence[str], max_queries: int, max_chars: int) -> lis
 
 
 def _retrieve_url(url: str) -> str:
+    require_http(url=url)
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise ValueError(f"url must begin with http:// or https:// and name a host, got {url!r}")
+    if not parts.netloc:
+        raise ValueError(f"url must name a host, got {url!r}")
     return urlunsplit(parts._replace(path="/retrieve")) if parts.path in ("", "/") else url

@@ -12,11 +12,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from calibadv_env.errors import RetrieverError
 from calibadv_env.protocol.passages import Passage, ScoredPassage
 from calibadv_env.retrieval.base import AskedTask
+from calibadv_env.retrieval.remote.specs import read_spec
 from calibadv_env.retrieval.remote.wire import content_id
 from calibadv_env.retrieval.remote.writers import ChatWriter, ScriptedWriter, TextWriter
 
@@ -288,23 +288,12 @@ def simulated_from_spec(spec: str) -> SimulatedRetriever:
     Raises:
         ValueError: if a setting is unknown, missing or cannot be read.
     """
-    parts = urlsplit(spec.removeprefix(PREFIX))
-    given = dict(parse_qsl(parts.fragment, keep_blank_values=True))
-    options: dict[str, Any] = {"num_steps": 1000}
-    for name, value in given.items():
-        if name not in _OPTIONS:
-            known = ", ".join(_OPTIONS)
-            raise ValueError(f"settings in {spec!r} must be among {known}, got {name!r}")
-        try:
-            options[name] = _OPTIONS[name](value)
-        except ValueError as error:
-            kind = _OPTIONS[name].__name__
-            raise ValueError(f"{name} in {spec!r} must be a {kind}, got {value!r}") from error
+    url, given = read_spec(spec.removeprefix(PREFIX), _OPTIONS)
+    options = {"num_steps": 1000, **given}
     if not options.get("model"):
         raise ValueError(f"{spec!r} must name the model, as #model=NAME")
     model = options.pop("model")
     of_writer = {key: options.pop(key) for key in ("temperature", "max_tokens") if key in options}
-    url = urlunsplit(parts._replace(fragment=""))
     writer = ChatWriter(url, model, seed=options.get("seed", 0), **of_writer)
     return SimulatedRetriever(writer=writer, name=f"{url} {model}", **options)
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Protocol
 
+from calibadv_env.common.chat import ChatClient
+from calibadv_env.common.http import CallError, HttpSettings
 from calibadv_env.errors import RetrieverError
-from calibadv_env.retrieval.remote.session import HttpSession, HttpSettings, UnusableReplyError
 
 
 class TextWriter(Protocol):
@@ -68,21 +66,15 @@ class ChatWriter:
         seed: int = 0,
         settings: HttpSettings | None = None,
     ) -> None:
-        if not base_url.startswith(("http://", "https://")):
-            raise ValueError(f"base_url must begin with http:// or https://, got {base_url!r}")
-        if temperature < 0:
-            raise ValueError(f"temperature must not be negative, got {temperature}")
-        if max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
-        self._url = base_url.rstrip("/") + "/chat/completions"
-        self._fixed = {
-            "model": model,
-            "temperature": temperature,
-            "max_tokens": max_tokens,
-            "seed": seed,
-        }
-        self._api_key_variable = api_key_variable
-        self._session = HttpSession(settings or HttpSettings(timeout_s=120.0))
+        self._chat = ChatClient(
+            base_url,
+            model,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            key_variable=api_key_variable,
+            settings=settings or HttpSettings(timeout_s=120.0),
+            seed=seed,
+        )
 
     def write(self, prompts: Sequence[str]) -> list[str]:
         """Completes each prompt, several at a time.
@@ -96,27 +88,7 @@ class ChatWriter:
         Raises:
             RetrieverError: if the server could not be reached or its reply has no text.
         """
-        return self._session.map(self._write_one, prompts) if prompts else []
-
-    def _write_one(self, prompt: str) -> str:
-        body = {**self._fixed, "messages": [{"role": "user", "content": prompt}]}
-        headers = {"content-type": "application/json"}
-        key = os.environ.get(self._api_key_variable)
-        if key:
-            headers["authorization"] = f"Bearer {key}"
-        raw = json.dumps(body).encode("ascii")
-        return self._session.post(self._url, raw, headers, partial(_read_completion, self._url))
-
-
-def _read_completion(url: str, body: bytes) -> str:
-    try:
-        record = json.loads(body)
-    except ValueError as error:
-        raise UnusableReplyError(f"the reply must be JSON: {error}; got {body[:80]!r}") from error
-    try:
-        text = record["choices"][0]["message"]["content"]
-    except (KeyError, IndexError, TypeError) as error:
-        raise RetrieverError(f"{url}: the reply has no message: {body[:200]!r}") from error
-    if not isinstance(text, str):
-        raise RetrieverError(f"{url}: the message must be text, got {type(text).__name__}")
-    return text
+        try:
+            return self._chat.map(self._chat.answer, prompts)
+        except CallError as error:
+            raise RetrieverError(str(error)) from error.__cause__

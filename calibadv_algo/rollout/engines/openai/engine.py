@@ -1,4 +1,4 @@
-"""Turns written by a server that speaks OpenAI's API: for evaluation, never for training.
+"""Generation engine over a server with OpenAI's API: for evaluation, never for training.
 
 The engine works on text. Its "tokens" are whole pieces of text: :class:`TextPieces` gives every
 prompt and observation one id, and every turn as many ids as the server says that it sampled
@@ -8,7 +8,6 @@ and no weights, so a policy behind an endpoint cannot be trained through it.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,8 +22,16 @@ from calibadv_algo.rollout.engines.base import (
     GenerationRequest,
     SamplingParams,
 )
-from calibadv_algo.rollout.engines.http import CallSettings, JsonCaller, ReplyError
 from calibadv_algo.types import Trajectory
+from calibadv_env.common.checks import Checked
+from calibadv_env.common.http import (
+    CallError,
+    HttpClient,
+    HttpSettings,
+    UnusableReplyError,
+    bearer,
+    require_http,
+)
 
 Route = Literal["chat", "completions"]
 
@@ -42,8 +49,14 @@ _NO_ROOM: Final = re.compile(
 """How servers say that a conversation is longer than their model reads."""
 
 
+ENDPOINT_CALLS: Final = HttpSettings(
+    timeout_s=120.0, max_retries=5, backoff_s=0.5, max_backoff_s=20.0
+)
+"""Patience with an endpoint if nothing else is said."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EndpointConfig:
+class EndpointConfig(Checked):
     """A server with OpenAI's API, and the model to ask there."""
 
     url: str
@@ -56,17 +69,15 @@ class EndpointConfig:
     """Environment variable that holds the key; without it none is sent. It is stored nowhere."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the request's body on top of ours; null takes one of ours out."""
-    calls: CallSettings = field(default_factory=CallSettings)
+    calls: HttpSettings = ENDPOINT_CALLS
     """Timeouts, retries, concurrency."""
 
     def __post_init__(self) -> None:
-        """Checks address and name."""
-        if not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"url must begin with http:// or https://, got {self.url!r}")
+        """Checks address, name and route."""
+        Checked.__post_init__(self)
+        require_http(url=self.url)
         if not self.model:
             raise ValueError("model must name a model of the endpoint, got ''")
-        if self.route not in ("chat", "completions"):
-            raise ValueError(f"route must be chat or completions, got {self.route!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +149,11 @@ class OpenAiEngine:
         num_uncounted: Turns for which the server did not say how many tokens they are.
     """
 
-    def __init__(self, config: EndpointConfig, *, caller: JsonCaller | None = None) -> None:
-        """Takes the endpoint.
+    def __init__(self, config: EndpointConfig) -> None:
+        """Connects to nothing yet.
 
         Args:
             config: The server and the model.
-            caller: Makes the calls; one with the settings of ``config`` if None.
 
         Raises:
             ImportError: if httpx is not installed.
@@ -152,7 +162,7 @@ class OpenAiEngine:
         self.tokenizer = TextPieces()
         self.num_out_of_room = 0
         self.num_uncounted = 0
-        self._caller = caller or JsonCaller(config.calls)
+        self._http = HttpClient(config.calls)
         self._ids: dict[str, tuple[int, ...]] = {}
         path = "chat/completions" if config.route == "chat" else "completions"
         self._url = f"{config.url.rstrip('/')}/{path}"
@@ -173,7 +183,7 @@ class OpenAiEngine:
             EngineError: if the server could not be reached, refused a request, or its answer is
                 none.
         """
-        answers = self._caller.map(lambda request: self._ask(request, params), requests)
+        answers = self._http.map(lambda request: self._ask(request, params), requests)
         generations = []
         for request, answer in zip(requests, answers, strict=True):
             generation = self._generation(answer, params.stop)
@@ -199,22 +209,18 @@ class OpenAiEngine:
 
     def close(self) -> None:
         """Closes the connections."""
-        self._caller.close()
+        self._http.close()
 
     def _ask(self, request: GenerationRequest, params: SamplingParams) -> _Answer | None:
         """The server's answer; None if the conversation is too long for its model."""
         body = self._body(request, params)
-        key = os.environ.get(self.config.key_variable, "").strip()
-        headers = {"authorization": f"Bearer {key}"} if key else {}
         read = _read_chat if self.config.route == "chat" else _read_completion
         try:
-            return self._caller.post(self._url, body, headers, read)
-        except ReplyError as error:
+            return self._http.post_json(self._url, body, bearer(self.config.key_variable), read)
+        except CallError as error:
             if error.status in (400, 413, 422) and _NO_ROOM.search(error.text):
                 return None
-            raise EngineError(_without(key, f"{self._url}: {error}")) from error
-        except EngineError as error:
-            raise EngineError(_without(key, str(error))) from error.__cause__
+            raise EngineError(str(error)) from error.__cause__
 
     def _body(self, request: GenerationRequest, params: SamplingParams) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -321,7 +327,7 @@ def _read_chat(reply: Any) -> _Answer:
     choice = _choice(reply)
     message = choice.get("message")
     if not isinstance(message, dict):
-        raise ValueError("choices[0].message must be an object")
+        raise UnusableReplyError(f"choices[0].message must be an object, got {reply!r:.300}")
     return _answer(reply, choice, message.get("content"))
 
 
@@ -333,7 +339,9 @@ def _read_completion(reply: Any) -> _Answer:
 def _choice(reply: Any) -> dict[str, Any]:
     choices = reply.get("choices") if isinstance(reply, dict) else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise ValueError("choices must be a list that begins with an object")
+        raise UnusableReplyError(
+            f"choices must be a list that begins with an object, got {reply!r:.300}"
+        )
     choice: dict[str, Any] = choices[0]
     return choice
 
@@ -341,7 +349,7 @@ def _choice(reply: Any) -> dict[str, Any]:
 def _answer(reply: Mapping[str, Any], choice: Mapping[str, Any], text: Any) -> _Answer:
     """An answer; no text at all is an empty one, as of a model that only thought."""
     if text is not None and not isinstance(text, str):
-        raise ValueError(f"the text must be a string, got {type(text).__name__}")
+        raise UnusableReplyError(f"the text must be a string, got {type(text).__name__}")
     usage = reply.get("usage")
     count = usage.get("completion_tokens") if isinstance(usage, dict) else None
     is_count = isinstance(count, int) and not isinstance(count, bool) and count >= 1
@@ -354,8 +362,3 @@ def _answer(reply: Mapping[str, Any], choice: Mapping[str, Any], text: Any) -> _
         matched if isinstance(matched, str | int) else None,
         count if is_count else None,
     )
-
-
-def _without(secret: str, text: str) -> str:
-    """A text in which a key does not stand."""
-    return text.replace(secret, "[key]") if secret else text

@@ -56,7 +56,6 @@ from calibadv_algo.rollout.engines.vllm.turns import (
     check_reported,
     check_sampling,
     check_tokens,
-    describe,
     reports_raw_logprobs,
 )
 from calibadv_algo.rollout.engines.vllm.weights import (
@@ -66,6 +65,7 @@ from calibadv_algo.rollout.engines.vllm.weights import (
     remove_leftovers,
     unwrap,
 )
+from calibadv_env.common.http import describe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from calibadv_algo.errors import EngineError
-from calibadv_algo.rollout.engines.http import CallSettings, JsonCaller, ReplyError
-from calibadv_algo.rollout.engines.vllm.turns import describe
+from calibadv_env.common.http import (
+    CallError,
+    HttpClient,
+    HttpSettings,
+    UnusableReplyError,
+    describe,
+)
 
 if TYPE_CHECKING:
     from calibadv_algo.rollout.engines.config import VllmServerEngineConfig
 
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """What a server says about itself.
+    """Facts that a server reports about itself.
 
     Attributes:
         model: Name of the model that it serves.
@@ -43,45 +52,60 @@ class ServerClient:
             ImportError: naming the extra, if httpx is missing.
         """
         self._url = config.url.rstrip("/")
-        self._timeout_s = config.timeout_s
-        self._asking = JsonCaller(
-            CallSettings(
+        self._turns = HttpClient(
+            HttpSettings(
                 timeout_s=config.timeout_s,
                 max_retries=config.max_retries,
                 backoff_s=config.backoff_s,
+                max_backoff_s=20.0,
                 max_concurrency=config.max_connections,
             )
         )
-        self._once = JsonCaller(
-            CallSettings(timeout_s=config.timeout_s, max_retries=0, max_concurrency=2)
+        # A client of its own, so that no call of it waits behind turns. Updates of weights are
+        # not idempotent, so none is sent twice.
+        self._control = HttpClient(
+            HttpSettings(timeout_s=config.timeout_s, max_retries=0, max_concurrency=2)
         )
-        import httpx
-
-        self._http = httpx.Client(timeout=config.timeout_s)
 
     def complete(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Asks for one turn, again after failures that may pass."""
+        """Asks for one turn, again after failures that may pass.
+
+        Raises:
+            EngineError: if the server refused it or did not answer.
+        """
         try:
-            return self._asking.post(f"{self._url}/v1/completions", body, {}, first_choice)
-        except ReplyError as error:
-            raise EngineError(f"{self._url} refused a turn: {error}") from error
+            return self._turns.post_json(f"{self._url}/v1/completions", body, {}, first_choice)
+        except CallError as error:
+            raise EngineError(f"no turn from vLLM: {error}") from error.__cause__
 
     def facts(self) -> ServerFacts:
-        """Asks what is served."""
-        models = [each["id"] for each in self._get("/v1/models")["data"]]
-        config = self._get("/server_info?config_format=json")["vllm_config"]
-        transfer = config.get("weight_transfer_config") or {}
-        return ServerFacts(
-            model=models[0],
-            max_context=int(config["model_config"]["max_model_len"]),
-            logprobs_mode=str(config["model_config"]["logprobs_mode"]),
-            backend=transfer.get("backend"),
-            num_workers=int(self._get("/get_world_size")["world_size"]),
-        )
+        """Asks what is served.
+
+        Raises:
+            EngineError: if the server does not answer, or not as vLLM does.
+        """
+        model = self._get("/v1/models", lambda reply: str(reply["data"][0]["id"]))
+        num_workers = self._get("/get_world_size", lambda reply: int(reply["world_size"]))
+
+        def read(reply: Any) -> ServerFacts:
+            config = reply["vllm_config"]
+            return ServerFacts(
+                model=model,
+                max_context=int(config["model_config"]["max_model_len"]),
+                logprobs_mode=str(config["model_config"]["logprobs_mode"]),
+                backend=(config.get("weight_transfer_config") or {}).get("backend"),
+                num_workers=num_workers,
+            )
+
+        return self._get("/server_info?config_format=json", read)
 
     def weight_version(self) -> str:
-        """Asks which weights are loaded."""
-        return str(self._get("/weight_info")["weight_version"])
+        """Asks which weights are loaded.
+
+        Raises:
+            EngineError: if the server does not answer.
+        """
+        return self._get("/weight_info", lambda reply: str(reply["weight_version"]))
 
     def wait_until_ready(self, timeout_s: float) -> None:
         """Waits for a server that is starting.
@@ -93,11 +117,10 @@ class ServerClient:
         last = "no answer"
         while time.monotonic() < deadline:
             try:
-                if self._http.get(f"{self._url}/health", timeout=5.0).status_code == 200:
-                    return
-                last = "not healthy"
-            except Exception as error:  # noqa: BLE001 (any failure means: not yet)
-                last = describe(error)
+                self._control.get(f"{self._url}/health", timeout_s=5.0)
+                return
+            except CallError as error:
+                last = str(error)
             time.sleep(min(0.5, timeout_s))
         raise EngineError(f"no vLLM server at {self._url} within {timeout_s:g} s: {last}")
 
@@ -124,40 +147,46 @@ class ServerClient:
 
     def reset_prefix_cache(self) -> None:
         """Drops what was computed under old weights."""
-        reply = self._http.post(f"{self._url}/reset_prefix_cache")
-        if reply.status_code != 200:
-            raise EngineError(f"the prefix cache could not be reset: {reply.text[:300]}")
+        self._post("/reset_prefix_cache", {})
 
     def close(self) -> None:
         """Closes connections."""
-        self._asking.close()
-        self._once.close()
-        self._http.close()
+        self._turns.close()
+        self._control.close()
 
-    def _get(self, path: str) -> Any:
-        reply = self._http.get(f"{self._url}{path}")
-        if reply.status_code == 404:
-            raise EngineError(
-                f"{self._url} has no route {path.partition('?')[0]}: the server must be started "
-                "with VLLM_SERVER_DEV_MODE=1"
-            )
-        reply.raise_for_status()
-        return reply.json()
+    def _get(self, path: str, read: Callable[[Any], Result]) -> Result:
+        try:
+            return read(json.loads(self._control.get(f"{self._url}{path}")))
+        except CallError as error:
+            if error.status == 404:
+                raise EngineError(
+                    f"{self._url} has no route {path.partition('?')[0]}: the server must be "
+                    "started with VLLM_SERVER_DEV_MODE=1"
+                ) from error
+            raise EngineError(f"the vLLM server does not answer: {error}") from error.__cause__
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+            message = f"{self._url}{path}: the answer is not vLLM's: {describe(error)}"
+            raise EngineError(message) from error
 
-    def _post(self, path: str, body: dict[str, Any]) -> None:
-        self._once.post(f"{self._url}{path}", body, {}, lambda reply: reply)
+    def _post(self, path: str, record: dict[str, Any]) -> None:
+        """Sends a command; nobody reads what the server says to it."""
+        body, headers = json.dumps(record).encode("ascii"), {"content-type": "application/json"}
+        try:
+            self._control.post(f"{self._url}{path}", body, headers, lambda _: None)
+        except CallError as error:
+            raise EngineError(str(error)) from error.__cause__
 
 
 def first_choice(reply: Any) -> dict[str, Any]:
     """The turn in an answer.
 
     Raises:
-        ValueError: if it holds none.
+        UnusableReplyError: if it holds none.
     """
     try:
         choice = dict(reply["choices"][0])
         if not isinstance(choice["token_ids"], list) or choice["logprobs"] is None:
-            raise ValueError("no token ids or no log-probs in the answer")
-    except (KeyError, IndexError, TypeError) as error:
-        raise ValueError(f"no turn in the answer: {describe(error)}") from error
+            raise UnusableReplyError("no token ids or no log-probs in the answer")
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise UnusableReplyError(f"no turn in the answer: {describe(error)}") from error
     return choice

@@ -32,7 +32,6 @@ from calibadv_algo.rollout.engines.vllm.turns import (
     check_reported,
     check_sampling,
     check_tokens,
-    describe,
     reports_raw_logprobs,
 )
 from calibadv_algo.rollout.engines.vllm.weights import (
@@ -41,6 +40,7 @@ from calibadv_algo.rollout.engines.vllm.weights import (
     send_weights,
     whole_weights,
 )
+from calibadv_env.common.http import describe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -93,7 +93,7 @@ class VllmServerEngine(StreamingEngine):
         self._client = ServerClient(config)
         self._client.wait_until_ready(config.ready_timeout_s)
         self._is_raw = reports_raw_logprobs(temperature, top_p)
-        self._facts = self._asked()
+        self._facts = self._client.facts()
         check_server(self._facts, config, self._is_raw, max_context)
         self.max_context = max_context or self._facts.max_context
         self._vocab_size = int(base.config.get_text_config().vocab_size)
@@ -228,13 +228,8 @@ class VllmServerEngine(StreamingEngine):
         )
 
     def _has_weights(self) -> bool:
-        """Whether the server still has the weights that it was given."""
-        try:
-            return self._client.weight_version() == str(self.version)
-        except EngineError:
-            raise
-        except Exception as error:
-            raise EngineError(f"the vLLM server does not answer: {describe(error)}") from error
+        """Tells if the server still has the weights that it was given."""
+        return self._client.weight_version() == str(self.version)
 
     def _recover(self) -> None:
         """Gives a server that was started again the weights, and all running turns anew."""
@@ -277,14 +272,6 @@ class VllmServerEngine(StreamingEngine):
         stop = self._params.stop if self._params else ()
         text, reason = self._turns.read(token_ids, stop, choice["text"], choice["finish_reason"])
         return Generation(token_ids, logprobs, text, reason)
-
-    def _asked(self) -> ServerFacts:
-        try:
-            return self._client.facts()
-        except EngineError:
-            raise
-        except Exception as error:
-            raise EngineError(f"{self._config.url}: {describe(error)}") from error
 
 
 def server_command(

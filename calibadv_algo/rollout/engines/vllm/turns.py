@@ -141,8 +141,3 @@ def check_tokens(requests: Sequence[GenerationRequest], vocab_size: int) -> None
                 f"context of episode {request.episode_id!r} holds the token "
                 f"{max(request.token_ids)}, the model has 0 to {vocab_size - 1}"
             )
-
-
-def describe(error: BaseException) -> str:
-    """An error's type and text on one line, of limited length."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
