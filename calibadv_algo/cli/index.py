@@ -31,9 +31,11 @@ from calibadv_env.retrieval.dense.faiss_index import (
     ScalarQuantized,
 )
 from calibadv_env.retrieval.disk_corpus import CorpusSource
+from calibadv_env.retrieval.hybrid import write_hybrid
 from calibadv_env.retrieval.index_files import Progress as Report
 from calibadv_env.retrieval.index_files import read_manifest
-from calibadv_env.retrieval.opening import verify_index, write_hybrid, write_reranker
+from calibadv_env.retrieval.opening import verify_index
+from calibadv_env.retrieval.rerank import write_reranker
 
 CorpusArgument: TypeAlias = Annotated[str, tyro.conf.Positional]
 OutArgument: TypeAlias = Annotated[Path, tyro.conf.Positional]

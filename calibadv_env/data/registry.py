@@ -26,7 +26,7 @@ from calibadv_env.data.base import TaskSet
 from calibadv_env.data.dataset import Dataset
 from calibadv_env.data.merged import MARK, merge
 from calibadv_env.data.names import EVAL, SPLITS, env_id_of
-from calibadv_env.data.plugins import plugin_datasets
+from calibadv_env.data.plugins import load_dataset, plugin_datasets
 from calibadv_env.data.prepared import own_corpus, own_folder, own_names, read_prepared
 from calibadv_env.data.reading import (
     CorpusSource,
@@ -274,7 +274,7 @@ def _known(name: str) -> Dataset | None:
         module, function = _BUILT_IN[name]
         made = getattr(importlib.import_module(module), function)()
     elif name in plugin_datasets():
-        made = plugin_datasets()[name].load()
+        made = load_dataset(plugin_datasets()[name])
     else:
         return None
     dataset = made if isinstance(made, Dataset) else _load(name, made, None)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Final, TypeVar
 
 from calibadv_env.protocol.passages import Passage, ScoredPassage
+from calibadv_env.retrieval.backends import Backend
 from calibadv_env.retrieval.base import Retriever, check_search, identity_record, retriever_identity
 from calibadv_env.retrieval.corpus import Corpus
+from calibadv_env.retrieval.index_files import read_manifest
+from calibadv_env.retrieval.opening import open_parts, write_pointer
 from calibadv_env.retrieval.ranking import filled_up, take
 
 _T = TypeVar("_T", bound=Hashable)
@@ -119,3 +123,46 @@ class HybridRetriever:
 
     def _position(self, passage: Passage) -> int:
         return self.corpus.index_of(passage.id)
+
+
+def write_hybrid(
+    parts: Sequence[str | Path],
+    out: str | Path,
+    *,
+    depth: int = 100,
+    constant: float = 60.0,
+    overwrite: bool = False,
+) -> Path:
+    """Writes an index that fuses others, by their paths.
+
+    Args:
+        parts: At least two indexes of one corpus.
+        out: The folder to make; the parts are kept as paths relative to it.
+        depth: See :class:`HybridRetriever`.
+        constant: See :class:`HybridRetriever`.
+        overwrite: Whether an index in this place gives way.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: if a setting is out of range.
+        DataError: if a part is no index, or the parts are of different corpora.
+    """
+    if len(parts) < 2:
+        raise ValueError(f"parts must be at least two indexes, got {len(parts)}")
+    if depth < 1:
+        raise ValueError(f"depth must be at least 1, got {depth}")
+    settings = {"depth": depth, "constant": constant}
+    return write_pointer("hybrid", parts, out, settings, overwrite=overwrite)
+
+
+def open_hybrid(folder: Path, *, verify: bool = False) -> HybridRetriever:
+    """Opens what :func:`write_hybrid` wrote; see :func:`open_index`."""
+    manifest = read_manifest(folder, "hybrid")
+    retrievers = open_parts(folder, manifest, verify=verify)
+    depth, constant = manifest.settings["depth"], manifest.settings["constant"]
+    return HybridRetriever(retrievers[0].corpus, retrievers, depth=depth, constant=constant)
+
+
+BACKENDS: Final = (Backend(name="hybrid", open=open_hybrid),)

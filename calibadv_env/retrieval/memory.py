@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from calibadv_env.protocol.passages import ScoredPassage
+from calibadv_env.retrieval.backends import Backend
 from calibadv_env.retrieval.base import check_search, identity_record
 from calibadv_env.retrieval.corpus import Corpus
 
@@ -70,3 +71,6 @@ class MemoryRetriever:
         others = (i for i in range(len(passages)) if i not in known)
         filler = [next(others) for _ in range(count - len(known))]
         return found + [ScoredPassage(passages[i], 0.0) for i in filler]
+
+
+BACKENDS: Final = (Backend(name="memory", build=MemoryRetriever),)

@@ -1,4 +1,4 @@
-"""Opens any index by its folder, and writes the small ones that only point to others."""
+"""Makes a retriever of a name, an address or the folder of an index."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from calibadv_env.common.files import is_path
 from calibadv_env.errors import DataError
+from calibadv_env.retrieval.backends import find_backend, retriever_names
 from calibadv_env.retrieval.base import Retriever
 from calibadv_env.retrieval.corpus import Corpus
-from calibadv_env.retrieval.hybrid import HybridRetriever
 from calibadv_env.retrieval.index_files import (
     Manifest,
     building,
@@ -21,15 +22,67 @@ from calibadv_env.retrieval.index_files import (
 )
 
 
+def is_remote(spec: str) -> bool:
+    """True for the address of a server, which needs no corpus here."""
+    scheme, colon, _ = spec.partition(":")
+    backend = find_backend(scheme) if colon else None
+    return backend is not None and backend.connect is not None and scheme in backend.schemes
+
+
+def remote_retriever(spec: str) -> Retriever:
+    """The client of the server at an address; see :func:`make_retriever`."""
+    backend = find_backend(spec.partition(":")[0])
+    if backend is None or backend.connect is None:
+        raise ValueError(f"retriever must be the address of a server, got {spec!r}")
+    return backend.connect(spec)
+
+
+def make_retriever(spec: str | Retriever, corpus: Corpus) -> Retriever:
+    """Makes the retriever that a specification names.
+
+    Args:
+        spec: A name, such as "bm25" (:func:`calibadv_env.retrieval.backends.retriever_names`); the
+            address of a server (``http://127.0.0.1:8000``, with settings behind ``#`` if need
+            be); ``simulated:http://…``, whose passages a model writes
+            (:func:`calibadv_env.retrieval.remote.simulated.simulated_from_spec`); the folder of an
+            index (a text with a path separator in it), which must be one of the same corpus; or
+            any object with a method ``search``, which is given back as it is.
+        corpus: Passages to search.
+
+    Returns:
+        The retriever.
+
+    Raises:
+        ValueError: if the name is unknown or the object cannot search.
+        MissingDependencyError: if the package behind the name is not installed.
+        DataError: if the folder holds no index, a damaged one, or one of another corpus.
+    """
+    if not isinstance(spec, str):
+        if not isinstance(spec, Retriever):
+            raise ValueError(f"retriever must have a method search, got {type(spec).__name__}")
+        return spec
+    if is_remote(spec):
+        return remote_retriever(spec)
+    if is_path(spec):
+        return open_index(spec, corpus=corpus)
+    backend = find_backend(spec)
+    if backend is None or backend.build is None:
+        known = ", ".join(repr(name) for name in retriever_names())
+        raise ValueError(
+            f"retriever must be one of {known}, the path of an index or an object, got {spec!r}"
+        )
+    return backend.build(corpus)
+
+
 def open_index(
     folder: str | Path, *, corpus: Corpus | None = None, verify: bool = False
 ) -> Retriever:
     """Opens an index of whatever kind it is.
 
     Args:
-        folder: What `calibadv index` made.
+        folder: Folder that `calibadv index` made.
         corpus: The corpus that it must be an index of; None takes any.
-        verify: Whether to read and hash every file first; else only sizes are compared.
+        verify: If true, every file is read and hashed first; else only sizes are compared.
 
     Returns:
         The retriever, with its passages at ``.corpus``.
@@ -43,23 +96,10 @@ def open_index(
     manifest = read_manifest(folder)
     if corpus is not None:
         check_corpus(folder, manifest, corpus.sha256)
-    if manifest.kind == "bm25":
-        from calibadv_env.retrieval.bm25.index import Bm25Index
-
-        return Bm25Index(folder, verify=verify)
-    if manifest.kind == "tantivy":
-        from calibadv_env.retrieval.bm25.tantivy_index import TantivyIndex
-
-        return TantivyIndex(folder, verify=verify)
-    if manifest.kind == "dense":
-        from calibadv_env.retrieval.dense.index import DenseIndex
-
-        return DenseIndex(folder, verify=verify)
-    if manifest.kind == "hybrid":
-        return _open_hybrid(folder, manifest, verify=verify)
-    if manifest.kind == "rerank":
-        return _open_reranker(folder, manifest, verify=verify)
-    raise DataError(f"{folder}: nothing searches an index of kind {manifest.kind!r}")
+    backend = find_backend(manifest.kind)
+    if backend is None or backend.open is None:
+        raise DataError(f"{folder}: nothing searches an index of kind {manifest.kind!r}")
+    return backend.open(folder, verify=verify)
 
 
 def verify_index(folder: str | Path) -> Manifest:
@@ -84,73 +124,7 @@ def verify_index(folder: str | Path) -> Manifest:
     return manifest
 
 
-def write_hybrid(
-    parts: Sequence[str | Path],
-    out: str | Path,
-    *,
-    depth: int = 100,
-    constant: float = 60.0,
-    overwrite: bool = False,
-) -> Path:
-    """Writes an index that fuses others, by their paths.
-
-    Args:
-        parts: At least two indexes of one corpus.
-        out: The folder to make; the parts are kept as paths relative to it.
-        depth: See :class:`HybridRetriever`.
-        constant: See :class:`HybridRetriever`.
-        overwrite: Whether an index in this place gives way.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ValueError: if a setting is out of range.
-        DataError: if a part is no index, or the parts are of different corpora.
-    """
-    if len(parts) < 2:
-        raise ValueError(f"parts must be at least two indexes, got {len(parts)}")
-    if depth < 1:
-        raise ValueError(f"depth must be at least 1, got {depth}")
-    settings = {"depth": depth, "constant": constant}
-    return _write_pointer("hybrid", parts, out, settings, overwrite=overwrite)
-
-
-def write_reranker(
-    first: str | Path,
-    out: str | Path,
-    model: str,
-    *,
-    family: str | None = None,
-    depth: int = 20,
-    overwrite: bool = False,
-) -> Path:
-    """Writes an index that puts the best passages of another one in order by a model.
-
-    Args:
-        first: The index that finds the passages.
-        out: The folder to make; ``first`` is kept as a path relative to it.
-        model: Folder or hub name of the model.
-        family: "cross" for a cross-encoder, else a key of
-            :data:`calibadv_env.retrieval.dense.families.FAMILIES`; None takes a cross-encoder.
-        depth: See :class:`RerankingRetriever`.
-        overwrite: Whether an index in this place gives way.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ValueError: if a setting is out of range.
-        DataError: if ``first`` is no index.
-    """
-    if depth < 1:
-        raise ValueError(f"depth must be at least 1, got {depth}")
-    model = str(Path(model).absolute()) if Path(model).is_dir() else model
-    settings = {"depth": depth, "model": model, "family": family or "cross"}
-    return _write_pointer("rerank", [first], out, settings, overwrite=overwrite)
-
-
-def _write_pointer(
+def write_pointer(
     kind: str,
     parts: Sequence[str | Path],
     out: str | Path,
@@ -158,6 +132,21 @@ def _write_pointer(
     *,
     overwrite: bool,
 ) -> Path:
+    """Writes an index that holds nothing but settings and the paths of others.
+
+    Args:
+        kind: Kind of the index.
+        parts: Indexes of one corpus.
+        out: The folder to make; the parts are kept as paths relative to it.
+        settings: What the search depends on besides the parts.
+        overwrite: If true, an index in this place gives way.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: if a part is no index, or the parts are of different corpora.
+    """
     manifests = [read_manifest(part) for part in parts]
     for part, manifest in zip(parts, manifests, strict=True):
         check_corpus(part, manifest, manifests[0].corpus_sha256)
@@ -174,32 +163,20 @@ def _write_pointer(
     return Path(out)
 
 
-def _open_hybrid(folder: Path, manifest: Manifest, *, verify: bool) -> Retriever:
-    retrievers = _open_parts(folder, manifest, verify=verify)
-    settings = manifest.settings
-    corpus: Corpus = retrievers[0].corpus
-    return HybridRetriever(
-        corpus, retrievers, depth=settings["depth"], constant=settings["constant"]
-    )
+def open_parts(folder: Path, manifest: Manifest, *, verify: bool) -> list[Any]:
+    """Opens the indexes that another one points to.
 
+    Args:
+        folder: The index.
+        manifest: Its manifest.
+        verify: See :func:`open_index`.
 
-def _open_reranker(folder: Path, manifest: Manifest, *, verify: bool) -> Retriever:
-    from calibadv_env.retrieval.dense.encoders import TransformerCrossEncoder, TransformerEncoder
-    from calibadv_env.retrieval.rerank import EncoderScorer, RerankingRetriever, Scorer
+    Returns:
+        The retrievers, each with the corpus that the manifest names.
 
-    settings = manifest.settings
-    model, family = settings["model"], settings["family"]
-    scorer: Scorer
-    if family == "cross":
-        scorer = TransformerCrossEncoder(model)
-    else:
-        scorer = EncoderScorer(TransformerEncoder(model, family))
-    [first] = _open_parts(folder, manifest, verify=verify)
-    return RerankingRetriever(first, scorer, depth=settings["depth"])
-
-
-def _open_parts(folder: Path, manifest: Manifest, *, verify: bool) -> list[Any]:
-    """The indexes that another one points to, each checked against its corpus."""
+    Raises:
+        DataError: as for :func:`open_index`.
+    """
     parts = []
     for part in manifest.settings["parts"]:
         check_corpus(folder / part, read_manifest(folder / part), manifest.corpus_sha256)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Final, Protocol, runtime_checkable
 
 from calibadv_env.errors import RetrieverError
 from calibadv_env.protocol.passages import Passage, ScoredPassage
+from calibadv_env.retrieval.backends import Backend
 from calibadv_env.retrieval.base import Retriever, identity_record, retriever_identity
-from calibadv_env.retrieval.dense.encoders import Encoder
+from calibadv_env.retrieval.dense.encoders import (
+    Encoder,
+    TransformerCrossEncoder,
+    TransformerEncoder,
+)
+from calibadv_env.retrieval.index_files import read_manifest
+from calibadv_env.retrieval.opening import open_parts, write_pointer
 
 
 @runtime_checkable
@@ -126,3 +134,53 @@ class RerankingRetriever:
             raise RetrieverError(f"the scorer must give {len(passages)} scores, got {len(scores)}")
         scored = [ScoredPassage(p, float(s)) for p, s in zip(passages, scores, strict=True)]
         return sorted(scored, key=lambda hit: -hit.score)
+
+
+def write_reranker(
+    first: str | Path,
+    out: str | Path,
+    model: str,
+    *,
+    family: str | None = None,
+    depth: int = 20,
+    overwrite: bool = False,
+) -> Path:
+    """Writes an index that puts the best passages of another one in order by a model.
+
+    Args:
+        first: The index that finds the passages.
+        out: The folder to make; ``first`` is kept as a path relative to it.
+        model: Folder or hub name of the model.
+        family: "cross" for a cross-encoder, else a key of
+            :data:`calibadv_env.retrieval.dense.families.FAMILIES`; None takes a cross-encoder.
+        depth: See :class:`RerankingRetriever`.
+        overwrite: Whether an index in this place gives way.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: if a setting is out of range.
+        DataError: if ``first`` is no index.
+    """
+    if depth < 1:
+        raise ValueError(f"depth must be at least 1, got {depth}")
+    model = str(Path(model).absolute()) if Path(model).is_dir() else model
+    settings = {"depth": depth, "model": model, "family": family or "cross"}
+    return write_pointer("rerank", [first], out, settings, overwrite=overwrite)
+
+
+def open_reranker(folder: Path, *, verify: bool = False) -> RerankingRetriever:
+    """Opens what :func:`write_reranker` wrote; see :func:`open_index`."""
+    manifest = read_manifest(folder, "rerank")
+    model, family = manifest.settings["model"], manifest.settings["family"]
+    scorer: Scorer
+    if family == "cross":
+        scorer = TransformerCrossEncoder(model)
+    else:
+        scorer = EncoderScorer(TransformerEncoder(model, family))
+    [first] = open_parts(folder, manifest, verify=verify)
+    return RerankingRetriever(first, scorer, depth=manifest.settings["depth"])
+
+
+BACKENDS: Final = (Backend(name="rerank", open=open_reranker),)

@@ -286,7 +286,7 @@ def test_an_index_is_a_corpus_and_brings_its_own_search(tmp_path, corpus):
 
 def test_an_index_that_points_to_others_has_their_corpus(tmp_path, corpus):
     build = pytest.importorskip("calibadv_env.retrieval.bm25.build")
-    from calibadv_env.retrieval.opening import write_hybrid
+    from calibadv_env.retrieval.hybrid import write_hybrid
 
     build.build_bm25_index(corpus, tmp_path / "index")
     write_hybrid([tmp_path / "index"] * 2, tmp_path / "hybrid")

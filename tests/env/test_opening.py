@@ -9,13 +9,9 @@ from calibadv_env.retrieval.bm25.build import build_bm25_index
 from calibadv_env.retrieval.bm25.index import Bm25Index
 from calibadv_env.retrieval.bm25.memory import Bm25Retriever
 from calibadv_env.retrieval.disk_corpus import DiskCorpus, write_corpus
-from calibadv_env.retrieval.hybrid import HybridRetriever
-from calibadv_env.retrieval.opening import (
-    open_index,
-    verify_index,
-    write_hybrid,
-    write_reranker,
-)
+from calibadv_env.retrieval.hybrid import HybridRetriever, write_hybrid
+from calibadv_env.retrieval.opening import open_index, verify_index
+from calibadv_env.retrieval.rerank import write_reranker
 
 CORPUS = Corpus([Passage(f"p{i}", "", f"word{i} word{i % 3} common") for i in range(30)])
 OTHER = Corpus(CORPUS.passages[:-1])
