@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -18,10 +18,9 @@ from calibadv_algo.losses.base import MismatchCorrection
 from calibadv_algo.losses.ratios import (
     MAX_LOG_RATIO,
     probability_ratio,
-    sequence_mean,
     sequence_sum,
 )
-from calibadv_env.common.checks import POSITIVE
+from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,52 +85,41 @@ class SequenceTis(_TruncatedWeights):
         return sums.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().clamp(max=self.cap)[sequence]
 
 
-def rejection_weights(
-    weights: Float[Tensor, " token"], *, low: float = 0.0, high: float = math.inf
-) -> Float[Tensor, " token"]:
-    """Drops tokens whose importance weight is out of bounds, and keeps the weights of the rest.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskedIs(MismatchCorrection):
+    """Masked importance sampling: tokens whose weight is out of bounds are left out.
+
+    The weights are those of :class:`TokenTis` or :class:`SequenceTis` without a cap.
 
     **Source:** masked importance sampling, as in verl's rollout correction; TRL's
-    ``sequence_mask`` with ``high=3`` on weights of whole trajectories. **Differs:** nothing.
+    ``sequence_mask``.
 
-    Args:
-        weights: Importance weights, not truncated, of tokens or of whole trajectories.
+    **Differs:** nothing.
+
+    Attributes:
+        level: Weights of tokens, or one for a whole trajectory.
         low: Least weight that is kept.
-        high: Largest weight that is kept.
-
-    Returns:
-        The weights, 0 where they are out of bounds; without gradient.
+        high: Largest weight that is kept; 3 in TRL.
     """
-    return weights.where((weights >= low) & (weights <= high), 0.0).detach()
 
+    level: Literal["token", "sequence"] = "sequence"
+    low: Annotated[float, NOT_NEGATIVE] = 0.0
+    high: Annotated[float, POSITIVE] = 3.0
 
-def off_policy_mask(
-    logprobs: Float[Tensor, " token"],
-    sampling_logprobs: Float[Tensor, " token"],
-    advantages: Float[Tensor, " token"],
-    sequence: Int[Tensor, " token"],
-    *,
-    delta: float,
-) -> Bool[Tensor, " token"]:
-    """Marks tokens that may be trained on: those of good or of still likely trajectories.
+    def weights(
+        self,
+        old_logprobs: Float[Tensor, " token"],
+        sampling_logprobs: Float[Tensor, " token"],
+        sequence: Int[Tensor, " token"],
+    ) -> Float[Tensor, " token"]:
+        """Weight of each token, 0 where it is out of bounds."""
+        untruncated = TokenTis if self.level == "token" else SequenceTis
+        weights = untruncated(cap=math.inf).weights(old_logprobs, sampling_logprobs, sequence)
+        return weights.where((weights >= self.low) & (weights <= self.high), 0.0)
 
-    Kept where ``A >= 0`` or the trajectory's mean of ``sampling_logprob - logprob`` is at most
-    ``delta``.
-
-    **Source:** DeepSeek-V3.2; TRL's off-policy sequence mask. **Differs:** nothing.
-
-    Args:
-        logprobs: Under the policy that is trained.
-        sampling_logprobs: As the engine reported them.
-        advantages: One a token.
-        sequence: Trajectory of each token, not negative.
-        delta: Largest mean loss of likelihood of a poor trajectory, not negative.
-
-    Returns:
-        True at tokens that are kept.
-    """
-    gap = sequence_mean((sampling_logprobs - logprobs).detach(), sequence)
-    return (advantages >= 0) | (gap <= delta)
+    def is_truncated(self, weights: Float[Tensor, " token"]) -> Bool[Tensor, " token"]:
+        """Tokens that are left out."""
+        return weights == 0
 
 
 def mismatch_stats(

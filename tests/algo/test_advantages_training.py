@@ -22,6 +22,7 @@ from calibadv_algo.losses.balanced import BalancedSurrogate
 from calibadv_algo.losses.covariance import KlCov
 from calibadv_algo.losses.gmpo import GeometricMean
 from calibadv_algo.losses.llds import Llds
+from calibadv_algo.losses.off_policy import OffPolicyMasked
 from calibadv_algo.losses.sapo import Sapo
 from calibadv_algo.training.parts import find_parts
 from calibadv_algo.types import Group
@@ -92,6 +93,7 @@ def test_every_estimator_makes_updates(tmp_path: Path, estimator: Any) -> None:
         GeometricMean(),
         KlCov(percent=20.0),
         BalancedSurrogate(),
+        OffPolicyMasked(delta=0.0),
     ],
     ids=lambda each: type(each).__name__,
 )

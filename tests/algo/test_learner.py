@@ -15,12 +15,12 @@ from calibadv_algo.batching import TokenBatch, select_sequences
 from calibadv_algo.learner.config import CriticConfig, OptimConfig
 from calibadv_algo.learner.learner import Learner
 from calibadv_algo.learner.policy import Policy
-from calibadv_algo.losses.base import NoCorrection
+from calibadv_algo.losses.base import LossTokens, NoCorrection, PolicyObjective
 from calibadv_algo.losses.cispo import Cispo
 from calibadv_algo.losses.clipped import ClippedSurrogate
 from calibadv_algo.losses.gspo import Gspo
 from calibadv_algo.losses.llds import Llds
-from calibadv_algo.losses.mismatch import SequenceTis, TokenTis
+from calibadv_algo.losses.mismatch import MaskedIs, SequenceTis, TokenTis
 
 VOCAB = 40
 
@@ -104,7 +104,7 @@ def test_micro_batches_add_up_to_the_minibatch(aggregation: Any, terms: dict[str
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
-@pytest.mark.parametrize("mismatch", [NoCorrection(), SequenceTis()], ids=repr)
+@pytest.mark.parametrize("mismatch", [NoCorrection(), SequenceTis(), MaskedIs()], ids=repr)
 def test_every_objective_adds_up_too(objective: Any, mismatch: Any) -> None:
     config = OptimConfig(
         objective=objective,
@@ -125,6 +125,23 @@ def test_every_objective_adds_up_too(objective: Any, mismatch: Any) -> None:
         cut = gradient(replace(config, micro_batch_tokens=budget), batch)
         torch.testing.assert_close(cut, whole, atol=1e-6, rtol=1e-4)
     assert float(whole.abs().max()) > 1e-4
+
+
+class Reinforce(PolicyObjective):
+    """An objective from outside the package, with the hooks' defaults."""
+
+    def __call__(self, tokens: LossTokens) -> torch.Tensor:
+        return -tokens.advantages * tokens.logprobs
+
+
+def test_an_objective_of_ones_own_needs_its_loss_alone() -> None:
+    batch = make_batch(make_model())
+    config = OptimConfig(old_logprobs="recomputed")
+    own = gradient(replace(config, objective=Reinforce()), batch)
+    torch.testing.assert_close(own, gradient(config, batch), atol=1e-6, rtol=1e-4)
+    learner = Learner(make_model(), replace(config, objective=Reinforce()))
+    result = learner.update(batch, 0, np.random.default_rng(0))
+    assert not result.scores.is_clipped.any()
 
 
 def test_a_penalty_reaches_sequences_without_advantage() -> None:

@@ -17,7 +17,8 @@ from calibadv_algo.losses.clipped import ClippedSurrogate
 from calibadv_algo.losses.covariance import KlCov, clip_cov_mask
 from calibadv_algo.losses.gmpo import GeometricMean
 from calibadv_algo.losses.kl import corrected_k3, kl_k3
-from calibadv_algo.losses.mismatch import SequenceTis, off_policy_mask, rejection_weights
+from calibadv_algo.losses.mismatch import MaskedIs
+from calibadv_algo.losses.off_policy import OffPolicyMasked
 from calibadv_algo.losses.sapo import Sapo
 from calibadv_algo.losses.value import value_loss
 from tests.algo.loss_tokens import loss_tokens
@@ -167,21 +168,27 @@ def test_balanced_loss_by_hand() -> None:
 
 
 def test_poor_trajectories_that_became_unlikely_are_left_out() -> None:
-    sequence = torch.tensor([0, 0, 1, 1, 2])
-    advantages = torch.tensor([-1.0, -1.0, -1.0, -1.0, 1.0])
-    sampled, new = torch.zeros(5), torch.tensor([-0.5, -0.1, -0.1, 0.1, -9.0])
-    kept = off_policy_mask(new, sampled, advantages, sequence, delta=0.2)
-    assert kept.tolist() == [False, False, True, True, True]
+    new = torch.tensor([-0.5, -0.1, -0.1, 0.1, -9.0])
+    tokens = loss_tokens(
+        new, torch.zeros(5), torch.tensor([-1.0, -1, -1, -1, 1]), torch.tensor([0, 0, 1, 1, 2])
+    )
+    kept = torch.tensor([False, False, True, True, True])
+    plain, masked = ClippedSurrogate(), OffPolicyMasked(delta=0.2)
+    assert torch.equal(masked(tokens), plain(tokens) * kept)
+    assert torch.equal(masked.is_clipped(tokens), plain.is_clipped(tokens) | ~kept)
+    assert masked.is_clipped(tokens).tolist() == [True, True, False, False, False]
 
 
 def test_weights_out_of_bounds_are_dropped_not_truncated() -> None:
-    weights = torch.tensor([0.1, 1.0, 3.0, 3.1])
-    assert rejection_weights(weights, low=0.5, high=3.0).tolist() == [0.0, 1.0, 3.0, 0.0]
-    assert torch.equal(rejection_weights(weights), weights)
-    whole = SequenceTis(cap=math.inf).weights(
+    new, old = torch.log(torch.tensor([0.1, 1.0, 3.0, 3.1])), torch.zeros(4)
+    correction = MaskedIs(level="token", low=0.5, high=3.001)
+    weights = correction.weights(new, old, torch.arange(4))
+    torch.testing.assert_close(weights, torch.tensor([0.0, 1.0, 3.0, 0.0]))
+    assert correction.is_truncated(weights).tolist() == [True, False, False, True]
+    whole = MaskedIs().weights(
         torch.tensor([1.0, 1.0, 0.0]), torch.zeros(3), torch.tensor([0, 0, 1])
     )
-    assert rejection_weights(whole, high=3.0).tolist() == [0.0, 0.0, 1.0]
+    assert whole.tolist() == [0.0, 0.0, 1.0]
 
 
 def test_corrected_k3_is_k3_times_the_ratio() -> None:
