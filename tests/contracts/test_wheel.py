@@ -1,4 +1,4 @@
-"""The wheel: the three packages with their data, and nothing of tests, benchmarks or conformance."""
+"""The wheel: three packages with their data; no tests, benchmarks or conformance."""
 
 from __future__ import annotations
 
