@@ -18,11 +18,12 @@ from typing import Any, Final, Literal, Protocol
 import numpy as np
 
 from calibadv_env.data.base import QATask, TaskSet
+from calibadv_env.protocol.passages import HEAD
 from calibadv_env.vector import DeepSearchVectorEnv
 
 SegmentKind = Literal["prompt", "action", "observation"]
 
-_FIXED_TEXT: Final = r"</?\w+>|Doc \d+\(Title:"
+_FIXED_TEXT: Final = rf"</?\w+>|{HEAD}"
 """Tags and the heads of passages, which stay as they are whatever entities are called."""
 
 

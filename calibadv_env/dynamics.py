@@ -346,6 +346,7 @@ def _advance(
         "query": action.query if isinstance(action, Search) else None,
         "answer": action.answer if isinstance(action, Answer) else None,
         "passage_ids": ids,
+        "passages": tuple([(each.passage.title, each.passage.text) for each in passages]),
         "passage_scores": tuple([float(scored.score) for scored in passages]),
         "gold_new": gold_new,
         "gold_recall": correctness.gold_recall(after.found, task.hops_of, task.num_gold_hops),

@@ -1,7 +1,6 @@
-"""Typed keys of the ``info`` dictionaries: the one seam between environment and algorithms.
+"""Typed keys of the ``info`` dictionaries: the seam between environment and algorithms.
 
-This is the only module of the package that ``calibadv_algo`` may import, so it holds names
-and types alone: no logic, no third-party import.
+Names and types alone: no logic, no third-party import.
 """
 
 from __future__ import annotations
@@ -39,6 +38,10 @@ ActionKind = Literal["search", "answer", "malformed"]
 StopReason = Literal["answered", "malformed", "no_answer"]
 """Why an episode ended: an answer; an invalid action under ``invalid_action="end"``; the last
 turn was spent without an answer (reported as ``truncated``)."""
+
+
+PassageText = tuple[str, str]
+"""Title and text of a passage."""
 
 
 class ResetInfo(TypedDict):
@@ -85,6 +88,8 @@ class StepInfo(TypedDict):
         query: The search query; None unless the action is a search.
         answer: The answer; None unless the action is an answer.
         passage_ids: Ids of the retrieved passages in rank order; empty unless a search ran.
+        passages: Their titles and texts, whole even where the observation is cut. Algorithms read
+            them here: the form in which an observation prints them is the environment's affair.
         passage_scores: Their retrieval scores.
         gold_new: Gold passages hit by this turn and by no earlier one.
         gold_recall: Share of the task's hops whose gold has been hit so far, 0 to 1; NaN when
@@ -111,6 +116,7 @@ class StepInfo(TypedDict):
     query: str | None
     answer: str | None
     passage_ids: tuple[str, ...]
+    passages: tuple[PassageText, ...]
     passage_scores: tuple[float, ...]
     gold_new: tuple[str, ...]
     gold_recall: float

@@ -34,7 +34,7 @@ from calibadv_env.demonstrations import (
     SearcherConfig,
     chain_of,
 )
-from calibadv_env.protocol.passages import ScoredPassage, format_passages
+from calibadv_env.protocol.passages import ScoredPassage, format_passages, passage_head
 from calibadv_env.vector import DeepSearchVectorEnv
 
 NUM_SLOTS = 96
@@ -191,7 +191,7 @@ def name_source(dataset: Dataset, tasks: TaskSet) -> NameSource:
 
 def passage_heads(top_k: int) -> list[str]:
     """Beginnings of the passages of an observation, up to the title."""
-    return [f"Doc {rank}(Title:" for rank in range(1, top_k + 1)]
+    return [passage_head(rank) for rank in range(1, top_k + 1)]
 
 
 def tokenizer_texts(dataset: Dataset, tasks: TaskSet, names: NameSource) -> list[str]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from calibadv_algo.credit.base import SCORED_BAD, CreditRule, search_mask
-from calibadv_algo.credit.facts import task_fact
-from calibadv_algo.types import Group, Trajectory
+from calibadv_algo.credit.facts import fact, task_fact
+from calibadv_algo.types import Group, Trajectory, Turn
 from calibadv_env.common.checks import POSITIVE, Checked
 from calibadv_env.protocol.answers import normalize_answer
 
@@ -23,9 +22,6 @@ Pooling = Literal["mean", "max"]
 
 Mix = Literal["half", "linear", "max"]
 """How relevance to the question and to the answer become one; see :class:`RelevanceCredit`."""
-
-_PASSAGE: Final = re.compile(r"^.*?\bDoc \d+\s?\(Title: .*$", re.MULTILINE)
-_MARKUP: Final = re.compile(r"</?[a-z]+>|<\|[a-z_]+\|>")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +101,8 @@ class RelevanceCredit(CreditRule):
     **Source:** CalibAdv's code, ``query_doc_relevance``.
 
     **Differs:** the original's reranker is a parameter, and so are its choices, whose exact forms
-    were described to us and not seen. Passages are the lines ``Doc k(Title: …) …`` of the
-    observation; one without such lines is a single passage.
+    were described to us and not seen. A passage is its title and its text, whole even where the
+    observation cuts it.
 
     Attributes:
         scorer: Compares a text with a passage.
@@ -121,14 +117,14 @@ class RelevanceCredit(CreditRule):
     @property
     def required_info_keys(self) -> frozenset[str]:
         """Keys that the turns' ``info`` must hold."""
-        return frozenset({"action"})
+        return frozenset({"action", "passages"})
 
     def __call__(self, group: Group) -> Float[np.ndarray, "group turn"]:
         """Returns the score of every search, at least ``SCORED_BAD``; NaN for other turns.
 
         Raises:
-            MissingInfoKeyError: if a turn lacks ``action``, or ``reset`` reported no ``question``
-                or no ``golden_answers``.
+            MissingInfoKeyError: if a turn lacks ``action`` or ``passages``, or ``reset`` reported
+                no ``question`` or no ``golden_answers``.
         """
         is_search = search_mask(group, "RelevanceCredit")
         correctness = np.full(is_search.shape, np.nan)
@@ -143,7 +139,7 @@ class RelevanceCredit(CreditRule):
         """One score a search."""
         question = str(task_fact(trajectory, "question", "RelevanceCredit"))
         answers = [str(each) for each in task_fact(trajectory, "golden_answers", "RelevanceCredit")]
-        found = [passages_of(trajectory.turns[column].observation_text) for column in columns]
+        found = [_texts(trajectory.turns[column]) for column in columns]
         to_question = self._pooled(question, found)
         to_answers = [self._pooled(answer, found) for answer in answers]
         to_answer = np.max(to_answers, axis=0) if to_answers else np.zeros(len(columns))
@@ -162,18 +158,10 @@ class RelevanceCredit(CreditRule):
         return np.array([pool([next(scores) for _ in each]) if each else 0.0 for each in found])
 
 
-def passages_of(observation: str) -> list[str]:
-    """The passages that an observation shows: its lines ``Doc k(Title: …) …``.
-
-    Args:
-        observation: Text of an observation.
-
-    Returns:
-        The passages without markup; the whole text where it has no such line; [] for white space.
-    """
-    lines = _PASSAGE.findall(observation) or [observation]
-    bare = (_MARKUP.sub(" ", line).strip() for line in lines)
-    return [line for line in bare if line]
+def _texts(turn: Turn) -> list[str]:
+    """The passages of a search as a scorer reads them; those without any text drop out."""
+    texts = (f"{title} {text}".strip() for title, text in fact(turn, "passages", "RelevanceCredit"))
+    return [text for text in texts if text]
 
 
 @lru_cache(maxsize=2)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,13 +14,13 @@ import numpy as np
 
 from calibadv_algo.report.assessment import Assessment, Tally, Verdict, assess
 from calibadv_algo.report.reading import Comparison, ReportError, iterate_json_lines
-from calibadv_algo.rollout.records import trajectory_from_json
+from calibadv_algo.rollout.records import PASSAGES_KEY, trajectory_from_json
 from calibadv_algo.types import Group, Trajectory, Turn
+from calibadv_env.protocol.passages import parse_passages
 
 MAX_THINK_CHARS: Final[int] = 4000
 MAX_PASSAGE_CHARS: Final[int] = 1500
 _KEPT_AN_UPDATE: Final[int] = 3
-_CLOSING_TAG: Final[str] = "</information>"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +29,8 @@ class PassageView:
 
     Attributes:
         id: Its id.
-        title: Its title, "" where the observation does not show it.
-        text: What the policy read of it, None where the observation was cut before it.
+        title: Its title, "" where unknown.
+        text: Its text, None where the environment reports none.
         is_gold: True if any trajectory of the group was credited with it as gold.
         is_silver: True if the best trajectories of the group retrieved it.
     """
@@ -52,7 +52,7 @@ class TurnView:
         think: The thought.
         body: Query, answer, or the raw text of any other turn.
         passages: What a search returned.
-        observation: What came back, where it could not be split into passages.
+        observation: What came back, where that is not the passages, whole.
         grpo: Advantage under GRPO.
         calibadv: Advantage under CalibAdv.
         silver: Silver correctness, None without a score.
@@ -118,48 +118,6 @@ class GroupView:
     trajectories: tuple[TrajectoryView, ...]
 
 
-def _title_end(text: str) -> int:
-    """Position of the bracket that closes a title, which may hold brackets itself."""
-    depth = 1
-    for position, character in enumerate(text):
-        depth += (character == "(") - (character == ")")
-        if depth == 0:
-            return position
-        if character == "\n":
-            break
-    return text.find(")")
-
-
-def split_passages(observation: str, num_passages: int) -> list[tuple[str, str]]:
-    """Takes an information block apart, for display only.
-
-    Args:
-        observation: Text with ``Doc 1(Title: …) …`` and so on, one passage after the other.
-        num_passages: How many passages the environment reported.
-
-    Returns:
-        Title and text of the passages in rank order; fewer than reported where the block was
-        cut, none where it has another form.
-    """
-    body = observation.rpartition(_CLOSING_TAG)[0] or observation
-    starts = []
-    position = 0
-    for rank in range(1, num_passages + 1):
-        found = re.compile(rf"(?:^|(?<=[\n>]))Doc {rank}\(Title: ").search(body, position)
-        if found is None:
-            break
-        starts.append(found.span())
-        position = found.end()
-    passages = []
-    for i, (_, start) in enumerate(starts):
-        end = starts[i + 1][0] if i + 1 < len(starts) else len(body)
-        part = body[start:end]
-        bracket = _title_end(part)
-        title, text = (part[:bracket], part[bracket + 1 :]) if bracket >= 0 else (part, "")
-        passages.append((title.strip(), text.strip()))
-    return passages
-
-
 def shorten(text: str, max_chars: int) -> str:
     """Cuts a long text and says how much is missing.
 
@@ -177,20 +135,17 @@ def shorten(text: str, max_chars: int) -> str:
 
 def _passage_views(assessed: Assessment, turn: Turn) -> tuple[PassageView, ...]:
     ids = [str(passage) for passage in turn.info.get("passage_ids", ())]
-    shown = split_passages(turn.observation_text, len(ids))
-    views = []
-    for i, passage_id in enumerate(ids):
-        title, text = shown[i] if i < len(shown) else ("", None)
-        views.append(
-            PassageView(
-                id=passage_id,
-                title=shorten(title, MAX_PASSAGE_CHARS),
-                text=None if text is None else shorten(text, MAX_PASSAGE_CHARS),
-                is_gold=passage_id in assessed.gold_passages,
-                is_silver=passage_id in assessed.silver_passages,
-            )
+    shown = zip_longest(ids, turn.info.get("passages", ())[: len(ids)], fillvalue=("", None))
+    return tuple(
+        PassageView(
+            id=passage_id,
+            title=shorten(title, MAX_PASSAGE_CHARS),
+            text=None if text is None else shorten(text, MAX_PASSAGE_CHARS),
+            is_gold=passage_id in assessed.gold_passages,
+            is_silver=passage_id in assessed.silver_passages,
         )
-    return tuple(views)
+        for passage_id, (title, text) in shown
+    )
 
 
 def _turn_view(assessed: Assessment, row: int, column: int) -> TurnView:
@@ -198,14 +153,15 @@ def _turn_view(assessed: Assessment, row: int, column: int) -> TurnView:
     kind = str(turn.info.get("action", "turn"))
     named = {"search": turn.info.get("query"), "answer": turn.info.get("answer")}.get(kind)
     passages = _passage_views(assessed, turn)
-    is_split = bool(passages) and passages[0].text is not None
+    texts = [text for _, text in turn.info.get("passages", ())]
+    is_whole = bool(texts) and all(text in turn.observation_text for text in texts)
     silver = float(assessed.silver[row, column])
     return TurnView(
         kind=kind,
         think=shorten(str(turn.info.get("think") or ""), MAX_THINK_CHARS),
         body=shorten(turn.action_text if named is None else str(named), MAX_THINK_CHARS),
         passages=passages,
-        observation="" if is_split else shorten(turn.observation_text.strip(), MAX_THINK_CHARS),
+        observation="" if is_whole else shorten(turn.observation_text.strip(), MAX_THINK_CHARS),
         grpo=float(assessed.grpo[row, column]),
         calibadv=float(assessed.calibadv[row, column]),
         silver=None if math.isnan(silver) else silver,
@@ -263,7 +219,9 @@ _TURN_FIELDS: Final[frozenset[str]] = frozenset(f.name for f in fields(Turn))
 
 def _lean_record(value: Mapping[str, Any]) -> dict[str, Any]:
     """A record without what is not shown: token ids (only their number matters) and additions."""
-    record = {key: item for key, item in value.items() if key in _RECORD_FIELDS}
+    record = {
+        key: item for key, item in value.items() if key in _RECORD_FIELDS or key == PASSAGES_KEY
+    }
     record["prompt_ids"] = []
     record["turns"] = [
         {key: item for key, item in turn.items() if key in _TURN_FIELDS}
@@ -275,6 +233,17 @@ def _lean_record(value: Mapping[str, Any]) -> dict[str, Any]:
         for turn in value["turns"]
     ]
     return record
+
+
+def _with_passages(trajectory: Trajectory) -> Trajectory:
+    """Fills the key ``passages`` of runs that were recorded before it was reported."""
+    turns = tuple(
+        replace(turn, info={**turn.info, "passages": tuple(parse_passages(turn.observation_text))})
+        if turn.info.get("passage_ids") and "passages" not in turn.info
+        else turn
+        for turn in trajectory.turns
+    )
+    return replace(trajectory, turns=turns)
 
 
 def iterate_groups(path: Path) -> Iterator[Group]:
@@ -293,7 +262,7 @@ def iterate_groups(path: Path) -> Iterator[Group]:
     groups: dict[str, list[Trajectory]] = {}
     for number, value in iterate_json_lines(path):
         try:
-            trajectory = trajectory_from_json(json.dumps(_lean_record(value)))
+            trajectory = _with_passages(trajectory_from_json(json.dumps(_lean_record(value))))
         except KeyError as error:
             raise ReportError(f"{path}:{number}: the record lacks {error.args[0]}") from error
         except (TypeError, ValueError, AttributeError) as error:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from calibadv_algo.types import Trajectory, Turn
 
 TUPLE_KEY = "__tuple__"
 ITEMS_KEY = "__items__"
+PASSAGES_KEY = "passages"
+"""Key of the record that holds what the turns' infos have under the same name."""
 
 
 def trajectory_to_json(trajectory: Trajectory) -> str:
@@ -22,17 +24,22 @@ def trajectory_to_json(trajectory: Trajectory) -> str:
     ``info`` are objects with the one key ``__tuple__``, so that they come back as tuples;
     mappings whose keys are not all plain strings are objects with the one key ``__items__``.
 
+    The passages of the infos stand apart, under ``passages``: for every turn a title and a text a
+    passage, each as ``[start, end]`` in the observation, or as it is where it does not stand there.
+    So no text is written twice.
+
     Raises:
         TypeError: if an info holds something that JSON has no form for.
     """
-    record = {name: getattr(trajectory, name) for name in _names(Trajectory) if name != "turns"}
-    record["turns"] = [
-        {name: getattr(turn, name) for name in _names(Turn)} for turn in trajectory.turns
-    ]
-    plain = {key: _plain_field(key, value) for key, value in record.items() if key != "turns"}
+    names = [name for name in _names(Trajectory) if name != "turns"]
+    plain = {name: _plain_field(name, getattr(trajectory, name)) for name in names}
+    spans = [_spans_of(turn) for turn in trajectory.turns]
     plain["turns"] = [
-        {key: _plain_field(key, value) for key, value in turn.items()} for turn in record["turns"]
+        _plain_turn(turn, without_passages=found is not None)
+        for turn, found in zip(trajectory.turns, spans, strict=True)
     ]
+    if any(found is not None for found in spans):
+        plain[PASSAGES_KEY] = spans
     return json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -54,9 +61,11 @@ def trajectory_from_record(record: Any) -> Trajectory:
         ValueError: if fields are missing or of another kind.
     """
     try:
-        turns = tuple(Turn(**_fields(Turn, turn)) for turn in record["turns"])
+        spans = record.get(PASSAGES_KEY) or [None] * len(record["turns"])
+        pairs = zip(record["turns"], spans, strict=True)
+        turns = tuple(_restored_turn(turn, found) for turn, found in pairs)
         return Trajectory(**_fields(Trajectory, record) | {"turns": turns})
-    except (TypeError, KeyError, AttributeError) as error:
+    except (TypeError, KeyError, IndexError, AttributeError) as error:
         raise ValueError(f"line must be a recorded trajectory: {error}") from error
 
 
@@ -71,6 +80,52 @@ def _names(kind: type[Any]) -> list[str]:
 def _fields(kind: type[Any], record: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a type that a record has."""
     return {name: _field(name, record[name]) for name in _names(kind) if name in record}
+
+
+def _plain_turn(turn: Turn, *, without_passages: bool) -> dict[str, Any]:
+    if without_passages:
+        info = {key: value for key, value in turn.info.items() if key != PASSAGES_KEY}
+        turn = replace(turn, info=info)
+    return {name: _plain_field(name, getattr(turn, name)) for name in _names(Turn)}
+
+
+def _restored_turn(record: Mapping[str, Any], spans: Sequence[Any] | None) -> Turn:
+    values = _fields(Turn, record)
+    if spans is not None:
+        values["info"][PASSAGES_KEY] = _from_spans(spans, record["observation_text"])
+    return Turn(**values)
+
+
+def _are_passages(value: Any) -> bool:
+    """Tells if a value is a tuple of titles and texts, which spans bring back exactly."""
+    return isinstance(value, tuple) and all(
+        type(pair) is tuple and [type(each) for each in pair] == [str, str] for pair in value
+    )
+
+
+def _spans_of(turn: Turn) -> list[list[list[int] | str]] | None:
+    """Places of the passages in the observation; None where a turn has none in that form."""
+    passages = turn.info.get(PASSAGES_KEY)
+    if not _are_passages(passages):
+        return None
+    spans: list[list[list[int] | str]] = []
+    position = 0
+    for pair in passages:
+        spans.append([])
+        for part in pair:
+            start = turn.observation_text.find(part, position) if part else -1
+            if start >= 0:
+                position = start + len(part)
+            spans[-1].append([start, position] if start >= 0 else part)
+    return spans
+
+
+def _from_spans(spans: Sequence[Any], text: str) -> tuple[tuple[str, ...], ...]:
+    """The inverse of :func:`_spans_of`."""
+    return tuple(
+        tuple(part if isinstance(part, str) else text[part[0] : part[1]] for part in pair)
+        for pair in spans
+    )
 
 
 def _plain_field(key: str, value: Any) -> Any:

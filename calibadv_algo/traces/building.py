@@ -9,9 +9,10 @@ from typing import Any, Final, Literal
 
 from calibadv_algo.traces.base import LoggedEpisode, LoggedTurn, Reading, Rules, TraceError
 from calibadv_algo.traces.files import LogFile
-from calibadv_algo.traces.passages import Passage, name_passages, split_passages
+from calibadv_algo.traces.passages import name_passages
 from calibadv_algo.types import Group, Trajectory, Turn
-from calibadv_env.info import THINK_OPEN
+from calibadv_env.info import THINK_OPEN, PassageText
+from calibadv_env.protocol.passages import parse_passages
 
 RewardSource = Literal["logged", "f1", "em", "cover_em"]
 """Where rewards come from: the log, or the answer compared with the accepted ones."""
@@ -30,10 +31,10 @@ def build_groups(
     """Makes trajectories of a file.
 
     The info of every turn holds ``action``, ``think``, ``query``, ``answer``, ``passage_ids``,
-    ``turn``, ``num_searches``, ``num_passages_new``, ``num_passages_seen``, ``stop_reason`` and,
-    where accepted answers are known, ``answer_in_passages``; that of the last one
-    ``is_format_valid`` and, where they are known, ``em``, ``f1`` and ``cover_em``. Gold passages
-    are unknown, so ``gold_new`` and ``gold_recall`` are missing. Log-probabilities that the log
+    ``passages``, ``turn``, ``num_searches``, ``num_passages_new``, ``num_passages_seen``,
+    ``stop_reason`` and, where accepted answers are known, ``answer_in_passages``; that of the last
+    one ``is_format_valid`` and, where they are known, ``em``, ``f1`` and ``cover_em``. Gold
+    passages are unknown, so ``gold_new`` and ``gold_recall`` are missing. Log-probabilities that the log
     lacks are NaN.
 
     Args:
@@ -66,7 +67,7 @@ def _group(
     readings = [_read_turns(episode, rules) for episode in episodes]
     passages = [
         [
-            split_passages(turn.observation) if reading.kind == "search" else []
+            parse_passages(turn.observation) if reading.kind == "search" else []
             for turn, reading in zip(episode.turns, read, strict=True)
         ]
         for episode, read in zip(episodes, readings, strict=True)
@@ -101,7 +102,7 @@ def _opened(action: str | Mapping[str, Any]) -> str | Mapping[str, Any]:
 def _infos(
     episode: LoggedEpisode,
     readings: Sequence[Reading],
-    passages: Sequence[Sequence[Passage]],
+    passages: Sequence[Sequence[PassageText]],
     ids: Sequence[tuple[str, ...]],
     rules: Rules,
     validity: Validity,
@@ -120,6 +121,7 @@ def _infos(
             "query": reading.query,
             "answer": reading.answer,
             "passage_ids": ids[number],
+            "passages": tuple(passages[number]),
             "num_passages_new": len(distinct - seen),
             "num_passages_seen": len(distinct & seen),
             "stop_reason": None,

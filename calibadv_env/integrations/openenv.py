@@ -28,7 +28,7 @@ ENV_NAME: Final = "calibadv_search"
 _RESET_FIELDS: Final = ("task_id", "task_index", "question", "max_turns")
 _STEP_FIELDS: Final = (
     "task_id", "task_index", "turn", "num_searches", "think", "query", "answer", "passage_ids",
-    "passage_scores", "gold_new", "gold_recall", "answer_in_passages", "num_passages_new",
+    "passages", "passage_scores", "gold_new", "gold_recall", "answer_in_passages", "num_passages_new",
     "num_passages_seen", "think_similarity", "stop_reason", "em", "f1", "cover_em",
     "is_format_valid",
 )  # fmt: skip
@@ -72,6 +72,7 @@ class SearchObservation(_core.Observation):  # type: ignore[misc]
     query: str | None = None
     answer: str | None = None
     passage_ids: list[str] = []  # noqa: RUF012 - a pydantic field, copied for each instance
+    passages: list[tuple[str, str]] = []  # noqa: RUF012
     passage_scores: list[float] = []  # noqa: RUF012
     gold_new: list[str] = []  # noqa: RUF012
     gold_recall: float | None = None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,6 +61,36 @@ def test_a_round_trip_is_exact(info: dict[str, object]) -> None:
     back = trajectory_from_json(line)
     assert back == trajectory(info)
     assert repr(back) == repr(trajectory(info))
+
+
+TEXTS = st.text(alphabet="ab [1]é\n", max_size=5)
+
+
+@given(st.lists(st.tuples(TEXTS, TEXTS), max_size=4).map(tuple), st.booleans(), st.integers(0, 60))
+def test_passages_come_back_and_stand_once(passages: Any, is_shown: bool, cut: int) -> None:
+    shown = "".join(f"({title})({text})" for title, text in passages)[:cut]
+    observation = shown if is_shown else "something else"
+    turn = Turn(
+        action_ids=(1,),
+        action_text="a",
+        logprobs=(0.0,),
+        observation_text=observation,
+        info={"passages": passages},
+    )
+    whole = replace(trajectory({}), turns=(turn,))
+    line = trajectory_to_json(whole)
+    assert repr(trajectory_from_json(line)) == repr(whole)
+    long = "a passage that is not written twice"
+    found = replace(turn, observation_text=f"<{long}>", info={"passages": (("", long),)})
+    assert trajectory_to_json(replace(whole, turns=(found,))).count(long) == 1
+
+
+@pytest.mark.parametrize(
+    "odd", [[("a", "b")], (("a",),), (["a", "b"],), ("ab",), None, {"a": [[[0, 1], "b"]]}]
+)
+def test_a_key_of_that_name_may_hold_anything(odd: Any) -> None:
+    whole = trajectory({"passages": odd})
+    assert repr(trajectory_from_json(trajectory_to_json(whole))) == repr(whole)
 
 
 def test_nan_and_numpy_values_are_kept() -> None:

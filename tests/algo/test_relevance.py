@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibadv_algo.credit.base import SCORED_BAD
-from calibadv_algo.credit.relevance import CrossEncoder, RelevanceCredit, WordOverlap, passages_of
+from calibadv_algo.credit.relevance import CrossEncoder, RelevanceCredit, WordOverlap
 from calibadv_algo.errors import MissingInfoKeyError
 from calibadv_algo.shaping.relevance import RelevanceReward
 from calibadv_algo.types import Group, Trajectory, Turn
@@ -20,19 +21,18 @@ from calibadv_algo.types import Group, Trajectory, Turn
 FACTS = {"question": "Where is Wau?", "golden_answers": ("South Sudan", "SSD")}
 
 
-def search(observation: str) -> Turn:
-    return turn("search", observation)
+def search(*passages: tuple[str, str]) -> Turn:
+    return turn("search", passages)
 
 
-def turn(action: str, observation: str = "", reward: float = 0.0) -> Turn:
-    info = {"action": action}
+def turn(action: str, passages: tuple[tuple[str, str], ...] = (), reward: float = 0.0) -> Turn:
     return Turn(
         action_ids=(1,),
         action_text=action,
         logprobs=(0.0,),
-        observation_text=observation,
+        observation_text="what an environment prints",
         reward=reward,
-        info=info,
+        info={"action": action, "passages": passages},
     )
 
 
@@ -49,10 +49,8 @@ def trajectory(*turns: Turn, facts: dict[str, Any] = FACTS) -> Trajectory:
 
 # Of the question's words (where is wau) the first search shows one in one passage and two in the
 # other, of the answers nothing; the second shows none of the question's and half of an answer.
-FIRST = search(
-    "\n<information>Doc 1(Title: Wau) A town.\nDoc 2(Title: Wau) It is old.</information>\n"
-)
-SECOND = search("\n<information>Doc 1(Title: Sudan) A country.</information>\n")
+FIRST = search(("Wau", "A town."), ("Wau", "It is old."))
+SECOND = search(("Sudan", "A country."))
 GROUP = Group(
     (
         trajectory(FIRST, SECOND, turn("answer", reward=1.0)),
@@ -89,8 +87,21 @@ def test_the_reward_is_mixed_and_stands_at_the_end() -> None:
 
 
 def test_a_search_that_found_nothing_is_bad() -> None:
-    group = Group((trajectory(search(" \n"), turn("answer")),))
+    group = Group((trajectory(search(), turn("answer")),))
     assert RelevanceCredit()(group)[0, 0] == SCORED_BAD
+
+
+def test_a_passage_without_text_counts_as_none() -> None:
+    both = Group((trajectory(search(("", " "), ("Wau", "A town.")), turn("answer")),))
+    one = Group((trajectory(search(("Wau", "A town.")), turn("answer")),))
+    credit = RelevanceCredit(pooling="mean")
+    np.testing.assert_equal(credit(both), credit(one))
+
+
+def test_an_environment_without_passages_is_told_so() -> None:
+    bare = replace(FIRST, info={"action": "search"})
+    with pytest.raises(MissingInfoKeyError, match="'passages'"):
+        RelevanceCredit()(Group((trajectory(bare, turn("answer")),)))
 
 
 def test_a_search_at_the_end_of_an_episode_has_no_score() -> None:
@@ -122,15 +133,6 @@ def test_overlap_is_a_share_and_whole_for_a_text_in_itself(text: str, passage: s
     assert 0.0 <= with_passage <= 1.0
     assert with_itself in (0.0, 1.0)
     assert (with_itself == 0.0) <= (with_passage == 0.0)
-
-
-def test_passages_are_read_from_an_observation() -> None:
-    assert passages_of(FIRST.observation_text) == [
-        "Doc 1(Title: Wau) A town.",
-        "Doc 2(Title: Wau) It is old.",
-    ]
-    assert passages_of("<information> anything \n else </information>") == ["anything \n else"]
-    assert passages_of("") == []
 
 
 @pytest.fixture(scope="module")

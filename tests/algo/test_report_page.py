@@ -17,7 +17,6 @@ from calibadv_algo.report.groups import (
     iterate_groups,
     select_groups,
     shorten,
-    split_passages,
     spread_out,
     view,
 )
@@ -122,38 +121,6 @@ def test_an_environment_without_search_facts_is_shown_all_the_same() -> None:
     assert shown.trajectories[0].f1 is None
     assert [turn.body for turn in shown.trajectories[0].turns] == ["go", "stop"]
     assert [turn.kind for turn in shown.trajectories[0].turns] == ["turn", "turn"]
-
-
-@pytest.mark.parametrize(
-    ("observation", "num_passages", "expected"),
-    [
-        (
-            "<information>Doc 1(Title: A (b)) text (c)\nDoc 2(Title: ) two\n</information>",
-            2,
-            [("A (b)", "text (c)"), ("", "two")],
-        ),
-        (
-            "\n\n<information>Doc 1(Title: A) one\nDoc 2(Tit</information>\n\n<think>",
-            2,
-            [("A", "one\nDoc 2(Tit")],
-        ),
-        ("<information>Doc 1(Title: :-( one\n</information>", 1, [(":-( one", "")]),
-        ("<information>Doc 1(Title: x) see </information> in text\n</information>", 1, None),
-        ("something else", 2, []),
-        ("", 0, []),
-    ],
-)
-def test_split_passages(
-    observation: str, num_passages: int, expected: list[tuple[str, str]] | None
-) -> None:
-    expected = [("x", "see </information> in text")] if expected is None else expected
-    assert split_passages(observation, num_passages) == expected
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.text(), st.integers(0, 4))
-def test_split_passages_takes_any_text(text: str, num_passages: int) -> None:
-    assert len(split_passages(f"Doc 1(Title: {text}", num_passages)) <= num_passages
 
 
 def test_shorten_says_what_is_missing() -> None:

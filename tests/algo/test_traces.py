@@ -20,7 +20,7 @@ from calibadv_algo.rollout.records import trajectory_from_json
 from calibadv_algo.traces.base import TraceError, question_of, texts_of
 from calibadv_algo.traces.building import build_groups, rescale
 from calibadv_algo.traces.files import log_files, read_log
-from calibadv_algo.traces.passages import name_passages, split_passages
+from calibadv_algo.traces.passages import name_passages
 from calibadv_algo.traces.tagged import split_response
 from calibadv_algo.types import Group
 
@@ -186,33 +186,6 @@ def test_without_answers_nothing_is_graded(tmp_path: Path) -> None:
 
 
 # ---- Passages ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("observation", "expected"),
-    [
-        (INFORMATION, [("A", "a text")]),
-        ('<information>Doc 1(Title: "A (b)") one (c)\nDoc 2(Title: B) two</information>',
-         [("A (b)", "one (c)"), ("B", "two")]),
-        ("Doc 1 (Title: A)\none\n\nDoc 2 (Title: B)\ntwo\n", [("A", "one"), ("B", "two")]),
-        ('<tool_response>{"result": "Doc 1 (Title: A)\\none"}</tool_response>', [("A", "one")]),
-        ("<tool_response>Doc 1(Title: A) a</tool_response>\n<tool_response>Doc 1(Title: B) b"
-         "</tool_response>", [("A", "a"), ("B", "b")]),
-        ('{"result": [[{"document": {"id": "1", "contents": "\\"A\\"\\none"}, "score": 1}]]}',
-         [("A", "one")]),
-        ('[{"title": "A", "text": "one"}, {"title": "B", "snippet": "two"}]',
-         [("A", "one"), ("B", "two")]),
-        ("[1] one\n[2] two", [("", "one"), ("", "two")]),
-        ("Doc 1: one\nDoc 3: not the second", [("", "one\nDoc 3: not the second")]),
-        ("free text", [("", "free text")]),
-        ("<information></information>", []),
-        ("{broken", [("", "{broken")]),
-        ("Doc 1(Title: never closed", [("never closed", "")]),
-        ("", []),
-    ],
-)  # fmt: skip
-def test_passages_are_split(observation: str, expected: Any) -> None:
-    assert split_passages(observation) == expected
 
 
 def test_a_passage_that_was_cut_off_keeps_its_name() -> None:

@@ -63,6 +63,7 @@ def test_search_then_answer():
         "query": "q",
         "answer": None,
         "passage_ids": ("a", "g1"),
+        "passages": (("T", "in Oslo now"), ("T", "in Oslo now")),
         "passage_scores": (1.0, 0.5),
         "gold_new": ("g1",),
         "gold_recall": 0.5,

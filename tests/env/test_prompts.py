@@ -1,36 +1,6 @@
 import pytest
 
-from calibadv_env.protocol import passages, prompts
-from calibadv_env.protocol.passages import Passage, ScoredPassage
-
-HITS = [
-    ScoredPassage(Passage("1", "Oslo", "Oslo is in Norway."), 2.0),
-    ScoredPassage(Passage("2", "", "Untitled."), 1.0),
-]
-BODY = "Doc 1(Title: Oslo) Oslo is in Norway.\nDoc 2(Title: ) Untitled.\n"
-
-
-def test_passages_are_numbered_lines():
-    assert passages.format_passages(HITS) == BODY
-    assert passages.format_passages([]) == ""
-
-
-def test_information_block_styles():
-    assert passages.information_block(BODY, compact=True) == f"<information>{BODY}</information>"
-    assert (
-        passages.information_block(BODY, compact=False)
-        == f"\n\n<information>{BODY.strip()}</information>\n\n"
-    )
-
-
-@pytest.mark.parametrize("compact", [True, False])
-@pytest.mark.parametrize("max_chars", [0, 1, 20, 10_000])
-def test_cutting_keeps_the_closing_tag(compact, max_chars):
-    block = passages.information_block(BODY, compact=compact, max_chars=max_chars)
-    body = block.strip().removeprefix("<information>").removesuffix("</information>")
-    assert block.strip() == f"<information>{body}</information>"
-    assert BODY.startswith(body)
-    assert len(body) <= max_chars
+from calibadv_env.protocol import prompts
 
 
 def test_named_prompts_hold_the_question_and_the_format():
