@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from itertools import takewhile
 from typing import Any, Final
 
 import gymnasium
@@ -102,7 +103,8 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     arguments = split_lists(arguments) if name == "compare" else join_server(arguments)
     default = _default(name, command, arguments)
     if {"-h", "--help"} & set(arguments):
-        arguments = ["--help"]  # `eval --suite --help` leaves the suite open
+        # `eval --suite --help` leaves the suite open, so flags before --help go.
+        arguments = [*takewhile(lambda word: not word.startswith("-"), arguments), "--help"]
     return tyro.cli(
         command,
         args=arguments,

@@ -76,6 +76,25 @@ def test_help_shows_what_each_field_is(name: str, capsys: pytest.CaptureFixture[
         assert doc_of(command, field.name) in out
 
 
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        (["data", "prepare", "--help"], "--passage-words"),
+        (["index", "bm25", "--k1", "2", "--help"], "--overwrite"),
+        (["eval", "--suite", "nq", "--help"], "--subset"),
+        (["eval", "--help", "--suite"], "--subset"),
+        (["train", "--arm", "grpo", "-h"], "--arm"),
+    ],
+)
+def test_help_is_that_of_the_command_asked_about(
+    arguments: list[str], flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 0
+    assert flag in capsys.readouterr().out
+
+
 def doc_of(command: type[Any], field: str) -> str:
     """The first words of the line under a field."""
     owner = next(kind for kind in command.__mro__ if field in inspect.get_annotations(kind))
