@@ -34,12 +34,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from calibadv_algo.cli.setup import policy_path
-from calibadv_algo.rollout.async_driver import collect_async
-from calibadv_algo.rollout.driver import DriverConfig, EpisodeSpec, RolloutBatch, collect, turn_seed
+from calibadv_algo.rollout.async_driver import AsyncPlayer
+from calibadv_algo.rollout.driver import Player
 from calibadv_algo.rollout.engines.base import Generation, GenerationRequest, SamplingParams
 from calibadv_algo.rollout.engines.hf.batch import RunningBatch
 from calibadv_algo.rollout.engines.hf.engine import HfEngine
 from calibadv_algo.rollout.engines.scripted import PacedEngine
+from calibadv_algo.rollout.episodes import DriverConfig, EpisodeSpec, RolloutBatch, turn_seed
 from calibadv_algo.rollout.slots import make_slots
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.protocol.passages import ScoredPassage
@@ -204,8 +205,8 @@ def measure(name: str, arguments: argparse.Namespace) -> float:
     engine = ENGINES[name](Turns(specs, arguments.lengths), arguments)
     batches: dict[str, list[RolloutBatch]] = {"lock-step": [], "async": []}
     for repeat in range(arguments.repeats + 1):
-        for driver, play in (("lock-step", collect), ("async", collect_async)):
-            batch = play(slots, engine, tokenizer, specs, params, config=config)
+        for driver, kind in (("lock-step", Player), ("async", AsyncPlayer)):
+            batch = kind(slots, engine, tokenizer, params, config).play(specs)
             batches[driver] += [batch] if repeat else []
     slots.close()
     lock, free = batches["lock-step"], batches["async"]

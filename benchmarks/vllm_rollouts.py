@@ -252,6 +252,7 @@ def training() -> int:
     """Trains the shipped policy for some updates and prints the share of the weight sync."""
     import calibadv_env  # noqa: F401 (registers the environments)
     from calibadv_algo.rollout.slots import make_slots
+    from calibadv_algo.training.collection import make_player
     from calibadv_algo.training.presets import ATLAS_TINY
     from calibadv_algo.training.trainer import Trainer
 
@@ -282,7 +283,8 @@ def training() -> int:
             steps.append(began)
 
         engine.sync_weights = timed
-        trainer = Trainer(config, model=model, tokenizer=tokenizer, engine=engine, slots=slots)
+        player = make_player(config, slots, engine, tokenizer)
+        trainer = Trainer(config, model=model, player=player)
         trainer.train()
         end = time.process_time()
         slots.close()

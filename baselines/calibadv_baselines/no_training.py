@@ -53,12 +53,12 @@ def main(floors: Floors) -> None:
     """Prints a row for each system."""
     from calibadv_algo.cli.setup import load_policy
     from calibadv_algo.experiments.no_training import play_system
-    from calibadv_algo.rollout.driver import DriverConfig
     from calibadv_algo.rollout.engines.base import SamplingParams
     from calibadv_algo.rollout.engines.hf.engine import HfEngine
+    from calibadv_algo.rollout.episodes import DriverConfig
     from calibadv_algo.rollout.slots import make_slots
+    from calibadv_algo.training.collection import count_tasks
     from calibadv_algo.training.evaluation import eval_task_indices, summarize
-    from calibadv_algo.training.trainer import count_tasks
     from calibadv_env.protocol.prompts import stop_strings
 
     model, tokenizer = load_policy(floors.model)

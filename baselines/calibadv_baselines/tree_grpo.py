@@ -3,7 +3,7 @@
 Source: "Tree Search for LLM Agent Reinforcement Learning", arXiv 2509.21240, and its code.
 
 Made of
-    collection  `TreeSearch`: two trees a question; each begins with one episode, from whose turns
+    trees       `TreeSearch`: two trees a question; each begins with one episode, from whose turns
                 further ones branch off at random; three leaves are kept
     shaping     `SearchR1Format`: exact match with 0.2 and 0.1 for the format
     advantage   `TreeGrpo`: the z-score among all leaves of the question, plus that among the
@@ -49,7 +49,7 @@ def apply(config: TrainConfig) -> TrainConfig:
         advantage=TreeGrpo(),
         shaping=(SearchR1Format(),),
         env=replace(config.env, reward="em", format_gate=False, invalid_action="continue"),
-        rollout=replace(config.rollout, collection=trees_of(config.rollout.group_size)),
+        rollout=replace(config.rollout, trees=trees_of(config.rollout.group_size)),
         optim=replace(config.optim, kl_coef=0.001, kl_estimator="k3"),
     )
 
@@ -69,7 +69,7 @@ BASELINE = Baseline(
         advantage=TreeGrpo(),
         shaping=(SearchR1Format(),),
         env=replace(SEARCH_R1_GRPO.env, max_turns=3),
-        rollout=replace(SEARCH_R1_GRPO.rollout, group_size=6, collection=TreeSearch()),
+        rollout=replace(SEARCH_R1_GRPO.rollout, group_size=6, trees=TreeSearch()),
     ),
     apply=apply,
 )

@@ -71,22 +71,26 @@ def evaluate_split(policy: Policy, play: PlaySettings, *, episodes: int) -> Eval
     Raises:
         ValueError: if there is no such model, environment or split.
     """
+    from calibadv_algo.rollout.driver import Player
     from calibadv_algo.rollout.slots import make_slots
+    from calibadv_algo.training.collection import count_tasks
     from calibadv_algo.training.evaluation import eval_task_indices, evaluate
-    from calibadv_algo.training.trainer import count_tasks
 
     opened = policy.open(play)
     slots = make_slots(play.env.env_id, play.num_slots, play.env.kwargs())
     try:
-        return evaluate(
+        player = Player(
             slots,
             opened.engine,
             opened.tokenizer,
-            eval_task_indices(count_tasks(slots), episodes),
             play.sampling(play.env.prompt),
+            play.driver(opened.max_context),
+        )
+        return evaluate(
+            player,
+            eval_task_indices(count_tasks(slots), episodes),
             split=play.env.split,
             seed=play.seed,
-            driver=play.driver(opened.max_context),
             count_tokens=opened.count_tokens,
         )
     finally:

@@ -28,7 +28,7 @@ from calibadv_env.retrieval import is_remote
 
 if TYPE_CHECKING:
     from calibadv_algo.experiments.suite.result import PartResult, SuiteResult
-    from calibadv_algo.experiments.suite.run import OnProgress, Player, SuitePart
+    from calibadv_algo.experiments.suite.run import OnProgress, SuitePart, SuitePlayer
     from calibadv_algo.training.evaluation import EvalRecord
 
 RESULT: Final = "result.json"
@@ -296,9 +296,10 @@ class _Table:
             },
         )
 
-    def open_player(self, data: SuiteData) -> Player:
+    def open_player(self, data: SuiteData) -> SuitePlayer:
         """Environments of a dataset, and the policy."""
-        from calibadv_algo.experiments.suite.run import Player
+        from calibadv_algo.experiments.suite.run import SuitePlayer
+        from calibadv_algo.rollout.driver import Player
         from calibadv_algo.rollout.slots import make_slots
 
         system, play = self.order.system, self.order.play
@@ -311,15 +312,14 @@ class _Table:
         )
         inner = make_slots(ENV_ID, play.num_slots, kwargs)
         slots, policy = system.slots(inner, facts), self.open_writer(facts)
-        return Player(
-            slots=slots,
-            engine=policy.engine,
-            tokenizer=policy.tokenizer,
-            params=play.sampling(kwargs.get("prompt")),
-            driver=play.driver(policy.max_context),
-            count_tokens=policy.count_tokens,
-            close=slots.close,
+        player = Player(
+            slots,
+            policy.engine,
+            policy.tokenizer,
+            play.sampling(kwargs.get("prompt")),
+            play.driver(policy.max_context),
         )
+        return SuitePlayer(player, policy.count_tokens)
 
     def open_writer(self, data: SystemData) -> OpenPolicy:
         """Writer of a system's turns: the policy, or the system alone."""

@@ -16,9 +16,9 @@ from calibadv_env.errors import RetrieverError
 from calibadv_env.protocol.prompts import stop_strings
 
 if TYPE_CHECKING:
-    from calibadv_algo.rollout.driver import DriverConfig
     from calibadv_algo.rollout.engines.base import GenerationEngine, SamplingParams, Tokenizer
     from calibadv_algo.rollout.engines.openai.engine import EndpointConfig
+    from calibadv_algo.rollout.episodes import DriverConfig
     from calibadv_algo.training.evaluation import TokenCounter
 
 _SAMPLE_BYTES: Final = 1 << 20
@@ -78,7 +78,7 @@ class PlaySettings:
 
     def driver(self, max_context: int | None) -> DriverConfig:
         """Driving of episodes of at most so many tokens; failed searches are retried."""
-        from calibadv_algo.rollout.driver import DriverConfig
+        from calibadv_algo.rollout.episodes import DriverConfig
 
         return DriverConfig(
             max_context_tokens=max_context,

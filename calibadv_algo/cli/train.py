@@ -18,6 +18,7 @@ from calibadv_algo.lora import Lora, add_lora
 from calibadv_algo.rollout.engines.making import find_engine
 from calibadv_algo.training.config import TrainConfig, config_hash
 from calibadv_algo.training.presets import ATLAS_TINY, PRESETS
+from calibadv_env.common.files import write_text
 from calibadv_env.errors import RetrieverError
 from calibadv_env.protocol.prompts import stop_strings
 
@@ -147,8 +148,8 @@ def run_training(config: TrainConfig) -> TrainResult:
         CheckpointError: if the output folder holds another run.
     """
     from calibadv_algo.learner.ranks import make_ranks
-    from calibadv_algo.rollout.driver import DriverConfig
     from calibadv_algo.rollout.slots import make_slots
+    from calibadv_algo.training.collection import make_eval_player, make_player
     from calibadv_algo.training.trainer import Trainer
 
     ranks = make_ranks()
@@ -159,31 +160,27 @@ def run_training(config: TrainConfig) -> TrainResult:
         model = add_lora(model, config.lora, seed=config.seed)
     rollout = config.rollout
     slots = make_slots(config.env.env_id, rollout.num_slots, config.env.kwargs())
-    eval_slots = None
-    if config.evaluation.every:
-        eval_slots = make_slots(
-            config.env.env_id, rollout.num_slots, config.env.kwargs(config.evaluation.split)
-        )
     engine = _make_engine(config, model, tokenizer)
-    trainer = Trainer(
+    player = make_player(
         config,
-        model=model,
-        tokenizer=tokenizer,
-        engine=engine,
-        slots=slots,
-        eval_slots=eval_slots,
-        driver=DriverConfig(
-            retry_on=(RetrieverError, OSError), chat_template=config.prompt_style == "chat"
-        ),
-        stop_strings=stop_strings(config.env.prompt),
-        ranks=ranks,
+        slots,
+        engine,
+        tokenizer,
+        stop=stop_strings(config.env.prompt),
+        retry_on=(RetrieverError, OSError),
     )
+    eval_player = None
+    if config.evaluation.every:
+        eval_kwargs = config.env.kwargs(config.evaluation.split)
+        eval_slots = make_slots(config.env.env_id, rollout.num_slots, eval_kwargs)
+        eval_player = make_eval_player(config, player, eval_slots)
+    trainer = Trainer(config, model=model, player=player, eval_player=eval_player, ranks=ranks)
     try:
         return trainer.train()
     finally:
         slots.close()
-        if eval_slots is not None:
-            eval_slots.close()
+        if eval_player is not None:
+            eval_player.slots.close()
         close = getattr(engine, "close", None)
         if close is not None:
             close()
@@ -221,8 +218,6 @@ def _write_provenance(config: TrainConfig) -> None:
     """
     import torch
 
-    from calibadv_algo.training.run_records import write_atomically
-
     config.output_dir.mkdir(parents=True, exist_ok=True)
     settings = config.output_dir / "config.json"
     if settings.exists() and json.loads(settings.read_text("utf-8")).get("hash") != config_hash(
@@ -242,4 +237,4 @@ def _write_provenance(config: TrainConfig) -> None:
         later = record.get("resumed_by", [])
         if facts != (later[-1] if later else record):
             record["resumed_by"] = [*later, facts]
-    write_atomically(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
+    write_text(path, json.dumps(record, indent=1, sort_keys=True) + "\n")

@@ -13,6 +13,7 @@ from typing import Final, Literal
 import torch
 
 from calibadv_algo.errors import EngineError
+from calibadv_algo.rollout.driver import Player
 from calibadv_algo.rollout.engines.base import (
     Generation,
     GenerationEngine,
@@ -344,9 +345,8 @@ def play_system(
     """
     noted = NotedSlots(slots)
     played = system_engine(system, engine, tokenizer, noted)
-    return evaluate(
-        noted, played, tokenizer, task_indices, params, split=split, seed=seed, driver=driver
-    )
+    player = Player(noted, played, tokenizer, params, driver or DriverConfig())
+    return evaluate(player, task_indices, split=split, seed=seed)
 
 
 def system_engine(

@@ -26,7 +26,7 @@ from calibadv_algo.integrations.versions import (
     part_of,
     require,
 )
-from calibadv_algo.rollout.driver import collect
+from calibadv_algo.rollout.driver import Player
 from calibadv_algo.rollout.engines.base import GenerationEngine, SamplingParams
 from calibadv_algo.rollout.engines.hf.engine import HfEngine
 from calibadv_algo.rollout.episodes import DriverConfig, EpisodeSpec
@@ -117,20 +117,19 @@ class SearchRollout:
         step = int(trainer.state.global_step)
         self._engine.sync_weights(trainer.accelerator.unwrap_model(trainer.model), step)
         args = trainer.args
-        batch = collect(
+        player = Player(
             self._environments(),
             self._engine,
             trainer.processing_class,
-            specs,
             SamplingParams(
                 temperature=args.temperature,
                 top_p=args.top_p,
                 max_tokens=self.max_turn_tokens,
                 stop=self.stop_strings,
             ),
-            policy_version=step,
-            config=replace(self.driver, max_context_tokens=self._context(trainer)),
+            replace(self.driver, max_context_tokens=self._context(trainer)),
         )
+        batch = player.play(specs, policy_version=step)
         found = {(each.group_id, each.seed): close_overflow(each) for each in batch.trajectories}
         episodes = [found.get((spec.group_id, spec.seed)) for spec in specs]
         return as_trl(episodes, filler=int(trainer.processing_class.eos_token_id))

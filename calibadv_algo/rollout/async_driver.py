@@ -17,16 +17,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from calibadv_algo.rollout.engines.base import (
-    Generation,
-    GenerationEngine,
-    SamplingParams,
-    StreamingEngine,
-    Tokenizer,
-    as_streaming,
-)
+from calibadv_algo.rollout.driver import Player
+from calibadv_algo.rollout.engines.base import Generation, StreamingEngine, as_streaming
 from calibadv_algo.rollout.episodes import (
-    DriverConfig,
     Episode,
     EpisodeBook,
     EpisodeSpec,
@@ -40,64 +33,45 @@ from calibadv_algo.rollout.slots import EnvSlots, SlotFailure, SlotReset, SlotSt
 Result = TypeVar("Result", SlotReset, SlotStep)
 
 
-def collect_async(
-    slots: EnvSlots,
-    engine: GenerationEngine,
-    tokenizer: Tokenizer,
-    tasks: Sequence[EpisodeSpec],
-    params: SamplingParams,
-    *,
-    policy_version: int = 0,
-    config: DriverConfig | None = None,
-    journal: FinishedEpisodes | None = None,
-    sleep: Callable[[float], None] = time.sleep,
-) -> RolloutBatch:
-    """Plays one episode for each spec, like ``driver.collect``, with nobody waiting in line.
+@dataclass(frozen=True, slots=True)
+class AsyncPlayer(Player):
+    """Plays the episodes of a :class:`Player` with nobody waiting in line.
 
     Each turn depends on its episode alone: on its seed and what it has read. So the
-    trajectories are those of ``driver.collect`` with the same engine, up to the rounding that
+    trajectories are those of a ``Player`` with the same engine, up to the rounding that
     an engine's batches bring in (``HfEngine`` says when there is none).
 
-    An episode whose call failed is tried again after its own wait, while the others go on.
-
-    Args:
-        slots: Where the episodes are played; they must step in part.
-        engine: Samples the turns. A plain one is called for all that waits, each time.
-        tokenizer: Encodes observations; the engine's own.
-        tasks: The episodes.
-        params: How turns are sampled.
-        policy_version: Recorded in every trajectory.
-        config: How episodes are driven.
-        journal: Episodes that it knows are not played again; those that end are recorded in it.
-        sleep: Waits when there is nothing to do before a retry.
-
-    Returns:
-        Trajectories in the order of ``tasks``, what was dropped, and statistics.
-
-    Raises:
-        ValueError: if stepping some slots would disturb the others.
-        RolloutError: if there were episodes and every one of them was dropped.
-        EngineError: if the engine failed.
+    An episode whose call failed is tried again after its own wait, while the others go on. An
+    engine that is no ``StreamingEngine`` is called for all that waits, each time. The slots must
+    step in part.
     """
-    if not slots.can_step_part:
-        raise ValueError(
-            "slots must be able to step in part for the asynchronous driver; this vector "
-            "environment always steps all of its slots"
-        )
-    book = EpisodeBook(
-        tasks=tasks,
-        tokenizer=tokenizer,
-        params=params,
-        policy_version=policy_version,
-        config=config or DriverConfig(),
-        journal=journal,
-    )
-    return _Async(book, slots, as_streaming(engine), sleep).play()
+
+    def play(
+        self,
+        specs: Sequence[EpisodeSpec],
+        *,
+        policy_version: int = 0,
+        journal: FinishedEpisodes | None = None,
+    ) -> RolloutBatch:
+        """Plays one episode for each spec; see :meth:`Player.play`.
+
+        Raises:
+            ValueError: if stepping some slots would disturb the others.
+            RolloutError: if there were episodes and every one of them was dropped.
+            EngineError: if the engine failed.
+        """
+        if not self.slots.can_step_part:
+            raise ValueError(
+                "slots must be able to step in part for the asynchronous driver; this vector "
+                "environment always steps all of its slots"
+            )
+        book = self.open_book(specs, policy_version, journal)
+        return _Async(book, self.slots, as_streaming(self.engine), self.sleep).run()
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What one call of the environment gave, and how long it took."""
+    """Results of one call of the environment, and its duration in seconds."""
 
     resets: Mapping[int, SlotReset | SlotFailure]
     steps: Mapping[int, SlotStep | SlotFailure]
@@ -114,7 +88,7 @@ class _Retry:
 
 @dataclass
 class _Async:
-    """The state of one call of :func:`collect_async`.
+    """The state of one call of :meth:`AsyncPlayer.play`.
 
     A slot is in one of three places: ``starts`` (its reset is wanted), ``playing`` alone (the
     engine has its turn) or ``playing`` and ``actions`` (its step is wanted).
@@ -132,7 +106,7 @@ class _Async:
     call: Future[_Answer] | None = None
     times: RolloutTimes = field(default_factory=RolloutTimes)
 
-    def play(self) -> RolloutBatch:
+    def run(self) -> RolloutBatch:
         began = time.perf_counter()
         with ThreadPoolExecutor(1, thread_name_prefix="environment") as thread:
             try:
@@ -204,7 +178,7 @@ class _Async:
         self.times.wait_s += time.perf_counter() - began
 
     def _receive(self) -> None:
-        """Takes what the environment gave, if it has, and submits the next turns."""
+        """Reads what the environment gave, if it has, and submits the next turns."""
         if self.call is None or not self.call.done():
             return
         answer = self.call.result()

@@ -2,7 +2,7 @@
 
 All episodes in play take their turns in lock-step: one call of the engine, one of the slots.
 A slot whose episode has ended starts the next one at once. ``async_driver.py`` plays the same
-episodes without waiting for the slowest.
+episodes without waiting for the slowest, ``tree.py`` plays episodes that share their beginnings.
 """
 
 from __future__ import annotations
@@ -14,57 +14,24 @@ from typing import TypeVar
 
 from calibadv_algo.rollout.engines.base import GenerationEngine, SamplingParams, Tokenizer
 from calibadv_algo.rollout.episodes import (
-    OVERFLOW_KEY,
     DriverConfig,
-    DroppedEpisode,
-    DropReason,
     Episode,
     EpisodeBook,
     EpisodeSpec,
     FinishedEpisodes,
     RolloutBatch,
-    RolloutStats,
     RolloutTimes,
-    count_lost_groups,
-    encode_prompt,
-    regroup,
     slot_start,
-    turn_seed,
 )
 from calibadv_algo.rollout.slots import EnvSlots, SlotFailure
-
-__all__ = [
-    "OVERFLOW_KEY",
-    "DriverConfig",
-    "DropReason",
-    "DroppedEpisode",
-    "EpisodeSpec",
-    "RolloutBatch",
-    "RolloutStats",
-    "collect",
-    "count_lost_groups",
-    "encode_prompt",
-    "regroup",
-    "turn_seed",
-]
 
 Given = TypeVar("Given")
 Result = TypeVar("Result")
 
 
-def collect(
-    slots: EnvSlots,
-    engine: GenerationEngine,
-    tokenizer: Tokenizer,
-    tasks: Sequence[EpisodeSpec],
-    params: SamplingParams,
-    *,
-    policy_version: int = 0,
-    config: DriverConfig | None = None,
-    journal: FinishedEpisodes | None = None,
-    sleep: Callable[[float], None] = time.sleep,
-) -> RolloutBatch:
-    """Plays one episode for each spec.
+@dataclass(frozen=True, slots=True)
+class Player:
+    """Plays episodes, all of them in lock-step.
 
     An episode ends when the environment says so, or when its context and a turn of
     ``params.max_tokens`` would not fit into ``max_context_tokens``: then it is recorded as
@@ -72,89 +39,123 @@ def collect(
     ``is_context_overflow``. The observation of a last turn is recorded as text but not as
     tokens: no policy ever saw it.
 
-    Args:
+    Attributes:
         slots: Where the episodes are played; they are reset here and stay open.
         engine: Samples the turns.
         tokenizer: Encodes observations; the engine's own.
-        tasks: The episodes.
         params: How turns are sampled.
-        policy_version: Recorded in every trajectory.
-        config: How episodes are driven.
-        journal: Episodes that it knows are not played again; those that end are recorded in it.
+        driver: How episodes are driven.
         sleep: Waits between retries.
-
-    Returns:
-        Trajectories in the order of ``tasks``, what was dropped, and statistics.
-
-    Raises:
-        RolloutError: if there were episodes and every one of them was dropped.
-        EngineError: if the engine failed.
     """
-    book = EpisodeBook(
-        tasks=tasks,
-        tokenizer=tokenizer,
-        params=params,
-        policy_version=policy_version,
-        config=config or DriverConfig(),
-        journal=journal,
-    )
-    return _LockStep(book, slots, engine, sleep).play()
+
+    slots: EnvSlots
+    engine: GenerationEngine
+    tokenizer: Tokenizer
+    params: SamplingParams
+    driver: DriverConfig = field(default_factory=DriverConfig)
+    sleep: Callable[[float], None] = time.sleep
+
+    def play(
+        self,
+        specs: Sequence[EpisodeSpec],
+        *,
+        policy_version: int = 0,
+        journal: FinishedEpisodes | None = None,
+    ) -> RolloutBatch:
+        """Plays one episode for each spec.
+
+        Args:
+            specs: The episodes.
+            policy_version: Recorded in every trajectory.
+            journal: Episodes that it knows are not played again; those that end are recorded
+                in it.
+
+        Returns:
+            Trajectories in the order of ``specs``, what was dropped, and statistics.
+
+        Raises:
+            RolloutError: if there were episodes and every one of them was dropped.
+            EngineError: if the engine failed.
+        """
+        return LockStep(self, self.open_book(specs, policy_version, journal)).run()
+
+    def open_book(
+        self,
+        specs: Sequence[EpisodeSpec],
+        policy_version: int,
+        journal: FinishedEpisodes | None = None,
+    ) -> EpisodeBook:
+        """The record of some episodes, none of them begun."""
+        return EpisodeBook(
+            tasks=specs,
+            tokenizer=self.tokenizer,
+            params=self.params,
+            policy_version=policy_version,
+            config=self.driver,
+            journal=journal,
+        )
 
 
 @dataclass
-class _LockStep:
-    """The state of one call of :func:`collect`."""
+class LockStep:
+    """Episodes that take their turns together; the state of one call of :meth:`Player.play`.
 
+    Attributes:
+        player: Slots, engine and settings.
+        book: What waits to be played, and what became of the rest.
+        live: Episodes in play by slot.
+        times: What was measured so far.
+    """
+
+    player: Player
     book: EpisodeBook
-    slots: EnvSlots
-    engine: GenerationEngine
-    sleep: Callable[[float], None]
     live: dict[int, Episode] = field(default_factory=dict)
     times: RolloutTimes = field(default_factory=RolloutTimes)
 
-    def play(self) -> RolloutBatch:
+    def run(self) -> RolloutBatch:
+        """Plays to the end of the last episode."""
         began = time.perf_counter()
         try:
             while self.book.waiting or self.live:
-                self._start()
+                self.start_episodes()
                 if self.live:
-                    self._turn()
+                    self.take_turns()
         finally:
-            self.engine.release([episode.episode_id for episode in self.live.values()])
+            self.player.engine.release([episode.episode_id for episode in self.live.values()])
         self.times.total_s = time.perf_counter() - began
         self.times.wait_s = self.times.env_s
         return self.book.close(self.times)
 
-    def _start(self) -> None:
+    def start_episodes(self) -> None:
         """Fills free slots with waiting episodes."""
-        free = [slot for slot in range(self.slots.num_slots) if slot not in self.live]
-        waiting = self.book.waiting
+        slots, waiting = self.player.slots, self.book.waiting
+        free = [slot for slot in range(slots.num_slots) if slot not in self.live]
         chosen = {slot: waiting.popleft() for slot in free[: len(waiting)]}
         if not chosen:
             return
         starts = {slot: slot_start(spec) for slot, (_, spec) in chosen.items()}
-        for slot, result in self._with_retries(self.slots.reset, starts).items():
+        for slot, result in self._with_retries(slots.reset, starts).items():
             episode = self.book.begin(*chosen[slot], result)
             if episode is not None:
                 self.live[slot] = episode
 
-    def _turn(self) -> None:
-        """One turn of every episode in play."""
-        slots = list(self.live)
+    def take_turns(self) -> None:
+        """Samples and plays one turn of every episode in play."""
+        engine, slots = self.player.engine, list(self.live)
         requests = [self.book.request(self.live[slot]) for slot in slots]
         began = time.perf_counter()
-        generations = self.engine.generate(requests, self.book.params)
+        generations = engine.generate(requests, self.book.params)
         self.times.engine_s += time.perf_counter() - began
         sampled = dict(zip(slots, generations, strict=True))
         self.book.num_sampled += sum(len(generation.token_ids) for generation in generations)
         results = self._with_retries(
-            self.slots.step, {slot: generation.text for slot, generation in sampled.items()}
+            self.player.slots.step, {slot: each.text for slot, each in sampled.items()}
         )
         ended: list[str] = []
         for slot, result in results.items():
             if self.book.advance(self.live[slot], sampled[slot], result):
                 ended.append(self.live.pop(slot).episode_id)
-        self.engine.release(ended)
+        engine.release(ended)
 
     def _with_retries(
         self,
@@ -164,14 +165,14 @@ class _LockStep:
         given: Mapping[int, Given],
     ) -> dict[int, Result | SlotFailure]:
         """Calls the slots, and again for those that failed, waiting longer each time."""
-        config = self.book.config
+        config = self.player.driver
         began = time.perf_counter()
         results = call(given, config.retry_on)
         for attempt in range(config.max_retries):
             failed = [slot for slot, one in results.items() if isinstance(one, SlotFailure)]
             if not failed:
                 break
-            self.sleep(config.backoff_s * 2**attempt)
+            self.player.sleep(config.backoff_s * 2**attempt)
             self.times.num_retries += 1
             results |= call({slot: given[slot] for slot in failed}, config.retry_on)
         self.times.env_s += time.perf_counter() - began

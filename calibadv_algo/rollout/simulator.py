@@ -12,13 +12,13 @@ import hashlib
 from collections.abc import Sequence
 
 from calibadv_algo.errors import EngineError
-from calibadv_algo.rollout.driver import encode_prompt
 from calibadv_algo.rollout.engines.base import (
     GenerationEngine,
     GenerationRequest,
     SamplingParams,
     Tokenizer,
 )
+from calibadv_algo.rollout.episodes import encode_prompt
 
 PARAMS = SamplingParams(temperature=0.8, max_tokens=600)
 """How texts are sampled by default; the temperature is that of ZeroSearch."""

@@ -8,24 +8,23 @@ sampled or searched twice.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, cast
 
 import numpy as np
 
-from calibadv_algo.rollout.driver import _LockStep
-from calibadv_algo.rollout.engines.base import GenerationEngine, SamplingParams, Tokenizer
+from calibadv_algo.rollout.driver import LockStep, Player
 from calibadv_algo.rollout.episodes import (
-    DriverConfig,
     Episode,
     EpisodeBook,
     EpisodeSpec,
+    FinishedEpisodes,
     RolloutBatch,
     RolloutStats,
     count_lost_groups,
 )
-from calibadv_algo.rollout.slots import CloneableSlots, EnvSlots
+from calibadv_algo.rollout.slots import CloneableSlots
 from calibadv_algo.rollout.tree_config import TREE_KEY, TreeSearch
 from calibadv_algo.types import Trajectory
 
@@ -78,19 +77,9 @@ class _Tree:
         ]
 
 
-def collect_trees(
-    slots: CloneableSlots,
-    engine: GenerationEngine,
-    tokenizer: Tokenizer,
-    questions: Sequence[EpisodeSpec],
-    params: SamplingParams,
-    tree: TreeSearch,
-    *,
-    policy_version: int = 0,
-    config: DriverConfig | None = None,
-    sleep: Callable[[float], None] = time.sleep,
-) -> RolloutBatch:
-    """Grows trees of episodes for each question.
+@dataclass(frozen=True, slots=True)
+class TreePlayer(Player):
+    """Plays the episodes of a group as trees, where a :class:`Player` plays them one by one.
 
     **Source:** Tree-GRPO (arXiv 2509.21240), where a node is one step of thought, action and
     observation.
@@ -98,102 +87,86 @@ def collect_trees(
     **Differs:** nodes of a round are drawn without repetition as long as a tree has enough of
     them, and may be drawn again in a later round; the paper does not say.
 
-    Args:
-        slots: Where the episodes are played; their environments can be cloned.
-        engine: Samples the turns.
-        tokenizer: Encodes observations; the engine's own.
-        questions: One spec a question, with a group id of its own. All seeds come from its seed.
-        params: How turns are sampled.
-        tree: Shape of the trees.
-        policy_version: Recorded in every trajectory.
-        config: How episodes are driven.
-        sleep: Waits between retries.
-
-    Returns:
-        The kept leaves, whole trajectories, by question and tree; each has its tree's number in
-        ``reset_info["tree_id"]``. Statistics count what was played, thrown-away leaves included;
-        a prefix counts once.
-
-    Raises:
-        RolloutError: if every episode of a round was dropped.
-        EngineError: if the engine failed.
-        ValueError: if an environment cannot be cloned.
-    """
-    began = time.perf_counter()
-
-    def play(specs: Sequence[EpisodeSpec], starts: Mapping[int, Node]) -> _Round:
-        book = EpisodeBook(
-            tasks=specs,
-            tokenizer=tokenizer,
-            params=params,
-            policy_version=policy_version,
-            config=config or DriverConfig(),
-        )
-        steps = _Branching(book, slots, engine, sleep, starts=starts, cloneable=slots)
-        return _Round(steps.play(), book, steps.nodes, starts)
-
-    trees = [
-        _Tree(question, number, np.random.default_rng([question.seed, _CHOICE_STREAM, number]))
-        for question in questions
-        for number in range(tree.num_trees)
-    ]
-    rounds = [play([each.spec(0) for each in trees], {})]
-    rounds[0].plant(trees)
-    for number in range(tree.num_rounds):
-        chosen = [
-            (each, place, node)
-            for each in trees
-            for place, node in enumerate(each.drawn_nodes(tree.num_expansions))
-        ]
-        if not chosen:
-            break
-        first = 1 + number * tree.num_expansions
-        specs = [each.spec(first + place) for each, place, _ in chosen]
-        rounds.append(play(specs, {i: node for i, (_, _, node) in enumerate(chosen)}))
-        rounds[-1].plant([each for each, _, _ in chosen])
-    kept = tuple(leaf for each in trees for leaf in each.drawn_leaves(tree.num_leaves))
-    return _joined(questions, rounds, kept, tree.group_size, time.perf_counter() - began)
-
-
-@dataclass(frozen=True, slots=True)
-class PlayTrees:
-    """Plays the episodes of groups as trees, where others play them one by one.
-
     Attributes:
-        tree: Shape of the trees; its ``group_size`` is the number of specs of a group.
+        tree: Shape of the trees; its ``group_size`` is the number of episodes of a group.
     """
 
-    tree: TreeSearch
+    tree: TreeSearch = field(default_factory=TreeSearch)
 
-    def __call__(
+    def play(
         self,
-        slots: EnvSlots,
-        engine: GenerationEngine,
-        tokenizer: Tokenizer,
-        tasks: Sequence[EpisodeSpec],
-        params: SamplingParams,
+        specs: Sequence[EpisodeSpec],
         *,
         policy_version: int = 0,
-        config: DriverConfig | None = None,
+        journal: FinishedEpisodes | None = None,
     ) -> RolloutBatch:
-        """Grows trees for every group; the seed of its first spec is the question's.
+        """Grows trees for every group; all seeds come from that of the group's first spec.
+
+        Args:
+            specs: One for each episode of a group, or the first one alone.
+            policy_version: Recorded in every trajectory.
+            journal: Groups that it knows whole are not played again. Groups are recorded when
+                all of the call are there, if they have a trajectory for each spec.
+
+        Returns:
+            The kept leaves, whole trajectories, by group and tree; each has its tree's number in
+            ``reset_info["tree_id"]``. Statistics count what was played, thrown-away leaves
+            included; a prefix counts once.
 
         Raises:
             RolloutError: if every episode of a round was dropped.
             EngineError: if the engine failed.
             ValueError: if an environment cannot be cloned.
         """
-        questions = {spec.group_id: spec for spec in reversed(tasks)}
-        return collect_trees(
-            cast(CloneableSlots, slots),
-            engine,
-            tokenizer,
-            [questions[group_id] for group_id in dict.fromkeys(spec.group_id for spec in tasks)],
-            params,
-            self.tree,
-            policy_version=policy_version,
-            config=config,
-        )
+        groups: dict[str, list[EpisodeSpec]] = {}
+        for spec in specs:
+            groups.setdefault(spec.group_id, []).append(spec)
+        known = _known_groups(groups, journal)
+        questions = [members[0] for name, members in groups.items() if name not in known]
+        batch = self._grow(questions, policy_version)
+        played: dict[str, list[Trajectory]] = {}
+        for each in batch.trajectories:
+            played.setdefault(each.group_id, []).append(each)
+        for name, leaves in played.items():
+            if journal is not None and len(leaves) == len(groups[name]):
+                for spec, leaf in zip(groups[name], leaves, strict=True):
+                    journal.record(spec, leaf)
+        return _with_known(batch, [*groups], known, played)
+
+    def _grow(self, questions: Sequence[EpisodeSpec], policy_version: int) -> RolloutBatch:
+        """Grows all trees of some questions, round by round."""
+        began = time.perf_counter()
+        tree = self.tree
+        trees = [
+            _Tree(question, number, np.random.default_rng([question.seed, _CHOICE_STREAM, number]))
+            for question in questions
+            for number in range(tree.num_trees)
+        ]
+        rounds = [self._play_round([each.spec(0) for each in trees], {}, policy_version)]
+        rounds[0].plant(trees)
+        for number in range(tree.num_rounds):
+            chosen = [
+                (each, place, node)
+                for each in trees
+                for place, node in enumerate(each.drawn_nodes(tree.num_expansions))
+            ]
+            if not chosen:
+                break
+            first = 1 + number * tree.num_expansions
+            specs = [each.spec(first + place) for each, place, _ in chosen]
+            starts = {i: node for i, (_, _, node) in enumerate(chosen)}
+            rounds.append(self._play_round(specs, starts, policy_version))
+            rounds[-1].plant([each for each, _, _ in chosen])
+        kept = tuple(leaf for each in trees for leaf in each.drawn_leaves(tree.num_leaves))
+        return _joined(questions, rounds, kept, tree.group_size, time.perf_counter() - began)
+
+    def _play_round(
+        self, specs: Sequence[EpisodeSpec], starts: Mapping[int, Node], policy_version: int
+    ) -> _Round:
+        """Plays first chains, or the expansions of one round."""
+        book = self.open_book(specs, policy_version)
+        steps = _Branching(self, book, starts=starts, slots=cast(CloneableSlots, self.slots))
+        return _Round(steps.run(), book, steps.nodes, starts)
 
 
 def chain_seed(question_seed: int, tree: int, chain: int) -> int:
@@ -203,42 +176,43 @@ def chain_seed(question_seed: int, tree: int, chain: int) -> int:
 
 
 @dataclass
-class _Branching(_LockStep):
+class _Branching(LockStep):
     """Plays episodes from their start or from a node, and remembers the nodes on the way."""
 
     starts: Mapping[int, Node] = field(kw_only=True)
-    cloneable: CloneableSlots = field(kw_only=True)
+    slots: CloneableSlots = field(kw_only=True)
     nodes: dict[int, list[Node]] = field(default_factory=dict)
 
-    def _start(self) -> None:
+    def start_episodes(self) -> None:
         if not self.starts:
             before = set(self.live)
-            super()._start()
+            super().start_episodes()
             self._remember(slot for slot in self.live if slot not in before)
             return
         free = [slot for slot in range(self.slots.num_slots) if slot not in self.live]
         for slot in free[: len(self.book.waiting)]:
             index, spec = self.book.waiting.popleft()
             node = self.starts[index]
-            self.cloneable.restore_state(slot, node.snapshot)
+            self.slots.restore_state(slot, node.snapshot)
             turns = list(node.episode.turns)
             self.live[slot] = replace(node.episode, index=index, spec=spec, turns=turns)
 
-    def _turn(self) -> None:
-        super()._turn()
+    def take_turns(self) -> None:
+        super().take_turns()
         self._remember(self.live)
 
     def _remember(self, slots: Iterable[int]) -> None:
         for slot in slots:
             episode = self.live[slot]
+            # Turns of the live episode are still added to; those of a node are not.
             still = replace(episode, turns=list(episode.turns))
-            node = Node(still, self.cloneable.clone_state(slot))
+            node = Node(still, self.slots.clone_state(slot))
             self.nodes.setdefault(episode.index, []).append(node)
 
 
 @dataclass(frozen=True, slots=True)
 class _Round:
-    """What was played at one time: first chains, or the expansions of one round."""
+    """Episodes that were played at one time: first chains, or the expansions of one round."""
 
     batch: RolloutBatch
     book: EpisodeBook
@@ -280,3 +254,34 @@ def _joined(
     }
     dropped = tuple(item for each in rounds for item in each.batch.dropped)
     return RolloutBatch(kept, dropped, RolloutStats(**sums))
+
+
+def _known_groups(
+    groups: Mapping[str, Sequence[EpisodeSpec]], journal: FinishedEpisodes | None
+) -> dict[str, list[Trajectory]]:
+    """The groups of which a journal has every episode."""
+    if journal is None:
+        return {}
+    found = {name: [journal.find(spec) for spec in specs] for name, specs in groups.items()}
+    complete = {name: [each for each in f if each is not None] for name, f in found.items()}
+    return {name: each for name, each in complete.items() if len(each) == len(groups[name])}
+
+
+def _with_known(
+    batch: RolloutBatch,
+    order: Sequence[str],
+    known: Mapping[str, Sequence[Trajectory]],
+    played: Mapping[str, Sequence[Trajectory]],
+) -> RolloutBatch:
+    """Puts the groups from the journal among those that were played."""
+    if not known:
+        return batch
+    trajectories = [each for name in order for each in known.get(name, played.get(name, []))]
+    reused = [each for members in known.values() for each in members]
+    stats = replace(
+        batch.stats,
+        num_episodes=len(trajectories),
+        num_turns=batch.stats.num_turns + sum(len(each.turns) for each in reused),
+        num_reused=batch.stats.num_reused + len(reused),
+    )
+    return RolloutBatch(tuple(trajectories), batch.dropped, stats)

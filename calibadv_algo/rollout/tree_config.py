@@ -1,21 +1,18 @@
-"""How the episodes of a group are collected: one by one, or as trees; no torch is imported."""
+"""Settings of episodes that grow on trees; no torch is imported."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
+
+from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE, Checked
 
 TREE_KEY: Final = "tree_id"
 """Key of ``Trajectory.reset_info``: which tree of its group an episode is a path of, from 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EpisodeGroups:
-    """Every episode of a group is played on its own, from its start."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TreeSearch:
+class TreeSearch(Checked):
     """Episodes of a group share prefixes: trees that are expanded at random turns.
 
     A tree begins with one episode. In each round some of its inner nodes, the root included, are
@@ -25,23 +22,18 @@ class TreeSearch:
     round, 3 leaves.
     """
 
-    num_trees: int = 2
+    num_trees: Annotated[int, POSITIVE] = 2
     """Trees of a question."""
-    num_expansions: int = 2
+    num_expansions: Annotated[int, NOT_NEGATIVE] = 2
     """Nodes of a tree that are expanded in a round."""
-    num_rounds: int = 1
+    num_rounds: Annotated[int, NOT_NEGATIVE] = 1
     """Rounds of expansion."""
-    num_leaves: int = 3
+    num_leaves: Annotated[int, POSITIVE] = 3
     """Leaves of a tree that are kept, at random; the others are thrown away."""
 
     def __post_init__(self) -> None:
-        """Checks ranges."""
-        for name in ("num_trees", "num_leaves"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("num_expansions", "num_rounds"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        """Checks ranges, and that a tree grows as many leaves as are kept."""
+        Checked.__post_init__(self)
         most = 1 + self.num_rounds * self.num_expansions
         if self.num_leaves > most:
             raise ValueError(
@@ -53,7 +45,3 @@ class TreeSearch:
     def group_size(self) -> int:
         """Episodes of a question."""
         return self.num_trees * self.num_leaves
-
-
-Collection = EpisodeGroups | TreeSearch
-"""Ways of collecting that a run can be configured with."""

@@ -1,4 +1,4 @@
-"""What a training run is made of, as frozen dataclasses; no torch is imported here.
+"""Settings of a training run, as frozen dataclasses; no torch is imported here.
 
 The published settings are constants at the end of the file. Each of them is a whole
 `TrainConfig`: vary it with `dataclasses.replace`.
@@ -20,7 +20,7 @@ from calibadv_algo.credit.base import CreditRule
 from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.lora import Lora
 from calibadv_algo.rollout.engines.config import EngineConfig, HfEngineConfig
-from calibadv_algo.rollout.tree_config import Collection, EpisodeGroups, TreeSearch
+from calibadv_algo.rollout.tree_config import TreeSearch
 from calibadv_algo.shaping.base import GroupFilter, LossMask, RewardShaping
 from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE, Checked
 
@@ -97,8 +97,8 @@ class RolloutConfig(Checked):
     """Most tokens of an episode, prompt and observations included."""
     num_slots: Annotated[int, POSITIVE] = 64
     """Environments that run side by side."""
-    collection: Collection = field(default_factory=EpisodeGroups)
-    """Whether the episodes of a group are played one by one or grow on trees."""
+    trees: TreeSearch | None = None
+    """Trees that the episodes of a group grow on; None plays them one by one."""
     driver: Literal["lockstep", "async"] = "lockstep"
     """Whether episodes take turns together or each at its own pace; the episodes are the same."""
     overlap: Literal["none", "one-step"] = "none"
@@ -108,10 +108,10 @@ class RolloutConfig(Checked):
     def __post_init__(self) -> None:
         """Checks ranges."""
         Checked.__post_init__(self)
-        trees = self.collection
-        if isinstance(trees, TreeSearch) and self.group_size != trees.group_size:
+        if self.trees is not None and self.group_size != self.trees.group_size:
             raise ValueError(
-                f"group_size must be that of the trees ({trees.group_size}), got {self.group_size}"
+                f"group_size must be that of the trees ({self.trees.group_size}), "
+                f"got {self.group_size}"
             )
 
 

@@ -21,6 +21,7 @@ from calibadv_algo.batching import (
     tokens_to_turns,
     turns_to_tokens,
 )
+from calibadv_algo.learner.ranks import Ranks, own_share
 from calibadv_algo.losses.kl import kl_k1
 from calibadv_algo.shaping.base import turn_rewards, with_rewards
 from calibadv_algo.training.config import TrainConfig
@@ -90,6 +91,45 @@ def score_group(group: Group, config: TrainConfig) -> ScoredGroup:
     return ScoredGroup(
         played=group, shaped=shaped, correctness=config.credit(shaped), is_trained=is_trained
     )
+
+
+def score_groups(groups: Sequence[Group], config: TrainConfig, ranks: Ranks) -> list[ScoredGroup]:
+    """Shapes and scores all groups, each on one rank: a judge may be slow, or of two minds.
+
+    Args:
+        groups: The same ones on every rank.
+        config: Shaping, credit and masks.
+        ranks: Who shares the work.
+
+    Returns:
+        One for each group, the same on every rank.
+
+    Raises:
+        ValueError: if a shaping changed more than rewards, or a mask has another length.
+    """
+    if ranks.world_size == 1:
+        return [score_group(group, config) for group in groups]
+    own = [score_group(group, config) for group in own_share(groups, ranks)]
+    verdicts = [_Verdict(turn_rewards(j.shaped), j.correctness, j.is_trained) for j in own]
+    everyones = [each for part in ranks.gather(verdicts) for each in part]
+    return [
+        ScoredGroup(
+            played=group,
+            shaped=with_rewards(group, verdict.rewards) if config.shaping else group,
+            correctness=verdict.correctness,
+            is_trained=verdict.is_trained,
+        )
+        for group, verdict in zip(groups, everyones, strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """The part of a scored group that another rank does not know."""
+
+    rewards: Float[np.ndarray, "group turn"]
+    correctness: Float[np.ndarray, "group turn"]
+    is_trained: Bool[np.ndarray, " group"]
 
 
 def draft_batch(scored: Sequence[ScoredGroup]) -> TokenBatch:

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from calibadv_algo.rollout.driver import DriverConfig, EpisodeSpec, collect
-from calibadv_algo.rollout.engines.base import GenerationEngine, SamplingParams, Tokenizer
-from calibadv_algo.rollout.slots import EnvSlots
+from calibadv_algo.learner.ranks import Ranks, SingleRank
+from calibadv_algo.rollout.driver import Player
+from calibadv_algo.rollout.episodes import EpisodeSpec
+from calibadv_algo.training.collection import play_shared
 from calibadv_algo.types import Trajectory
 
 _SHUFFLE_SEED = 20_260_418
@@ -26,7 +27,7 @@ TokenCounter = Callable[[Trajectory], int | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalRecord:
-    """What came of one question.
+    """Outcome of one question.
 
     A score that the environment does not know is None; an episode that was cut off before its
     end, because the context was full, has the score 0.
@@ -70,7 +71,7 @@ class EvalRecord:
 
 @dataclass(frozen=True, slots=True)
 class EvalResult:
-    """What `evaluate` returns.
+    """Result of `evaluate`.
 
     Attributes:
         records: One a question that was played, in the order of the tasks.
@@ -84,31 +85,26 @@ class EvalResult:
 
 
 def evaluate(
-    slots: EnvSlots,
-    engine: GenerationEngine,
-    tokenizer: Tokenizer,
+    player: Player,
     task_indices: Sequence[int],
-    params: SamplingParams,
     *,
     update: int = 0,
     split: str = "dev",
     seed: int = 0,
-    driver: DriverConfig | None = None,
     count_tokens: TokenCounter | None = None,
+    ranks: Ranks | None = None,
 ) -> EvalResult:
     """Plays one episode of each task.
 
     Args:
-        slots: Environments of the split.
-        engine: Holds the policy.
-        tokenizer: The policy's.
+        player: Environments of the split, the policy, and how to sample: temperature 0 for the
+            usual greedy evaluation.
         task_indices: Which tasks.
-        params: How to sample; temperature 0 for the usual greedy evaluation.
         update: Number of updates behind the policy, for the records.
         split: Name of the split, for the records; "eval" gives way to what ``reset`` reports.
         seed: Seed of every episode's sampling; without effect when greedy.
-        driver: How episodes are driven.
         count_tokens: As in :func:`to_record`.
+        ranks: Processes that share the tasks; None means this one alone.
 
     Returns:
         One record and one trajectory a task.
@@ -120,12 +116,12 @@ def evaluate(
         EpisodeSpec(task_index=index, group_id=f"{split}-{update}-{place}", seed=seed)
         for place, index in enumerate(task_indices)
     ]
-    batch = collect(slots, engine, tokenizer, specs, params, policy_version=update, config=driver)
+    batch = play_shared(player, specs, ranks or SingleRank(), policy_version=update)
     records = tuple(
         to_record(each, update=update, split=split, count_tokens=count_tokens)
         for each in batch.trajectories
     )
-    return EvalResult(records, batch.trajectories, len(batch.dropped))
+    return EvalResult(records, batch.trajectories, len(specs) - len(records))
 
 
 def eval_task_indices(num_tasks: int, num_episodes: int) -> list[int]:

@@ -5,101 +5,66 @@ update: version 0). The engine holds a copy of the weights, which changes only w
 being collected, so a run gives the same numbers whatever its timing. Truncated importance
 sampling corrects for the step in between: every trajectory has its ``policy_version`` and the
 log-probabilities under that policy.
-
-    rollouts = OverlappedRollouts(collect, sync_weights)
-    for update in range(num_updates):
-        batch = rollouts.take(update, policy_version=update)
-        if update + 1 < num_updates:
-            rollouts.start(update + 1, policy_version=update)
-        learner.update(batch)
-        rollouts.wait()        # only before an evaluation or a checkpoint
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Any
 
-Batch = TypeVar("Batch")
+from calibadv_algo.training.collection import Collection, Collector
 
 
-class OverlappedRollouts(Generic[Batch]):
-    """Collects one batch in a thread of its own while something else goes on.
+class OverlappedCollector(Collector):
+    """Collects the batch of the next update in a thread of its own.
 
     A checkpoint needs :meth:`wait` before it: the weights that sample the batch are not those
     in the checkpoint, so the whole batch has to be in the journal by then. After a resumption
     :meth:`take` finds it there.
-
-    Attributes:
-        wait_s: Seconds for which the caller had to wait for episodes so far.
     """
 
-    def __init__(
-        self, collect: Callable[[int, int], Batch], sync_weights: Callable[[int], None]
-    ) -> None:
-        """Takes the two things that are done.
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Makes the thread; the arguments are those of `Collector`.
 
-        Args:
-            collect: ``(update, policy_version) -> batch``; called in the thread.
-            sync_weights: ``(policy_version)``: copies the learner's weights to the engine;
-                called by the caller's thread while nothing is being collected.
+        Raises:
+            ValueError: if the engine shares the policy's weights.
         """
-        self._collect = collect
-        self._sync_weights = sync_weights
+        super().__init__(*args, **kwargs)
+        require_own_weights(self.player.engine, self._weights())
+        self._play_ranks = self._ranks.fork()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="rollouts")
-        self._pending: tuple[int, Future[Batch]] | None = None
-        self.wait_s = 0.0
+        self._pending: Future[Collection] | None = None
+        self._is_first = True
 
-    @property
-    def is_pending(self) -> bool:
-        """Whether a batch was started and not taken."""
-        return self._pending is not None
-
-    def start(self, update: int, policy_version: int) -> None:
-        """Begins to collect the batch of an update with the weights as they are now.
+    def take(self, update: int, num_questions_seen: int) -> Collection:
+        """The episodes of an update, as soon as they are complete; begins those of the next.
 
         Args:
-            update: Which update will learn from it.
-            policy_version: Number of updates behind the weights.
+            update: Number of finished updates; the calls of a process follow each other.
+            num_questions_seen: Questions that were asked before.
 
         Raises:
-            RuntimeError: if another batch was not taken yet.
-        """
-        if self._pending is not None:
-            raise RuntimeError(f"the batch of update {self._pending[0]} was not taken yet")
-        self._sync_weights(policy_version)
-        self._pending = update, self._pool.submit(self._collect, update, policy_version)
-
-    def take(self, update: int, policy_version: int) -> Batch:
-        """The batch of an update, as soon as it is complete.
-
-        Args:
-            update: Which.
-            policy_version: Of the current weights; they sample it if nothing was started.
-
-        Raises:
-            RuntimeError: if the batch of another update was started.
+            RanksError: if the ranks hold different weights.
             Exception: whatever the collection raised.
         """
         if self._pending is None:
-            self.start(update, policy_version)
-        assert self._pending is not None
-        started, future = self._pending
-        if started != update:
-            raise RuntimeError(f"the batch of update {started} was started, not of {update}")
+            self._start(update, num_questions_seen, version=max(update - 1, 0))
         self.wait()
-        self._pending = None
-        return future.result()
+        assert self._pending is not None
+        batch, self._pending = self._pending, None
+        collection = batch.result()
+        if update + 1 < self.config.optim.num_updates:
+            seen = num_questions_seen + collection.num_questions
+            self._start(update + 1, seen, version=update)
+        return collection
 
     def wait(self) -> None:
         """Returns when nothing is being collected; an error is kept for :meth:`take`."""
         if self._pending is None:
             return
         began = time.perf_counter()
-        self._pending[1].exception()
+        self._pending.exception()
         self.wait_s += time.perf_counter() - began
 
     def close(self) -> None:
@@ -107,16 +72,17 @@ class OverlappedRollouts(Generic[Batch]):
         self._pool.shutdown(cancel_futures=True)
         self._pending = None
 
-    def __enter__(self) -> OverlappedRollouts[Batch]:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    def _start(self, update: int, num_questions_seen: int, version: int) -> None:
+        """Begins to collect the batch of an update with the weights as they are now."""
+        self.announce(update)
+        policy: str | None = self.sync(version)
+        if self._is_first and version < update:
+            # Resumed: the weights that sampled the journal's episodes are gone.
+            policy = None
+        self._is_first = False
+        self._pending = self._pool.submit(
+            self.collect, update, num_questions_seen, policy_version=version, policy=policy
+        )
 
 
 def require_own_weights(engine: object, model: object) -> None:

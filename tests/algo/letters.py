@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.rollout.engines.hf.engine import HfEngine
 from calibadv_algo.rollout.slots import ListSlots
+from calibadv_algo.training.collection import make_eval_player, make_player
 from calibadv_algo.training.config import EvalConfig, RolloutConfig, TrainConfig
 from calibadv_algo.training.trainer import Trainer
 
@@ -106,12 +107,10 @@ def make_trainer(config: TrainConfig, **changes: Any) -> Trainer:
     """A trainer on the letters."""
     model = changes.pop("model", None) or make_model(config.seed)
     tokenizer = make_tokenizer()
-    values: dict[str, Any] = {
-        "model": model,
-        "tokenizer": tokenizer,
-        "engine": HfEngine(model, tokenizer),
-        "slots": ListSlots([LetterEnv() for _ in range(config.rollout.num_slots)]),
-        "eval_slots": ListSlots([LetterEnv() for _ in range(4)]),
-        "stop_strings": (STOP,),
-    }
-    return Trainer(config, **values | changes)
+    engine = changes.pop("engine", None) or HfEngine(model, tokenizer)
+    slots = changes.pop("slots", None) or ListSlots(
+        [LetterEnv() for _ in range(config.rollout.num_slots)]
+    )
+    player = make_player(config, slots, engine, tokenizer, stop=(STOP,))
+    eval_player = make_eval_player(config, player, ListSlots([LetterEnv() for _ in range(4)]))
+    return Trainer(config, model=model, player=player, eval_player=eval_player, **changes)

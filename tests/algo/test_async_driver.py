@@ -15,11 +15,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from calibadv_algo.errors import EngineError, RolloutError
-from calibadv_algo.rollout.async_driver import collect_async
-from calibadv_algo.rollout.driver import DriverConfig, EpisodeSpec, RolloutBatch, collect
+from calibadv_algo.rollout.async_driver import AsyncPlayer
+from calibadv_algo.rollout.driver import Player
 from calibadv_algo.rollout.engines.base import Generation, GenerationRequest, SamplingParams
 from calibadv_algo.rollout.engines.hf.engine import HfEngine
 from calibadv_algo.rollout.engines.scripted import PacedEngine, ScriptedEngine
+from calibadv_algo.rollout.episodes import DriverConfig, EpisodeSpec, RolloutBatch
 from calibadv_algo.rollout.slots import (
     EnvSlots,
     ListSlots,
@@ -141,10 +142,15 @@ def run(
     waits: list[float] | None = None,
 ) -> RolloutBatch:
     sleep = (waits if waits is not None else []).append
-    return collect_async(
-        slots or askers(3), engine or paced(tokenizer), tokenizer, tasks, PARAMS,
-        policy_version=3, config=config, sleep=sleep,
-    )  # fmt: skip
+    player = AsyncPlayer(
+        slots or askers(3),
+        engine or paced(tokenizer),
+        tokenizer,
+        PARAMS,
+        config or DriverConfig(),
+        sleep,
+    )
+    return player.play(tasks, policy_version=3)
 
 
 @pytest.mark.parametrize("num_slots", [1, 3, 9])
@@ -153,8 +159,8 @@ def test_the_trajectories_are_those_of_the_lock_step_driver(
 ) -> None:
     tasks = specs(2, 5, 1, 3, 3, 1, 4)
     config = DriverConfig(max_context_tokens=90)
-    lock = collect(askers(2), paced(tokenizer), tokenizer, tasks, PARAMS, policy_version=3,
-                   config=config)  # fmt: skip
+    player = Player(askers(2), paced(tokenizer), tokenizer, PARAMS, config)
+    lock = player.play(tasks, policy_version=3)
     free = run(tokenizer, tasks, slots=SlowSlots(askers(num_slots), 0.002), config=config)
     assert free.trajectories == lock.trajectories
     assert lock.stats.num_overflows > 0
@@ -176,7 +182,7 @@ def test_a_long_turn_holds_nobody_up(tokenizer: PreTrainedTokenizerFast) -> None
 
     lock, free = paced(tokenizer, script), paced(tokenizer, script)
     tasks = specs(1, 9, 9)
-    expected = collect(askers(3), lock, tokenizer, tasks, PARAMS, policy_version=3)
+    expected = Player(askers(3), lock, tokenizer, PARAMS).play(tasks, policy_version=3)
     batch = run(tokenizer, tasks, engine=free)
     assert batch.trajectories == expected.trajectories
     assert lock.num_steps == 39 + 8 * 2
@@ -276,8 +282,8 @@ def test_a_model_says_the_same_to_the_bit_at_any_timing(temperature: float) -> N
 
     def play(count: int, step_s: float | None) -> list[Any]:
         envs = SlowSlots(ListSlots([LetterEnv(3) for _ in range(count)]), step_s or 0.0)
-        driver = collect if step_s is None else collect_async
-        batch = driver(envs, HfEngine(model, letters), letters, tasks, params)
+        kind = Player if step_s is None else AsyncPlayer
+        batch = kind(envs, HfEngine(model, letters), letters, params).play(tasks)
         return list(batch.trajectories)
 
     alone = play(1, None)
@@ -299,8 +305,8 @@ def test_deep_search_is_the_same_either_way(tokenizer: PreTrainedTokenizerFast) 
     params = SamplingParams(max_tokens=400, stop=STOP_STRINGS)
     slots = make_slots("calibadv_env:DeepSearch-v0", 6, kwargs)
     assert slots.can_step_part
-    lock = collect(slots, paced(tokenizer, script), tokenizer, tasks, params)
-    free = collect_async(slots, paced(tokenizer, script), tokenizer, tasks, params)
+    lock = Player(slots, paced(tokenizer, script), tokenizer, params).play(tasks)
+    free = AsyncPlayer(slots, paced(tokenizer, script), tokenizer, params).play(tasks)
     assert repr(free.trajectories) == repr(lock.trajectories)
     assert len({len(each.turns) for each in free.trajectories}) > 2
     slots.close()

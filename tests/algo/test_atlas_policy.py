@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from calibadv_algo.cli.setup import load_policy, policy_path
-from calibadv_algo.rollout.driver import DriverConfig
+from calibadv_algo.rollout.driver import Player
 from calibadv_algo.rollout.engines.base import SamplingParams
 from calibadv_algo.rollout.engines.hf.engine import HfEngine
+from calibadv_algo.rollout.episodes import DriverConfig
 from calibadv_algo.rollout.slots import make_slots
+from calibadv_algo.training.collection import count_tasks
 from calibadv_algo.training.evaluation import eval_task_indices, evaluate, summarize
 from calibadv_algo.training.presets import ATLAS_TINY
-from calibadv_algo.training.trainer import count_tasks
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.info import STOP_STRINGS
 
@@ -31,14 +32,14 @@ def played(request, policy):
     model, tokenizer = policy
     config = ATLAS_TINY
     slots = make_slots(config.env.env_id, 64, config.env.kwargs("dev"))
-    result = evaluate(
+    player = Player(
         slots,
         HfEngine(model, tokenizer, max_slots=64, max_context=config.rollout.max_context),
         tokenizer,
-        eval_task_indices(count_tasks(slots), NUM_QUESTIONS),
         SamplingParams(temperature=request.param, max_tokens=40, stop=STOP_STRINGS),
-        driver=DriverConfig(max_context_tokens=config.rollout.max_context),
+        DriverConfig(max_context_tokens=config.rollout.max_context),
     )
+    result = evaluate(player, eval_task_indices(count_tasks(slots), NUM_QUESTIONS))
     slots.close()
     return result
 

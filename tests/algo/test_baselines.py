@@ -174,7 +174,7 @@ def test_the_trees_have_as_many_leaves_as_a_group() -> None:
     trees_of = MODULES[FOLDER / "tree_grpo.py"].trees_of
     for size in range(2, 17):
         assert trees_of(size).group_size == size
-    published = BASELINES["tree-grpo"][1].published.rollout.collection
+    published = BASELINES["tree-grpo"][1].published.rollout.trees
     assert published == TreeSearch(num_trees=2, num_expansions=2, num_rounds=1, num_leaves=3)
 
 
@@ -219,6 +219,7 @@ def test_zerosearch_trains_on_simulated_search(tmp_path: Path) -> None:
     """A script plays the language model that plays the search engine; it lies more and more."""
     from calibadv_algo.rollout.engines.hf.engine import HfEngine
     from calibadv_algo.rollout.slots import make_slots
+    from calibadv_algo.training.collection import make_player
     from calibadv_algo.training.trainer import Trainer
     from calibadv_env.data.registry import get_dataset
     from calibadv_env.retrieval.remote.simulated import ScriptedWriter, SimulatedRetriever
@@ -241,14 +242,8 @@ def test_zerosearch_trains_on_simulated_search(tmp_path: Path) -> None:
     model, tokenizer = load_policy(config.model)
     slots = make_slots(config.env.env_id, 16, config.env.kwargs() | {"retriever": retriever})
     engine = HfEngine(model, tokenizer, max_slots=16, max_context=config.rollout.max_context)
-    Trainer(
-        config,
-        model=model,
-        tokenizer=tokenizer,
-        engine=engine,
-        slots=slots,
-        before_update=before_update,
-    ).train()
+    player = make_player(config, slots, engine, tokenizer)
+    Trainer(config, model=model, player=player, before_update=before_update).train()
     slots.close()
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     _check_metrics(rows)

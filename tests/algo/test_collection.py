@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
+import torch
 
 from calibadv_algo.errors import RolloutError
-from calibadv_algo.rollout.driver import DriverConfig, EpisodeSpec, RolloutBatch, RolloutStats
-from calibadv_algo.rollout.engines.base import SamplingParams
+from calibadv_algo.rollout.episodes import EpisodeSpec, RolloutBatch, RolloutStats
 from calibadv_algo.shaping.base import GroupFilter
 from calibadv_algo.shaping.filters import DynamicSampling
 from calibadv_algo.training.collection import Collector, episode_seed, questions_at
@@ -18,9 +18,11 @@ from calibadv_algo.training.config import RolloutConfig, TrainConfig
 from calibadv_algo.types import Group, Trajectory, Turn
 
 
-def play(slots: Any, engine: Any, tokenizer: Any, tasks: Any, params: Any, **_: Any) -> Any:
+class EvenPlayer:
     """Tasks of an even index earn 1 for the first member alone; all others earn nothing."""
-    return RolloutBatch(tuple(episode(spec, tasks) for spec in tasks), (), stats_of(len(tasks)))
+
+    def play(self, specs: Sequence[EpisodeSpec], **_: Any) -> RolloutBatch:
+        return RolloutBatch(tuple(episode(spec, specs) for spec in specs), (), stats_of(len(specs)))
 
 
 def episode(spec: EpisodeSpec, tasks: Sequence[EpisodeSpec]) -> Trajectory:
@@ -46,12 +48,9 @@ def make_collector(*filters: Any, group_size: int = 2, num_questions: int = 4) -
     rollout = RolloutConfig(num_questions=num_questions, group_size=group_size)
     return Collector(
         config=TrainConfig(rollout=rollout, filters=filters),
-        slots=None,  # type: ignore[arg-type]
-        engine=None,  # type: ignore[arg-type]
-        tokenizer=None,  # type: ignore[arg-type]
-        params=SamplingParams(),
-        driver=DriverConfig(),
-        play=play,
+        player=EvenPlayer(),  # type: ignore[arg-type]
+        num_tasks=100,
+        weights=torch.nn.Module,
     )
 
 
@@ -60,7 +59,7 @@ def task_ids(groups: Sequence[Group]) -> list[str]:
 
 
 def test_without_filters_one_batch_is_all() -> None:
-    found = make_collector().collect(3, 8, 100)
+    found = make_collector().collect(3, 8, policy_version=3)
     assert task_ids(found.groups) == [str(task) for task in questions_at(8, 4, 100, seed=0)]
     assert (found.num_batches, found.num_questions, found.left_out) == (1, 4, ())
     assert [group.group_id.split("-")[:2] for group in found.groups] == [
@@ -69,7 +68,7 @@ def test_without_filters_one_batch_is_all() -> None:
 
 
 def test_dynamic_sampling_goes_on_until_the_update_is_full() -> None:
-    found = make_collector(DynamicSampling(max_batches=10)).collect(0, 0, 100)
+    found = make_collector(DynamicSampling(max_batches=10)).collect(0, 0, policy_version=0)
     asked = questions_at(0, 4 * found.num_batches, 100, seed=0)
     useful = [str(task) for task in asked if task % 2 == 0]
     assert found.num_batches > 1
@@ -88,11 +87,11 @@ def test_dynamic_sampling_goes_on_until_the_update_is_full() -> None:
 
 def test_the_next_update_goes_on_where_this_one_ended() -> None:
     collector = make_collector(DynamicSampling(max_batches=10))
-    first = collector.collect(0, 0, 100)
-    second = collector.collect(1, first.num_questions, 100)
+    first = collector.collect(0, 0, policy_version=0)
+    second = collector.collect(1, first.num_questions, policy_version=1)
     played = [task_ids((*each.groups, *each.left_out)) for each in (first, second)]
     assert not set(played[0]) & set(played[1])
-    again = collector.collect(1, first.num_questions, 100)
+    again = collector.collect(1, first.num_questions, policy_version=1)
     assert again == second
 
 
@@ -101,9 +100,9 @@ def test_batches_can_be_used_up(on_exhaust: Literal["train", "raise"]) -> None:
     collector = make_collector(DynamicSampling(max_batches=1, on_exhaust=on_exhaust))
     if on_exhaust == "raise":
         with pytest.raises(RolloutError, match=r"only \d of 4 groups passed the filters in 1"):
-            collector.collect(0, 0, 100)
+            collector.collect(0, 0, policy_version=0)
         return
-    found = collector.collect(0, 0, 100)
+    found = collector.collect(0, 0, policy_version=0)
     assert 0 < len(found.groups) < 4
     assert found.num_batches == 1
 
@@ -116,11 +115,11 @@ class WithoutTheFirst(GroupFilter):
 
 
 def test_filters_may_drop_trajectories_and_small_groups_go() -> None:
-    found = make_collector(WithoutTheFirst(), group_size=3).collect(0, 0, 100)
+    found = make_collector(WithoutTheFirst(), group_size=3).collect(0, 0, policy_version=0)
     assert [len(group) for group in found.groups] == [2] * 4
     assert (found.num_filtered_groups, found.num_filtered_episodes) == (0, 4)
     assert [len(group) for group in found.left_out] == [1] * 4
-    found = make_collector(WithoutTheFirst(), group_size=2).collect(0, 0, 100)
+    found = make_collector(WithoutTheFirst(), group_size=2).collect(0, 0, policy_version=0)
     assert found.groups == ()
     assert (found.num_filtered_groups, found.num_filtered_episodes) == (4, 8)
 

@@ -16,6 +16,7 @@ from calibadv_algo.rollout.engines.base import SamplingParams
 from calibadv_algo.rollout.engines.hf.engine import HfEngine
 from calibadv_algo.rollout.simulator import EngineWriter
 from calibadv_algo.rollout.slots import ListSlots, SlotStart, make_slots
+from calibadv_algo.training.collection import make_eval_player, make_player
 from calibadv_algo.training.config import EnvConfig, EvalConfig, RolloutConfig
 from calibadv_algo.training.presets import ATLAS_TINY
 from calibadv_algo.training.trainer import Trainer
@@ -52,14 +53,12 @@ def test_the_curriculum_of_a_simulated_search_follows_a_real_training(tmp_path: 
         output_dir=tmp_path / "run",
         quiet=True,
     )
-    trainer = Trainer(
-        config,
-        model=model,
-        tokenizer=tokenizer,
-        engine=HfEngine(model, tokenizer, max_slots=4, max_context=1024),
-        slots=make_slots("calibadv_env:DeepSearch-v0", 4, kwargs),
-        eval_slots=make_slots("calibadv_env:DeepSearch-v0", 2, {**kwargs, "split": "dev"}),
-    )
+    slots = make_slots("calibadv_env:DeepSearch-v0", 4, kwargs)
+    eval_slots = make_slots("calibadv_env:DeepSearch-v0", 2, {**kwargs, "split": "dev"})
+    policy_engine = HfEngine(model, tokenizer, max_slots=4, max_context=1024)
+    player = make_player(config, slots, policy_engine, tokenizer)
+    eval_player = make_eval_player(config, player, eval_slots)
+    trainer = Trainer(config, model=model, player=player, eval_player=eval_player)
     trainer.train()
     in_training = [step for step, is_training in retriever.steps if is_training]
     assert sorted(set(in_training)) == [0, 1, 2]

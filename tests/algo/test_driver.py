@@ -14,14 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from calibadv_algo.errors import RolloutError
-from calibadv_algo.rollout.driver import (
-    DriverConfig,
-    EpisodeSpec,
-    RolloutBatch,
-    collect,
-    regroup,
-    turn_seed,
-)
+from calibadv_algo.rollout.driver import Player
 from calibadv_algo.rollout.engines.base import (
     Generation,
     GenerationEngine,
@@ -30,6 +23,13 @@ from calibadv_algo.rollout.engines.base import (
 )
 from calibadv_algo.rollout.engines.hf.engine import HfEngine
 from calibadv_algo.rollout.engines.scripted import ScriptedEngine
+from calibadv_algo.rollout.episodes import (
+    DriverConfig,
+    EpisodeSpec,
+    RolloutBatch,
+    regroup,
+    turn_seed,
+)
 from calibadv_algo.rollout.slots import ListSlots
 from calibadv_algo.types import Trajectory, Turn
 
@@ -119,8 +119,8 @@ def run(
     slots = ListSlots([Echo(failures) for _ in range(num_slots)])
     engine = engine or ScriptedEngine(lambda *_: "ab!", tokenizer)
     sleep = (waits if waits is not None else []).append
-    return collect(slots, engine, tokenizer, tasks, PARAMS, policy_version=3, config=config,
-                   sleep=sleep)  # fmt: skip
+    player = Player(slots, engine, tokenizer, PARAMS, config or DriverConfig(), sleep)
+    return player.play(tasks, policy_version=3)
 
 
 def test_a_trajectory_is_what_was_played(tokenizer: PreTrainedTokenizerFast) -> None:

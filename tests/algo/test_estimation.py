@@ -18,7 +18,7 @@ from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.shaping.base import LossMask, RewardShaping, turn_rewards, with_rewards
 from calibadv_algo.training.config import TrainConfig
 from calibadv_algo.training.estimation import ScoredGroup, draft_batch, estimate, score_group
-from calibadv_algo.training.run_records import training_records
+from calibadv_algo.training.run_folder import training_records
 from calibadv_algo.types import Group, Trajectory, Turn
 
 

@@ -17,10 +17,11 @@ import pytest
 import torch
 
 from calibadv_algo.learner.config import OptimConfig
-from calibadv_algo.rollout.async_driver import collect_async
-from calibadv_algo.rollout.driver import EpisodeSpec, RolloutBatch, collect, turn_seed
+from calibadv_algo.rollout.async_driver import AsyncPlayer
+from calibadv_algo.rollout.driver import Player
 from calibadv_algo.rollout.engines.base import GenerationRequest, SamplingParams
 from calibadv_algo.rollout.engines.hf.engine import HfEngine
+from calibadv_algo.rollout.episodes import EpisodeSpec, RolloutBatch, turn_seed
 from calibadv_algo.rollout.journal import JournalStep, StepJournal, weights_digest
 from calibadv_algo.rollout.slots import ListSlots
 from calibadv_algo.training.config import RolloutConfig
@@ -178,17 +179,16 @@ def test_weights_have_names() -> None:
     assert weights_digest(model.to(torch.bfloat16)) != weights_digest(make_model())
 
 
-@pytest.mark.parametrize("driver", [collect, collect_async])
-def test_known_episodes_are_not_played_again(journal: StepJournal, driver: Any) -> None:
+@pytest.mark.parametrize("kind", [Player, AsyncPlayer])
+def test_known_episodes_are_not_played_again(journal: StepJournal, kind: Any) -> None:
     letters, model = make_tokenizer(), make_model()
     tasks = [EpisodeSpec(task_index=i % 4, group_id=str(i % 4), seed=i) for i in range(12)]
 
     def play(tasks: Sequence[EpisodeSpec], opened: JournalStep | None) -> RolloutBatch:
         slots = ListSlots([LetterEnv() for _ in range(5)])
         params = SamplingParams(max_tokens=3, stop=(STOP,))
-        batch: RolloutBatch = driver(
-            slots, HfEngine(model, letters), letters, tasks, params, journal=opened
-        )
+        player = kind(slots, HfEngine(model, letters), letters, params)
+        batch: RolloutBatch = player.play(tasks, journal=opened)
         return batch
 
     whole = play(tasks, None)

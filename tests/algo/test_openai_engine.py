@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from calibadv_algo.errors import EngineError
-from calibadv_algo.rollout.driver import EpisodeSpec, collect
+from calibadv_algo.rollout.driver import Player
 from calibadv_algo.rollout.engines.base import GenerationRequest, SamplingParams
 from calibadv_algo.rollout.engines.openai.engine import (
     EndpointConfig,
@@ -23,6 +23,7 @@ from calibadv_algo.rollout.engines.openai.engine import (
     count_written_tokens,
     end_turn,
 )
+from calibadv_algo.rollout.episodes import EpisodeSpec
 from calibadv_algo.rollout.slots import make_slots
 from calibadv_env.common.http import HttpSettings
 from calibadv_env.info import STOP_STRINGS
@@ -147,7 +148,7 @@ def test_tokens_that_are_not_counted_are_unknown() -> None:
     for counts, expected in ((True, 2), (False, None)):
         with server.serve(lambda body: ANSWER, counts_tokens=counts) as endpoint:
             engine = engine_of(endpoint)
-            [played] = collect(slots, engine, engine.tokenizer, [spec], PARAMS).trajectories
+            [played] = Player(slots, engine, engine.tokenizer, PARAMS).play([spec]).trajectories
             assert played.turns[0].action_text == ANSWER
             assert count_written_tokens(played) == expected
             assert engine.num_uncounted == (not counts)
@@ -287,7 +288,7 @@ def test_the_policy_never_reads_an_error() -> None:
         bad = (server.Fault(status=503, content=b"FAILURE"), server.Fault(content=b"FAILURE"))
         endpoint.faults.extend(bad)
         spec = EpisodeSpec(task_index=0, group_id="g", seed=0)
-        [played] = collect(slots, engine, engine.tokenizer, [spec], PARAMS).trajectories
+        [played] = Player(slots, engine, engine.tokenizer, PARAMS).play([spec]).trajectories
     assert [turn.action_text for turn in played.turns] == [SEARCH, SEARCH, ANSWER]
     assert "FAILURE" not in json.dumps([body["messages"] for body in endpoint.bodies])
 

@@ -3,102 +3,112 @@
 from __future__ import annotations
 
 import threading
-import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from calibadv_algo.rollout.engines.hf.engine import HfEngine
-from calibadv_algo.training.overlap import OverlappedRollouts, require_own_weights
+from calibadv_algo.training.config import OptimConfig, TrainConfig
+from calibadv_algo.training.overlap import OverlappedCollector, require_own_weights
 from tests.algo.letters import make_model, make_tokenizer
 
 
-class Policy:
-    """A number that learns; the sampler's copy is made at a sync."""
+class Numbers(OverlappedCollector):
+    """A number learns; the sampler's copy is made at a sync. Batches have 10 questions."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_updates: int = 4) -> None:
         self.weight, self.copied = 0, -1
         self.collecting = threading.Event()
         self.may_finish = threading.Event()
         self.may_finish.set()
-        self.calls: list[tuple[int, int, int]] = []
+        self.calls: list[tuple[int, int, int, int, str | None]] = []
+        config = TrainConfig(optim=OptimConfig(num_updates=num_updates))
+        player = SimpleNamespace(engine=None)
+        super().__init__(config, player, num_tasks=1, weights=torch.nn.Module)
 
-    def sync(self, version: int) -> None:
+    def sync(self, version: int) -> str:
         assert not self.collecting.is_set(), "weights changed under a collection"
         assert version <= self.weight
         self.copied = self.weight
+        return f"digest {self.copied}"
 
-    def collect(self, update: int, version: int) -> str:
+    def collect(
+        self, update: int, num_questions_seen: int, *, policy_version: int, policy: Any = None
+    ) -> Any:
         self.collecting.set()
         assert self.may_finish.wait(10)
-        self.calls.append((update, version, self.copied))
+        self.calls.append((update, num_questions_seen, policy_version, self.copied, policy))
         self.collecting.clear()
-        return f"batch {update} by {self.copied}"
+        return SimpleNamespace(name=f"batch {update} by {self.copied}", num_questions=10)
 
 
 def test_every_update_learns_from_the_policy_before_it() -> None:
-    policy = Policy()
     batches = []
-    with OverlappedRollouts(policy.collect, policy.sync) as rollouts:
+    with Numbers() as numbers:
         for update in range(4):
-            batches.append(rollouts.take(update, policy_version=update))
-            if update < 3:
-                rollouts.start(update + 1, policy_version=update)
-            policy.weight += 1
+            batches.append(numbers.take(update, 10 * update).name)  # type: ignore[attr-defined]
+            numbers.weight += 1
     assert batches == ["batch 0 by 0", "batch 1 by 0", "batch 2 by 1", "batch 3 by 2"]
-    assert policy.calls == [(0, 0, 0), (1, 0, 0), (2, 1, 1), (3, 2, 2)]
+    assert numbers.calls == [
+        (0, 0, 0, 0, "digest 0"),
+        (1, 10, 0, 0, "digest 0"),
+        (2, 20, 1, 1, "digest 1"),
+        (3, 30, 2, 2, "digest 2"),
+    ]
+
+
+def test_a_resumed_run_accepts_the_journal_of_weights_that_are_gone() -> None:
+    with Numbers() as numbers:
+        numbers.weight = 2
+        numbers.take(2, 20)
+        numbers.wait()
+    assert [(call[0], call[2], call[4]) for call in numbers.calls] == [
+        (2, 1, None),
+        (3, 2, "digest 2"),
+    ]
 
 
 def test_it_goes_on_while_the_caller_does_something_else() -> None:
-    policy = Policy()
-    policy.may_finish.clear()
-    with OverlappedRollouts(policy.collect, policy.sync) as rollouts:
-        rollouts.start(0, policy_version=0)
-        assert policy.collecting.wait(10)
-        assert rollouts.is_pending
-        policy.weight += 1
-        threading.Timer(0.05, policy.may_finish.set).start()
-        rollouts.wait()
-        assert not policy.collecting.is_set()
-        assert rollouts.wait_s >= 0.03
-        waited = rollouts.wait_s
-        rollouts.wait()
-        assert rollouts.take(0, policy_version=1) == "batch 0 by 0"
-        assert rollouts.wait_s - waited < 0.03
-        assert not rollouts.is_pending
+    with Numbers(num_updates=3) as numbers:
+        numbers.take(0, 0)
+        numbers.wait()
+        numbers.weight += 1
+        numbers.may_finish.clear()
+        numbers.take(1, 10)
+        assert numbers.collecting.wait(10)
+        waited = numbers.wait_s
+        threading.Timer(0.05, numbers.may_finish.set).start()
+        numbers.wait()
+        assert not numbers.collecting.is_set()
+        assert numbers.wait_s - waited >= 0.03
+        waited = numbers.wait_s
+        numbers.wait()
+        assert numbers.take(2, 20).name == "batch 2 by 1"  # type: ignore[attr-defined]
+        assert numbers.wait_s - waited < 0.03
 
 
-def test_misuse_and_failures_are_said() -> None:
-    policy = Policy()
+def test_failures_are_kept_for_the_update_that_they_belong_to() -> None:
+    class Failing(Numbers):
+        def collect(self, update: int, *args: Any, **kwargs: Any) -> Any:
+            if update == 1:
+                raise ConnectionError(f"update {update}")
+            return super().collect(update, *args, **kwargs)
 
-    def fail(update: int, _version: int) -> str:
-        raise ConnectionError(f"update {update}")
-
-    with OverlappedRollouts(policy.collect, policy.sync) as rollouts:
-        rollouts.start(1, policy_version=0)
-        with pytest.raises(RuntimeError, match="batch of update 1 was not taken yet"):
-            rollouts.start(2, policy_version=0)
-        with pytest.raises(RuntimeError, match="update 1 was started, not of 2"):
-            rollouts.take(2, policy_version=0)
-        assert rollouts.take(1, policy_version=0) == "batch 1 by 0"
-    with OverlappedRollouts(fail, policy.sync) as failing:
-        failing.start(3, policy_version=0)
+    with Failing() as failing:
+        failing.take(0, 0)
         failing.wait()
-        with pytest.raises(ConnectionError, match="update 3"):
-            failing.take(3, policy_version=0)
-        assert not failing.is_pending
+        with pytest.raises(ConnectionError, match="update 1"):
+            failing.take(1, 10)
 
 
 def test_closing_waits_for_what_runs() -> None:
-    done: list[int] = []
-
-    def collect(update: int, _version: int) -> None:
-        time.sleep(0.05)
-        done.append(update)
-
-    with OverlappedRollouts(collect, lambda _: None) as rollouts:
-        rollouts.start(0, policy_version=0)
-    assert done == [0]
+    with Numbers() as numbers:
+        numbers.take(0, 0)
+        numbers.may_finish.clear()
+        threading.Timer(0.05, numbers.may_finish.set).start()
+    assert [call[0] for call in numbers.calls] == [0, 1]
 
 
 def test_a_shared_model_is_refused_and_a_copy_takes_the_weights() -> None:

@@ -33,11 +33,8 @@ from calibadv_algo.learner.ranks import (
     on_main,
     own_share,
 )
-from calibadv_algo.rollout.driver import DriverConfig, EpisodeSpec, RolloutBatch, RolloutStats
-from calibadv_algo.rollout.engines.base import SamplingParams
-from calibadv_algo.rollout.journal import StepJournal
-from calibadv_algo.training.batch_source import BatchSource
-from calibadv_algo.training.playing import JournaledGroups, SharedPlay
+from calibadv_algo.rollout.episodes import EpisodeSpec, RolloutBatch, RolloutStats
+from calibadv_algo.training.collection import Collector, play_shared
 from calibadv_algo.types import Trajectory, Turn
 
 HERE = Path(__file__).parent
@@ -191,16 +188,15 @@ def test_ranks_with_different_weights_are_found_out(tmp_path: Path) -> None:
         def broadcast(self, value: Any) -> Any:
             return value
 
-    source = BatchSource(
+    collector = Collector(
+        letters.make_config(tmp_path),
         None,  # type: ignore[arg-type]
-        engine=None,  # type: ignore[arg-type]
+        num_tasks=1,
         weights=letters.make_model,
         ranks=Drifted(),
-        num_tasks=1,
-        num_updates=1,
     )
     with pytest.raises(RanksError, match="different weights after 0 updates"):
-        source.take(0, 0)
+        collector.take(0, 0)
 
 
 def test_a_rank_without_its_launcher_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,15 +223,14 @@ def stats_of(num_episodes: int, seconds: float) -> RolloutStats:
     return RolloutStats(**{**names, "num_episodes": num_episodes, "total_s": seconds})
 
 
-class Player:
+class FakePlayer:
     """Plays an episode of one turn for each spec; those of odd groups fail if asked to."""
 
     def __init__(self, *, fails: bool = False) -> None:
         self.played: list[EpisodeSpec] = []
         self.fails = fails
 
-    def __call__(self, *args: Any, **kwargs: Any) -> RolloutBatch:
-        specs = args[3]
+    def play(self, specs: Sequence[EpisodeSpec], **_: Any) -> RolloutBatch:
         self.played += specs
         if self.fails:
             raise RolloutError("all episodes were dropped")
@@ -244,7 +239,7 @@ class Player:
         return RolloutBatch(tuple(found), (), stats_of(len(found), float(len(found))))
 
 
-def play_on_threads(players: Sequence[Player], specs: Sequence[EpisodeSpec]) -> list[Any]:
+def play_on_threads(players: Sequence[FakePlayer], specs: Sequence[EpisodeSpec]) -> list[Any]:
     """Two ranks as two threads."""
     board: list[Any] = [None, None]
     barrier = threading.Barrier(2)
@@ -258,9 +253,13 @@ def play_on_threads(players: Sequence[Player], specs: Sequence[EpisodeSpec]) -> 
     results: list[Any] = [None, None]
 
     def run(rank: int) -> None:
-        shared = SharedPlay(players[rank], Threaded(rank=rank))
         try:
-            results[rank] = call(shared, specs)
+            results[rank] = play_shared(
+                players[rank],  # type: ignore[arg-type]
+                specs,
+                Threaded(rank=rank),
+                policy_version=0,
+            )
         except RolloutError as error:
             results[rank] = error
 
@@ -272,22 +271,8 @@ def play_on_threads(players: Sequence[Player], specs: Sequence[EpisodeSpec]) -> 
     return results
 
 
-def call(play: Any, specs: Sequence[EpisodeSpec], journal: Any = None) -> Any:
-    nothing: Any = None
-    return play(
-        nothing,
-        nothing,
-        nothing,
-        specs,
-        SamplingParams(),
-        policy_version=0,
-        config=DriverConfig(),
-        journal=journal,
-    )
-
-
 def test_ranks_play_whole_groups_and_hold_all_of_them() -> None:
-    players = [Player(), Player()]
+    players = [FakePlayer(), FakePlayer()]
     specs = specs_of(3)
     first, second = play_on_threads(players, specs)
     assert players[0].played + players[1].played == specs
@@ -298,26 +283,11 @@ def test_ranks_play_whole_groups_and_hold_all_of_them() -> None:
 
 
 def test_a_rank_that_lost_everything_leaves_the_others_to_learn() -> None:
-    results = play_on_threads([Player(fails=True), Player()], specs_of(2))
+    results = play_on_threads([FakePlayer(fails=True), FakePlayer()], specs_of(2))
     assert [len(each.trajectories) for each in results] == [2, 2]
     assert results[0].stats.num_dropped == 2
-    results = play_on_threads([Player(fails=True), Player(fails=True)], specs_of(2))
+    results = play_on_threads([FakePlayer(fails=True), FakePlayer(fails=True)], specs_of(2))
     assert all(isinstance(each, RolloutError) for each in results)
-
-
-def test_players_without_a_journal_get_one_of_groups(tmp_path: Path) -> None:
-    journal = StepJournal(tmp_path, config_hash="x")
-    player = Player()
-    with journal.open(update=0, policy_version=0) as step:
-        before = call(JournaledGroups(player), specs_of(2), step)
-        step.record(specs_of(3)[4], before.trajectories[0])
-    player.played.clear()
-    with journal.open(update=0, policy_version=0) as step:
-        after = call(JournaledGroups(player), specs_of(3), step)
-    assert [spec.group_id for spec in player.played] == ["g2", "g2"]
-    assert after.trajectories[:4] == before.trajectories
-    assert [each.group_id for each in after.trajectories[4:]] == ["g2", "g2"]
-    assert (after.stats.num_reused, after.stats.num_episodes) == (4, 6)
 
 
 def start(arguments: Sequence[str], world_size: int, **extra: str) -> list[subprocess.Popen[bytes]]:

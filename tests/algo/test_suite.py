@@ -29,8 +29,8 @@ from calibadv_algo.experiments.suite.published import (
 )
 from calibadv_algo.experiments.suite.result import PartResult, SuiteResult
 from calibadv_algo.experiments.suite.run import (
-    Player,
     SuitePart,
+    SuitePlayer,
     SuiteTask,
     choose_tasks,
     episode_seed,
@@ -44,10 +44,11 @@ from calibadv_algo.report.suite_table import (
     score_table,
     suite_markdown,
 )
-from calibadv_algo.rollout.driver import DriverConfig
+from calibadv_algo.rollout.driver import Player
 from calibadv_algo.rollout.engines.base import SamplingParams
 from calibadv_algo.rollout.engines.openai.engine import TextPieces
 from calibadv_algo.rollout.engines.scripted import ScriptedEngine
+from calibadv_algo.rollout.episodes import DriverConfig
 from calibadv_algo.rollout.slots import SlotFailure, make_slots
 from calibadv_algo.training.evaluation import EvalRecord, record_to_json
 from calibadv_env.data.preparing.coverage import _sample
@@ -111,17 +112,17 @@ def engine() -> CountingEngine:
 def part_of(engine: Any, num_tasks: int = 10, name: str = "toy", **changes: Any) -> SuitePart:
     tasks = get_dataset("toy").tasks("eval")
 
-    def open_player() -> Player:
+    def open_player() -> SuitePlayer:
         kwargs = {"split": "eval", "prompt": "question"}
         slots = make_slots("calibadv_env:DeepSearch-Toy-v0", 4, kwargs)
-        return Player(
-            slots=slots,
-            engine=engine,
-            tokenizer=changes.get("tokenizer") or engine.pieces,
-            params=SamplingParams(temperature=1.0, max_tokens=9, stop=STOP_STRINGS),
-            driver=DriverConfig(**changes.get("driver", {})),
-            close=slots.close,
+        player = Player(
+            slots,
+            engine,
+            changes.get("tokenizer") or engine.pieces,
+            SamplingParams(temperature=1.0, max_tokens=9, stop=STOP_STRINGS),
+            DriverConfig(**changes.get("driver", {})),
         )
+        return SuitePlayer(player)
 
     return SuitePart(
         name=name,
@@ -233,7 +234,8 @@ def test_a_search_that_fails_stops_the_suite(
     whole = run(tmp_path / "whole", CountingEngine())
     part = part_of(engine, driver={"max_retries": 0, "backoff_s": 0.0})
     player = part.open_player()
-    step, calls = player.slots.step, iter(range(100))
+    slots = player.player.slots
+    step, calls = slots.step, iter(range(100))
 
     def fail_later(actions: Any, catch: Any) -> Any:
         results = step(actions, catch)
@@ -241,7 +243,7 @@ def test_a_search_that_fails_stops_the_suite(
             results[next(iter(results))] = SlotFailure(OSError("no route to the index"))
         return results
 
-    monkeypatch.setattr(player.slots, "step", fail_later)
+    monkeypatch.setattr(slots, "step", fail_later)
     with pytest.raises(RolloutError, match=r"toy: 1 of 4 episodes failed.*no route to the index"):
         run(tmp_path, engine, parts=[replace(part, open_player=lambda: player)])
     assert run(tmp_path, CountingEngine()) == whole

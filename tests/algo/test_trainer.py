@@ -25,7 +25,7 @@ from calibadv_algo.rollout.engines.scripted import ScriptedEngine
 from calibadv_algo.rollout.records import trajectory_from_json
 from calibadv_algo.shaping.base import RewardShaping, turn_rewards, with_rewards
 from calibadv_algo.shaping.filters import DynamicSampling, OverlongMask, VoidTurnMask
-from calibadv_algo.training.trainer import probe_info_keys
+from calibadv_algo.training.collection import probe_info_keys
 from calibadv_algo.types import Group
 
 

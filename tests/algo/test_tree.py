@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -17,8 +18,9 @@ from calibadv_algo.errors import MissingInfoKeyError
 from calibadv_algo.rollout.engines.base import Generation, GenerationRequest, SamplingParams
 from calibadv_algo.rollout.engines.scripted import ScriptedEngine
 from calibadv_algo.rollout.episodes import EpisodeSpec, RolloutBatch
+from calibadv_algo.rollout.journal import StepJournal
 from calibadv_algo.rollout.slots import ListSlots, make_slots
-from calibadv_algo.rollout.tree import PlayTrees, chain_seed, collect_trees
+from calibadv_algo.rollout.tree import TreePlayer, chain_seed
 from calibadv_algo.rollout.tree_config import TREE_KEY, TreeSearch
 from calibadv_algo.types import Trajectory, Turn
 from calibadv_env.info import STOP_STRINGS
@@ -88,7 +90,7 @@ def grow(
         )
     try:
         engine = engine or Counting(tokenizer)
-        return collect_trees(slots, engine, tokenizer, questions(*tasks), PARAMS, tree)
+        return TreePlayer(slots, engine, tokenizer, PARAMS, tree=tree).play(questions(*tasks))
     finally:
         slots.close()
 
@@ -165,9 +167,40 @@ def test_as_a_player_of_groups(tokenizer: PreTrainedTokenizerFast) -> None:
         for member in range(tree.group_size)
     ]
     slots = make_slots("calibadv_env:DeepSearch-Toy-v0", 4, {"prompt": "question"})
-    batch = PlayTrees(tree)(slots, Counting(tokenizer), tokenizer, specs, PARAMS, policy_version=0)
+    batch = TreePlayer(slots, Counting(tokenizer), tokenizer, PARAMS, tree=tree).play(specs)
     slots.close()
     assert batch.trajectories == grow(tokenizer, tree).trajectories
+
+
+def test_groups_that_a_journal_holds_whole_are_not_grown_again(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    tree = TreeSearch(num_trees=1, num_expansions=1, num_rounds=1, num_leaves=2)
+    journal = StepJournal(tmp_path, config_hash="x")
+    specs = [
+        EpisodeSpec(task_index=t, group_id=f"g{t}", seed=10 * t + member)
+        for t in range(3)
+        for member in range(2)
+    ]
+
+    def play(specs: Sequence[EpisodeSpec], step: Any) -> tuple[RolloutBatch, int]:
+        slots = make_slots("calibadv_env:DeepSearch-Toy-v0", 4, {"prompt": "question"})
+        engine = Counting(tokenizer)
+        player = TreePlayer(slots, engine, tokenizer, PARAMS, tree=tree)
+        batch = player.play(specs, journal=step)
+        slots.close()
+        return batch, engine.num_turns
+
+    with journal.open(update=0, policy_version=0) as step:
+        before, num_turns = play(specs[:4], step)
+        step.record(specs[4], before.trajectories[0])
+    with journal.open(update=0, policy_version=0) as step:
+        after, num_more = play(specs, step)
+    assert after.trajectories[:4] == before.trajectories
+    assert [each.group_id for each in after.trajectories[4:]] == ["g2", "g2"]
+    assert (after.stats.num_reused, after.stats.num_episodes) == (4, 6)
+    assert 0 < num_more < num_turns
+    assert after.trajectories == play(specs, None)[0].trajectories
 
 
 def test_seeds_of_chains_differ() -> None:
@@ -185,7 +218,7 @@ def test_an_environment_that_cannot_be_cloned_is_refused(
 
     slots = ListSlots([Plain()])
     with pytest.raises(ValueError, match="Plain has no clone_state"):
-        collect_trees(slots, Counting(tokenizer), tokenizer, questions(0), PARAMS, TreeSearch())
+        TreePlayer(slots, Counting(tokenizer), tokenizer, PARAMS).play(questions(0))
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ from calibadv_algo.integrations.verl import (
     register_estimator,
     turn_facts,
 )
-from calibadv_algo.rollout.driver import collect
+from calibadv_algo.rollout.driver import Player
 from calibadv_algo.rollout.engines.base import SamplingParams
 from calibadv_algo.rollout.engines.scripted import ReplayEngine
 from calibadv_algo.rollout.episodes import EpisodeSpec, regroup
@@ -166,13 +166,13 @@ def ours(worker: AgentLoopWorker, played: DataProto, estimator: Any) -> list[np.
         f"{place}:{task}": plans(row)
         for place, (task, row) in enumerate(zip(TASKS, rows, strict=True))
     }
-    batch = collect(
+    player = Player(
         make_slots(ENV_ID, 4, ENV),
         ReplayEngine(texts, worker.tokenizer),
         worker.tokenizer,
-        specs,
         SamplingParams(max_tokens=64, stop=STOP_STRINGS),
     )
+    batch = player.play(specs)
     groups = regroup(batch.trajectories)
     values = [row for group in groups for row in estimator(group, SilverCredit()(group))]
     tokens = build_token_batch(batch.trajectories, values)

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from calibadv_algo.rollout.async_driver import collect_async
-from calibadv_algo.rollout.driver import EpisodeSpec, collect
+from calibadv_algo.rollout.async_driver import AsyncPlayer
+from calibadv_algo.rollout.driver import Player
 from calibadv_algo.rollout.engines.base import SamplingParams
 from calibadv_algo.rollout.engines.hf.engine import HfEngine
+from calibadv_algo.rollout.episodes import EpisodeSpec
 from calibadv_algo.rollout.slots import make_slots
 from calibadv_algo.training.presets import ATLAS_TINY
 
@@ -36,10 +37,10 @@ def test_an_engine_starts_beside_a_search_index(loaded: tuple[Any, Any]) -> None
         slots.close()
 
 
-def play(run: Any, engine: Any, tokenizer: Any, params: SamplingParams) -> list[Any]:
+def play(kind: Any, engine: Any, tokenizer: Any, params: SamplingParams) -> list[Any]:
     slots = make_slots(ATLAS_TINY.env.env_id, 8, ATLAS_TINY.env.kwargs("dev"))
     try:
-        batch = run(slots, engine, tokenizer, SPECS, params, policy_version=3)
+        batch = kind(slots, engine, tokenizer, params).play(SPECS, policy_version=3)
     finally:
         slots.close()
     assert not batch.dropped
@@ -62,8 +63,8 @@ def test_greedy_episodes_are_those_of_the_hugging_face_engine(
     kit: SimpleNamespace, loaded: tuple[Any, Any], engine: Any
 ) -> None:
     params = SamplingParams(temperature=0.0, max_tokens=40, stop=kit.STOP)
-    theirs = play(collect, HfEngine(*loaded, max_slots=8), loaded[1], params)
-    ours = play(collect, engine, loaded[1], params)
+    theirs = play(Player, HfEngine(*loaded, max_slots=8), loaded[1], params)
+    ours = play(Player, engine, loaded[1], params)
     assert facts(ours) == facts(theirs)
     assert {each.policy_version for each in ours} == {3}
     assert max(len(each.turns) for each in ours) >= 3
@@ -75,7 +76,7 @@ def test_greedy_episodes_are_those_of_the_hugging_face_engine(
         for a, b in zip(mine.logprobs, yours.logprobs, strict=True)
     ]
     assert max(difference) < 1e-3
-    streamed = play(collect_async, engine, loaded[1], params)
+    streamed = play(AsyncPlayer, engine, loaded[1], params)
     assert facts(streamed) == facts(theirs)
 
 
@@ -83,9 +84,9 @@ def test_sampled_episodes_do_not_depend_on_how_they_are_driven(
     kit: SimpleNamespace, loaded: tuple[Any, Any], engine: Any
 ) -> None:
     params = SamplingParams(max_tokens=40, stop=kit.STOP)
-    once = play(collect, engine, loaded[1], params)
-    again = play(collect, engine, loaded[1], params)
-    streamed = play(collect_async, engine, loaded[1], params)
+    once = play(Player, engine, loaded[1], params)
+    again = play(Player, engine, loaded[1], params)
+    streamed = play(AsyncPlayer, engine, loaded[1], params)
     assert facts(once) == facts(again) == facts(streamed)
     logprobs = np.array([x for each in once for turn in each.turns for x in turn.logprobs])
     assert np.isfinite(logprobs).all()

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from calibadv_algo.cli.setup import load_policy
-from calibadv_algo.rollout.driver import DriverConfig
 from calibadv_algo.rollout.engines.config import VllmEngineConfig
 from calibadv_algo.rollout.engines.making import make_engine
 from calibadv_algo.rollout.slots import make_slots
+from calibadv_algo.training.collection import make_player
 from calibadv_algo.training.presets import ATLAS_TINY
 from calibadv_algo.training.trainer import Trainer
 
@@ -38,14 +38,8 @@ def main(folder: str, num_updates: str, workers: Any) -> None:
         max_context=rollout.max_context,
     )
     slots = make_slots(config.env.env_id, rollout.num_slots, config.env.kwargs())
-    trainer = Trainer(
-        config,
-        model=model,
-        tokenizer=tokenizer,
-        engine=engine,
-        slots=slots,
-        driver=DriverConfig(),
-    )
+    player = make_player(config, slots, engine, tokenizer)
+    trainer = Trainer(config, model=model, player=player)
     result = trainer.train()
     sys.stdout.write(f"done {result.num_updates}\n")
     slots.close()

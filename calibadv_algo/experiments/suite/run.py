@@ -23,9 +23,8 @@ from calibadv_algo.experiments.suite.files import (
     locked,
     read_records,
 )
-from calibadv_algo.rollout.driver import DriverConfig, EpisodeSpec, collect
-from calibadv_algo.rollout.engines.base import GenerationEngine, SamplingParams, Tokenizer
-from calibadv_algo.rollout.slots import EnvSlots
+from calibadv_algo.rollout.driver import Player
+from calibadv_algo.rollout.episodes import EpisodeSpec
 from calibadv_algo.training.evaluation import EvalRecord, TokenCounter, to_record
 
 OnProgress = Callable[[str, int, int], None]
@@ -66,31 +65,21 @@ class SuitePart:
     split: str
     tasks: tuple[SuiteTask, ...]
     split_size: int
-    open_player: Callable[[], Player]
+    open_player: Callable[[], SuitePlayer]
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Player:
-    """Environments and policy that play episodes.
+@dataclass(frozen=True, slots=True)
+class SuitePlayer:
+    """Plays the episodes of one part.
 
     Attributes:
-        slots: Environments of one part.
-        engine: Holds the policy.
-        tokenizer: The policy's.
-        params: How to sample.
-        driver: How episodes are driven.
+        player: Environments of the part, which are closed at its end, and the policy.
         count_tokens: Counts what the policy wrote; None counts token ids.
-        close: Closes the environments.
     """
 
-    slots: EnvSlots
-    engine: GenerationEngine
-    tokenizer: Tokenizer
-    params: SamplingParams
-    driver: DriverConfig
+    player: Player
     count_tokens: TokenCounter | None = None
-    close: Callable[[], None] = lambda: None
 
 
 def choose_tasks(num_tasks: int, subset: int | None, seed: int) -> list[int]:
@@ -205,10 +194,12 @@ class _PartRun:
                 f"{self.folder}: the same command goes on from there"
             ) from error
         finally:
-            player.close()
+            player.player.slots.close()
         return records
 
-    def _play(self, player: Player, episodes: Sequence[tuple[SuiteTask, int]]) -> list[EvalRecord]:
+    def _play(
+        self, player: SuitePlayer, episodes: Sequence[tuple[SuiteTask, int]]
+    ) -> list[EvalRecord]:
         """Plays a chunk; every episode gives a record, in order."""
         specs = {
             f"{self.part.file_name}:{task.index}:{sample}": EpisodeSpec(
@@ -218,14 +209,7 @@ class _PartRun:
             )
             for task, sample in episodes
         }
-        batch = collect(
-            player.slots,
-            player.engine,
-            player.tokenizer,
-            list(specs.values()),
-            player.params,
-            config=player.driver,
-        )
+        batch = player.player.play(list(specs.values()))
         failed = [each for each in batch.dropped if each.reason != "prompt_too_long"]
         if failed:
             raise RolloutError(

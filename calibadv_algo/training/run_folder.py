@@ -1,0 +1,289 @@
+"""The folder of a run: settings, metrics, evaluations, trajectories, checkpoints and journal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from transformers import PreTrainedModel
+
+from calibadv_algo.errors import CheckpointError
+from calibadv_algo.learner.checkpoint import (
+    SavableTokenizer,
+    TrainerState,
+    checkpoint_update,
+    find_checkpoint,
+    load_checkpoint,
+    optimizer_tensors,
+    save_checkpoint,
+)
+from calibadv_algo.learner.learner import Learner
+from calibadv_algo.learner.ranks import Ranks, on_main
+from calibadv_algo.rollout.journal import StepJournal
+from calibadv_algo.rollout.records import trajectory_to_json
+from calibadv_algo.training.config import TrainConfig, config_hash, config_to_dict
+from calibadv_algo.training.estimation import ScoredGroup
+from calibadv_algo.training.evaluation import EvalResult, append_records
+from calibadv_algo.training.tracking import (
+    JsonlTracker,
+    ProgressTracker,
+    Tracker,
+    TrackerGroup,
+    read_metrics,
+    truncate_lines,
+)
+from calibadv_algo.training.tracking_services import RunFacts, open_trackers
+from calibadv_algo.types import Group, Trajectory
+from calibadv_env.common.files import write_text
+
+
+class RunFolder:
+    """Everything that a run reads and writes on disk.
+
+    Rank 0 writes all files but the journals, of which each rank has its own.
+
+    Attributes:
+        path: The folder.
+        journal: Episodes that ended since the last checkpoint.
+    """
+
+    def __init__(self, config: TrainConfig, ranks: Ranks) -> None:
+        """Touches nothing yet.
+
+        Args:
+            config: The run's settings.
+            ranks: All processes of the run; they call the methods together.
+        """
+        self.path = config.output_dir
+        self._config = config
+        self._ranks = ranks
+        self._hash = config_hash(config)
+        self.journal = StepJournal(self.path / "journal", config_hash=self._hash, rank=ranks.rank)
+
+    def prepare(self, *, resume: bool, allow_older: bool) -> Path | None:
+        """Makes the folder fit for the run; drops what was evaluated after its last checkpoint.
+
+        Args:
+            resume: Whether the run may go on from a checkpoint.
+            allow_older: Whether an earlier checkpoint may replace a damaged one.
+
+        Returns:
+            The checkpoint to go on from; None if the run is a new one.
+
+        Raises:
+            CheckpointError: if the checkpoint is damaged or may not be used, or the folder holds
+                a run with other settings.
+        """
+        return on_main(self._ranks, lambda: self._prepare(resume, allow_older))
+
+    def load(self, checkpoint: Path, learner: Learner) -> TrainerState:
+        """Puts a checkpoint into the learner; returns the rest of it."""
+        state = load_checkpoint(
+            checkpoint,
+            model=learner.whole_model(),
+            optimizer=learner.optimizer,
+            config_hash=self._hash,
+            critic=_critic_parts(learner),
+            optimized=learner.policy.model,
+        )
+        learner.take_whole_model()
+        learner.load_state(state.extra.get("learner", {}))
+        return state
+
+    def save(
+        self,
+        learner: Learner,
+        tokenizer: SavableTokenizer,
+        *,
+        update: int,
+        num_questions_seen: int,
+        generators: Mapping[str, Any],
+    ) -> None:
+        """Writes a checkpoint; afterwards nobody needs the journal of what it covers.
+
+        Args:
+            learner: Policy, critic, optimisers.
+            tokenizer: Saved beside the policy.
+            update: Number of finished updates.
+            num_questions_seen: Position in the order of questions.
+            generators: States of the random generators.
+        """
+        model = learner.whole_model()
+        moments = optimizer_tensors(learner.policy.model, learner.optimizer)
+        state = TrainerState(
+            update=update,
+            num_questions_seen=num_questions_seen,
+            config_hash=self._hash,
+            generators=generators,
+            extra={"learner": learner.state()},
+        )
+        on_main(self._ranks, lambda: self._save(state, model, moments, learner, tokenizer))
+        self.journal.discard_before(update)
+
+    def policy_dir(self, update: int) -> Path:
+        """Where a checkpoint's policy is, as `transformers` loads it."""
+        return self._checkpoints / f"update_{update:06d}" / "policy"
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics so far, the same on every rank."""
+        return on_main(self._ranks, lambda: read_metrics(self.path / "metrics.jsonl"))
+
+    def open_trackers(self, after_update: int | None, extra: Sequence[Tracker]) -> TrackerGroup:
+        """The trackers that the settings ask for; rank 0 alone has any.
+
+        Args:
+            after_update: Updates of an earlier part of the run; what was logged after them is
+                dropped. None for a new run.
+            extra: Further ones.
+        """
+        if not self._ranks.is_main:
+            return TrackerGroup([])
+        config = self._config
+        names = dict.fromkeys(config.trackers)
+        if config.tensorboard:
+            names["tensorboard"] = None
+        facts = RunFacts(
+            output_dir=self.path, config=config_to_dict(config), after_update=after_update
+        )
+        trackers: list[Tracker] = [
+            *open_trackers(tuple(names), facts),
+            JsonlTracker(self.path / "metrics.jsonl", after_update=after_update),
+            *extra,
+        ]
+        if not config.quiet:
+            trackers.append(ProgressTracker(config.optim.num_updates))
+        return TrackerGroup(trackers)
+
+    def write_trajectories(
+        self,
+        update: int,
+        scored: Sequence[ScoredGroup],
+        advantages: Sequence[Float[np.ndarray, "_ _"]],
+        left_out: Sequence[Group],
+    ) -> None:
+        """Writes the episodes of an update, if the settings ask for it; see `training_records`."""
+        if self._writes_trajectories:
+            records = training_records(scored, advantages, left_out)
+            _write_records(self.path / "trajectories", update, records)
+
+    def write_evaluation(self, update: int, result: EvalResult) -> None:
+        """Writes the records of an evaluation, and its episodes if the settings ask for them."""
+        if self._ranks.is_main:
+            append_records(self.path / "evals.jsonl", result.records)
+        if self._writes_trajectories:
+            records = map(_trajectory_record, result.trajectories)
+            _write_records(self.path / "eval_trajectories", update, records)
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def _writes_trajectories(self) -> bool:
+        return self._config.save_trajectories and self._ranks.is_main
+
+    def _prepare(self, resume: bool, allow_older: bool) -> Path | None:
+        """The part of rank 0 in :meth:`prepare`."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._check_same_run(self.path / "config.json")
+        checkpoint = find_checkpoint(self._checkpoints, allow_older=allow_older)
+        if checkpoint is not None and not resume:
+            raise CheckpointError(
+                f"{self.path} holds checkpoints of an earlier run; resume it, or choose another "
+                "output_dir"
+            )
+        done = None if checkpoint is None else checkpoint_update(checkpoint)
+        truncate_lines(self.path / "evals.jsonl", done)
+        return checkpoint
+
+    def _check_same_run(self, file: Path) -> None:
+        """Writes the settings, or makes sure that the folder's are the same."""
+        if file.exists():
+            found = json.loads(file.read_text(encoding="utf-8")).get("hash")
+            if found != self._hash:
+                raise CheckpointError(
+                    f"{file.parent} holds a run with other settings (config hash {found}, this "
+                    f"run has {self._hash}); choose another output_dir"
+                )
+        values = {"hash": self._hash, "config": config_to_dict(self._config)}
+        write_text(file, json.dumps(values, indent=1, sort_keys=True) + "\n")
+
+    def _save(
+        self,
+        state: TrainerState,
+        model: PreTrainedModel,
+        moments: Mapping[str, Tensor],
+        learner: Learner,
+        tokenizer: SavableTokenizer,
+    ) -> None:
+        """The part of rank 0 in :meth:`save`."""
+        save_checkpoint(
+            self._checkpoints,
+            state,
+            model=model,
+            optimizer=moments,
+            critic=_critic_parts(learner),
+            tokenizer=tokenizer,
+            keep=self._config.keep_checkpoints,
+        )
+
+
+def training_records(
+    scored: Sequence[ScoredGroup],
+    advantages: Sequence[Float[np.ndarray, "_ _"]],
+    left_out: Sequence[Group],
+) -> Iterator[dict[str, Any]]:
+    """The episodes of an update: those that were learnt from, then those that were not.
+
+    Args:
+        scored: Groups that were learnt from.
+        advantages: Advantages of their turns.
+        left_out: What filters or a full update left out.
+
+    Yields:
+        The trajectory with its advantages; with ``shaped_rewards`` where they differ from the
+        environment's; with ``is_trained`` false where a mask or a filter kept it out of the
+        loss. A trajectory that was left out has advantages of 0.
+    """
+    for each, matrix in zip(scored, advantages, strict=True):
+        rows = zip(
+            each.played.trajectories, each.shaped.trajectories, matrix, each.is_trained, strict=True
+        )
+        for played, shaped, row, is_trained in rows:
+            record = _trajectory_record(played)
+            record["advantages"] = row[: len(played.turns)].tolist()
+            rewards = [turn.reward for turn in shaped.turns]
+            if rewards != [turn.reward for turn in played.turns]:
+                record["shaped_rewards"] = rewards
+            if not is_trained:
+                record["is_trained"] = False
+            yield record
+    for group in left_out:
+        for trajectory in group.trajectories:
+            record = _trajectory_record(trajectory)
+            yield record | {"advantages": [0.0] * len(trajectory.turns), "is_trained": False}
+
+
+def _trajectory_record(trajectory: Trajectory) -> dict[str, Any]:
+    """A trajectory as plain JSON values."""
+    record: dict[str, Any] = json.loads(trajectory_to_json(trajectory))
+    return record
+
+
+def _write_records(folder: Path, update: int, records: Iterable[Mapping[str, Any]]) -> None:
+    """Writes records into the file of an update, in one step."""
+    folder.mkdir(exist_ok=True)
+    lines = (json.dumps(each, ensure_ascii=False, separators=(",", ":")) for each in records)
+    write_text(folder / f"update_{update:06d}.jsonl", "".join(line + "\n" for line in lines))
+
+
+def _critic_parts(learner: Learner) -> tuple[nn.Module, Optimizer] | None:
+    """The critic and its optimiser, if there is one."""
+    critic = learner.critic
+    return None if critic is None else (critic.module, critic.stepper.optimizer)
