@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from itertools import zip_longest
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Final
 
@@ -135,7 +135,8 @@ def shorten(text: str, max_chars: int) -> str:
 
 def _passage_views(assessed: Assessment, turn: Turn) -> tuple[PassageView, ...]:
     ids = [str(passage) for passage in turn.info.get("passage_ids", ())]
-    shown = zip_longest(ids, turn.info.get("passages", ())[: len(ids)], fillvalue=("", None))
+    unknown = ("", None)  # of passages that an observation of an older run was cut before
+    shown = zip(ids, chain(turn.info.get("passages", ()), repeat(unknown)), strict=False)
     return tuple(
         PassageView(
             id=passage_id,

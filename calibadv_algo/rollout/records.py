@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from calibadv_algo.types import Trajectory, Turn
+from calibadv_env.info import PassageText
 
 TUPLE_KEY = "__tuple__"
 ITEMS_KEY = "__items__"
@@ -96,7 +97,7 @@ def _restored_turn(record: Mapping[str, Any], spans: Sequence[Any] | None) -> Tu
     return Turn(**values)
 
 
-def _are_passages(value: Any) -> bool:
+def _are_passages(value: Any) -> TypeGuard[tuple[PassageText, ...]]:
     """Tells if a value is a tuple of titles and texts, which spans bring back exactly."""
     return isinstance(value, tuple) and all(
         type(pair) is tuple and [type(each) for each in pair] == [str, str] for pair in value

@@ -34,8 +34,8 @@ def build_groups(
     ``passages``, ``turn``, ``num_searches``, ``num_passages_new``, ``num_passages_seen``,
     ``stop_reason`` and, where accepted answers are known, ``answer_in_passages``; that of the last
     one ``is_format_valid`` and, where they are known, ``em``, ``f1`` and ``cover_em``. Gold
-    passages are unknown, so ``gold_new`` and ``gold_recall`` are missing. Log-probabilities that the log
-    lacks are NaN.
+    passages are unknown, so ``gold_new`` and ``gold_recall`` are missing. Log-probabilities that
+    the log lacks are NaN.
 
     Args:
         log: The file.

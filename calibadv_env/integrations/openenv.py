@@ -28,9 +28,9 @@ ENV_NAME: Final = "calibadv_search"
 _RESET_FIELDS: Final = ("task_id", "task_index", "question", "max_turns")
 _STEP_FIELDS: Final = (
     "task_id", "task_index", "turn", "num_searches", "think", "query", "answer", "passage_ids",
-    "passages", "passage_scores", "gold_new", "gold_recall", "answer_in_passages", "num_passages_new",
-    "num_passages_seen", "think_similarity", "stop_reason", "em", "f1", "cover_em",
-    "is_format_valid",
+    "passages", "passage_scores", "gold_new", "gold_recall", "answer_in_passages",
+    "num_passages_new", "num_passages_seen", "think_similarity", "stop_reason", "em", "f1",
+    "cover_em", "is_format_valid",
 )  # fmt: skip
 
 

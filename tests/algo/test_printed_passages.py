@@ -79,7 +79,7 @@ def seen_by_all(folder: Path) -> dict[str, Any]:
     file.write_text("".join(trajectory_to_json(each) + "\n" for each in group.trajectories))
     source = Source(label="run")
     source.add(iterate_groups(file))
-    (diagnosed,) = source.views(1)
+    (diagnosed,) = source.best.views(1, arm="run")
     (recorded,) = iterate_groups(file)
     assert "Doc 1(Title:" in group.trajectories[0].turns[0].observation_text or folder.name == "b"
     return {
