@@ -15,7 +15,7 @@ import pytest
 
 from calibadv_algo.cli.env_rules import make_rules
 from calibadv_algo.cli.trace import Reading, Trace
-from calibadv_algo.report.groups import judge
+from calibadv_algo.report.assessment import assess
 from calibadv_algo.rollout.records import trajectory_from_json
 from calibadv_algo.traces.base import TraceError, question_of, texts_of
 from calibadv_algo.traces.building import build_groups, rescale
@@ -103,12 +103,12 @@ def test_verdicts_are_those_of_our_own_record(kind: str, played: list[Any], tmp_
     path = write(tmp_path, *(WRITERS[kind](each) for each in played))
     own_groups = logged.groups_of(played)
     for group, own in zip(imported(path), own_groups, strict=True):
-        judged, expected = judge(group), judge(own)
-        np.testing.assert_allclose(judged.silver, expected.silver)
-        np.testing.assert_allclose(judged.grpo, expected.grpo, atol=1e-9)
-        assert judged.is_search.tolist() == expected.is_search.tolist()
-        assert not judged.is_gold_hit.any()
-    assert any(judge(group).is_mispenalized.any() for group in own_groups)
+        assessed, expected = assess(group), assess(own)
+        np.testing.assert_allclose(assessed.silver, expected.silver)
+        np.testing.assert_allclose(assessed.grpo, expected.grpo, atol=1e-9)
+        assert assessed.is_search.tolist() == expected.is_search.tolist()
+        assert not assessed.is_gold_hit.any()
+    assert any(assess(group).is_mispenalized.any() for group in own_groups)
 
 
 def test_counts_of_tokens_say_where_they_come_from(played: list[Any], tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_a_file_that_verifiers_wrote() -> None:
     assert (search.action_ids, search.logprobs) == ((6, 7, 8), (-0.1, -0.2, -0.3))
     assert (answer.info["think"], answer.info["answer"]) == ("So it is.", "Rabat")
     assert first.final_info["is_format_valid"]
-    assert judge(group).is_mispenalized.tolist() == [[False, False], [True, False], [False, False]]
+    assert assess(group).is_mispenalized.tolist() == [[False, False], [True, False], [False, False]]
 
 
 def test_a_whole_rollout_in_one_message(tmp_path: Path) -> None:
@@ -348,7 +348,7 @@ def test_rescaling_keeps_what_grpo_says(played: list[Any], tmp_path: Path) -> No
     (group, *_) = imported(write(tmp_path, *(logged.search_r1(each) for each in played[:4])))
     scaled = Group(tuple(rescale(each, -1.0, 3.0) for each in group.trajectories))
     assert [each.reward for each in scaled.trajectories] == pytest.approx([0.5, 0.25, 0.25, 0.25])
-    np.testing.assert_allclose(judge(scaled).grpo, judge(group).grpo, atol=1e-4)
+    np.testing.assert_allclose(assess(scaled).grpo, assess(group).grpo, atol=1e-4)
     with pytest.raises(ValueError, match="reward_range must rise, got 1 to 1"):
         rescale(group.trajectories[0], 1, 1)
 
