@@ -22,6 +22,7 @@ from calibadv_env.data.prepared import own_folder, read_prepared
 from calibadv_env.data.preparing.coverage import AuditResult, audit_dataset, audit_path, write_audit
 from calibadv_env.data.preparing.own import prepare_own
 from calibadv_env.data.preparing.prepare import Prepared, prepare
+from calibadv_env.data.reading import reader_named
 from calibadv_env.data.registry import get_dataset, refuse_built_in_name
 from calibadv_env.data.sources.benchmarks import SEVEN, Benchmark, find_benchmark
 from calibadv_env.data.sources.flashrag import FlashragFolder, FlashragHub, Source
@@ -32,8 +33,6 @@ ALL: Final = "seven"
 """Name that stands for all benchmarks."""
 
 _KINDS: Final = "flashrag FOLDER, hub, or parquet FILE [FILE ...]"
-_OWN_KINDS: Final = ("csv", "jsonl", "hf")
-"""Sources of datasets other than the benchmarks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +44,9 @@ class Prepare:
     case; or "seven" for all. For questions of your own a new name, or the path of a folder."""
     source: Annotated[tuple[str, ...], tyro.conf.arg(name="from")] = ("hub",)
     """Where from: `csv FILE [FILE ...]`, `jsonl FILE [FILE ...]` or `hf OWNER/NAME[:CONFIG]`
-    for questions of your own; for benchmarks `flashrag FOLDER` (a copy of FlashRAG's data, or the
-    folder of one benchmark), `hub`, or `parquet FILE [FILE ...]` (Search-R1's, verl's, SkyRL's)."""
+    for questions of your own, or a format that another package reads; for benchmarks
+    `flashrag FOLDER` (a copy of FlashRAG's data, or the folder of one benchmark), `hub`, or
+    `parquet FILE [FILE ...]` (Search-R1's, verl's, SkyRL's)."""
     corpus: Path | None = None
     """Documents, as JSONL or CSV, or the folder of an index; for benchmarks by default what
     CALIBADV_CORPUS names."""
@@ -60,7 +60,7 @@ class Prepare:
     def run(self) -> int:
         """Converts, and prints what was found."""
         console = Console(highlight=False)
-        if self.source and self.source[0] in _OWN_KINDS:
+        if self.source and reader_named(self.source[0]):
             self._prepare_own(console)
         else:
             self._prepare_benchmarks(console)
@@ -70,8 +70,8 @@ class Prepare:
         kind, *sources = self.source
         if len(self.names) != 1:
             raise ValueError(f"names must be one new name or path, got {' '.join(self.names)!r}")
-        if kind == "hf":
-            sources = [f"hf:{source}" for source in sources]
+        reader = reader_named(kind)
+        sources = [(reader.prefix if reader else "") + source for source in sources]
         refuse_built_in_name(self.names[0])
         done = prepare_own(
             self.names[0],

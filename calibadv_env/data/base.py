@@ -100,20 +100,49 @@ def read_tasks(path: str | Path) -> list[QATask]:
     Raises:
         DataError: if the file cannot be read, is empty, has a malformed line or repeats an id.
     """
-    tasks: list[QATask] = []
-    seen: dict[str, int] = {}
+    tasks = list(distinct(read_task_lines(path)))
+    if not tasks:
+        raise DataError(f"{path}: there is no question in it")
+    return tasks
+
+
+def read_task_lines(path: str | Path) -> Iterator[tuple[str, QATask]]:
+    """Reads tasks one by one, as :func:`read_tasks` does; ids may repeat.
+
+    Args:
+        path: A plain or gzip JSONL file.
+
+    Yields:
+        ``file:line`` and the task.
+
+    Raises:
+        DataError: if the file cannot be read or has a malformed line.
+    """
     for number, record in read_jsonl(path):
         try:
-            task = parse_task(record)
+            yield f"{path}:{number}", parse_task(record)
         except ValueError as error:
             raise DataError(f"{path}:{number}: {error}") from error
-        if task.id in seen:
-            raise DataError(f"{path}:{number}: id {task.id!r} stands in line {seen[task.id]} too")
-        seen[task.id] = number
-        tasks.append(task)
-    if not tasks:
-        raise DataError(f"{path}:1: the file holds no task")
-    return tasks
+
+
+def distinct(rows: Iterable[tuple[str, QATask]]) -> Iterator[QATask]:
+    """Passes tasks on whose ids differ.
+
+    Args:
+        rows: Tasks with their places.
+
+    Yields:
+        The tasks.
+
+    Raises:
+        DataError: at an id that came before, with both places.
+    """
+    places: dict[str, str] = {}
+    for place, task in rows:
+        if task.id in places:
+            raise DataError(f"{place}: id {task.id!r} stands at {places[task.id]} too")
+        places[task.id] = place
+        yield task
 
 
 def write_tasks(path: str | Path, tasks: Iterable[QATask]) -> None:

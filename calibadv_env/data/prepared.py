@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from calibadv_env.common.files import is_path
 from calibadv_env.data.names import CORPUS_VARIABLE, data_root
+from calibadv_env.data.reading import read_corpus
 from calibadv_env.errors import DataError
 from calibadv_env.retrieval.corpus import Corpus
 
@@ -55,8 +56,8 @@ def open_corpus(path: str | Path) -> Corpus:
     """Opens the user's corpus.
 
     Args:
-        path: A JSONL file, plain or gzip, which is read into memory; or the folder of an index
-            that ``calibadv index`` made, whose passages stay on disk.
+        path: A file of documents, which is read into memory; or the folder of an index that
+            ``calibadv index`` made, whose passages stay on disk.
 
     Returns:
         The corpus, the same object at every call while the file stays as it is.
@@ -71,7 +72,7 @@ def open_corpus(path: str | Path) -> Corpus:
     key = (path, facts.st_size, facts.st_mtime_ns)
     with _corpora_lock:
         if key not in _corpora:
-            _corpora[key] = _open_folder(path) if path.is_dir() else Corpus.from_jsonl(path)
+            _corpora[key] = _open_folder(path) if path.is_dir() else read_corpus(path)
         return _corpora[key]
 
 

@@ -1,30 +1,210 @@
-"""Tasks and corpora from whatever a user has them in: files, tables, folders, objects."""
+"""Readers of dataset formats, and tasks and corpora from whatever a user has them in.
+
+A module in ``calibadv_env/data/sources`` declares the formats that it reads in a tuple ``READERS``.
+Another package declares one by an entry point of the group ``calibadv_env.readers``::
+
+    [project.entry-points."calibadv_env.readers"]
+    squad = "my_package.squad:SquadReader"
+
+Its format then works wherever a file of questions or documents is named: a path as a dataset,
+``register_dataset``, folders of splits, and ``calibadv data prepare``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeAlias, TypeVar
 
-from calibadv_env.data.base import QATask, parse_task, read_tasks
+from calibadv_env.common.plugins import plugins
+from calibadv_env.data.base import QATask, distinct, parse_task
 from calibadv_env.data.names import SPLITS
-from calibadv_env.data.sources.tables import is_table, read_document_table, read_task_table
 from calibadv_env.errors import DataError
 from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.corpus import Corpus, parse_passage
 
+GROUP: Final = "calibadv_env.readers"
+"""Group of the entry points by which other packages add formats."""
+
+CORPUS_STEMS: Final = ("corpus", "documents")
+"""Names of the file that holds the corpus of the tasks beside it."""
+
+_PREFERRED: Final = ".jsonl"
+"""Suffix of the file that counts where a folder holds one content in two formats."""
+
 TaskSource: TypeAlias = str | Path | Iterable[QATask | Mapping[str, Any]]
 CorpusSource: TypeAlias = str | Path | Corpus | Iterable[Passage | Mapping[str, Any]]
 
-CORPUS_STEMS = ("corpus", "documents")
-"""Names of the file that holds the corpus of the tasks beside it."""
-
-_TASK_SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".tsv")
 _T = TypeVar("_T")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A question as a reader found it.
+
+    Attributes:
+        place: Where it stands, such as ``quiz.csv:7``, for messages.
+        task: The task.
+        split: Split that the row itself names, if it does.
+    """
+
+    place: str
+    task: QATask
+    split: Any = None
+
+
+class Reader:
+    """A format of questions, of documents, or of both.
+
+    A subclass says what it reads by ``suffixes``, by ``prefix``, or by :meth:`reads`, and has
+    :meth:`rows`, :meth:`passages`, or both. It has no state.
+
+    Attributes:
+        name: What ``calibadv data prepare --from`` calls it.
+        suffixes: Ends of the names of its files, such as ``(".csv", ".tsv")``; ``.gz`` may follow.
+        prefix: Beginning of names that are no paths, such as ``hf:``. What is named so is fetched
+            when it is first used, not when it is registered.
+    """
+
+    name: ClassVar[str]
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    prefix: ClassVar[str] = ""
+
+    def reads(self, source: str) -> bool:
+        """True if the name of a source is one of this format; other readers may then not have it.
+
+        Args:
+            source: A name or a path; the file need not be there.
+        """
+        if self.prefix:
+            return source.startswith(self.prefix)
+        return source.lower().removesuffix(".gz").endswith(self.suffixes)
+
+    def check(self, source: str) -> None:
+        """Refuses a malformed name, before anything is read.
+
+        Raises:
+            ValueError: if it is malformed.
+        """
+
+    def splits(self, source: str) -> dict[str, str]:
+        """The splits that a source is divided into.
+
+        Args:
+            source: A name that this reader reads.
+
+        Returns:
+            For each split "train", "dev", "test" or other its name in the source; empty for one
+            that is not divided, such as a lone file.
+
+        Raises:
+            DataError: if the source cannot be read.
+        """
+        return {}
+
+    def rows(self, source: str, split: str = "") -> Iterator[Row]:
+        """The questions of a source, one by one.
+
+        Args:
+            source: A name that this reader reads.
+            split: One of the values of :meth:`splits`; "" if it is not divided.
+
+        Yields:
+            The questions in order.
+
+        Raises:
+            DataError: if the source or a row is faulty, with its place.
+        """
+        raise DataError(f"{source}: {self.name} holds no questions")
+
+    def passages(self, source: str) -> Iterator[tuple[str, Passage]]:
+        """The documents of a source, one by one.
+
+        Args:
+            source: A name that this reader reads.
+
+        Yields:
+            The place and the passage, in order.
+
+        Raises:
+            DataError: if the source or a row is faulty, with its place.
+        """
+        raise DataError(f"{source}: {self.name} holds no documents")
+
+    def corpus(self, source: str) -> Corpus:
+        """The documents of a source as a corpus.
+
+        Raises:
+            DataError: if the source is faulty, repeats an id or holds no document.
+        """
+        passages: dict[str, Passage] = {}
+        for place, passage in self.passages(source):
+            if passage.id in passages:
+                raise DataError(f"{place}: id {passage.id!r} stands twice")
+            passages[passage.id] = passage
+        if not passages:
+            raise DataError(f"{source}: there is no document in it")
+        return Corpus(list(passages.values()))
+
+
+def find_reader(source: str | Path) -> Reader:
+    """The reader of a source.
+
+    Args:
+        source: A name or a path.
+
+    Returns:
+        The first that reads it: those of this package by name, then those of others; lines of
+        JSON where none does.
+
+    Raises:
+        DataError: if another package cannot be imported.
+    """
+    own, text = _built_in(), str(source)
+    found = next((reader for reader in own.values() if reader.reads(text)), None)
+    return found or next((r for r in _plugins() if r.reads(text)), own["jsonl"])
+
+
+def reader_named(name: str) -> Reader | None:
+    """The reader of a name, such as "csv"; None if there is none."""
+    return _built_in().get(name) or next((r for r in _plugins() if r.name == name), None)
+
+
+def is_fetched(source: object) -> bool:
+    """True for a name that begins with the prefix of a reader, and is no path."""
+    return isinstance(source, str) and bool(find_reader(source).prefix)
+
+
+@cache
+def _built_in() -> dict[str, Reader]:
+    """The readers of ``calibadv_env/data/sources`` by name."""
+    package = importlib.import_module("calibadv_env.data.sources")
+    found: dict[str, Reader] = {}
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        declared: tuple[Reader, ...]
+        declared = getattr(importlib.import_module(module.name), "READERS", ())
+        found |= {reader.name: reader for reader in declared}
+    return found
+
+
+def _plugins() -> list[Reader]:
+    """The readers of other packages, whose names are those of their entry points."""
+    found = []
+    for plugin in plugins(GROUP).values():
+        kind = plugin.load()
+        reader = kind() if isinstance(kind, type) else kind
+        if not isinstance(reader, Reader):
+            raise DataError(f"{plugin.origin} must give a Reader, got {reader!r:.80}")
+        found.append(reader)
+    return found
+
+
 class Once(Generic[_T]):
-    """What a function gives the first time; it is never called again, whatever happened.
+    """Value of a function, which is called the first time and never again, whatever happened.
 
     For a function that uses something up, such as a generator. Not safe for threads by itself.
 
@@ -40,7 +220,7 @@ class Once(Generic[_T]):
         self._failure = ""
 
     def __call__(self) -> _T:
-        """Gives the value.
+        """The value.
 
         Raises:
             DataError: if the first call failed, then and ever after.
@@ -61,14 +241,16 @@ class Once(Generic[_T]):
 
 
 def is_lazy(source: object) -> bool:
-    """Whether a source is an iterable that is read once, at the first use."""
+    """True for an iterable that is read once, at the first use."""
     return not isinstance(source, (str, Path, Corpus, Sequence, Mapping))
 
 
 def find_file(folder: Path, stem: str) -> Path | None:
-    """The file of this name in a folder: JSONL, plain or gzip, or a table."""
-    paths = [folder / f"{stem}{suffix}" for suffix in _TASK_SUFFIXES]
-    return next((path for path in paths if path.is_file()), None)
+    """The file of this name in a folder, in any format; of several the lines of JSON."""
+    readers = (*_built_in().values(), *_plugins())
+    suffixes = sorted((s for reader in readers for s in reader.suffixes), key=_PREFERRED.__ne__)
+    names = (f"{stem}{suffix}{packed}" for suffix in suffixes for packed in ("", ".gz"))
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def split_files(folder: Path) -> dict[str, TaskSource]:
@@ -90,39 +272,43 @@ def corpus_file(folder: Path) -> Path | None:
     return next((path for path in paths if path), None)
 
 
-def read_split(source: TaskSource, place: str) -> list[QATask]:
+def read_split(source: TaskSource, place: str, split: str = "") -> list[QATask]:
     """Reads tasks.
 
     Args:
-        source: A JSONL file, a table, or an iterable of tasks or of dicts.
+        source: A file, a name that a reader fetches, or an iterable of tasks or of dicts.
         place: What to call an iterable in errors, such as "quiz/train".
+        split: Split of the source, by the source's own name, if it is divided.
 
     Returns:
-        The tasks, in order.
+        The tasks, in order, at least one.
 
     Raises:
         DataError: if a file is faulty, with file and line.
         ValueError: if an item of an iterable is, with its position from 0.
     """
     if isinstance(source, (str, Path)):
-        return _read_table(Path(source)) if is_table(source) else read_tasks(source)
-    tasks: list[QATask] = []
-    seen: dict[str, int] = {}
-    for i, item in enumerate(source):
-        task = item if isinstance(item, QATask) else _at(f"{place}[{i}]", parse_task, item)
-        if task.id in seen:
-            raise ValueError(f"{place}[{i}]: id {task.id!r} stands at {place}[{seen[task.id]}] too")
-        seen[task.id] = i
-        tasks.append(task)
-    return tasks
+        rows = find_reader(source).rows(str(source), split)
+        tasks = list(distinct((row.place, row.task) for row in rows))
+        if not tasks:
+            raise DataError(f"{source}{split and f' {split}'}: there is no question in it")
+        return tasks
+    items = (
+        (where, item if isinstance(item, QATask) else _at(where, parse_task, item))
+        for where, item in ((f"{place}[{i}]", item) for i, item in enumerate(source))
+    )
+    try:
+        return list(distinct(items))
+    except DataError as error:
+        raise ValueError(str(error)) from error
 
 
 def read_corpus(source: CorpusSource) -> Corpus:
     """Reads a corpus.
 
     Args:
-        source: A JSONL file, a table, the folder of an index, a corpus, or an iterable of passages
-            or of dicts.
+        source: A file, a name that a reader fetches, the folder of an index, a corpus, or an
+            iterable of passages or of dicts.
 
     Returns:
         The corpus.
@@ -138,39 +324,12 @@ def read_corpus(source: CorpusSource) -> Corpus:
             from calibadv_env.retrieval.disk_corpus import DiskCorpus
 
             return DiskCorpus(source)
-        return read_documents(source) if is_table(source) else Corpus.from_jsonl(source)
+        return find_reader(source).corpus(str(source))
     passages = [
         item if isinstance(item, Passage) else _at(f"corpus[{i}]", parse_passage, item)
         for i, item in enumerate(source)
     ]
     return Corpus(passages)
-
-
-def read_documents(path: str | Path) -> Corpus:
-    """Reads a table of documents, each of which becomes one passage.
-
-    Raises:
-        DataError: if it is faulty, repeats an id or holds no document.
-    """
-    passages: dict[str, Passage] = {}
-    for place, passage in read_document_table(path):
-        if passage.id in passages:
-            raise DataError(f"{place}: id {passage.id!r} stands twice")
-        passages[passage.id] = passage
-    if not passages:
-        raise DataError(f"{path}:1: the table holds no document")
-    return Corpus(list(passages.values()))
-
-
-def _read_table(path: Path) -> list[QATask]:
-    tasks: dict[str, QATask] = {}
-    for place, _, task in read_task_table(path):
-        if task.id in tasks:
-            raise DataError(f"{place}: id {task.id!r} stands twice")
-        tasks[task.id] = task
-    if not tasks:
-        raise DataError(f"{path}:1: the table holds no question")
-    return list(tasks.values())
 
 
 def _at(place: str, parse: Callable[[Mapping[str, Any]], _T], item: object) -> _T:

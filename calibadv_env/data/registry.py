@@ -33,12 +33,13 @@ from calibadv_env.data.reading import (
     Once,
     TaskSource,
     corpus_file,
+    find_reader,
+    is_fetched,
     is_lazy,
     read_corpus,
     read_split,
     split_files,
 )
-from calibadv_env.data.sources.hub import HubData, is_hub_name
 from calibadv_env.errors import DataError
 from calibadv_env.retrieval.corpus import Corpus
 
@@ -121,10 +122,13 @@ def get_dataset(name: str) -> Dataset:
         found = _known(name) or _known(_BUILT_IN_BY_LOWER.get(name.lower(), name))
         if found is not None:
             return found
-        if is_hub_name(name):
-            return _unnamed_once(name, lambda: _hub_dataset(name, HubData.parse(name), None))
-        if MARK in name and not (is_path(name) and Path(name).exists()):
+        reader = find_reader(name)
+        place = name.removeprefix(reader.prefix)
+        if MARK in name and not (is_path(place) and Path(place).exists()):
             return _merged(name)
+        if reader.prefix:
+            reader.check(name)
+            return _unnamed_once(name, lambda: _fetched_dataset(name, name, None))
         if is_path(name):
             return _at_path(name)
         folder = {own.lower(): path for own, path in own_names().items()}.get(name.lower())
@@ -201,11 +205,12 @@ def register_dataset(
     env_id = env_id_of(name)
     with _registry_lock:
         _refuse_taken_name(name, env_id, overwrite=overwrite)
-        if isinstance(path_or_tasks, str) and is_hub_name(path_or_tasks):
-            source = HubData.parse(path_or_tasks)
+        if isinstance(path_or_tasks, str) and is_fetched(path_or_tasks):
+            source = path_or_tasks
+            find_reader(source).check(source)
             load_corpus = _corpus_loader(name, corpus)
             _datasets.pop(name, None)
-            _loaders[name] = lambda: _hub_dataset(name, source, load_corpus)
+            _loaders[name] = lambda: _fetched_dataset(name, source, load_corpus)
         else:
             _datasets[name] = _load(name, path_or_tasks, corpus).found_by(get_dataset)
             _loaders.pop(name, None)
@@ -351,7 +356,7 @@ def _load(
         sources, lone_split = {"test": source}, "test"
     if not sources:
         raise ValueError(f"splits of dataset {name!r} must not be empty")
-    is_corpus_lazy = load_corpus is not None or is_lazy(corpus_source) or is_hub_name(corpus_source)
+    is_corpus_lazy = load_corpus is not None or is_lazy(corpus_source) or is_fetched(corpus_source)
     load_corpus = load_corpus or _corpus_loader(name, corpus_source)
     loaders = {split: _split_loader(name, split, of) for split, of in sources.items()}
     dataset = Dataset(
@@ -370,7 +375,7 @@ def _load(
 
 def _split_loader(name: str, split: str, source: TaskSource) -> Callable[[], TaskSet]:
     place = f"{name}/{split}"
-    if isinstance(source, str) and is_hub_name(source):
+    if is_fetched(source):
         raise ValueError(f"{place}: a dataset of the hub brings its own splits, got {source!r}")
     if is_lazy(source):
         return Once(lambda: TaskSet(read_split(source, place), name=name, split=split), place)
@@ -381,24 +386,30 @@ def _split_loader(name: str, split: str, source: TaskSource) -> Callable[[], Tas
 def _corpus_loader(name: str, source: CorpusSource | None) -> Callable[[], Corpus]:
     if source is None:
         raise ValueError(f"corpus of dataset {name!r} must be given")
-    if isinstance(source, str) and is_hub_name(source):
-        return HubData.parse(source).corpus
+    if isinstance(source, str) and is_fetched(source):
+        find_reader(source).check(source)
+        return lambda: read_corpus(source)
     if is_lazy(source):
         return Once(lambda: read_corpus(source), f"the corpus of dataset {name!r}")
     corpus = read_corpus(source)
     return lambda: corpus
 
 
-def _hub_dataset(name: str, data: HubData, load_corpus: Callable[[], Corpus] | None) -> Dataset:
-    splits = data.splits()
+def _fetched_dataset(name: str, source: str, load_corpus: Callable[[], Corpus] | None) -> Dataset:
+    """A dataset that a reader fetches by its name."""
+    splits = find_reader(source).splits(source)
+
+    def load_tasks(split: str) -> TaskSet:
+        return TaskSet(read_split(source, name, splits[split]), name=name, split=split)
+
     return Dataset(
         name=name,
         splits=tuple(splits),
-        load_tasks=lambda split: TaskSet(data.tasks(splits[split]), name=name, split=split),
+        load_tasks=load_tasks,
         load_corpus=load_corpus or _no_corpus(name, Path.cwd()),
         is_gold_checked=load_corpus is not None,
         lone_split=next(iter(splits)) if len(splits) == 1 else None,
-        description=data.label,
+        description=source,
     )
 
 

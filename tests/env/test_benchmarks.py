@@ -217,7 +217,7 @@ def test_a_corpus_that_has_moved_will_do_and_one_that_has_changed_will_not(
         ('{"id": "a", "question": "q"}\n', r"test\.jsonl:1: key 'golden_answers' is missing"),
         (json.dumps(record("test", 0)) + "\nnonsense\n", r"test\.jsonl:2: not valid JSON"),
         ((json.dumps(record("test", 0)) + "\n") * 2, r"test\.jsonl:2: id 'test_0' stands at"),
-        ("", r"test\.jsonl:1: the file holds no task"),
+        ("", r"test\.jsonl: there is no question in it"),
     ],
 )
 def test_malformed_files_of_flashrag_are_named_with_their_line(root, lines, message):

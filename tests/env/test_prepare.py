@@ -136,7 +136,7 @@ def test_a_malformed_record_is_named_and_leaves_what_was_there(source, corpus, r
 
 def test_an_id_that_stands_twice_and_an_empty_split_are_refused(source, root, tmp_path):
     path = write(tmp_path / "in" / "hotpotqa" / "dev.jsonl", [RECORDS[0], RECORDS[0]])
-    with pytest.raises(DataError, match=r"dev\.jsonl:2: id 'dev_0' stands twice"):
+    with pytest.raises(DataError, match=r"dev\.jsonl:2: id 'dev_0' stands at"):
         prepare(source)
     write(path, [])
     with pytest.raises(DataError, match="split dev holds no task"):

@@ -13,14 +13,13 @@ import pytest
 from calibadv_env.data import registry
 from calibadv_env.data.base import QATask
 from calibadv_env.data.preparing.own import prepare_own
+from calibadv_env.data.reading import is_fetched, read_corpus
 from calibadv_env.data.registry import (
     describe_datasets,
     get_dataset,
     list_datasets,
     register_dataset,
 )
-from calibadv_env.data.sources import hub
-from calibadv_env.data.sources.hub import HubData
 from calibadv_env.errors import DataError, MissingDependencyError
 from calibadv_env.retrieval import Corpus, Passage
 
@@ -204,9 +203,9 @@ def test_offline_it_says_what_to_download_and_where_to_put_it(monkeypatch):
         ([{"question": "q"}], r"hf:o/n train\[0\]: a row must have an answer"),
         (
             [{"id": 1, "question": "q", "answer": "a"}] * 2,
-            r"hf:o/n train\[1\]: id '1' stands twice",
+            r"hf:o/n train\[1\]: id '1' stands at",
         ),
-        ([], "hf:o/n train holds no row"),
+        ([], "hf:o/n train: there is no question in it"),
     ],
 )
 def test_faulty_rows_are_told_with_their_place(monkeypatch, rows, message):
@@ -218,7 +217,7 @@ def test_faulty_rows_are_told_with_their_place(monkeypatch, rows, message):
 def test_faulty_passages_and_names_are_refused(monkeypatch):
     fake_datasets(monkeypatch, lambda *_: {"train": [{"id": "x"}]})
     with pytest.raises(DataError, match=r"hf:o/n train\[0\]: key 'contents' is missing"):
-        HubData("o/n").corpus()
+        read_corpus("hf:o/n")
     for name in ("hf:name", "hf:", "hf:owner/"):
         with pytest.raises(ValueError, match="must be named hf:owner/name"):
             register_dataset("x", name, PASSAGES)
@@ -226,7 +225,7 @@ def test_faulty_passages_and_names_are_refused(monkeypatch):
         register_dataset("x", "hf:o/n")
     with pytest.raises(ValueError, match="x/train: a dataset of the hub brings its own splits"):
         register_dataset("x", {"train": "hf:o/n"}, PASSAGES)
-    assert hub.is_hub_name(3) is False
+    assert is_fetched(3) is False
 
 
 # Files named by their path ----------------------------------------------------------------

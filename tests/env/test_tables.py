@@ -3,7 +3,7 @@ import gzip
 import pytest
 
 from calibadv_env.data.reading import read_corpus, read_split
-from calibadv_env.data.sources.tables import is_table, read_table, read_task_table, task_of_row
+from calibadv_env.data.sources.tables import TableReader, read_table, task_of_row
 from calibadv_env.errors import DataError
 
 
@@ -18,7 +18,7 @@ def write(path, text, encoding="utf-8"):
     [("a.csv", True), ("a.TSV", True), ("a.csv.gz", True), ("a.jsonl", False), ("csv", False)],
 )
 def test_a_table_is_told_by_its_name(name, wanted):
-    assert is_table(name) is wanted
+    assert TableReader().reads(name) is wanted
 
 
 @pytest.mark.parametrize("mark", [",", ";", "\t"])
@@ -49,7 +49,8 @@ def test_columns_become_a_task(tmp_path):
         "a1,Where is it?,Peru | Republic of Peru,d1|d2,2,train,easy\n"
         ",And this?,42,,,test,\n"
     )
-    (first, split, task), (_, other, second) = read_task_table(write(tmp_path / "q.csv", text))
+    one, two = TableReader().rows(str(write(tmp_path / "q.csv", text)))
+    (first, split, task), (other, second) = (one.place, one.split, one.task), (two.split, two.task)
     assert first.endswith("q.csv:2")
     assert (split, other) == ("train", "test")
     assert (task.id, task.golden_answers) == ("a1", ("Peru", "Republic of Peru"))
@@ -78,8 +79,8 @@ def test_one_answer_is_taken_as_it_stands():
         ("question,answer\n,b\n", r"q\.csv:2: key 'question' is missing"),
         ('question,answer\na,"b\n', r"q\.csv:\d: cannot read the table"),
         ("question,answers\na, | \n", r"q\.csv:2: golden_answers must not be empty"),
-        ("id,question,answer\n1,a,b\n1,c,d\n", r"q\.csv:3: id '1' stands twice"),
-        ("question,answer\n", r"q\.csv:1: the table holds no question"),
+        ("id,question,answer\n1,a,b\n1,c,d\n", r"q\.csv:3: id '1' stands at"),
+        ("question,answer\n", r"q\.csv: there is no question in it"),
     ],
 )
 def test_a_faulty_table_is_refused_with_its_place(tmp_path, text, message):
@@ -109,5 +110,5 @@ def test_documents_become_a_corpus(tmp_path):
         read_corpus(write(tmp_path / "d.csv", "title,text\na,b\nc,\n"))
     with pytest.raises(DataError, match=r"d\.csv:3: id '1' stands twice"):
         read_corpus(write(tmp_path / "d.csv", "id,text\n1,b\n1,c\n"))
-    with pytest.raises(DataError, match="holds no document"):
+    with pytest.raises(DataError, match="no document in it"):
         read_corpus(write(tmp_path / "d.csv", "text\n"))

@@ -16,8 +16,8 @@ from calibadv_env.data.base import QATask, TaskSet
 from calibadv_env.data.merged import MARK
 from calibadv_env.data.names import data_root
 from calibadv_env.data.preparing.audit import Coverage, measure_coverage
+from calibadv_env.data.reading import is_fetched
 from calibadv_env.data.registry import get_dataset
-from calibadv_env.data.sources.hub import is_hub_name
 from calibadv_env.errors import DataError
 from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.corpus import Corpus
@@ -125,11 +125,11 @@ def audit_path(name: str) -> Path:
         in the folder of that name under :func:`calibadv_env.data.names.data_root`.
     """
     path = Path(name)
-    if is_path(name) and not is_hub_name(name) and (MARK not in name or path.exists()):
+    if is_path(name) and (MARK not in name or path.exists()):
         path = path.resolve()
         return path.with_name(f"{path.name}.{AUDIT}") if path.is_file() else path / AUDIT
     parts = [part.strip().rstrip("/\\") for part in name.lower().split(MARK)]
-    if not is_hub_name(name):
+    if not is_fetched(name):
         parts = [Path(part).name for part in parts]
     return data_root() / re.sub(r"[^\w.+-]+", "_", MARK.join(parts)) / AUDIT
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from calibadv_env.common.files import is_path, new_folder
-from calibadv_env.data.base import QATask, read_tasks, write_tasks
+from calibadv_env.data.base import QATask, distinct, write_tasks
 from calibadv_env.data.names import SPLITS
 from calibadv_env.data.prepared import (
     FORMAT,
@@ -23,9 +23,7 @@ from calibadv_env.data.prepared import (
     own_folder,
     refuse_foreign_folder,
 )
-from calibadv_env.data.reading import read_corpus
-from calibadv_env.data.sources.hub import HubData, is_hub_name
-from calibadv_env.data.sources.tables import is_table, read_task_table
+from calibadv_env.data.reading import Row, find_reader, read_corpus, read_split
 from calibadv_env.errors import DataError
 from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.corpus import Corpus
@@ -195,52 +193,42 @@ def _check_arguments(sources: Sequence[str], shares: Shares, passage_words: int 
 
 
 def _read_sources(sources: Sequence[str], shares: Shares, seed: int) -> dict[str, list[QATask]]:
-    if is_hub_name(sources[0]):
+    """The tasks of each split: as the source is divided, as rows or files say, or dealt out."""
+    for source in sources:
+        find_reader(source).check(source)
+    divided = find_reader(sources[0]).splits(sources[0])
+    if divided:
         if len(sources) > 1:
-            raise ValueError(f"sources must be one dataset of the hub or files, got {sources}")
-        data = HubData.parse(sources[0])
-        return {split: data.tasks(own) for split, own in data.splits().items()}
+            raise ValueError(f"sources must be one dataset with splits or files, got {sources}")
+        return {split: read_split(sources[0], split, own) for split, own in divided.items()}
     stems = [Path(source).name.partition(".")[0] for source in sources]
-    rows = [list(_read_file(Path(source))) for source in sources]
+    rows = [list(find_reader(source).rows(source)) for source in sources]
     for source, of_source in zip(sources, rows, strict=True):
         if not of_source:
-            raise DataError(f"{source}:1: the file holds no question")
+            raise DataError(f"{source}: there is no question in it")
     if all(stem in SPLITS for stem in stems) and len(set(stems)) == len(stems):
-        return {split: _unique(rows[stems.index(split)]) for split in SPLITS if split in stems}
+        return {split: _tasks(rows[stems.index(split)]) for split in SPLITS if split in stems}
     everything = [row for of_source in rows for row in of_source]
-    named = [split for _, split, _ in everything]
+    named = [row.split for row in everything]
     if not any(named):
-        return deal_out(_unique(everything), shares, seed)
-    for place, split, _ in everything:
-        if split not in SPLITS:
-            raise DataError(f"{place}: split must be one of {', '.join(SPLITS)}, got {split!r}")
+        return deal_out(_tasks(everything), shares, seed)
+    for row in everything:
+        if row.split not in SPLITS:
+            known = ", ".join(SPLITS)
+            raise DataError(f"{row.place}: split must be one of {known}, got {row.split!r}")
     return {
-        split: _unique(row for row in everything if row[1] == split)
+        split: _tasks(row for row in everything if row.split == split)
         for split in SPLITS
         if split in named
     }
 
 
-def _read_file(path: Path) -> Iterator[tuple[str, str | None, QATask]]:
-    """Tasks with their places and what they say about their split."""
-    if is_table(path):
-        yield from read_task_table(path)
-        return
-    for number, task in enumerate(read_tasks(path), start=1):
-        metadata = dict(task.metadata)
-        split = metadata.pop("split", None)
-        yield f"{path}: task {number}", split, replace(task, metadata=metadata)
-
-
-def _unique(rows: Iterable[tuple[str, str | None, QATask]]) -> list[QATask]:
-    places: dict[str, str] = {}
-    tasks = []
-    for place, _, task in rows:
-        if task.id in places:
-            raise DataError(f"{place}: id {task.id!r} stands at {places[task.id]} too")
-        places[task.id] = place
-        tasks.append(task)
-    return tasks
+def _tasks(rows: Iterable[Row]) -> list[QATask]:
+    """The tasks of rows, without what their metadata say about the split."""
+    return [
+        replace(task, metadata={k: v for k, v in task.metadata.items() if k != "split"})
+        for task in distinct((row.place, row.task) for row in rows)
+    ]
 
 
 def _cut(documents: Corpus, words: int | None) -> tuple[Corpus, dict[str, list[str]]]:

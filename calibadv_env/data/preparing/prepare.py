@@ -26,7 +26,7 @@ from calibadv_env.data.preparing.gold import (
     with_gold,
 )
 from calibadv_env.data.sources.benchmarks import Benchmark, benchmark_folder, size_warnings
-from calibadv_env.data.sources.flashrag import Source, parse_record
+from calibadv_env.data.sources.flashrag import Source, tasks_of
 from calibadv_env.errors import DataError
 from calibadv_env.retrieval.corpus import Corpus
 from calibadv_env.retrieval.index_files import Progress, no_progress
@@ -106,24 +106,6 @@ def prepare(
         _prepare_one(benchmark, source, finder, note, progress)
         for benchmark, source in sources.values()
     ]
-
-
-def tasks_of(source: Source, split: str) -> Iterator[tuple[QATask, int]]:
-    """The tasks of a split, each with its number of blank answers.
-
-    Raises:
-        DataError: if a record is faulty or repeats an id, with its place.
-    """
-    seen: set[str] = set()
-    for place, record in source.records(split):
-        try:
-            task, num_blank = parse_record(record)
-        except ValueError as error:
-            raise DataError(f"{place}: {error}") from error
-        if task.id in seen:
-            raise DataError(f"{place}: id {task.id!r} stands twice")
-        seen.add(task.id)
-        yield task, num_blank
 
 
 def _all_evidence(

@@ -15,15 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from calibadv_env.data.base import QATask, TaskSet, read_tasks
+from calibadv_env.data.base import TaskSet, read_tasks
 from calibadv_env.data.dataset import Dataset
 from calibadv_env.data.names import CORPUS_VARIABLE, DATA_VARIABLE, data_root
 from calibadv_env.data.prepared import PREPARED, open_corpus, read_prepared
 from calibadv_env.data.sources.flashrag import (
     FlashragFolder,
     how_to_fetch,
-    parse_record,
     split_file,
+    tasks_of,
 )
 from calibadv_env.errors import DataError
 from calibadv_env.retrieval import make_retriever
@@ -228,7 +228,11 @@ def _load_tasks(benchmark: Benchmark, split: str) -> TaskSet:
         )
     note = read_prepared(folder)
     if note is None:
-        return TaskSet(_read_raw(folder, split), name=benchmark.name, split=split)
+        # FlashRAG's own form, which names no passages of any corpus.
+        raw = [task for task, _ in tasks_of(FlashragFolder(folder), split)]
+        if not raw:
+            raise DataError(f"{path}: there is no question in it")
+        return TaskSet(raw, name=benchmark.name, split=split)
     tasks = read_tasks(path)
     expected = note["splits"].get(split, {}).get("tasks")
     if len(tasks) != expected:
@@ -237,24 +241,6 @@ def _load_tasks(benchmark: Benchmark, split: str) -> TaskSet:
             "data prepare again"
         )
     return TaskSet(tasks, name=benchmark.name, split=split)
-
-
-def _read_raw(folder: Path, split: str) -> list[QATask]:
-    """Tasks in FlashRAG's own form, which name no passages of any corpus."""
-    tasks: list[QATask] = []
-    places: dict[str, str] = {}
-    for place, record in FlashragFolder(folder).records(split):
-        try:
-            task, _ = parse_record(record)
-        except ValueError as error:
-            raise DataError(f"{place}: {error}") from error
-        if task.id in places:
-            raise DataError(f"{place}: id {task.id!r} stands at {places[task.id]} too")
-        places[task.id] = place
-        tasks.append(task)
-    if not tasks:
-        raise DataError(f"{folder / split}.jsonl:1: the file holds no task")
-    return tasks
 
 
 def _load_corpus(benchmark: Benchmark) -> Corpus:

@@ -8,7 +8,6 @@ A record is ``{"id", "question", "golden_answers", "metadata"}``. The metadata o
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,13 @@ from typing import Any, Final, Protocol
 
 from calibadv_env.common.jsonl import read_jsonl
 from calibadv_env.data.base import QATask, parse_task
+from calibadv_env.data.names import SPLITS
 from calibadv_env.data.preparing.gold import Evidence, sentences_stating, with_evidence
-from calibadv_env.errors import DataError, MissingDependencyError
+from calibadv_env.data.sources.hub import load_from_hub, without_none
+from calibadv_env.errors import DataError
 
 HUB: Final = "RUC-NLPIR/FlashRAG_datasets"
 """The repository with all benchmarks, one configuration each."""
-
-SPLITS: Final = ("train", "dev", "test")
 
 _BULKY: Final = ("context", "paragraphs")
 """Metadata that is not kept: whole articles, gold and not, many kilobytes a task."""
@@ -113,19 +112,8 @@ class FlashragHub:
             yield f"{self.label} {split}[{number}]", without_none(row)
 
     def _load(self) -> Any:
-        try:
-            datasets = importlib.import_module("datasets")
-        except ImportError as error:
-            raise MissingDependencyError(
-                "reading from the hub needs the package datasets: pip install 'calibadv[data]'"
-            ) from error
-        failures = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError)
-        try:
-            return datasets.load_dataset(self.repository, self.config)
-        except failures as error:
-            raise DataError(
-                f"{self.label} cannot be loaded: {error}\n{how_to_fetch(self.config)}"
-            ) from error
+        fetch = how_to_fetch(self.config)
+        return load_from_hub(self.repository, self.config, self.label, fetch)
 
 
 def how_to_fetch(name: str) -> str:
@@ -146,6 +134,24 @@ def how_to_fetch(name: str) -> str:
         f"then copy FlashRAG_datasets here and run\n"
         f"  calibadv data prepare {name} --from flashrag FlashRAG_datasets"
     )
+
+
+def tasks_of(source: Source, split: str) -> Iterator[tuple[QATask, int]]:
+    """The tasks of a split, each with its number of blank answers.
+
+    Raises:
+        DataError: if a record is faulty or repeats an id, with its place.
+    """
+    places: dict[str, str] = {}
+    for place, record in source.records(split):
+        try:
+            task, num_blank = parse_record(record)
+        except ValueError as error:
+            raise DataError(f"{place}: {error}") from error
+        if task.id in places:
+            raise DataError(f"{place}: id {task.id!r} stands at {places[task.id]} too")
+        places[task.id] = place
+        yield task, num_blank
 
 
 def split_file(folder: Path, split: str) -> Path | None:
@@ -222,15 +228,6 @@ def parse_evidence(metadata: Mapping[str, Any]) -> tuple[Evidence, ...]:
         Evidence(title=title, sentences=tuple(dict.fromkeys(kept)))
         for title, kept in sentences.items()
     )
-
-
-def without_none(value: Any) -> Any:
-    """A record without the keys whose value is None, which table formats fill in."""
-    if isinstance(value, dict):
-        return {k: without_none(v) for k, v in value.items() if v is not None}
-    if isinstance(value, list):
-        return [without_none(v) for v in value]
-    return value
 
 
 def _evidence_of_step(step: Mapping[str, Any], number: int) -> Evidence | None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from calibadv_env.data.sources.flashrag import SPLITS, without_none
+from calibadv_env.data.names import SPLITS
+from calibadv_env.data.sources.hub import without_none
 from calibadv_env.errors import DataError, MissingDependencyError
 
 _PREFIX: Final = "searchr1_"

@@ -15,11 +15,9 @@ from typing import Any, Final
 
 from calibadv_env.common.jsonl import open_binary
 from calibadv_env.data.base import QATask, parse_task
+from calibadv_env.data.reading import Reader, Row
 from calibadv_env.errors import DataError
 from calibadv_env.protocol.passages import Passage
-
-SUFFIXES: Final = (".csv", ".tsv")
-"""Names that mean a table; ``.gz`` may follow."""
 
 SEPARATOR: Final = "|"
 """Stands between the answers, or the documents, in one cell."""
@@ -27,13 +25,6 @@ SEPARATOR: Final = "|"
 _DELIMITERS: Final = (",", ";", "\t")
 _CELL_LIMIT: Final = 2**31 - 1
 _ANSWER_KEYS: Final = ("golden_answers", "answers", "answer")
-
-
-def is_table(path: str | Path) -> bool:
-    """Whether a file is a table by its name."""
-    path = Path(path)
-    suffix = path.with_suffix("").suffix if path.suffix.lower() == ".gz" else path.suffix
-    return suffix.lower() in SUFFIXES
 
 
 def read_table(path: str | Path, required: str) -> Iterator[tuple[int, dict[str, str]]]:
@@ -83,45 +74,43 @@ def read_table(path: str | Path, required: str) -> Iterator[tuple[int, dict[str,
         csv.field_size_limit(old_limit)
 
 
-def read_task_table(path: str | Path) -> Iterator[tuple[str, str | None, QATask]]:
-    """Reads questions from a table.
+class TableReader(Reader):
+    """Tables with a header: CSV and TSV."""
 
-    Args:
-        path: The file.
+    name = "csv"
+    suffixes = (".csv", ".tsv")
 
-    Yields:
-        For each row ``file:line``, the cell of the column ``split`` (None without one), and the
-        task.
+    def rows(self, source: str, split: str = "") -> Iterator[Row]:
+        """Questions: see :func:`task_of_row`; the column ``split``, if there is one, says which.
 
-    Raises:
-        DataError: if the file or a row is faulty, as ``file:line: reason``.
-    """
-    for count, (number, row) in enumerate(read_table(path, "question"), start=1):
-        split = row.pop("split", None)
-        try:
-            yield f"{path}:{number}", split, task_of_row(row, count)
-        except ValueError as error:
-            raise DataError(f"{path}:{number}: {error}") from error
+        Raises:
+            DataError: if the file or a row is faulty, as ``file:line: reason``.
+        """
+        for count, (number, cells) in enumerate(read_table(source, "question"), start=1):
+            named = cells.pop("split", None)
+            place = f"{source}:{number}"
+            try:
+                yield Row(place=place, task=task_of_row(cells, count), split=named)
+            except ValueError as error:
+                raise DataError(f"{place}: {error}") from error
+
+    def passages(self, source: str) -> Iterator[tuple[str, Passage]]:
+        """Documents, each one passage.
+
+        The column ``text`` must be there, ``id`` and ``title`` may; without an ``id`` a document is
+        called ``doc1``, ``doc2``, … by its place.
+
+        Raises:
+            DataError: if the file or a row is faulty, as ``file:line: reason``.
+        """
+        for count, (number, cells) in enumerate(read_table(source, "text"), start=1):
+            if "text" not in cells:
+                raise DataError(f"{source}:{number}: text must not be empty")
+            passage = Passage(cells.get("id", f"doc{count}"), cells.get("title", ""), cells["text"])
+            yield f"{source}:{number}", passage
 
 
-def read_document_table(path: str | Path) -> Iterator[tuple[str, Passage]]:
-    """Reads documents from a table.
-
-    Args:
-        path: The file, with the column ``text`` and, if wanted, ``id`` and ``title``.
-
-    Yields:
-        For each row ``file:line`` and the document as one passage; without an ``id`` it is called
-        ``doc1``, ``doc2``, … by its place.
-
-    Raises:
-        DataError: if the file or a row is faulty, as ``file:line: reason``.
-    """
-    for count, (number, row) in enumerate(read_table(path, "text"), start=1):
-        if "text" not in row:
-            raise DataError(f"{path}:{number}: text must not be empty")
-        passage = Passage(row.get("id", f"doc{count}"), row.get("title", ""), row["text"])
-        yield f"{path}:{number}", passage
+READERS: Final = (TableReader(),)
 
 
 def task_of_row(row: Mapping[str, Any], number: int) -> QATask:
