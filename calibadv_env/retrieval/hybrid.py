@@ -6,6 +6,7 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from calibadv_env.common.checks import require_not_negative, require_positive
 from calibadv_env.protocol.passages import Passage, ScoredPassage
 from calibadv_env.retrieval.backends import Backend
 from calibadv_env.retrieval.base import Retriever, check_search, identity_record, retriever_identity
@@ -37,8 +38,7 @@ def reciprocal_rank_fusion(
     Raises:
         ValueError: if the constant is negative.
     """
-    if not constant >= 0:
-        raise ValueError(f"constant must be at least 0, got {constant}")
+    require_not_negative(constant=constant)
     scores: dict[_T, float] = {}
     for ranking in rankings:
         for rank, item in enumerate(ranking, start=1):
@@ -72,10 +72,8 @@ class HybridRetriever:
     ) -> None:
         if len(retrievers) < 2:
             raise ValueError(f"retrievers must be at least two, got {len(retrievers)}")
-        if depth < 1:
-            raise ValueError(f"depth must be at least 1, got {depth}")
-        if not constant >= 0:
-            raise ValueError(f"constant must be at least 0, got {constant}")
+        require_positive(depth=depth)
+        require_not_negative(constant=constant)
         self.corpus = corpus
         self.retrievers = tuple(retrievers)
         self.depth = depth
@@ -151,8 +149,7 @@ def write_hybrid(
     """
     if len(parts) < 2:
         raise ValueError(f"parts must be at least two indexes, got {len(parts)}")
-    if depth < 1:
-        raise ValueError(f"depth must be at least 1, got {depth}")
+    require_positive(depth=depth)
     settings = {"depth": depth, "constant": constant}
     return write_pointer("hybrid", parts, out, settings, overwrite=overwrite)
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from calibadv_env.common.checks import require_positive
 from calibadv_env.errors import RetrieverError
 from calibadv_env.protocol.passages import ScoredPassage
 from calibadv_env.retrieval.base import Retriever, retriever_identity
@@ -47,8 +48,7 @@ class ParallelRetriever:
     """
 
     def __init__(self, retriever: Retriever, num_processes: int) -> None:
-        if num_processes < 1:
-            raise ValueError(f"num_processes must be at least 1, got {num_processes}")
+        require_positive(num_processes=num_processes)
         self.retriever = retriever
         self.num_processes = num_processes
         corpus = getattr(retriever, "corpus", None)

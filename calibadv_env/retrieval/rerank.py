@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
+from calibadv_env.common.checks import require_positive
 from calibadv_env.errors import RetrieverError
 from calibadv_env.protocol.passages import Passage, ScoredPassage
 from calibadv_env.retrieval.backends import Backend
@@ -78,8 +79,7 @@ class RerankingRetriever:
     """
 
     def __init__(self, retriever: Retriever, scorer: Scorer, *, depth: int = 20) -> None:
-        if depth < 1:
-            raise ValueError(f"depth must be at least 1, got {depth}")
+        require_positive(depth=depth)
         self.retriever = retriever
         self.scorer = scorer
         self.depth = depth
@@ -163,8 +163,7 @@ def write_reranker(
         ValueError: if a setting is out of range.
         DataError: if ``first`` is no index.
     """
-    if depth < 1:
-        raise ValueError(f"depth must be at least 1, got {depth}")
+    require_positive(depth=depth)
     model = str(Path(model).absolute()) if Path(model).is_dir() else model
     settings = {"depth": depth, "model": model, "family": family or "cross"}
     return write_pointer("rerank", [first], out, settings, overwrite=overwrite)

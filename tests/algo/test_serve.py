@@ -41,7 +41,7 @@ def test_an_index_on_disk_is_spread_over_processes(tmp_path):
     assert in_parallel(index, 3).num_processes == 3
     in_memory = open_source("toy", "bm25")
     assert in_parallel(in_memory, None) is in_memory
-    with pytest.raises(ValueError, match="num_processes must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="num_processes must be positive, got 0"):
         in_parallel(index, 0)
 
 

@@ -141,9 +141,9 @@ def test_wrong_arguments_are_refused():
         RETRIEVER.search(["x"], 0)
     with pytest.raises(ValueError, match="sequence of strings"):
         RETRIEVER.search("word1", 3)
-    with pytest.raises(ValueError, match="k1 must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="k1 must not be negative, got -1"):
         Bm25Retriever(CORPUS, k1=-1)
-    with pytest.raises(ValueError, match="k1 must be at least 0, got nan"):
+    with pytest.raises(ValueError, match="k1 must not be negative, got nan"):
         Bm25Retriever(CORPUS, k1=math.nan)
-    with pytest.raises(ValueError, match="b must be between 0 and 1, got 2"):
+    with pytest.raises(ValueError, match=r"b must be in \[0, 1\], got 2"):
         Bm25Retriever(CORPUS, b=2)

@@ -54,9 +54,9 @@ def test_a_sample_is_seeded_and_says_so(folder):
 
 
 def test_bad_arguments_are_refused_by_name(folder):
-    with pytest.raises(ValueError, match="top_k must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="top_k must be positive, got 0"):
         audit_dataset(str(folder), top_k=0)
-    with pytest.raises(ValueError, match="max_tasks must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="max_tasks must be positive, got 0"):
         audit_dataset(str(folder), max_tasks=0)
 
 

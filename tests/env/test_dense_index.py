@@ -190,8 +190,8 @@ def test_settings_out_of_range_are_refused(tmp_path):
     for make, message in [
         (lambda: ScalarQuantized(bits=5), "bits must be 4, 6, 8 or 16, got 5"),
         (lambda: Hnsw(num_links=1), "num_links must be at least 2, got 1"),
-        (lambda: Hnsw(search_depth=0), "search_depth must be at least 1, got 0"),
-        (lambda: IvfPq(num_probes=0), "num_probes must be at least 1, got 0"),
+        (lambda: Hnsw(search_depth=0), "search_depth must be positive, got 0"),
+        (lambda: IvfPq(num_probes=0), "num_probes must be positive, got 0"),
         (lambda: from_record({"name": "x"}), "must be one of flat, sq, hnsw, ivfpq, got 'x'"),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -201,7 +201,7 @@ def test_settings_out_of_range_are_refused(tmp_path):
         build_dense_index(small, tmp_path / "i", FakeEncoder(), IvfPq())
     with pytest.raises(ValueError, match="must divide the dimension 16, got 3"):
         build_dense_index(CORPUS, tmp_path / "j", FakeEncoder(), IvfPq(num_bytes=3))
-    with pytest.raises(ValueError, match="chunk_size must be at least 1"):
+    with pytest.raises(ValueError, match="chunk_size must be positive"):
         build_dense_index(CORPUS, tmp_path / "k", FakeEncoder(), chunk_size=0)
     with pytest.raises(ValueError, match="dtype must be"):
         build_dense_index(CORPUS, tmp_path / "k", FakeEncoder(), dtype="int3")

@@ -26,7 +26,7 @@ def test_a_fusion_worked_by_hand():
     assert scores["b"] == pytest.approx(1 / 62 + 1 / 61 + 1 / 61)
     assert reciprocal_rank_fusion([]) == {}
     assert reciprocal_rank_fusion([[], []]) == {}
-    with pytest.raises(ValueError, match="constant must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="constant must not be negative, got -1"):
         reciprocal_rank_fusion([["a"]], constant=-1)
 
 
@@ -73,9 +73,9 @@ def test_the_depth_bounds_what_is_fused():
 def test_wrong_settings_are_refused():
     with pytest.raises(ValueError, match="at least two, got 1"):
         hybrid(["a"])
-    with pytest.raises(ValueError, match="depth must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="depth must be positive, got 0"):
         hybrid(["a"], ["b"], depth=0)
-    with pytest.raises(ValueError, match="constant must be at least 0"):
+    with pytest.raises(ValueError, match="constant must not be negative"):
         hybrid(["a"], ["b"], constant=-1)
     with pytest.raises(ValueError, match="top_k must be at least 1"):
         hybrid(["a"], ["b"]).search(["q"], 0)

@@ -91,9 +91,9 @@ def test_what_nothing_searches_is_refused(tmp_path):
 def test_wrong_settings_are_refused(index, tmp_path):
     with pytest.raises(ValueError, match="at least two indexes, got 1"):
         write_hybrid([index], tmp_path / "h")
-    with pytest.raises(ValueError, match="depth must be at least 1"):
+    with pytest.raises(ValueError, match="depth must be positive"):
         write_hybrid([index, index], tmp_path / "h", depth=0)
-    with pytest.raises(ValueError, match="depth must be at least 1"):
+    with pytest.raises(ValueError, match="depth must be positive"):
         write_reranker(index, tmp_path / "r", "model", depth=0)
 
 

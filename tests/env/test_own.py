@@ -183,7 +183,7 @@ def test_what_is_wrong_is_told_and_nothing_is_written(tmp_path, questions, docum
 
     refused(ValueError, "at least one file", sources=())
     refused(ValueError, "shares must not be negative", shares=(1, -1, 1))
-    refused(ValueError, "passage_words must be at least 1", passage_words=0)
+    refused(ValueError, "passage_words must be positive", passage_words=0)
     refused(DataError, "cannot open", sources=[str(tmp_path / "no.csv")])
     questions.write_text("question,answer,documents\nq,a,d1\nr,b,d9\ns,c,\n")
     refused(DataError, "task 'row2' in split .* names the document 'd9'")

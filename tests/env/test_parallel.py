@@ -145,7 +145,7 @@ def test_it_pickles_and_checks_its_arguments(index, spread):
     retriever = pickle.loads(pickle.dumps(spread(index, 2)))
     assert retriever.search(QUERIES, 3) == BM25.search(QUERIES, 3)
     retriever.close()
-    with pytest.raises(ValueError, match="num_processes must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="num_processes must be positive, got 0"):
         ParallelRetriever(index, 0)
     with pytest.raises(ValueError, match="must be a sequence of strings"):
         retriever.search("a string", 3)

@@ -75,7 +75,7 @@ def test_faults_are_refused():
 
     with pytest.raises(RetrieverError, match="must give 3 scores, got 1"):
         RerankingRetriever(MemoryRetriever(CORPUS), Short(), depth=3).search(["q"], 1)
-    with pytest.raises(ValueError, match="depth must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="depth must be positive, got 0"):
         make(depth=0)
     with pytest.raises(ValueError, match="top_k must be at least 1"):
         make().search(["q"], 0)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from calibadv_env.common.checks import require_positive
 from calibadv_env.common.files import is_path, write_text
 from calibadv_env.data.base import QATask, TaskSet
 from calibadv_env.data.merged import MARK
@@ -87,10 +88,7 @@ def audit_dataset(
         DataError: if the data is missing or faulty.
         RetrieverError: if a search could not be carried out.
     """
-    if top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k}")
-    if max_tasks is not None and max_tasks < 1:
-        raise ValueError(f"max_tasks must be at least 1, got {max_tasks}")
+    require_positive(top_k=top_k, max_tasks=max_tasks)
     dataset = get_dataset(name)
     tasks = dataset.tasks(split)
     asked = _sample(tasks, max_tasks, seed)

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from calibadv_env.common.checks import require_positive
 from calibadv_env.common.files import is_path, new_folder
 from calibadv_env.data.base import QATask, distinct, write_tasks
 from calibadv_env.data.names import SPLITS
@@ -188,8 +189,7 @@ def _check_arguments(sources: Sequence[str], shares: Shares, passage_words: int 
         raise ValueError("sources must name at least one file, got none")
     if any(share < 0 for share in shares) or sum(shares) <= 0:
         raise ValueError(f"shares must not be negative, and not all 0, got {shares}")
-    if passage_words is not None and passage_words < 1:
-        raise ValueError(f"passage_words must be at least 1, got {passage_words}")
+    require_positive(passage_words=passage_words)
 
 
 def _read_sources(sources: Sequence[str], shares: Shares, seed: int) -> dict[str, list[QATask]]:

@@ -1,12 +1,14 @@
-"""What every BM25 here agrees on: the words, and k1 and b."""
+"""Words and settings that every BM25 here shares."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from bm25s.stopwords import STOPWORDS_EN
+
+from calibadv_env.common.checks import FRACTION, NOT_NEGATIVE, Checked
 
 WORD: Final = re.compile(r"(?u)\b\w\w+\b")
 """The words of bm25s, after lower-casing."""
@@ -14,23 +16,16 @@ STOP_WORDS: Final = tuple(dict.fromkeys(STOPWORDS_EN))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bm25Settings:
-    """What BM25 scores depend on besides the passages.
+class Bm25Settings(Checked):
+    """Settings of BM25.
 
     Attributes:
         k1: How slowly repeated words saturate, at least 0.
         b: How much long passages are discounted, 0 to 1.
     """
 
-    k1: float = 1.2
-    b: float = 0.75
-
-    def __post_init__(self) -> None:
-        """Refuses values out of range."""
-        if not self.k1 >= 0:
-            raise ValueError(f"k1 must be at least 0, got {self.k1}")
-        if not 0 <= self.b <= 1:
-            raise ValueError(f"b must be between 0 and 1, got {self.b}")
+    k1: Annotated[float, NOT_NEGATIVE] = 1.2
+    b: Annotated[float, FRACTION] = 0.75
 
     def as_record(self) -> dict[str, Any]:
         """The settings and the fixed choices beside them, for the manifest."""

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from calibadv_env.common.checks import require_positive
 from calibadv_env.errors import DataError, MissingDependencyError
 from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.corpus import indexed_text
@@ -91,8 +92,7 @@ class TransformerEncoder:
         self.family = FAMILIES[self.family_name]
         if self.family.passage_class and query_model is None:
             raise ValueError(f"query_model must be named for the family {self.family_name!r}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        require_positive(batch_size=batch_size)
         self.model = model
         self.query_model = query_model
         self.device = device or _default_device()

@@ -7,12 +7,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from annotated_types import Ge
 from jaxtyping import Float
 
+from calibadv_env.common.checks import POSITIVE, Checked
 from calibadv_env.errors import DataError, MissingDependencyError, RetrieverError
 from calibadv_env.retrieval.dense.flat_scan import FlatScan
 from calibadv_env.retrieval.ranking import Hits
@@ -33,7 +35,7 @@ class Flat:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScalarQuantized:
+class ScalarQuantized(Checked):
     """Every component in a few bits: a linear scan over less memory.
 
     Attributes:
@@ -41,12 +43,7 @@ class ScalarQuantized:
     """
 
     name: ClassVar[str] = "sq"
-    bits: int = 8
-
-    def __post_init__(self) -> None:
-        """Refuses other widths."""
-        if self.bits not in (4, 6, 8, 16):
-            raise ValueError(f"bits must be 4, 6, 8 or 16, got {self.bits}")
+    bits: Literal[4, 6, 8, 16] = 8
 
     def make(self, faiss: Any, dimension: int, num_passages: int) -> Any:
         """Makes the empty index."""
@@ -56,7 +53,7 @@ class ScalarQuantized:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hnsw:
+class Hnsw(Checked):
     """A graph that a search walks: fast, more memory than flat, slow to build; CPU only.
 
     Attributes:
@@ -66,17 +63,9 @@ class Hnsw:
     """
 
     name: ClassVar[str] = "hnsw"
-    num_links: int = 32
-    build_depth: int = 80
-    search_depth: int = 128
-
-    def __post_init__(self) -> None:
-        """Refuses values out of range."""
-        for field in ("build_depth", "search_depth"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
-        if self.num_links < 2:
-            raise ValueError(f"num_links must be at least 2, got {self.num_links}")
+    num_links: Annotated[int, Ge(2)] = 32
+    build_depth: Annotated[int, POSITIVE] = 80
+    search_depth: Annotated[int, POSITIVE] = 128
 
     def make(self, faiss: Any, dimension: int, num_passages: int) -> Any:
         """Makes the empty index."""
@@ -86,7 +75,7 @@ class Hnsw:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IvfPq:
+class IvfPq(Checked):
     """Vectors in lists round centroids, each as a few bytes: the smallest.
 
     Attributes:
@@ -97,16 +86,9 @@ class IvfPq:
     """
 
     name: ClassVar[str] = "ivfpq"
-    num_lists: int | None = None
-    num_bytes: int | None = None
-    num_probes: int = 32
-
-    def __post_init__(self) -> None:
-        """Refuses values out of range."""
-        for field in ("num_lists", "num_bytes", "num_probes"):
-            value = getattr(self, field)
-            if value is not None and value < 1:
-                raise ValueError(f"{field} must be at least 1, got {value}")
+    num_lists: Annotated[int | None, POSITIVE] = None
+    num_bytes: Annotated[int | None, POSITIVE] = None
+    num_probes: Annotated[int, POSITIVE] = 32
 
     def make(self, faiss: Any, dimension: int, num_passages: int) -> Any:
         """Makes the empty index."""

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from calibadv_env.common.checks import require_positive
 from calibadv_env.common.files import atomic_file, write_text
 from calibadv_env.errors import DataError
 from calibadv_env.protocol.passages import ScoredPassage
@@ -91,7 +92,9 @@ def build_dense_index(
     """
     import_faiss()
     settings = settings or Flat()
-    _check_chunks(chunk_size, dtype)
+    require_positive(chunk_size=chunk_size)
+    if dtype not in ("float32", "float16"):
+        raise ValueError(f"dtype must be 'float32' or 'float16', got {dtype!r}")
     with building(out, overwrite=overwrite, is_resumable=True) as folder:
         corpus = _corpus_of(source, folder, progress)
         vectors = folder / _VECTORS if vectors_dir is None else Path(vectors_dir)
@@ -106,13 +109,6 @@ def build_dense_index(
         record = {"faiss": to_record(settings), **_encoder_record(encoder)}
         finish_index(folder, "dense", corpus, record, files)
     return Path(out)
-
-
-def _check_chunks(chunk_size: int, dtype: str) -> None:
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
-    if dtype not in ("float32", "float16"):
-        raise ValueError(f"dtype must be 'float32' or 'float16', got {dtype!r}")
 
 
 def _plan(corpus: DiskCorpus, encoder: Encoder, chunk_size: int, dtype: str) -> dict[str, Any]:
