@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -51,7 +51,7 @@ class Agreement:
             good, bad and none.
     """
 
-    counts: dict[Cell, Float[np.ndarray, "2 3"]]
+    counts: dict[Cell, Float[np.ndarray, "2 3"]] = field(default_factory=dict)
 
     def add(self, group: Group, labels: CreditRule) -> None:
         """Counts the searches of a group; those without a gold label are passed over."""
@@ -122,14 +122,6 @@ class Quality:
         """The shares and the number of searches, by name."""
         names = ("num_searches", "base_rate", "scored", "agreement", "precision", "recall")
         return {name: getattr(self, name) for name in names}
-
-
-def count_agreement(groups: Iterable[Group], labels: CreditRule) -> Agreement:
-    """Counts how labels agree with gold ones over groups."""
-    agreement = Agreement({})
-    for group in groups:
-        agreement.add(group, labels)
-    return agreement
 
 
 def _kind(correctness: float) -> int:

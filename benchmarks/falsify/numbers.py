@@ -214,7 +214,7 @@ def label_quality(comparison: Comparison) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for arm in LABEL_ARMS:
         if arm in comparison.arms:
-            counted = {name: Agreement({}) for name in LABELS}
+            counted = {name: Agreement() for name in LABELS}
             for seed in comparison.seeds:
                 for path in sorted(
                     (comparison.run(arm, seed).directory / "trajectories").glob("*")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -13,9 +12,10 @@ from typing import Annotated, Any, Final
 import tyro
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
+from calibadv_algo.cli.progress import stage_bars
+from calibadv_algo.report.tables import format_share
 from calibadv_env.data.dataset import Dataset
 from calibadv_env.data.names import CORPUS_VARIABLE
 from calibadv_env.data.prepared import own_folder, read_prepared
@@ -99,7 +99,7 @@ class Prepare:
         sources = {b.name: (b, _source_of(self.source, b)) for b in chosen}
         named = os.environ.get(CORPUS_VARIABLE)
         corpus = self.corpus or (Path(named) if named else None)
-        with _progress(console) as progress:
+        with stage_bars(transient=True) as progress:
             prepared = prepare(sources, corpus, progress)
         console.print(_prepared_table(prepared))
         for done in prepared:
@@ -178,7 +178,7 @@ class Audit:
         names = tuple(SEVEN) if self.names == (ALL,) else self.names
         results = []
         for name in names:
-            with _progress(Console(stderr=True)) as progress:
+            with stage_bars(transient=True) as progress:
                 result = audit_dataset(
                     name,
                     split=self.split,
@@ -229,7 +229,7 @@ def audit_table(results: Sequence[AuditResult]) -> Table:
     ):
         table.add_row(
             label,
-            *(_share(getattr(r.coverage, name), getattr(r.coverage, of)) for r in results),
+            *(format_share(getattr(r.coverage, name), getattr(r.coverage, of)) for r in results),
         )
     table.add_row("questions asked", *(f"{r.coverage.num_tasks:,}" for r in results))
     table.add_row("of a split of", *(f"{r.split_size:,}" for r in results))
@@ -342,20 +342,3 @@ def _try(count: Callable[[], int]) -> tuple[int | None, str]:
 
 def _number(value: int | None) -> str:
     return "" if value is None else f"{value:,}"
-
-
-def _share(value: float | None, of: int) -> str:
-    return "" if value is None else f"{value:.3f} of {of:,}"
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
-    """A bar that shows the latest stage."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        line = bar.add_task("", total=None)
-
-        def report(stage: str, done: int, total: int | None) -> None:
-            bar.update(line, description=escape(stage), completed=done, total=total)
-
-        yield report

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -14,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from calibadv_algo.cli.policies import EndpointPolicy, OpenPolicy, PlaySettings, Policy
 from calibadv_algo.cli.policy_flags import PolicyFlags
+from calibadv_algo.cli.progress import stage_bars
 from calibadv_algo.cli.setup import git_commit
 from calibadv_algo.cli.suite_data import SuiteData, open_suite, suite_names, tasks_sha256
 from calibadv_algo.cli.systems import System, SystemData, find_system
@@ -28,7 +27,7 @@ from calibadv_env.retrieval import is_remote
 
 if TYPE_CHECKING:
     from calibadv_algo.experiments.suite.result import PartResult, SuiteResult
-    from calibadv_algo.experiments.suite.run import OnProgress, SuitePart, SuitePlayer
+    from calibadv_algo.experiments.suite.run import SuitePart, SuitePlayer
     from calibadv_algo.training.evaluation import EvalRecord
 
 RESULT: Final = "result.json"
@@ -203,7 +202,7 @@ def evaluate_suite(order: SuiteOrder) -> SuiteResult:
     settings = order.settings()
     table = _Table(order)
     parts = [table.part(data) for data in opened]
-    with _progress(Console(stderr=True)) as report:
+    with stage_bars(transient=True) as report:
         records = run_suite(
             parts,
             folder=order.folder,
@@ -338,23 +337,3 @@ class _Table:
             count_tokens=lambda trajectory: None,
             max_context=None,
         )
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[OnProgress]:
-    """A bar for each dataset."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        lines: dict[str, Any] = {}
-
-        def report(name: str, done: int, total: int) -> None:
-            if name not in lines:
-                lines[name] = bar.add_task(name, total=total)
-            bar.update(lines[name], completed=done)
-
-        yield report

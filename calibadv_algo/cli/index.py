@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 import tyro
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
+from calibadv_algo.cli.progress import stage_bars
 from calibadv_env.data.registry import get_dataset, list_datasets
 from calibadv_env.retrieval.bm25.build import build_bm25_index
 from calibadv_env.retrieval.bm25.settings import Bm25Settings
@@ -32,7 +22,6 @@ from calibadv_env.retrieval.dense.faiss_index import (
 )
 from calibadv_env.retrieval.disk_corpus import CorpusSource
 from calibadv_env.retrieval.hybrid import write_hybrid
-from calibadv_env.retrieval.index_files import Progress as Report
 from calibadv_env.retrieval.index_files import read_manifest
 from calibadv_env.retrieval.opening import verify_index
 from calibadv_env.retrieval.rerank import write_reranker
@@ -59,7 +48,7 @@ class Bm25Job:
     def run(self) -> Path:
         """Builds the index."""
         settings = Bm25Settings(k1=self.k1, b=self.b)
-        with progress_bar() as report:
+        with stage_bars() as report:
             return build_bm25_index(
                 source_of(self.corpus),
                 self.out,
@@ -86,7 +75,7 @@ class TantivyJob:
         """Builds the index."""
         from calibadv_env.retrieval.bm25.tantivy_index import build_tantivy_index
 
-        with progress_bar() as report:
+        with stage_bars() as report:
             return build_tantivy_index(
                 source_of(self.corpus),
                 self.out,
@@ -143,7 +132,7 @@ class DenseJob:
             device=self.device,
             batch_size=self.batch_size,
         )
-        with progress_bar() as report:
+        with stage_bars() as report:
             return build_dense_index(
                 source_of(self.corpus),
                 self.out,
@@ -271,28 +260,3 @@ def source_of(name: str) -> CorpusSource:
     if not Path(name).exists() and name in list_datasets():
         return get_dataset(name).corpus()
     return name
-
-
-@contextmanager
-def progress_bar() -> Iterator[Report]:
-    """Shows one bar a stage, on standard error.
-
-    Yields:
-        What a builder tells how far it is.
-    """
-    columns = (
-        TextColumn("{task.description:<16}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def report(stage: str, done: int, total: int | None) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield report

@@ -10,7 +10,13 @@ from calibadv_algo.experiments.statistics import Interval
 from calibadv_algo.experiments.suite.published import BENCHMARKS, PublishedRow
 from calibadv_algo.experiments.suite.result import PartResult, SuiteResult
 from calibadv_algo.experiments.suite.scores import SCORES
-from calibadv_algo.report.tables import NOTHING, Table, format_interval, markdown_table
+from calibadv_algo.report.tables import (
+    NOTHING,
+    Table,
+    format_interval,
+    format_share,
+    markdown_table,
+)
 
 Style = Literal["intervals", "means"]
 """Form of the scores."""
@@ -125,7 +131,8 @@ def coverage_table(result: SuiteResult) -> Table:
             rows.append((part.name, sha256, *(NOTHING,) * len(_COVERAGE), "not audited"))
             continue
         figures = audit["coverage"]
-        shares = tuple(_share(figures.get(name), figures.get(of)) for name, of, _ in _COVERAGE)
+        pairs = ((figures.get(name), figures.get(of)) for name, of, _ in _COVERAGE)
+        shares = tuple(format_share(share, of) for share, of in pairs)
         how = f"{audit['retriever']}, {audit['top_k']}"
         rows.append((part.name, sha256, *shares, how))
     headings = tuple(heading for _, _, heading in _COVERAGE)
@@ -302,7 +309,3 @@ def _as_printed(score: float | None) -> str:
     if score is None:
         return NOTHING
     return f"{score:.3f}" if round(score, 3) == score else f"{score:.4f}"
-
-
-def _share(value: Any, of: Any) -> str:
-    return NOTHING if value is None else f"{value:.3f} of {of:,}"

@@ -66,6 +66,11 @@ def format_interval(interval: Interval | None, *, signed: bool = False) -> str:
     return f"{number(interval.estimate)} [{number(interval.low)}, {number(interval.high)}]"
 
 
+def format_share(share: float | None, of: int | None) -> str:
+    """Writes a share with its denominator, such as ``0.912 of 1,000``; a dash where unknown."""
+    return NOTHING if share is None else f"{share:.3f} of {of:,}"
+
+
 def _stable_runs(row: Row, num_seeds: int) -> str:
     if row.stability is None:
         return NOTHING

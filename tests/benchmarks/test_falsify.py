@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.falsify.agreement import Agreement, Quality, count_agreement
+from benchmarks.falsify.agreement import Agreement, Quality
 from benchmarks.falsify.numbers import (
     contrast_rows,
     measure_study,
@@ -111,7 +111,8 @@ def test_parts_have_folders_of_their_own(tmp_path: Path) -> None:
 
 
 def test_agreement_is_counted_by_hand() -> None:
-    agreement = count_agreement([_group()], AnswerMatchCredit())
+    agreement = Agreement()
+    agreement.add(_group(), AnswerMatchCredit())
     total = agreement.total()
     # gold good and called good, gold good and called bad, gold bad and called good
     np.testing.assert_array_equal(total.counts, [[1, 1, 0], [1, 0, 0]])
@@ -127,7 +128,9 @@ def test_agreement_is_counted_by_hand() -> None:
 
 
 def test_gold_agrees_with_itself() -> None:
-    total = count_agreement([_group()], GoldCredit()).total()
+    agreement = Agreement()
+    agreement.add(_group(), GoldCredit())
+    total = agreement.total()
     assert (total.agreement, total.precision, total.recall, total.scored) == (1, 1, 1, 1)
 
 
@@ -139,7 +142,7 @@ def test_searches_without_a_label_are_missed_but_do_not_disagree() -> None:
 
 
 def test_shares_of_nothing_are_unknown() -> None:
-    empty = Agreement({}).total()
+    empty = Agreement().total()
     assert empty.num_searches == 0
     assert math.isnan(empty.precision)
     assert math.isnan(empty.recall)
