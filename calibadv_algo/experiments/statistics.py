@@ -15,6 +15,8 @@ from statistics import NormalDist
 import numpy as np
 from jaxtyping import Float
 
+from calibadv_env.common.checks import require_fraction, require_positive
+
 _CELLS_AT_ONCE = 4_000_000
 
 
@@ -84,13 +86,7 @@ def draw_resamples(
     Raises:
         ValueError: if a number is not positive.
     """
-    for name, value in (
-        ("num_seeds", num_seeds),
-        ("num_questions", num_questions),
-        ("num_resamples", num_resamples),
-    ):
-        if value < 1:
-            raise ValueError(f"{name} must be positive, got {value}")
+    require_positive(num_seeds=num_seeds, num_questions=num_questions, num_resamples=num_resamples)
     return Resamples(
         seeds=_draw_counts(num_seeds, num_resamples, rng),
         questions=_draw_counts(num_questions, num_resamples, rng),
@@ -243,8 +239,7 @@ def percentile_interval(
     Raises:
         ValueError: if the confidence is out of range or there is no sample.
     """
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
+    _require_between_0_and_1(confidence=confidence)
     if samples.size == 0:
         raise ValueError("samples must not be empty")
     tail = (1.0 - confidence) / 2.0
@@ -274,8 +269,7 @@ def is_stable(
     """
     if not f1_by_update:
         raise ValueError("f1_by_update must hold at least one evaluation")
-    if not 0.0 <= min_final_share <= 1.0:
-        raise ValueError(f"min_final_share must be between 0 and 1, got {min_final_share}")
+    require_fraction(min_final_share=min_final_share)
     final = f1_by_update[-1]
     if has_alarm or math.isnan(final):
         return False
@@ -307,8 +301,7 @@ def share_interval(num_successes: int, num_trials: int, *, confidence: float = 0
             f"num_successes must be between 0 and num_trials >= 1, got {num_successes} of "
             f"{num_trials}"
         )
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
+    _require_between_0_and_1(confidence=confidence)
     z = NormalDist().inv_cdf(0.5 + confidence / 2.0)
     share = num_successes / num_trials
     shrink = 1.0 + z * z / num_trials
@@ -343,12 +336,17 @@ def seeds_needed(
     Raises:
         ValueError: if confidence or power is out of range.
     """
-    for name, value in (("confidence", confidence), ("power", power)):
-        if not 0.0 < value < 1.0:
-            raise ValueError(f"{name} must be between 0 and 1, got {value}")
+    _require_between_0_and_1(confidence=confidence, power=power)
     if differences.size < 2 or float(differences.mean()) == 0.0:
         return None
     normal = NormalDist()
     z = normal.inv_cdf(0.5 + confidence / 2.0) + normal.inv_cdf(power)
     ratio = float(differences.std(ddof=1)) / abs(float(differences.mean()))
     return max(2, math.ceil((z * ratio) ** 2))
+
+
+def _require_between_0_and_1(**values: float) -> None:
+    """Raises ValueError for a value outside (0, 1)."""
+    for name, value in values.items():
+        if not 0.0 < value < 1.0:
+            raise ValueError(f"{name} must be between 0 and 1, got {value}")

@@ -24,6 +24,7 @@ from calibadv_algo.report.groups import BestGroups, spread_out
 from calibadv_algo.report.tables import Table, html_table
 from calibadv_algo.report.template import render_template
 from calibadv_algo.types import Group
+from calibadv_env.common.checks import require_positive
 
 MAX_GROUPS: Final = 40
 
@@ -213,8 +214,7 @@ def render_diagnosis(diagnosis: Diagnosis, *, max_groups: int = MAX_GROUPS) -> s
     Raises:
         ValueError: if ``max_groups`` is not positive.
     """
-    if max_groups < 1:
-        raise ValueError(f"max_groups must be positive, got {max_groups}")
+    require_positive(max_groups=max_groups)
     wanted = max(1, max_groups // len(diagnosis.sources))
     groups = [
         each for source in diagnosis.sources for each in source.best.views(wanted, arm=source.label)

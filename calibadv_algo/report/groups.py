@@ -16,6 +16,7 @@ from calibadv_algo.report.assessment import Assessment, Tally, Verdict, assess
 from calibadv_algo.report.reading import Comparison, ReportError, iterate_json_lines
 from calibadv_algo.rollout.records import PASSAGES_KEY, trajectory_from_json
 from calibadv_algo.types import Group, Trajectory, Turn
+from calibadv_env.common.checks import require_positive
 from calibadv_env.protocol.passages import parse_passages
 
 MAX_THINK_CHARS: Final[int] = 4000
@@ -348,8 +349,7 @@ def select_groups(comparison: Comparison, *, max_groups: int = 40) -> tuple[list
         ReportError: if a record cannot be read.
         ValueError: if ``max_groups`` is not positive.
     """
-    if max_groups < 1:
-        raise ValueError(f"max_groups must be positive, got {max_groups}")
+    require_positive(max_groups=max_groups)
     tally = Tally()
     share = max(1, max_groups // len(comparison.runs))
     chosen: list[GroupView] = []

@@ -17,6 +17,7 @@ from calibadv_algo.report.reading import Comparison, read_comparison
 from calibadv_algo.report.summary import summarise, without_nan
 from calibadv_algo.report.tables import all_tables, html_table
 from calibadv_algo.report.template import render_template
+from calibadv_env.common.files import atomic_file
 
 REPORT_FILE: Final[str] = "report.html"
 
@@ -108,5 +109,7 @@ def write_report(comparison_dir: Path | str, *, max_groups: int = 40) -> Path:
     comparison = read_comparison(comparison_dir)
     path = comparison.directory / REPORT_FILE
     text = render_page(comparison, max_groups=max_groups)
-    path.write_bytes(text.encode("utf-8", "replace"))
+    with atomic_file(path, "wb") as stream:
+        # Policies write halves of surrogate pairs, which UTF-8 cannot.
+        stream.write(text.encode("utf-8", "replace"))
     return path

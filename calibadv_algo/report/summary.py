@@ -34,6 +34,7 @@ from calibadv_algo.report.reading import (
     read_comparison,
     warm_start_scores,
 )
+from calibadv_env.common.files import write_text
 
 SUMMARY_FILE: Final[str] = "summary.json"
 CONFIDENCE: Final[float] = 0.95
@@ -427,5 +428,5 @@ def write_summary(comparison_dir: Path | str) -> Path:
     comparison = read_comparison(comparison_dir)
     content = summary_as_json(summarise(comparison), comparison)
     path = comparison.directory / SUMMARY_FILE
-    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
     return path

@@ -26,6 +26,7 @@ from calibadv_algo.experiments.suite.files import (
 from calibadv_algo.rollout.driver import Player
 from calibadv_algo.rollout.episodes import EpisodeSpec
 from calibadv_algo.training.evaluation import EvalRecord, TokenCounter, to_record
+from calibadv_env.common.checks import require_positive
 
 OnProgress = Callable[[str, int, int], None]
 """Told the name of a part, its finished episodes and all its episodes."""
@@ -97,8 +98,7 @@ def choose_tasks(num_tasks: int, subset: int | None, seed: int) -> list[int]:
     Raises:
         ValueError: if the subset is not positive.
     """
-    if subset is not None and subset < 1:
-        raise ValueError(f"subset must be positive, got {subset}")
+    require_positive(subset=subset)
     if subset is None or subset >= num_tasks:
         return list(range(num_tasks))
     chosen = np.random.Generator(np.random.PCG64(seed)).permutation(num_tasks)[:subset]
@@ -141,9 +141,7 @@ def run_suite(
         RolloutError: if an episode could not be played because of a machine's failure.
         EngineError: if the engine failed. In both cases finished chunks stay.
     """
-    for name, value in (("num_samples", num_samples), ("chunk", chunk)):
-        if value < 1:
-            raise ValueError(f"{name} must be positive, got {value}")
+    require_positive(num_samples=num_samples, chunk=chunk)
     for name in ("name", "file_name"):
         if len({getattr(part, name) for part in parts}) != len(parts):
             raise ValueError(f"parts must each have a {name} of its own")
