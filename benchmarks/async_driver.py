@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from calibadv_algo.cli.setup import policy_path
+from calibadv_algo.learner.pretrained import policy_path
 from calibadv_algo.rollout.async_driver import AsyncPlayer
 from calibadv_algo.rollout.driver import Player
 from calibadv_algo.rollout.engines.base import Generation, GenerationRequest, SamplingParams

@@ -88,7 +88,7 @@ def main(args: Args) -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     from calibadv_algo.cli.train import run_training
     from calibadv_algo.experiments.arms import find_arm
-    from calibadv_algo.learner.smol import smol_folder
+    from calibadv_algo.learner.smollm2 import smollm2_folder
     from calibadv_algo.lora import Lora
     from calibadv_algo.rollout.engines.making import find_engine
     from calibadv_algo.training.presets import ATLAS_TINY
@@ -97,7 +97,7 @@ def main(args: Args) -> None:
     for arm in args.arms:
         config = replace(
             ATLAS_TINY,
-            model=str(smol_folder()),
+            model=str(smollm2_folder()),
             output_dir=args.output_dir / arm,
             engine=find_engine(args.engine),
             lora=Lora(rank=16),

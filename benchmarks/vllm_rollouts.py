@@ -40,7 +40,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 
-from calibadv_algo.cli.setup import load_policy
+from calibadv_algo.learner.pretrained import load_policy
 from calibadv_algo.rollout.engines.base import GenerationRequest, SamplingParams
 from calibadv_algo.rollout.engines.config import VllmEngineConfig
 from calibadv_algo.rollout.engines.hf.engine import HfEngine
@@ -301,9 +301,9 @@ def training() -> int:
 
 def load(policy: str) -> tuple[Any, Any]:
     if policy == "smollm2":
-        from calibadv_algo.learner.smol import smol_folder
+        from calibadv_algo.learner.smollm2 import smollm2_folder
 
-        return load_policy(str(smol_folder()))
+        return load_policy(str(smollm2_folder()))
     return load_policy(policy)
 
 

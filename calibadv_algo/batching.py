@@ -35,6 +35,8 @@ class TokenBatch:
         ref_logprobs: Log-probabilities under the reference policy, if there is one.
         values: The critic's value before each action token, if there is a critic.
         returns: The critic's targets.
+        places: Place of each action token in the batch that this one was cut from, where results
+            have to find their way back.
     """
 
     input_ids: Int[Tensor, " position"]
@@ -49,6 +51,7 @@ class TokenBatch:
     ref_logprobs: Float[Tensor, " token"] | None = None
     values: Float[Tensor, " token"] | None = None
     returns: Float[Tensor, " token"] | None = None
+    places: Int[Tensor, " token"] | None = None
 
     @property
     def num_sequences(self) -> int:
@@ -83,7 +86,7 @@ class TokenBatch:
         return [part.numpy() for part in torch.split(values, counts.tolist())]
 
 
-_OPTIONAL_VECTORS = ("old_logprobs", "ref_logprobs", "values", "returns")
+_OPTIONAL_VECTORS = ("old_logprobs", "ref_logprobs", "values", "returns", "places")
 """Fields of a batch that hold one number an action token, or None."""
 
 

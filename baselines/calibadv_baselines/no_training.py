@@ -51,8 +51,8 @@ class Floors:
 
 def main(floors: Floors) -> None:
     """Prints a row for each system."""
-    from calibadv_algo.cli.setup import load_policy
     from calibadv_algo.experiments.no_training import play_system
+    from calibadv_algo.learner.pretrained import load_policy
     from calibadv_algo.rollout.engines.base import SamplingParams
     from calibadv_algo.rollout.engines.hf.engine import HfEngine
     from calibadv_algo.rollout.episodes import DriverConfig

@@ -20,10 +20,10 @@ from benchmarks.gpu_stages.common import (
     random_batch,
 )
 from calibadv_algo.batching import TokenBatch, build_token_batch
-from calibadv_algo.cli.setup import load_policy
 from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.learner.learner import Learner
 from calibadv_algo.learner.policy import Policy
+from calibadv_algo.learner.pretrained import load_policy
 from calibadv_algo.rollout.engines.base import Generation, GenerationRequest, SamplingParams
 from calibadv_algo.rollout.engines.config import VllmEngineConfig
 from calibadv_algo.rollout.engines.hf.engine import HfEngine

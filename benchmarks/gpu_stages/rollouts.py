@@ -17,7 +17,7 @@ from benchmarks.gpu_stages.common import (
     seconds_of,
 )
 from benchmarks.vllm_rollouts import Workload, make_workload, play_engine, play_plain
-from calibadv_algo.cli.setup import load_policy
+from calibadv_algo.learner.pretrained import load_policy
 from calibadv_algo.rollout.engines.config import VllmEngineConfig
 from calibadv_algo.rollout.engines.hf.engine import HfEngine
 from calibadv_algo.rollout.engines.making import make_engine

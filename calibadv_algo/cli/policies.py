@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
-from calibadv_algo.cli.setup import load_policy, policy_path
+from calibadv_algo.learner.pretrained import load_policy, policy_path
 from calibadv_algo.training.config import EnvConfig
 from calibadv_env.errors import RetrieverError
 from calibadv_env.protocol.prompts import stop_strings

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import tyro
 from rich.console import Console
 
-from calibadv_algo.cli.setup import data_sha256, git_commit, load_policy
+from calibadv_algo.cli.setup import data_sha256, git_commit
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline, find_baseline
+from calibadv_algo.learner.pretrained import load_policy
 from calibadv_algo.lora import Lora, add_lora
 from calibadv_algo.rollout.engines.making import find_engine
 from calibadv_algo.training.config import TrainConfig, config_hash

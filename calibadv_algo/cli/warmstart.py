@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from calibadv_algo.cli.evaluate import Eval, evaluate_split
-from calibadv_algo.cli.setup import silence_transformers
+from calibadv_algo.learner.pretrained import silence_transformers
 from calibadv_algo.learner.warmstart import (
     CloningConfig,
     PolicyShape,

@@ -36,12 +36,13 @@ from calibadv_algo.errors import CheckpointError
 from calibadv_algo.learner.ranks import full_tensor
 from calibadv_algo.learner.sharding import shard_like
 from calibadv_algo.lora import merged_state_dict, peft_model
+from calibadv_env.common.files import replace_folder
 
 FORMAT_VERSION = 1
 """Version of the layout; another one is refused."""
 
 _NAME = re.compile(r"update_(\d{6,})")
-_TEMPORARY = re.compile(r"\.(update_\d{6,}\.\d+\.(writing|replaced))")
+_TEMPORARY = re.compile(r"\.update_\d{6,}\.\w+\.(writing|replaced|old)")
 
 
 class SavableTokenizer(Protocol):
@@ -118,7 +119,7 @@ def save_checkpoint(
     _write_json(temporary / "state.json", {"format": FORMAT_VERSION, **asdict(state)})
     _write_json(temporary / "manifest.json", {"files": _manifest(temporary)})
     _flush(temporary)
-    _move_into_place(temporary, target)
+    replace_folder(temporary, target)
     for old in list_checkpoints(directory)[:-keep]:
         _remove(old)
     return target
@@ -160,7 +161,7 @@ def find_checkpoint(directory: Path, *, allow_older: bool = False) -> Path | Non
 
     Args:
         directory: Folder that holds the checkpoints.
-        allow_older: Whether to go back to an earlier one if the latest is damaged.
+        allow_older: If true, an earlier one is taken if the latest is damaged.
 
     Returns:
         The latest sound checkpoint, or None if there is none at all.
@@ -358,7 +359,7 @@ def _restore_optimizer(
 
 
 def _damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint's files, or None."""
+    """Damage of a checkpoint's files in words, None if they are sound."""
     try:
         listed = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["files"]
         expected = {
@@ -407,18 +408,6 @@ def _flush(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _move_into_place(temporary: Path, target: Path) -> None:
-    """Renames a finished folder; one of the same name is moved away first."""
-    if target.exists():
-        _remove(target)
-    temporary.replace(target)
-    descriptor = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _remove(path: Path) -> None:
     """Removes a checkpoint; it loses its name first, so that no half of it is ever found."""
     hidden = path.parent / f".{path.name}.{os.getpid()}.replaced"
@@ -427,7 +416,7 @@ def _remove(path: Path) -> None:
 
 
 def _remove_leftovers(directory: Path) -> None:
-    """Removes what a killed run left unfinished."""
+    """Removes the unfinished folders of a killed run."""
     for path in directory.iterdir():
         if _TEMPORARY.fullmatch(path.name):
             shutil.rmtree(path)

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from calibadv_algo.batching import TokenBatch, to_device
 from calibadv_algo.learner.config import OptimConfig
-from calibadv_algo.learner.optimisation import AUTOCAST_DTYPES, Stepper
+from calibadv_algo.learner.optimizer import AUTOCAST_DTYPES, Stepper
 from calibadv_algo.learner.policy import Policy
 from calibadv_algo.learner.ranks import Ranks, SingleRank, micro_batches
 from calibadv_algo.losses.base import aggregate

@@ -29,7 +29,7 @@ from calibadv_algo.batching import (
 )
 from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.learner.critic import Critic, CriticStep, explained_variance, value_targets
-from calibadv_algo.learner.optimisation import AUTOCAST_DTYPES, Stepper
+from calibadv_algo.learner.optimizer import AUTOCAST_DTYPES, Stepper
 from calibadv_algo.learner.policy import Policy
 from calibadv_algo.learner.ranks import MicroBatch, Ranks, SingleRank, micro_batches
 from calibadv_algo.learner.sharding import ShardedModel
@@ -387,14 +387,12 @@ class Learner:
 
         Each rank looks at its part, and the parts are put together.
         """
-        # float64 counts exactly, so the place of a token can travel through the split.
-        places = torch.arange(batch.num_action_tokens, dtype=torch.float64)
         result = torch.zeros(batch.num_action_tokens)
-        carrier = replace(batch, sampling_logprobs=places)
-        for part in self._micro_batches(carrier):
+        placed = replace(batch, places=torch.arange(batch.num_action_tokens))
+        for part in self._micro_batches(placed):
             values = self._inside(partial(function, part.batch)).cpu()
-            if not part.is_filler:
-                result[part.batch.sampling_logprobs.long()] = values
+            if part.batch.places is not None and not part.is_filler:
+                result[part.batch.places] = values
         self._ranks.sum_([result])
         return result
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from calibadv_algo.rollout.episodes import EpisodeSpec
 from calibadv_algo.rollout.records import trajectory_from_record, trajectory_to_json
 from calibadv_algo.types import Trajectory
+from calibadv_env.common.files import atomic_file
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,7 @@ NUM_DIGEST_VALUES = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepKey:
-    """What the episodes of a step depend on, beside their specs.
+    """Run, update and policy that the episodes of a step belong to.
 
     Attributes:
         update: Number of updates before the one that learns from the episodes.
@@ -47,7 +47,7 @@ class StepKey:
     policy: str | None = None
 
     def fits(self, header: Mapping[str, Any]) -> bool:
-        """Whether episodes under this header may be used."""
+        """Tells whether episodes under this header may be used."""
         wanted = self.header()
         if self.policy is None:
             return {**header, "policy": None} == wanted
@@ -124,7 +124,7 @@ class StepJournal:
     """The journal of a run: a folder with the files of the updates since the last checkpoint."""
 
     def __init__(self, folder: Path, *, config_hash: str, rank: int = 0) -> None:
-        """Takes the folder; it is made at the first step.
+        """Touches nothing; the folder is made at the first step.
 
         Args:
             folder: Where the files are.
@@ -213,6 +213,5 @@ def _rewrite(file: Path, lines: list[bytes]) -> None:
     data = b"".join(_framed(line) for line in lines)
     if file.exists() and file.read_bytes() == data:
         return
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    temporary.replace(file)
+    with atomic_file(file, "wb") as stream:
+        stream.write(data)

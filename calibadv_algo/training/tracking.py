@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +11,8 @@ from typing import Any, Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from calibadv_env.common.files import write_text
 
 Metrics = Mapping[str, float]
 """Named numbers of one update."""
@@ -203,9 +204,7 @@ def truncate_lines(file: Path, after_update: int | None) -> None:
         return
     limit = -1 if after_update is None else after_update
     kept = [line for row, line in _complete_rows(file) if row["update"] <= limit]
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    temporary.replace(file)
+    write_text(file, "".join(kept))
 
 
 def _complete_rows(file: Path) -> list[tuple[dict[str, Any], str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from calibadv_algo.cli.setup import load_policy, policy_path
+from calibadv_algo.learner.pretrained import load_policy, policy_path
 from calibadv_algo.rollout.driver import Player
 from calibadv_algo.rollout.engines.base import SamplingParams
 from calibadv_algo.rollout.engines.hf.engine import HfEngine

@@ -14,9 +14,9 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from calibadv_algo.cli.setup import load_policy
 from calibadv_algo.credit.labels import NoCredit
 from calibadv_algo.experiments.baseline import Baseline, Kind
+from calibadv_algo.learner.pretrained import load_policy
 from calibadv_algo.rollout.tree_config import TreeSearch
 from calibadv_algo.training.config import EvalConfig, TrainConfig, config_hash
 from calibadv_algo.training.presets import ATLAS_TINY
@@ -200,8 +200,8 @@ def test_what_needs_labels_has_a_judge() -> None:
 def test_a_system_trains_the_atlas_policy(name: str, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    from calibadv_algo.cli.setup import policy_path
     from calibadv_algo.cli.train import run_training
+    from calibadv_algo.learner.pretrained import policy_path
 
     config = replace(BASELINES[name][1].apply(TINY), output_dir=tmp_path)
     result = run_training(config)

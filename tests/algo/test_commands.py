@@ -18,10 +18,11 @@ from transformers import AutoTokenizer
 from calibadv_algo.cli import setup
 from calibadv_algo.cli.listing import KINDS
 from calibadv_algo.cli.main import main, parse
-from calibadv_algo.cli.setup import data_sha256, git_commit, policy_path, warm_start_facts
+from calibadv_algo.cli.setup import data_sha256, git_commit, warm_start_facts
 from calibadv_algo.cli.warmstart import WarmStart, name_source, passage_heads, tokenizer_texts
 from calibadv_algo.experiments.arms import ARMS
 from calibadv_algo.experiments.baseline import baseline_names
+from calibadv_algo.learner.pretrained import policy_path
 from calibadv_algo.rollout.engines.base import Generation
 from calibadv_algo.training.config import EnvConfig
 from calibadv_algo.training.presets import PRESETS

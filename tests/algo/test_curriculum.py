@@ -9,9 +9,9 @@ import gymnasium
 import pytest
 
 from calibadv_algo.advantages.grpo import Grpo
-from calibadv_algo.cli.setup import load_policy
 from calibadv_algo.credit.labels import NoCredit
 from calibadv_algo.learner.config import OptimConfig
+from calibadv_algo.learner.pretrained import load_policy
 from calibadv_algo.rollout.engines.base import SamplingParams
 from calibadv_algo.rollout.engines.hf.engine import HfEngine
 from calibadv_algo.rollout.simulator import EngineWriter

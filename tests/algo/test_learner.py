@@ -267,6 +267,24 @@ def test_recomputed_old_logprobs_make_the_first_ratio_one() -> None:
     torch.testing.assert_close(recomputed.logprobs, recomputed.old_logprobs, atol=1e-5, rtol=0)
 
 
+def test_what_is_scored_keeps_its_sampling_logprobs() -> None:
+    model = make_model()
+    batch = make_batch(model)
+    batch = replace(batch, sampling_logprobs=-1.0 - torch.rand(batch.num_action_tokens))
+    learner = Learner(model, OptimConfig(old_logprobs="recomputed", micro_batch_tokens=25))
+    score, seen = learner.policy.logprobs, []
+
+    def listen(micro: TokenBatch, *args: Any, **kwargs: Any) -> Any:
+        seen.append(micro.sampling_logprobs)
+        return score(micro, *args, **kwargs)
+
+    learner.policy.logprobs = listen  # type: ignore[method-assign]
+    prepared = learner.prepare(batch)
+    assert torch.equal(torch.cat(seen).sort().values, batch.sampling_logprobs.sort().values)
+    assert torch.equal(prepared.sampling_logprobs, batch.sampling_logprobs)
+    assert prepared.places is None
+
+
 def test_the_reference_policy_is_a_frozen_copy() -> None:
     model = make_model()
     learner = Learner(model, OptimConfig(kl_coef=0.1, lr=1e-2, num_minibatches=1))

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from calibadv_algo.cli.main import parse
-from calibadv_algo.cli.setup import load_policy
 from calibadv_algo.cli.train import run_training
+from calibadv_algo.learner.pretrained import load_policy
 from calibadv_algo.lora import Lora, add_lora, merged_state_dict, peft_model
 from calibadv_algo.training.config import TrainConfig
 from calibadv_algo.training.presets import ATLAS_TINY

@@ -1,8 +1,8 @@
 import gymnasium
 import pytest
 
-from calibadv_algo.cli.setup import load_policy
 from calibadv_algo.errors import EngineError
+from calibadv_algo.learner.pretrained import load_policy
 from calibadv_algo.rollout.engines.base import Generation, SamplingParams
 from calibadv_algo.rollout.engines.hf.engine import HfEngine
 from calibadv_algo.rollout.simulator import EngineWriter

@@ -86,7 +86,7 @@ class AtlasPolicy:
     """The shipped policy, greedy; needs torch."""
 
     def __init__(self, temperature: float = 0.0) -> None:
-        from calibadv_algo.cli.setup import load_policy
+        from calibadv_algo.learner.pretrained import load_policy
         from calibadv_algo.rollout.engines.base import SamplingParams
         from calibadv_algo.rollout.engines.hf.engine import HfEngine
         from calibadv_env.info import STOP_STRINGS

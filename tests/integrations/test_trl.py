@@ -21,10 +21,10 @@ from calibadv_algo.advantages.calibadv import CalibAdv
 from calibadv_algo.advantages.gae import PpoGae
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.batching import build_token_batch
-from calibadv_algo.cli.setup import load_policy
 from calibadv_algo.credit.silver import SilverCredit
 from calibadv_algo.errors import MissingInfoKeyError
 from calibadv_algo.integrations.trl import CalibAdvTrainer, SearchRollout, episode_reward
+from calibadv_algo.learner.pretrained import load_policy
 from calibadv_algo.rollout.engines.base import GenerationEngine
 from calibadv_algo.rollout.engines.scripted import ScriptedEngine
 from calibadv_algo.rollout.episodes import DriverConfig

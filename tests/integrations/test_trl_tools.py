@@ -117,7 +117,7 @@ def test_in_trls_own_loop(tmp_path: Path) -> None:
     from datasets import Dataset
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from calibadv_algo.cli.setup import load_policy
+    from calibadv_algo.learner.pretrained import load_policy
 
     _, tokenizer = load_policy("atlas-tiny")
     template = Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja"

@@ -30,7 +30,6 @@ from verl.workers.rollout.replica import TokenOutput
 from calibadv_algo.advantages.calibadv import CalibAdv
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.batching import build_token_batch
-from calibadv_algo.cli.setup import policy_path
 from calibadv_algo.credit.silver import SilverCredit
 from calibadv_algo.integrations import verl_trainer
 from calibadv_algo.integrations.advantages import TurnAdvantages
@@ -42,6 +41,7 @@ from calibadv_algo.integrations.verl import (
     register_estimator,
     turn_facts,
 )
+from calibadv_algo.learner.pretrained import policy_path
 from calibadv_algo.rollout.driver import Player
 from calibadv_algo.rollout.engines.base import SamplingParams
 from calibadv_algo.rollout.engines.scripted import ReplayEngine

@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def policy() -> tuple[Any, Any]:
-    from calibadv_algo.cli.setup import load_policy
+    from calibadv_algo.learner.pretrained import load_policy
 
     torch.set_num_threads(1)
     return load_policy("atlas-tiny")

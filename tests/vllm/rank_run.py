@@ -10,7 +10,7 @@ import sys
 def main(rank: int, size: int, store: str) -> None:
     import torch
 
-    from calibadv_algo.cli.setup import load_policy
+    from calibadv_algo.learner.pretrained import load_policy
     from calibadv_algo.rollout.engines.base import GenerationRequest, SamplingParams
     from calibadv_algo.rollout.engines.config import VllmEngineConfig
     from calibadv_algo.rollout.engines.making import make_engine

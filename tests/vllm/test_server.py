@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calibadv_algo.cli.setup import policy_path
 from calibadv_algo.errors import EngineError
+from calibadv_algo.learner.pretrained import policy_path
 from calibadv_algo.rollout.engines.base import GenerationRequest, SamplingParams
 from calibadv_algo.rollout.engines.config import VllmServerEngineConfig
 from calibadv_algo.rollout.engines.hf.engine import HfEngine

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from calibadv_algo.cli.setup import load_policy
-from calibadv_algo.learner.smol import find_gguf, smol_folder
+from calibadv_algo.learner.pretrained import load_policy
+from calibadv_algo.learner.smollm2 import find_gguf, smollm2_folder
 from calibadv_algo.rollout.engines.base import GenerationRequest, SamplingParams
 from calibadv_algo.rollout.engines.config import VllmEngineConfig
 from calibadv_algo.rollout.engines.making import make_engine
@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         find_gguf()
     except ImportError as error:
         pytest.skip(str(error))
-    return smol_folder(tmp_path_factory.mktemp("cache"))
+    return smollm2_folder(tmp_path_factory.mktemp("cache"))
 
 
 def test_the_converted_model_answers_and_vllm_agrees(kit: SimpleNamespace, folder: Path) -> None:
@@ -49,5 +49,5 @@ def test_the_converted_model_answers_and_vllm_agrees(kit: SimpleNamespace, folde
 
 def test_the_model_is_converted_once(folder: Path) -> None:
     before = (folder / "model.safetensors").stat().st_mtime_ns
-    assert smol_folder(folder.parents[1]) == folder
+    assert smollm2_folder(folder.parents[1]) == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == before

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from calibadv_algo.cli.setup import load_policy
+from calibadv_algo.learner.pretrained import load_policy
 from calibadv_algo.rollout.engines.config import VllmEngineConfig
 from calibadv_algo.rollout.engines.making import make_engine
 from calibadv_algo.rollout.slots import make_slots

@@ -22,7 +22,7 @@ GGUF_NAME: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
 EOS_TOKEN: Final = "<|im_end|>"
 
 
-def smol_folder(cache_dir: Path | None = None) -> Path:
+def smollm2_folder(cache_dir: Path | None = None) -> Path:
     """Where the model is, converted on first use: 540 MB in fp32.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from calibadv_algo.learner.config import OptimConfig
-from calibadv_algo.learner.optimisation import Stepper, lr_factor
+from calibadv_algo.learner.optimizer import Stepper, lr_factor
 
 
 def make_stepper(**changes: Any) -> tuple[nn.Parameter, Stepper]:
