@@ -26,7 +26,8 @@ The parts of CalibAdv alone and together, and other labels in place of silver on
 
 Published settings: CalibAdv's own, `CALIBADV_QWEN25_3B`.
 
-Run it: ``python -m calibadv_baselines.calibadv_ablations --output-dir runs/calibadv-ablations``
+Run one: ``calibadv train --baseline calibadv-clip --output-dir runs/calibadv-clip``. The file
+itself trains calibadv-turngroup: ``python -m calibadv_baselines.calibadv_ablations``.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ Made of
 
 Published settings: Search-R1's (arXiv 2503.09516) with this one change.
 
-Run it: ``python -m calibadv_baselines.grpo_variants --output-dir runs/grpo-variants``
+Run one: ``calibadv train --baseline grpo-kl --output-dir runs/grpo-kl``. The file itself trains
+grpo-dual-clip: ``python -m calibadv_baselines.grpo_variants``.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ searches there are.
 Published settings: Search-R1's GRPO with learning rate 1e-6 and up to 3 searches; four steps of
 the optimiser for each collection, without which the penalty is always 0.
 
-Run it: ``python -m calibadv_baselines.llds --output-dir runs/llds``
+Run it: ``python -m calibadv_baselines.llds --output-dir runs/llds``; LLDS-MA:
+``calibadv train --baseline llds-ma --output-dir runs/llds-ma``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Published systems: found by name, described, and able to train."""
+"""Baselines are found by name, in this package and in others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from calibadv_algo.cli.train import run_training, train_config
+from calibadv_algo.cli.train import train_config
 from calibadv_algo.experiments import baseline as module
 from calibadv_algo.experiments.arms import ARMS
 from calibadv_algo.experiments.baseline import (
@@ -19,8 +19,7 @@ from calibadv_algo.experiments.baseline import (
     find_algorithm,
     find_baseline,
 )
-from calibadv_algo.experiments.compare import COMPARE_PRESETS
-from calibadv_algo.training.config import TrainConfig, config_hash
+from calibadv_algo.training.config import TrainConfig
 from calibadv_algo.training.presets import ATLAS_TINY, PRESETS
 
 ROOT = Path(__file__).parents[2]
@@ -67,34 +66,8 @@ def test_what_is_declared_is_installed() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_system_is_described_and_fits_any_settings(name: str) -> None:
-    baseline = find_baseline(name)
-    assert len(baseline.description) <= 100
-    assert baseline.source
-    assert all(line and not line.endswith(".") for line in baseline.departures)
-    for preset in PRESETS.values():
-        config = baseline.apply(preset)
-        assert config.model == preset.model
-        assert config.optim.num_updates == preset.optim.num_updates
-        assert config.rollout.num_questions == preset.rollout.num_questions
-        assert config.optim.lr == preset.optim.lr
-        assert baseline.apply(config) == config, "applying twice must be the same as once"
-    assert isinstance(baseline.published, TrainConfig)
-    assert config_hash(baseline.published)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_every_system_trains_the_atlas_policy(name: str, tmp_path: Path) -> None:
-    smoke = COMPARE_PRESETS["smoke"].train
-    config = find_baseline(name).apply(smoke)
-    config = replace(
-        config, output_dir=tmp_path, quiet=True, evaluation=replace(config.evaluation, every=0)
-    )
-    result = run_training(config)
-    assert result.num_updates == smoke.optim.num_updates
-    assert result.metrics["optimizer_steps"] > 0
-    assert (result.policy_dir / "model.safetensors").is_file()
+def test_what_is_declared_is_found(name: str) -> None:
+    assert find_baseline(name).name == name
 
 
 def test_systems_of_other_packages_are_found(registered: None) -> None:

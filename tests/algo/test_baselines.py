@@ -6,6 +6,8 @@ import importlib.util
 import json
 import math
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +21,7 @@ from calibadv_algo.experiments.baseline import Baseline, Kind
 from calibadv_algo.learner.pretrained import load_policy
 from calibadv_algo.rollout.tree_config import TreeSearch
 from calibadv_algo.training.config import EvalConfig, TrainConfig, config_hash
-from calibadv_algo.training.presets import ATLAS_TINY
+from calibadv_algo.training.presets import ATLAS_TINY, PRESETS
 
 FOLDER = Path(__file__).parents[2] / "baselines" / "calibadv_baselines"
 SYSTEMS = {
@@ -119,7 +121,10 @@ def test_a_system_describes_itself(name: str) -> None:
     assert not baseline.description.endswith(".")
     assert re.search(r"arXiv \d{4}\.\d{5}\b", baseline.source)
     assert baseline.departures, "no code is a published system without a difference"
-    assert all(len(each) > 20 and "\n" not in each for each in baseline.departures)
+    for each in baseline.departures:
+        assert len(each) > 20
+        assert "\n" not in each
+        assert not each.endswith(".")
     document = MODULES[file].__doc__ or ""
     for part in (
         "Source",
@@ -145,7 +150,7 @@ def test_published_settings_are_those_of_large_runs(name: str) -> None:
 def test_a_system_goes_on_any_settings(name: str) -> None:
     """Model, sizes and rates stay; twice is the same as once; the settings can be written."""
     baseline = BASELINES[name][1]
-    for given in (ATLAS_TINY, TINY, replace(ATLAS_TINY, model="Qwen/other", seed=7)):
+    for given in (*PRESETS.values(), TINY, replace(ATLAS_TINY, model="Qwen/other", seed=7)):
         config = baseline.apply(given)
         assert baseline.apply(config) == config
         assert (config.model, config.seed) == (given.model, given.seed)
@@ -193,6 +198,20 @@ def test_what_needs_labels_has_a_judge() -> None:
         config = baseline.apply(ATLAS_TINY)
         if config.advantage.needs_correctness:
             assert not isinstance(config.credit, NoCredit), name
+
+
+@pytest.mark.parametrize("file", ["gigpo", "calibadv_ablations", "no_training"])
+def test_a_file_is_a_command(file: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"calibadv_baselines.{file}", "--help"],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    text = " ".join(done.stdout.split())
+    if file != "no_training":
+        assert MODULES[FOLDER / f"{file}.py"].BASELINE.description in text
+        assert "--optim.num-updates" in text
 
 
 @pytest.mark.slow

@@ -45,7 +45,10 @@ YOURS = {"mine.py", "my_module.py", "my_package/trivia.py", "my_trivia.py"}
 """Files that a reader would write."""
 GROUPS = ("data", "index")
 """Commands whose first argument is another command."""
-CHOICES = {"--preset", "--arm", "--baseline", "--engine", "--lora"}
+CHOICES = {
+    "--preset", "--arm", "--baseline", "--engine", "--lora", "--advantage", "--credit",
+    "--objective", "--mismatch", "--filter", "--shaping", "--loss-mask",
+}  # fmt: skip
 """Flags that decide which other flags there are."""
 
 
