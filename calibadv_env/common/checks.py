@@ -87,7 +87,7 @@ def _checked_fields(settings: Any) -> tuple[tuple[str, Any], ...]:
 
 
 def _broken_rules(annotation: Any, value: Any) -> Iterator[str]:
-    """What a value must do and does not, in words."""
+    """Rules that a value breaks, in words."""
     origin = get_origin(annotation)
     if origin is Annotated:
         inner, *rules = get_args(annotation)

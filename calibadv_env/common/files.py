@@ -81,7 +81,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 @contextmanager
 def new_folder(place: str | Path) -> Iterator[Path]:
-    """Gives an empty folder that takes its place, or that of another, when the block ends.
+    """An empty folder that takes its place, or that of another, when the block ends.
 
     Args:
         place: Its place; the folder above is made if need be.

@@ -27,7 +27,7 @@ class Dataset:
     says :meth:`found_by`.
 
     Attributes:
-        name: What :func:`calibadv_env.get_dataset` knows it by.
+        name: Its name for :func:`calibadv_env.get_dataset`.
         splits: The splits there are.
         load_tasks: Loads one of these splits; called at most once a split.
         load_corpus: Loads the corpus; called at most once.

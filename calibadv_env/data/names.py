@@ -22,7 +22,7 @@ CORPUS_VARIABLE: Final = "CALIBADV_CORPUS"
 """Environment variable that names the corpus of the benchmarks."""
 
 NAME: Final = re.compile(r"[A-Za-z0-9]+(?:[-_][A-Za-z0-9]+)*")
-"""What a registered dataset may be called."""
+"""Form of the name of a registered dataset."""
 
 
 def env_id_of(name: str) -> str:

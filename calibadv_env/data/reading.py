@@ -64,7 +64,7 @@ class Reader:
     :meth:`rows`, :meth:`passages`, or both. It has no state.
 
     Attributes:
-        name: What ``calibadv data prepare --from`` calls it.
+        name: Its name for ``calibadv data prepare --from``.
         suffixes: Ends of the names of its files, such as ``(".csv", ".tsv")``; ``.gz`` may follow.
         prefix: Beginning of names that are no paths, such as ``hf:``. What is named so is fetched
             when it is first used, not when it is registered.
@@ -277,7 +277,7 @@ def read_split(source: TaskSource, place: str, split: str = "") -> list[QATask]:
 
     Args:
         source: A file, a name that a reader fetches, or an iterable of tasks or of dicts.
-        place: What to call an iterable in errors, such as "quiz/train".
+        place: Name of an iterable in errors, such as "quiz/train".
         split: Split of the source, by the source's own name, if it is divided.
 
     Returns:

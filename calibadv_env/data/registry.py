@@ -192,7 +192,7 @@ def register_dataset(
             an index, a :class:`Corpus`, an iterable of :class:`Passage` or of dicts, or
             ``hf:owner/name``. May be left out for a folder that holds it, in a file ``corpus`` or
             ``documents``.
-        overwrite: Whether a dataset already registered under this name gives way.
+        overwrite: If true, a dataset already registered under this name gives way.
 
     Returns:
         The id of the environment.

@@ -37,7 +37,7 @@ class Backend:
         open: Opens the folder of an index of this kind; takes ``verify``, if true every file is
             read and hashed first. The retriever has its passages at ``.corpus``.
         connect: Makes a client of an address, which needs no corpus here.
-        schemes: What stands before the colon of such addresses.
+        schemes: Words before the colon of such addresses.
     """
 
     name: str

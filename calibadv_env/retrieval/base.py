@@ -37,6 +37,7 @@ class Retriever(Protocol):
             depend on which queries share the batch.
 
         Raises:
+            ValueError: if ``queries`` is a bare string or ``top_k`` is below 1.
             RetrieverError: if the search could not be carried out.
         """
         ...

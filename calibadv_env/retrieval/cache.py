@@ -136,7 +136,7 @@ class CachedRetriever:
         return self._search(queries, top_k, tasks)
 
     def identity(self) -> dict[str, Any]:
-        """What the answers depend on: that of the inner retriever, or what the file says."""
+        """That of the inner retriever; without one, the one in the file."""
         if self.inner is not None:
             return retriever_identity(self.inner)
         with self._opened() as database:

@@ -124,11 +124,11 @@ class Corpus:
         return iter(self._passages)
 
     def __contains__(self, passage_id: object) -> bool:
-        """Whether a passage has this id."""
+        """True if a passage has this id."""
         return passage_id in self._index
 
     def __eq__(self, other: object) -> bool:
-        """Whether the other one holds equal passages in equal order."""
+        """True if the other one holds equal passages in equal order."""
         return isinstance(other, Corpus) and self._passages == other._passages
 
     def __hash__(self) -> int:

@@ -10,13 +10,14 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeAlias, overload
+from typing import Any, ClassVar, Final, NoReturn, TypeAlias, overload
 
 import numpy as np
 
 from calibadv_env.common.jsonl import read_jsonl
 from calibadv_env.errors import DataError, RetrieverError
-from calibadv_env.protocol.passages import Passage
+from calibadv_env.protocol.passages import Passage, ScoredPassage
+from calibadv_env.retrieval.base import identity_record
 from calibadv_env.retrieval.corpus import Corpus, parse_passage
 from calibadv_env.retrieval.index_files import (
     MANIFEST,
@@ -56,8 +57,8 @@ class DiskCorpus(Corpus):
     It pickles by its path. Threads may share it.
 
     Args:
-        folder: What :func:`write_corpus` wrote, or an index that holds such a folder.
-        verify: Whether to hash every file; else only sizes are compared.
+        folder: Folder that :func:`write_corpus` wrote, or an index that holds such a folder.
+        verify: If true, every file is hashed; else only sizes are compared.
 
     Raises:
         DataError: if there is no corpus, or its files are not the ones that were written.
@@ -166,11 +167,11 @@ class DiskCorpus(Corpus):
                 yield Passage(*json.loads(line))
 
     def __contains__(self, passage_id: object) -> bool:
-        """Whether a passage has this id."""
+        """True if a passage has this id."""
         return isinstance(passage_id, str) and self._find(passage_id) is not None
 
     def __eq__(self, other: object) -> bool:
-        """Whether the other one holds equal passages in equal order."""
+        """True if the other one holds equal passages in equal order."""
         return isinstance(other, Corpus) and self.sha256 == other.sha256
 
     def __hash__(self) -> int:
@@ -184,6 +185,40 @@ class DiskCorpus(Corpus):
     def __repr__(self) -> str:
         """Names the place and the size."""
         return f"DiskCorpus({str(self.folder)!r}, {len(self)} passages)"
+
+
+class DiskIndex:
+    """Base of the indexes that hold their own corpus: checks and opens what they share.
+
+    Attributes:
+        kind: Kind of the index in its manifest.
+        folder: The index.
+        manifest: Its manifest.
+        corpus: Its passages.
+
+    Args:
+        folder: The index.
+        verify: If true, every file is read and hashed first; else only sizes are compared.
+
+    Raises:
+        DataError: if there is no such index, or its files are not the ones that were written.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, folder: str | Path, *, verify: bool = False) -> None:
+        self.folder = Path(folder).absolute()
+        self.manifest = read_manifest(self.folder, self.kind)
+        check_files(self.folder, self.manifest, verify=verify)
+        self.corpus = DiskCorpus(self.folder, verify=verify)
+
+    def search(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
+        """Ranks passages for each query; see :meth:`Retriever.search`."""
+        raise NotImplementedError
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that answers depend on; see :class:`Retriever`."""
+        return identity_record(self, self.corpus, settings=dict(self.manifest.settings))
 
 
 class _Passages(Sequence[Passage]):
@@ -259,7 +294,7 @@ def finish_index(
     Args:
         folder: The index.
         kind: See :class:`Manifest`.
-        corpus: What :func:`write_corpus` wrote to the folder ``corpus`` of the index.
+        corpus: The corpus in the folder ``corpus`` of the index, by :func:`write_corpus`.
         settings: See :class:`Manifest`.
         files: The files beside the corpus.
 

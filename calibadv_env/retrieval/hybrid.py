@@ -53,7 +53,7 @@ class HybridRetriever:
     stand in corpus order; if too few passages are left, the first others follow with the score 0.
 
     Args:
-        corpus: What all of them search.
+        corpus: Passages that all of them search.
         retrievers: At least two.
         depth: How many passages each is asked for; more if more are wanted.
         constant: See :func:`reciprocal_rank_fusion`.
@@ -80,17 +80,9 @@ class HybridRetriever:
         self.constant = constant
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
-        """Ranks passages for each query; see :class:`calibadv_env.retrieval.base.Retriever`.
-
-        Args:
-            queries: Any text.
-            top_k: Number of passages wanted, at least 1.
-
-        Returns:
-            One list a query, best first, ties in corpus order.
+        """Ranks passages for each query; see :meth:`Retriever.search`.
 
         Raises:
-            ValueError: if ``queries`` is a bare string or ``top_k`` is below 1.
             RetrieverError: if one of the retrievers fails.
         """
         count = check_search(queries, top_k, self.corpus)
@@ -138,7 +130,7 @@ def write_hybrid(
         out: The folder to make; the parts are kept as paths relative to it.
         depth: See :class:`HybridRetriever`.
         constant: See :class:`HybridRetriever`.
-        overwrite: Whether an index in this place gives way.
+        overwrite: If true, an index in this place gives way.
 
     Returns:
         The folder.

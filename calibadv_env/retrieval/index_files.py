@@ -1,4 +1,4 @@
-"""What every index on disk has in common: a manifest, and a way to appear whole or not at all.
+"""Manifest and files of an index on disk, which appears whole or not at all.
 
 An index is a folder. While it is built it stands under a hidden name beside its place,
 ``.NAME.partial``; the last act of a build is to rename it, or to exchange it with the index that
@@ -34,7 +34,7 @@ MANIFEST: Final = "manifest.json"
 _BLOCK_BYTES: Final = 1 << 20
 
 Progress: TypeAlias = Callable[[str, int, int | None], None]
-"""Is told the stage, how much of it is done, and how much there is (None: unknown)."""
+"""Called with the stage, how much of it is done, and how much there is (None: unknown)."""
 
 
 def no_progress(stage: str, done: int, total: int | None) -> None:
@@ -56,13 +56,13 @@ class FileFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What an index says about itself.
+    """Facts that an index keeps about itself.
 
     Attributes:
         kind: "corpus", "bm25", "tantivy", "dense", "hybrid" or "rerank".
         corpus_sha256: Hash of the passages, as :attr:`Corpus.sha256` computes it.
         num_passages: How many there are.
-        settings: What the search depends on besides the passages.
+        settings: Settings that the search depends on.
         files: Every file of the index by its path within the folder.
     """
 
@@ -108,7 +108,7 @@ class HashedFile:
         return FileFacts(num_bytes=self.num_bytes, sha256=self._digest.hexdigest())
 
     def __enter__(self) -> Self:
-        """Gives itself."""
+        """The file itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -137,7 +137,7 @@ def map_array(path: Path, dtype: str, *, in_memory: bool = False) -> npt.NDArray
     Args:
         path: The file.
         dtype: Type of the values.
-        in_memory: Whether to read it instead of mapping it.
+        in_memory: If true, it is read; else it is mapped.
 
     Returns:
         One-dimensional array; mapped ones cost no memory of their own.
@@ -163,7 +163,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> FileFacts:
 
     Args:
         folder: The index.
-        manifest: What it says.
+        manifest: Its manifest.
 
     Returns:
         Size and hash of the file.
@@ -225,8 +225,8 @@ def check_files(folder: Path, manifest: Manifest, *, verify: bool = False) -> No
 
     Args:
         folder: The index.
-        manifest: What it says.
-        verify: Whether to read and hash every byte; else only sizes are compared.
+        manifest: Its manifest.
+        verify: If true, every byte is read and hashed; else only sizes are compared.
 
     Raises:
         DataError: if a file is missing or is not the one that was written.
@@ -252,7 +252,7 @@ def check_settings(folder: str | Path, there: Mapping[str, Any], wanted: Mapping
     Args:
         folder: The index, for the message.
         there: The settings of its manifest.
-        wanted: What they must be.
+        wanted: The settings of this code.
 
     Raises:
         DataError: if a setting differs.
@@ -270,7 +270,7 @@ def check_corpus(folder: str | Path, manifest: Manifest, corpus_sha256: str) -> 
 
     Args:
         folder: The index, for the message.
-        manifest: What it says.
+        manifest: Its manifest.
         corpus_sha256: Hash of the corpus that is meant.
 
     Raises:
@@ -288,13 +288,13 @@ def check_corpus(folder: str | Path, manifest: Manifest, corpus_sha256: str) -> 
 def building(
     out: str | Path, *, overwrite: bool = False, is_resumable: bool = False
 ) -> Iterator[Path]:
-    """Gives a folder to build in, and puts it in its place when all is done.
+    """A folder to build in, which takes its place when all is done.
 
     Args:
         out: Where the index shall be.
-        overwrite: Whether an index that is there gives way, at the very end.
-        is_resumable: Whether a folder that an interrupted build left is kept, and is left again
-            if this build fails.
+        overwrite: If true, an index that is there gives way, at the very end.
+        is_resumable: If true, a folder that an interrupted build left is kept, and is left
+            again if this build fails.
 
     Yields:
         The folder to write into.

@@ -14,13 +14,13 @@ from calibadv_env.retrieval.corpus import Corpus
 
 
 class MemoryRetriever:
-    """Gives each known query its own passages, in the order given.
+    """A table of known queries and their passages, in the order given.
 
     The k-th of them scores ``1/k``. A list shorter than ``top_k`` is filled up with the first
     other passages of the corpus at the score 0, and an unknown query gets these alone.
 
     Args:
-        corpus: What to search.
+        corpus: Passages to search.
         answers: For each known query the ids of its passages, best first.
 
     Raises:
@@ -41,23 +41,12 @@ class MemoryRetriever:
             self._answers[query] = tuple(corpus.index_of(passage_id) for passage_id in ids)
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
-        """Ranks passages for each query; see :class:`calibadv_env.retrieval.base.Retriever`.
-
-        Args:
-            queries: Any text, compared as it stands.
-            top_k: Number of passages wanted, at least 1.
-
-        Returns:
-            One list a query, best first.
-
-        Raises:
-            ValueError: if ``queries`` is a bare string or ``top_k`` is below 1.
-        """
+        """Ranks passages for each query; see :meth:`Retriever.search`."""
         count = check_search(queries, top_k, self.corpus)
         return [self._search_one(query, count) for query in queries]
 
     def identity(self) -> dict[str, Any]:
-        """Everything that answers depend on; see :class:`calibadv_env.retrieval.base.Retriever`."""
+        """Everything that answers depend on; see :class:`Retriever`."""
         if not self._answers:
             return identity_record(self, self.corpus)
         text = json.dumps(sorted(self._answers.items()))

@@ -138,7 +138,7 @@ def write_pointer(
         kind: Kind of the index.
         parts: Indexes of one corpus.
         out: The folder to make; the parts are kept as paths relative to it.
-        settings: What the search depends on besides the parts.
+        settings: Settings of the search.
         overwrite: If true, an index in this place gives way.
 
     Returns:

@@ -63,17 +63,9 @@ class ParallelRetriever:
         return retriever_identity(self.retriever)
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
-        """Ranks passages for each query; see :class:`calibadv_env.retrieval.base.Retriever`.
-
-        Args:
-            queries: Any text.
-            top_k: Number of passages wanted, at least 1.
-
-        Returns:
-            One list a query, best first.
+        """Ranks passages for each query; see :meth:`Retriever.search`.
 
         Raises:
-            ValueError: if ``queries`` is a bare string or ``top_k`` is below 1.
             RetrieverError: if the retriever fails, here or in a helper.
         """
         num_parts = min(self.num_processes, len(queries) // _LEAST_PER_PROCESS)
@@ -172,7 +164,7 @@ class _Helper:
 
 
 def help_out(asked: Any, answers: Any) -> None:
-    """What a helper runs: answers until there is nobody who asks.
+    """Main function of a helper: answers until there is nobody who asks.
 
     Args:
         asked: Where the paths of modules, the retriever and then the requests come from.

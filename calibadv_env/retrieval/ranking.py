@@ -42,7 +42,7 @@ def best_positions(scores: npt.NDArray[np.floating[Any]], count: int) -> Hits:
 
 
 def first_limit(count: int, limit: int) -> int:
-    """How many :func:`with_ties` fetches first.
+    """Number of hits that :func:`with_ties` fetches first.
 
     Args:
         count: How many are wanted.
@@ -84,7 +84,7 @@ def filled_up(found: Sequence[tuple[int, float]], count: int, score: float) -> H
     Args:
         found: Positions with their scores, best first.
         count: How many are wanted, at most the size of the corpus.
-        score: What those that are added get.
+        score: Score of those that are added.
 
     Returns:
         ``count`` positions with their scores.

@@ -37,7 +37,7 @@ class EncoderScorer:
     """Scores by the inner product of the vectors of query and passage.
 
     Args:
-        encoder: What makes the vectors.
+        encoder: Encoder of queries and passages.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -53,7 +53,7 @@ class EncoderScorer:
 
         Args:
             query: Any text.
-            passages: What to score.
+            passages: Passages to score.
 
         Returns:
             One score a passage.
@@ -64,14 +64,14 @@ class EncoderScorer:
 
 
 class RerankingRetriever:
-    """Takes the best passages of a retriever and orders them by a scorer.
+    """The best passages of a retriever in the order of a scorer.
 
     The scorer sees one query and that query's own passages at a time, so scores never depend on
     which queries share the batch. Equal scores keep the order of the first retriever.
 
     Args:
-        retriever: What finds the passages.
-        scorer: What orders them.
+        retriever: Finds the passages.
+        scorer: Orders them.
         depth: How many passages are scored; more if more are wanted.
 
     Raises:
@@ -88,17 +88,9 @@ class RerankingRetriever:
             self.corpus = corpus
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
-        """Ranks passages for each query; see :class:`calibadv_env.retrieval.base.Retriever`.
-
-        Args:
-            queries: Any text.
-            top_k: Number of passages wanted, at least 1.
-
-        Returns:
-            One list a query, best first.
+        """Ranks passages for each query; see :meth:`Retriever.search`.
 
         Raises:
-            ValueError: if ``queries`` is a bare string or ``top_k`` is below 1.
             RetrieverError: if the retriever fails, or the scorer gives a wrong number of scores.
         """
         distinct = queries if isinstance(queries, str) else list(dict.fromkeys(queries))
@@ -154,7 +146,7 @@ def write_reranker(
         family: "cross" for a cross-encoder, else a key of
             :data:`calibadv_env.retrieval.dense.families.FAMILIES`; None takes a cross-encoder.
         depth: See :class:`RerankingRetriever`.
-        overwrite: Whether an index in this place gives way.
+        overwrite: If true, an index in this place gives way.
 
     Returns:
         The folder.

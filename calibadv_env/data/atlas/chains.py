@@ -53,11 +53,11 @@ class Hop:
     """One step of a chain: look up a relation of a subject, find the object.
 
     Attributes:
-        subject: What is known before the hop.
-        relation: What is looked up.
-        object: What is known after the hop.
-        is_inverse: Whether the fact reads the other way round in its passage.
-        subject_kind: What the subject is.
+        subject: Known before the hop.
+        relation: Looked up.
+        object: Known after the hop.
+        is_inverse: If true, the fact reads the other way round in its passage.
+        subject_kind: Kind of the subject.
         answers: The object and its further forms.
         gold: Ids of all passages that state the fact, sorted.
         country_code: The state that the fact belongs to, "" if none.
@@ -150,7 +150,7 @@ class FactIndex:
         )
 
     def _is_one_place(self, name: str, kind: str) -> bool:
-        """Whether nothing else goes by this name in another country."""
+        """True if nothing else goes by this name in another country."""
         folded = fold(name)
         if find_state(name) is not None:
             return False
@@ -181,7 +181,7 @@ def all_chains(world: AtlasWorld) -> Iterator[Chain]:
 
 
 def is_sound(chain: Chain) -> bool:
-    """Whether a chain makes a question without a short cut or a give-away.
+    """Tells if a chain makes a question without a short cut or a give-away.
 
     Each hop begins at the very name that the hop before ends at, its relations differ, no passage
     serves two hops, and nothing on the way is named twice. Where there are several hops, the name
@@ -201,7 +201,7 @@ def is_sound(chain: Chain) -> bool:
 
 
 def is_mentioned(answer: str, text: str) -> bool:
-    """Whether an answer stands in a text as whole words or, if not tiny, inside a word."""
+    """Tells if an answer stands in a text as whole words or, if not tiny, inside a word."""
     folded, where = fold(answer), fold(text)
     if len(folded) >= _MIN_RAW_OVERLAP and folded in where:
         return True
@@ -209,7 +209,7 @@ def is_mentioned(answer: str, text: str) -> bool:
 
 
 def _gives_away(name: str, hidden: str) -> bool:
-    """Whether a word of one name begins like a word of the other ("Kenya", "Kenyan")."""
+    """Tells if a word of one name begins like a word of the other ("Kenya", "Kenyan")."""
     return not _stems(name).isdisjoint(_stems(hidden))
 
 

@@ -37,7 +37,7 @@ class ExactBm25:
     variant that Kamphuis et al. (2020) call "Lucene (accurate)".
 
     Args:
-        passages: What to search.
+        passages: Searched passages.
     """
 
     def __init__(self, passages: Sequence[Passage]) -> None:
@@ -64,7 +64,7 @@ class ExactBm25:
         return total
 
     def is_within(self, query: str, passage_ids: Sequence[str], top_k: int) -> bool:
-        """Whether one of some passages is surely among the best.
+        """Tells if one of some passages is surely among the best.
 
         Args:
             query: The query.

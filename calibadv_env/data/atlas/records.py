@@ -66,14 +66,14 @@ _SHARED_SITES = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CountryRecord:
-    """What the atlas says about one state; "" or () where the source has no clean value.
+    """Facts of the atlas about one state; "" or () where the source has no clean value.
 
     Attributes:
         state: The state.
         values: Relation -> value and further forms that count as answers.
         ruler: The state or former state it became independent from.
         neighbors: Land neighbours, by our names.
-        has_all_neighbors: Whether every neighbour of the raw list was resolved to a state.
+        has_all_neighbors: If true, every neighbour of the raw list was resolved to a state.
         heritage: Names of its World Heritage Sites.
     """
 
@@ -120,7 +120,7 @@ def fold(text: str) -> str:
 
 
 def is_clean_name(name: str) -> bool:
-    """Whether a name is short, capitalised and free of notes, lists and codes."""
+    """Tells a name that is short, capitalised and free of notes, lists and codes."""
     return (
         2 <= len(name) <= MAX_NAME_CHARS
         and len(name.split()) <= MAX_NAME_WORDS

@@ -185,7 +185,7 @@ def select_chains(world: AtlasWorld, chains: Iterable[Chain]) -> list[tuple[str,
 
 
 def oracle_query(hop: Hop) -> str:
-    """What a perfect searcher types for a hop."""
+    """Query of a perfect searcher for a hop."""
     return f"{hop.subject} {hop.relation}"
 
 
@@ -225,7 +225,7 @@ def task_records(chosen: Sequence[tuple[str, Chain]]) -> dict[str, list[dict[str
 
 
 def _tells_answer(chain: Chain) -> bool:
-    """Whether an answer stands in a wording of the question, read as answers are compared."""
+    """Tells if an answer stands in a wording of the question, read as answers are compared."""
     return any(
         contains_words(wording, answer)
         for wording in paraphrases(chain)
@@ -238,7 +238,7 @@ def _has_room(chain: Chain, counts: Mapping[tuple[Any, ...], int]) -> bool:
 
 
 def _limits(chain: Chain) -> list[tuple[tuple[Any, ...], int]]:
-    """What a chain counts towards, and how many there may be."""
+    """Quota that a chain counts towards, and its size."""
     hops = len(chain)
     caps = CAPS[hops]
     codes = [hop.country_code for hop in chain if hop.country_code]

@@ -98,7 +98,7 @@ class AtlasFact:
 
     @property
     def object_kind(self) -> str:
-        """What kind of thing the object is."""
+        """Kind of thing that the object is."""
         return OBJECT_KINDS[self.relation]
 
 
@@ -108,7 +108,7 @@ class AtlasWorld:
     Args:
         passages: In corpus order.
         facts: In the order of their passages.
-        places: What the airport table says about homonyms, if the world was compiled; a world
+        places: Homonyms by the airport table, if the world was compiled; a world
             read from the cache goes without.
     """
 

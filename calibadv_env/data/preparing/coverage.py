@@ -43,7 +43,7 @@ class AuditResult:
         seed: Seed of the choice of tasks, None if all were asked.
         corpus_sha256: Hash of the corpus.
         num_passages: Its size.
-        retriever: What searched, "none" if nothing did.
+        retriever: Name of the retriever, "none" if nothing was searched.
         top_k: How many passages a search gave.
         coverage: The figures.
     """

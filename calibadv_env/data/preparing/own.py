@@ -37,10 +37,10 @@ Shares = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnPrepared:
-    """What was written.
+    """Facts about a dataset that was written.
 
     Attributes:
-        name: What the dataset is known by: a name, or the path of its folder.
+        name: Its name, or the path of its folder.
         folder: Where it lies.
         sizes: Number of tasks by split.
         num_documents: Documents that were read; None without any.

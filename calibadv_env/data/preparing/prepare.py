@@ -36,13 +36,13 @@ _REPORT_EVERY: Final = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedSplit:
-    """What was written of one split.
+    """Facts about one split that was written.
 
     Attributes:
         tasks: Number of tasks.
         expected: Number that is published, None for a split that is not.
         blank_answers: Accepted answers that were blank and are left out.
-        gold: What of the evidence the corpus holds, None without a corpus.
+        gold: Evidence that the corpus holds, None without a corpus.
     """
 
     tasks: int
@@ -53,13 +53,13 @@ class PreparedSplit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """What was written of one benchmark.
+    """Facts about one benchmark that was written.
 
     Attributes:
         benchmark: The benchmark.
         folder: Where it lies.
-        splits: What was written, by split.
-        warnings: What is not as published.
+        splits: Facts by split.
+        warnings: Deviations from what is published.
     """
 
     benchmark: Benchmark

@@ -40,8 +40,8 @@ class Benchmark:
     Attributes:
         name: Its name, which is also in the id of its environment.
         sizes: Number of tasks of each published split.
-        num_hops: What its questions take, in words.
-        gold: What it says about the evidence, in words.
+        num_hops: Reasoning steps of its questions, in words.
+        gold: Evidence that it names, in words.
     """
 
     name: str

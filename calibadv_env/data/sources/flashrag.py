@@ -32,7 +32,7 @@ class Source(Protocol):
 
     @property
     def label(self) -> str:
-        """What to call it in a report."""
+        """Its name in a report."""
         ...
 
     def splits(self) -> tuple[str, ...]:

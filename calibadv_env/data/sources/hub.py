@@ -82,8 +82,8 @@ def load_from_hub(repository: str, config: str | None, label: str, how_to_fetch:
     Args:
         repository: ``owner/name``, or the folder of a copy.
         config: Its configuration, None for the only or default one.
-        label: What to call it in a message.
-        how_to_fetch: What to do without internet access.
+        label: Its name in a message.
+        how_to_fetch: Instructions for a machine without internet access.
 
     Returns:
         Its splits by name.

@@ -137,7 +137,7 @@ def _answers(row: Mapping[str, Any]) -> list[Any]:
 
 
 def _question(prompt: Any) -> str:
-    """What follows the last "Question:" of the last message; the instruction is cut off."""
+    """Text after the last "Question:" of the last message; the instruction is cut off."""
     messages: Sequence[Any] = prompt if isinstance(prompt, list) else ()
     content = _mapping(messages[-1]).get("content") if messages else None
     _, mark, question = str(content or "").rpartition(_MARK)

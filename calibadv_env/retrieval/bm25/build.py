@@ -66,7 +66,7 @@ def build_bm25_index(
         source: A corpus or where it is; see :func:`write_corpus`.
         out: The folder to make.
         settings: k1 and b; None takes the usual ones.
-        overwrite: Whether an index in this place gives way.
+        overwrite: If true, an index in this place gives way.
         words_per_run: Words that are sorted at a time; about 40 bytes of memory each.
         postings_per_range: Postings that are merged at a time; about 80 bytes each.
         progress: Is told how far it is.
@@ -141,7 +141,7 @@ def bm25_scores(
 
 
 class _Vocabulary(dict[str, int]):
-    """Gives every new word the next number."""
+    """Numbers of words; a new word gets the next one."""
 
     def __missing__(self, word: str) -> int:
         number = self[word] = len(self)
@@ -151,7 +151,7 @@ class _Vocabulary(dict[str, int]):
 def _write_runs(
     corpus: DiskCorpus, folder: Path, words_per_run: int, progress: Progress
 ) -> tuple[dict[str, int], npt.NDArray[np.int32], int]:
-    """Gives the vocabulary, the number of words of each passage, and the number of runs."""
+    """The vocabulary, the number of words of each passage, and the number of runs."""
     folder.mkdir()
     numbers = _Vocabulary({word: i for i, word in enumerate(STOP_WORDS)})
     lengths = np.zeros(len(corpus), dtype=np.int32)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
 
 from calibadv_env.errors import DataError, RetrieverError
 from calibadv_env.protocol.passages import ScoredPassage
-from calibadv_env.retrieval.base import check_search, identity_record
+from calibadv_env.retrieval.base import check_search
 from calibadv_env.retrieval.bm25.build import (
     POSITIONS,
     SCORES,
@@ -20,19 +20,17 @@ from calibadv_env.retrieval.bm25.build import (
 )
 from calibadv_env.retrieval.bm25.scan import PostingsScan, Word
 from calibadv_env.retrieval.bm25.settings import WORD, Bm25Settings
-from calibadv_env.retrieval.disk_corpus import DiskCorpus
+from calibadv_env.retrieval.disk_corpus import DiskIndex
 from calibadv_env.retrieval.index_files import (
-    check_files,
     check_settings,
     map_array,
-    read_manifest,
 )
 from calibadv_env.retrieval.ranking import Hits, take
 
 _CACHED_WORDS: Final = 1 << 13
 
 
-class Bm25Index:
+class Bm25Index(DiskIndex):
     """Searches what :func:`calibadv_env.retrieval.bm25.build.build_bm25_index` wrote.
 
     Scores and order are those of :class:`calibadv_env.retrieval.bm25.memory.Bm25Retriever` over the
@@ -48,22 +46,21 @@ class Bm25Index:
 
     Args:
         folder: The index.
-        verify: Whether to read and hash every file first; else only sizes are compared.
-        in_memory: Whether to read the postings into memory instead of mapping them.
+        verify: If true, every file is read and hashed first; else only sizes are compared.
+        in_memory: If true, the postings are read into memory; else they are mapped.
 
     Raises:
         DataError: if there is no such index, or its files are not the ones that were written.
     """
 
+    kind = "bm25"
+
     def __init__(
         self, folder: str | Path, *, verify: bool = False, in_memory: bool = False
     ) -> None:
-        folder = Path(folder).absolute()
-        self.folder = folder
-        self.manifest = read_manifest(folder, "bm25")
+        super().__init__(folder, verify=verify)
+        folder = self.folder
         self.settings = _read_settings(folder, self.manifest.settings)
-        check_files(folder, self.manifest, verify=verify)
-        self.corpus = DiskCorpus(folder, verify=verify)
         self._in_memory = in_memory
         scores = map_array(folder / SCORES, "<f4", in_memory=in_memory)
         positions = map_array(folder / POSITIONS, "<i4", in_memory=in_memory)
@@ -77,19 +74,11 @@ class Bm25Index:
         self._known_word = lru_cache(_CACHED_WORDS)(self._open_word)
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
-        """Ranks passages for each query; see :class:`calibadv_env.retrieval.base.Retriever`.
+        """Ranks passages for each query; see :meth:`Retriever.search`.
 
         A query that stands in the batch more than once is searched once.
 
-        Args:
-            queries: Any text.
-            top_k: Number of passages wanted, at least 1.
-
-        Returns:
-            One list a query, best first, ties in corpus order.
-
         Raises:
-            ValueError: if ``queries`` is a bare string or ``top_k`` is below 1.
             RetrieverError: if the files changed under the process.
         """
         count = check_search(queries, top_k, self.corpus)
@@ -130,17 +119,9 @@ class Bm25Index:
                 high = middle
         return None
 
-    def identity(self) -> dict[str, Any]:
-        """Everything that answers depend on; see :class:`calibadv_env.retrieval.base.Retriever`."""
-        return identity_record(self, self.corpus, settings=dict(self.manifest.settings))
-
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles by path."""
-        return _reopen, (self.folder, self._in_memory)
-
-
-def _reopen(folder: Path, in_memory: bool) -> Bm25Index:
-    return Bm25Index(folder, in_memory=in_memory)
+        return partial(Bm25Index, in_memory=self._in_memory), (self.folder,)
 
 
 def _read_settings(folder: Path, record: Any) -> Bm25Settings:

@@ -28,7 +28,7 @@ class Bm25Retriever:
     variant that Kamphuis et al. (2020) call "Lucene (accurate)".
 
     Args:
-        corpus: What to search.
+        corpus: Passages to search.
         k1: How slowly repeated words saturate, at least 0.
         b: How much long passages are discounted, 0 to 1.
 
@@ -50,26 +50,16 @@ class Bm25Retriever:
             self._index.index(words, create_empty_token=False, show_progress=False)
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
-        """Ranks passages for each query; see :class:`calibadv_env.retrieval.base.Retriever`.
+        """Ranks passages for each query; see :meth:`Retriever.search`.
 
         A query that stands in the batch more than once is searched once.
-
-        Args:
-            queries: Any text.
-            top_k: Number of passages wanted, at least 1.
-
-        Returns:
-            One list a query, best first, ties in corpus order.
-
-        Raises:
-            ValueError: if ``queries`` is a bare string or ``top_k`` is below 1.
         """
         count = check_search(queries, top_k, self.corpus)
         found = {query: self._search_one(query, count) for query in dict.fromkeys(queries)}
         return [list(found[query]) for query in queries]
 
     def identity(self) -> dict[str, Any]:
-        """Everything that answers depend on; see :class:`calibadv_env.retrieval.base.Retriever`."""
+        """Everything that answers depend on; see :class:`Retriever`."""
         return identity_record(self, self.corpus, k1=self.k1, b=self.b)
 
     def _search_one(self, query: str, count: int) -> list[ScoredPassage]:

@@ -29,7 +29,7 @@ class RankBm25Retriever:
     passages and is then raised to a quarter of the mean. Orders differ on common words.
 
     Args:
-        corpus: What to search, at most 200,000 passages.
+        corpus: Passages to search, at most 200,000 passages.
         k1: How slowly repeated words saturate, at least 0.
         b: How much long passages are discounted, 0 to 1.
 
@@ -59,23 +59,12 @@ class RankBm25Retriever:
         )
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
-        """Ranks passages for each query; see :class:`calibadv_env.retrieval.base.Retriever`.
-
-        Args:
-            queries: Any text.
-            top_k: Number of passages wanted, at least 1.
-
-        Returns:
-            One list a query, best first, ties in corpus order.
-
-        Raises:
-            ValueError: if ``queries`` is a bare string or ``top_k`` is below 1.
-        """
+        """Ranks passages for each query; see :meth:`Retriever.search`."""
         count = check_search(queries, top_k, self.corpus)
         return [self._search_one(words, count) for words in _words(list(queries))]
 
     def identity(self) -> dict[str, Any]:
-        """Everything that answers depend on; see :class:`calibadv_env.retrieval.base.Retriever`."""
+        """Everything that answers depend on; see :class:`Retriever`."""
         # Recordings from before k1 and b were part of it go on to match where these are the usual.
         settings = {} if self._settings == Bm25Settings() else asdict(self._settings)
         return identity_record(self, self.corpus, **settings)

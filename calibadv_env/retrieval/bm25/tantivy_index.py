@@ -10,24 +10,23 @@ from typing import Any, Final
 
 from calibadv_env.errors import DataError, MissingDependencyError, RetrieverError
 from calibadv_env.protocol.passages import ScoredPassage
-from calibadv_env.retrieval.base import check_search, identity_record
+from calibadv_env.retrieval.base import check_search
 from calibadv_env.retrieval.bm25.settings import STOP_WORDS, WORD
 from calibadv_env.retrieval.corpus import indexed_text
 from calibadv_env.retrieval.disk_corpus import (
     FOLDER,
     CorpusSource,
     DiskCorpus,
+    DiskIndex,
     finish_index,
     write_corpus,
 )
 from calibadv_env.retrieval.index_files import (
     Progress,
     building,
-    check_files,
     check_settings,
     file_facts,
     no_progress,
-    read_manifest,
 )
 from calibadv_env.retrieval.ranking import filled_up, take, with_ties
 
@@ -57,7 +56,7 @@ def build_tantivy_index(
     Args:
         source: A corpus or where it is; see :func:`write_corpus`.
         out: The folder to make.
-        overwrite: Whether an index in this place gives way.
+        overwrite: If true, an index in this place gives way.
         heap_bytes: Memory of the writer, at least 15,000,000.
         progress: Is told how far it is.
 
@@ -99,7 +98,7 @@ def _write_postings(
     progress("index", len(corpus), len(corpus))
 
 
-class TantivyIndex:
+class TantivyIndex(DiskIndex):
     """Searches what :func:`build_tantivy_index` wrote.
 
     The words are those of :class:`calibadv_env.retrieval.bm25.memory.Bm25Retriever`, k1 and b are
@@ -114,21 +113,20 @@ class TantivyIndex:
 
     Args:
         folder: The index.
-        verify: Whether to read and hash every file first; else only sizes are compared.
+        verify: If true, every file is read and hashed first; else only sizes are compared.
 
     Raises:
         DataError: if there is no such index, or its files are not the ones that were written.
         MissingDependencyError: if tantivy is not installed.
     """
 
+    kind = "tantivy"
+
     def __init__(self, folder: str | Path, *, verify: bool = False) -> None:
         self._tantivy = _import_tantivy()
-        folder = Path(folder).absolute()
-        self.folder = folder
-        self.manifest = read_manifest(folder, "tantivy")
+        super().__init__(folder, verify=verify)
+        folder = self.folder
         check_settings(folder, self.manifest.settings, _SETTINGS)
-        check_files(folder, self.manifest, verify=verify)
-        self.corpus = DiskCorpus(folder, verify=verify)
         try:
             index = self._tantivy.Index.open(str(folder / _POSTINGS))
             _register_tokenizer(self._tantivy, index)
@@ -138,17 +136,9 @@ class TantivyIndex:
         self._schema = index.schema
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
-        """Ranks passages for each query; see :class:`calibadv_env.retrieval.base.Retriever`.
-
-        Args:
-            queries: Any text.
-            top_k: Number of passages wanted, at least 1.
-
-        Returns:
-            One list a query, best first, ties in corpus order.
+        """Ranks passages for each query; see :meth:`Retriever.search`.
 
         Raises:
-            ValueError: if ``queries`` is a bare string or ``top_k`` is below 1.
             RetrieverError: if tantivy fails.
         """
         count = check_search(queries, top_k, self.corpus)
@@ -177,10 +167,6 @@ class TantivyIndex:
         except (ValueError, OSError) as error:
             raise RetrieverError(f"{self.folder}: tantivy could not search: {error}") from error
         return take(self.corpus.passages, filled_up(found, count, 0.0))
-
-    def identity(self) -> dict[str, Any]:
-        """Everything that answers depend on; see :class:`calibadv_env.retrieval.base.Retriever`."""
-        return identity_record(self, self.corpus, settings=dict(self.manifest.settings))
 
     def __reduce__(self) -> tuple[type[TantivyIndex], tuple[Path]]:
         """Pickles by path."""

@@ -44,11 +44,11 @@ class Encoder(Protocol):
         ...
 
     def encode_queries(self, queries: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Gives one vector a query, which does not depend on the other queries."""
+        """One vector a query, which does not depend on the other queries."""
         ...
 
     def encode_passages(self, passages: Sequence[Passage]) -> npt.NDArray[np.float32]:
-        """Gives one vector a passage."""
+        """One vector a passage."""
         ...
 
 
@@ -111,7 +111,7 @@ class TransformerEncoder:
         return int(self._passages.config.hidden_size)
 
     def encode_queries(self, queries: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Gives one vector a query, independent of the other queries; see the class.
+        """One vector a query, independent of the other queries; see the class.
 
         Args:
             queries: Any text.
@@ -142,7 +142,7 @@ class TransformerEncoder:
         return vectors
 
     def encode_passages(self, passages: Sequence[Passage]) -> npt.NDArray[np.float32]:
-        """Gives one vector a passage.
+        """One vector a passage.
 
         Args:
             passages: Any passages.
@@ -241,7 +241,7 @@ class TransformerCrossEncoder:
 
         Args:
             query: Any text.
-            passages: What to score.
+            passages: Passages to score.
 
         Returns:
             One score a passage; higher is better.

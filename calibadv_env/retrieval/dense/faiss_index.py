@@ -161,8 +161,8 @@ class FaissSearcher:
 
     Args:
         path: The file.
-        settings: What it was built with.
-        is_mapped: Whether to map the vectors into memory instead of reading them.
+        settings: Settings that it was built with.
+        is_mapped: If true, the vectors are mapped into memory; else they are read.
         device: "cpu" or "cuda", which needs faiss-gpu and a GPU.
 
     Raises:

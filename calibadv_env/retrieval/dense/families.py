@@ -1,4 +1,4 @@
-"""What each family of encoders wants: a wrong prefix or pooling costs recall without any error."""
+"""Families of encoders: a wrong prefix or pooling costs recall without any error."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Final, Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderFamily:
-    """What a family of encoders wants.
+    """Prefixes, pooling and lengths of a family of encoders.
 
     Attributes:
         query_prefix: Text put before every query.
         passage_prefix: Text put before every passage.
         pooling: "mean" over the tokens that are no padding, "cls": the first token, or "pooler":
             what the model itself calls its pooled output.
-        is_normalized: Whether vectors are scaled to length 1, so that the inner product is the
+        is_normalized: If true, vectors are scaled to length 1, so that the inner product is the
             cosine.
         max_tokens: Longer texts are cut.
-        has_title_pair: Whether title and text go in as a pair of segments; else as one text.
+        has_title_pair: If true, title and text go in as a pair of segments; else as one text.
         passage_class: Class in transformers of the passage encoder; "" for the usual one.
         source: Where the facts stand.
     """
@@ -61,7 +61,7 @@ FAMILIES: Final[dict[str, EncoderFamily]] = {
         source="Karpukhin et al. (2020), arXiv 2004.04906; facebook/dpr-*-single-nq-base",
     ),
 }
-"""What each family of encoders wants, by name."""
+"""The families by name."""
 
 
 def family_of(model: str) -> str:

@@ -86,7 +86,7 @@ class _Candidates:
         self._products = np.empty(0, np.float32)
 
     def add(self, start: int, products: Float[np.ndarray, " passage"]) -> None:
-        """Takes those of a block that begins at ``start``."""
+        """Adds the candidates of a block that begins at ``start``."""
         if not len(self.positions):
             self._floor = self._last_of(products)
         chosen = np.flatnonzero(products >= self._floor)
@@ -99,7 +99,7 @@ class _Candidates:
         self.positions, self._products = self.positions[is_kept], self._products[is_kept]
 
     def _last_of(self, products: Float[np.ndarray, " passage"]) -> float:
-        """What a product must be at least, as far as these tell."""
+        """Least product of a candidate, as far as these tell."""
         surplus = len(products) - self._limit
         return (
             float(np.partition(products, surplus)[surplus]) - self._slack

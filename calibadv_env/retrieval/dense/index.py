@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from calibadv_env.common.checks import require_positive
 from calibadv_env.common.files import atomic_file, write_text
 from calibadv_env.errors import DataError
 from calibadv_env.protocol.passages import ScoredPassage
-from calibadv_env.retrieval.base import check_search, identity_record
+from calibadv_env.retrieval.base import check_search
 from calibadv_env.retrieval.dense.encoders import Encoder, TransformerEncoder
 from calibadv_env.retrieval.dense.faiss_index import (
     FaissSearcher,
@@ -31,6 +32,7 @@ from calibadv_env.retrieval.disk_corpus import (
     FOLDER,
     CorpusSource,
     DiskCorpus,
+    DiskIndex,
     finish_index,
     write_corpus,
 )
@@ -38,10 +40,8 @@ from calibadv_env.retrieval.index_files import (
     MANIFEST,
     Progress,
     building,
-    check_files,
     file_facts,
     no_progress,
-    read_manifest,
 )
 from calibadv_env.retrieval.ranking import Hits, filled_up, first_limit, take, with_ties
 
@@ -72,9 +72,9 @@ def build_dense_index(
     Args:
         source: A corpus or where it is; see :func:`write_corpus`.
         out: The folder to make.
-        encoder: What makes the vectors.
+        encoder: Encoder of the passages.
         settings: The kind of faiss index; None takes :class:`Flat`.
-        overwrite: Whether an index in this place gives way.
+        overwrite: If true, an index in this place gives way.
         vectors_dir: Where the chunks stand. Given, they are kept, and a second index of another
             kind is made from them without encoding; None keeps them only until the index stands.
         chunk_size: Passages a chunk.
@@ -112,7 +112,7 @@ def build_dense_index(
 
 
 def _plan(corpus: DiskCorpus, encoder: Encoder, chunk_size: int, dtype: str) -> dict[str, Any]:
-    """What the vectors depend on."""
+    """Facts that the vectors depend on."""
     return {
         "corpus_sha256": corpus.sha256,
         "encoder": encoder.fingerprint,
@@ -133,9 +133,9 @@ def encode_corpus(
 
     Args:
         corpus: The passages.
-        encoder: What makes the vectors.
+        encoder: Encoder of the passages.
         folder: Where the chunks stand.
-        plan: What the vectors depend on; kept beside the chunks.
+        plan: Facts that the vectors depend on; kept beside the chunks.
         progress: Is told how far it is.
 
     Returns:
@@ -165,7 +165,7 @@ def encode_corpus(
     return paths
 
 
-class DenseIndex:
+class DenseIndex(DiskIndex):
     """Searches what :func:`build_dense_index` wrote: the largest inner products.
 
     The batch is encoded and searched together, yet an answer does not depend on which queries
@@ -176,9 +176,9 @@ class DenseIndex:
 
     Args:
         folder: The index.
-        encoder: What encodes the queries; None loads the one that the index names.
-        verify: Whether to read and hash every file first; else only sizes are compared.
-        is_mapped: Whether to map the vectors into memory instead of reading them.
+        encoder: Encoder of the queries; None loads the one that the index names.
+        verify: If true, every file is read and hashed first; else only sizes are compared.
+        is_mapped: If true, the vectors are mapped into memory; else they are read.
         device: "cpu" or "cuda", for the index and for the encoder that is loaded.
 
     Raises:
@@ -186,6 +186,8 @@ class DenseIndex:
             the encoder is not the one that encoded the passages.
         MissingDependencyError: if faiss is not installed.
     """
+
+    kind = "dense"
 
     def __init__(
         self,
@@ -196,11 +198,8 @@ class DenseIndex:
         is_mapped: bool = True,
         device: str = "cpu",
     ) -> None:
-        folder = Path(folder).absolute()
-        self.folder = folder
-        self.manifest = read_manifest(folder, "dense")
-        check_files(folder, self.manifest, verify=verify)
-        self.corpus = DiskCorpus(folder, verify=verify)
+        super().__init__(folder, verify=verify)
+        folder = self.folder
         record = self.manifest.settings
         try:
             settings = from_record(record["faiss"])
@@ -221,17 +220,9 @@ class DenseIndex:
             )
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
-        """Ranks passages for each query; see :class:`calibadv_env.retrieval.base.Retriever`.
-
-        Args:
-            queries: Any text.
-            top_k: Number of passages wanted, at least 1.
-
-        Returns:
-            One list a query, best first, ties in corpus order.
+        """Ranks passages for each query; see :meth:`Retriever.search`.
 
         Raises:
-            ValueError: if ``queries`` is a bare string or ``top_k`` is below 1.
             RetrieverError: if faiss fails.
         """
         count = check_search(queries, top_k, self.corpus)
@@ -260,18 +251,11 @@ class DenseIndex:
         last = found[-1][1] if found else 0.0
         return take(self.corpus.passages, filled_up(found, count, last))
 
-    def identity(self) -> dict[str, Any]:
-        """Everything that answers depend on; see :class:`calibadv_env.retrieval.base.Retriever`."""
-        return identity_record(self, self.corpus, settings=dict(self.manifest.settings))
-
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles by path, with an encoder of the caller's own making."""
         own = None if isinstance(self.encoder, TransformerEncoder) else self.encoder
-        return _reopen, (self.folder, own, self._is_mapped, self._device)
-
-
-def _reopen(folder: Path, encoder: Encoder | None, is_mapped: bool, device: str) -> DenseIndex:
-    return DenseIndex(folder, encoder, is_mapped=is_mapped, device=device)
+        opened = partial(DenseIndex, is_mapped=self._is_mapped, device=self._device)
+        return opened, (self.folder, own)
 
 
 def _corpus_of(source: CorpusSource, folder: Path, progress: Progress) -> DiskCorpus:
@@ -326,7 +310,7 @@ def _is_chunk(path: Path, num_rows: int, plan: dict[str, Any]) -> bool:
 
 
 def _encoder_record(encoder: Encoder) -> dict[str, Any]:
-    """What the encoder is, and how to load it again unless it is of the caller's own making."""
+    """Facts about the encoder, and how to load it again unless it is of the caller's own making."""
     record = {"encoder": encoder.fingerprint, "dimension": encoder.dimension}
     if not isinstance(encoder, TransformerEncoder):
         return record
