@@ -22,6 +22,7 @@ from calibadv_algo.cli.setup import data_sha256, git_commit, warm_start_facts
 from calibadv_algo.cli.warmstart import WarmStart, name_source, passage_heads, tokenizer_texts
 from calibadv_algo.experiments.arms import ARMS
 from calibadv_algo.experiments.baseline import baseline_names
+from calibadv_algo.learner import pretrained
 from calibadv_algo.learner.pretrained import policy_path
 from calibadv_algo.rollout.engines.base import Generation
 from calibadv_algo.training.config import EnvConfig
@@ -393,7 +394,7 @@ def test_the_shipped_policy_is_found_by_name() -> None:
 
 def test_the_reason_why_a_model_cannot_be_loaded_is_one_line() -> None:
     with pytest.raises(ValueError, match=r"shipped policy \(atlas-tiny\).*'no/model'") as caught:
-        setup.load_policy("no/model")
+        pretrained.load_policy("no/model")
     assert "\n" not in str(caught.value)
 
 
