@@ -7,8 +7,9 @@ where sequences begin. There is no padding, so nothing has to be masked away lat
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -204,34 +205,26 @@ def select_sequences(batch: TokenBatch, indices: Sequence[int]) -> TokenBatch:
         sequence=torch.arange(len(chosen)).repeat_interleave(counts[chosen]),
         turn=batch.turn[tokens],
         sequence_rewards=None if rewards is None else rewards[chosen],
-        **_optional_vectors(batch, lambda vector: vector[tokens]),
+        **_changed(batch, _OPTIONAL_VECTORS, lambda vector: vector[tokens]),
     )
 
 
 def to_device(batch: TokenBatch, device: torch.device) -> TokenBatch:
-    """The batch with what belongs to action tokens on a device; the rest is not needed there."""
+    """Moves what belongs to action tokens to a device; the rest is not needed there."""
     if device.type == "cpu":
         return batch
-    rewards = batch.sequence_rewards
-    return TokenBatch(
-        input_ids=batch.input_ids,
-        sequence_starts=batch.sequence_starts,
-        action_mask=batch.action_mask,
-        advantages=batch.advantages.to(device),
-        sampling_logprobs=batch.sampling_logprobs.to(device),
-        sequence=batch.sequence.to(device),
-        turn=batch.turn.to(device),
-        sequence_rewards=None if rewards is None else rewards.to(device),
-        **_optional_vectors(batch, lambda vector: vector.to(device)),
+    names = ("advantages", "sampling_logprobs", "sequence", "turn", "sequence_rewards")
+    return replace(
+        batch, **_changed(batch, (*names, *_OPTIONAL_VECTORS), lambda values: values.to(device))
     )
 
 
-def _optional_vectors(
-    batch: TokenBatch, change: Callable[[Tensor], Tensor]
-) -> dict[str, Tensor | None]:
-    """The vectors that need not be there, changed alike."""
-    vectors = {name: getattr(batch, name) for name in _OPTIONAL_VECTORS}
-    return {name: None if each is None else change(each) for name, each in vectors.items()}
+def _changed(
+    batch: TokenBatch, names: Sequence[str], change: Callable[[Tensor], Tensor]
+) -> dict[str, Any]:
+    """Fields of a batch, changed alike; None stays None."""
+    values = {name: getattr(batch, name) for name in names}
+    return {name: None if each is None else change(each) for name, each in values.items()}
 
 
 def minibatch_indices(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from calibadv_algo.batching import (
     sequences_with_signal,
     split_by_tokens,
     split_minibatches,
+    to_device,
     tokens_to_turns,
     turns_to_tokens,
 )
@@ -173,6 +174,20 @@ def test_selecting_follows_the_order_given() -> None:
     assert chosen.input_ids[chosen.sequence_starts[:-1]].tolist() == [2000, 0]
     assert chosen.advantages.tolist() == [21, 21, 21, 22, 1, 2]
     assert chosen.sequence.tolist() == [0, 0, 0, 0, 1, 1]
+
+
+def test_what_belongs_to_action_tokens_moves_to_the_device() -> None:
+    batch = build_token_batch([make_trajectory(i, 1, [(2, 1), (1, 0)]) for i in range(2)])
+    batch = replace(batch, values=torch.zeros(batch.num_action_tokens))
+    moved = to_device(batch, torch.device("meta"))
+    stays = {"input_ids", "sequence_starts", "action_mask"}
+    for item in fields(batch):
+        before, after = getattr(batch, item.name), getattr(moved, item.name)
+        assert (before is None) == (after is None)
+        if after is not None:
+            assert after.device.type == ("cpu" if item.name in stays else "meta")
+            assert after.shape == before.shape
+    assert to_device(batch, torch.device("cpu")) is batch
 
 
 def test_minibatches_depend_on_the_generator_alone() -> None:
