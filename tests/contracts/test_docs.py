@@ -75,20 +75,25 @@ def dead_links(page: str) -> list[str]:
     return [link for link in local if link and not (folder / link).exists()]
 
 
+def is_yours(name: str) -> bool:
+    """Tells whether a reader would write the file; ``NAME`` stands for a word of theirs."""
+    return name in YOURS or "NAME" in name
+
+
 def missing_files(code: str) -> list[str]:
     """Python files that are nowhere; a name may leave out the folders above."""
     found = re.findall(r"(?<![\w/.*-])((?:[\w-]+/)*[\w-]+\.py)\b(?!\w)", code)
     return [
         name
         for name in found
-        if name not in YOURS and not any(f == name or f.endswith("/" + name) for f in FILES)
+        if not is_yours(name) and not any(f == name or f.endswith("/" + name) for f in FILES)
     ]
 
 
 def missing_folders(code: str) -> list[str]:
     """Paths below the project's folders that are nowhere."""
     found = re.findall(rf"(?<![\w/.-])((?:{'|'.join(FOLDERS)}|tests|docs)/[\w/.-]*)", code)
-    return [name for name in found if not (ROOT / name.rstrip(".")).exists()]
+    return [name for name in found if not is_yours(name) and not (ROOT / name.rstrip(".")).exists()]
 
 
 # Names
