@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 
 from calibadv_algo.cli.progress import stage_bars
+from calibadv_env.data.reading import find_reader, read_corpus
 from calibadv_env.data.registry import get_dataset, list_datasets
 from calibadv_env.retrieval.bm25.build import build_bm25_index
 from calibadv_env.retrieval.bm25.settings import Bm25Settings
@@ -35,7 +36,7 @@ class Bm25Job:
     """BM25 of bm25s, memory-mapped: the default."""
 
     corpus: CorpusArgument
-    """JSONL file (plain or gzip), folder of an index, or name of a dataset."""
+    """JSONL file or table (plain or gzip), folder of an index, or name of a dataset."""
     out: OutArgument
     """Folder to make."""
     k1: float = 1.2
@@ -63,7 +64,7 @@ class TantivyJob:
     """BM25 by tantivy (extra), for the largest corpora."""
 
     corpus: CorpusArgument
-    """JSONL file (plain or gzip), folder of an index, or name of a dataset."""
+    """JSONL file or table (plain or gzip), folder of an index, or name of a dataset."""
     out: OutArgument
     """Folder to make."""
     heap_bytes: int = 128_000_000
@@ -90,7 +91,7 @@ class DenseJob:
     """Vectors of an encoder in a faiss index; called again, an interrupted run goes on."""
 
     corpus: CorpusArgument
-    """JSONL file (plain or gzip), folder of an index, or name of a dataset."""
+    """JSONL file or table (plain or gzip), folder of an index, or name of a dataset."""
     out: OutArgument
     """Folder to make."""
     model: str
@@ -259,4 +260,6 @@ def source_of(name: str) -> CorpusSource:
     """The corpus that an argument names: a path, or a dataset where there is no such path."""
     if not Path(name).exists() and name in list_datasets():
         return get_dataset(name).corpus()
-    return name
+    # Lines of JSON and indexes stream from their place; other formats are read into memory.
+    is_streamed = Path(name).is_dir() or find_reader(name).name == "jsonl"
+    return name if is_streamed else read_corpus(name)

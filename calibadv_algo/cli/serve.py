@@ -11,9 +11,10 @@ from typing import Annotated, Final
 import tyro
 from rich.console import Console
 
+from calibadv_env.data.reading import read_corpus
 from calibadv_env.data.registry import get_dataset, list_datasets
 from calibadv_env.errors import DataError
-from calibadv_env.retrieval import Corpus, Retriever, make_retriever
+from calibadv_env.retrieval import Retriever, make_retriever
 from calibadv_env.retrieval.parallel import ParallelRetriever
 from calibadv_env.retrieval.remote.batcher import BatchLimits
 from calibadv_env.retrieval.remote.server import ServerConfig, run_server
@@ -97,7 +98,7 @@ def open_source(source: str, retriever: str, *, verify: bool = False) -> Retriev
 
         return open_index(path, verify=verify)
     if path.is_file():
-        return make_retriever(retriever, Corpus.from_jsonl(path))
+        return make_retriever(retriever, read_corpus(path))
     if source.lower() in {name.lower() for name in list_datasets()}:
         return get_dataset(source).retriever(retriever)
     known = ", ".join(list_datasets())

@@ -52,20 +52,14 @@ class Corpus:
                 id; the message begins with ``file:line:``.
         """
         passages: list[Passage] = []
-        lines: dict[str, int] = {}
-        for number, record in read_jsonl(path):
-            try:
-                passage = parse_passage(record)
-            except ValueError as error:
-                raise DataError(f"{path}:{number}: {error}") from error
-            if passage.id in lines:
-                raise DataError(
-                    f"{path}:{number}: id {passage.id!r} stands in line {lines[passage.id]} too"
-                )
-            lines[passage.id] = number
+        places: dict[str, str] = {}
+        for place, passage in read_passages(path):
+            if passage.id in places:
+                raise DataError(f"{place}: id {passage.id!r} stands at {places[passage.id]} too")
+            places[passage.id] = place
             passages.append(passage)
         if not passages:
-            raise DataError(f"{path}:1: the file holds no passage")
+            raise DataError(f"{path}: there is no passage in it")
         return cls(passages)
 
     def to_jsonl(self, path: str | Path) -> None:
@@ -138,6 +132,25 @@ class Corpus:
     def __repr__(self) -> str:
         """Names the size, not the content."""
         return f"Corpus({len(self)} passages)"
+
+
+def read_passages(path: str | Path) -> Iterator[tuple[str, Passage]]:
+    """Reads passages one by one, as :meth:`Corpus.from_jsonl` does; ids may repeat.
+
+    Args:
+        path: A plain or gzip JSONL file.
+
+    Yields:
+        ``file:line`` and the passage.
+
+    Raises:
+        DataError: if the file cannot be read or has a malformed line.
+    """
+    for number, record in read_jsonl(path):
+        try:
+            yield f"{path}:{number}", parse_passage(record)
+        except ValueError as error:
+            raise DataError(f"{path}:{number}: {error}") from error
 
 
 def parse_passage(record: Mapping[str, Any]) -> Passage:

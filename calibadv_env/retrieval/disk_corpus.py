@@ -14,11 +14,10 @@ from typing import Any, ClassVar, Final, NoReturn, TypeAlias, overload
 
 import numpy as np
 
-from calibadv_env.common.jsonl import read_jsonl
 from calibadv_env.errors import DataError, RetrieverError
 from calibadv_env.protocol.passages import Passage, ScoredPassage
 from calibadv_env.retrieval.base import identity_record
-from calibadv_env.retrieval.corpus import Corpus, parse_passage
+from calibadv_env.retrieval.corpus import Corpus, read_passages
 from calibadv_env.retrieval.index_files import (
     MANIFEST,
     FileFacts,
@@ -277,7 +276,7 @@ def write_corpus(
         _write_files(_reporting(source, len(source), progress), folder, "the corpus")
     else:
         total = estimate_passages(Path(source))
-        passages = _reporting(_read_passages(Path(source)), total, progress)
+        passages = _reporting((passage for _, passage in read_passages(source)), total, progress)
         _write_files(passages, folder, str(source))
     return DiskCorpus(folder)
 
@@ -339,14 +338,6 @@ def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     stream = iter(items)
     while batch := list(islice(stream, size)):
         yield batch
-
-
-def _read_passages(path: Path) -> Iterator[Passage]:
-    for number, record in read_jsonl(path):
-        try:
-            yield parse_passage(record)
-        except ValueError as error:
-            raise DataError(f"{path}:{number}: {error}") from error
 
 
 def _reporting(

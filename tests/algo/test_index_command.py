@@ -44,6 +44,12 @@ def test_a_dataset_is_a_corpus_too(tmp_path):
     assert len(open_index(tmp_path / "out").corpus) > 0
 
 
+def test_a_table_is_a_corpus_too(tmp_path):
+    (tmp_path / "documents.tsv").write_text("id\ttitle\ttext\nd1\tNile\tThe Nile is in Egypt.\n")
+    assert run("bm25", tmp_path / "documents.tsv", tmp_path / "out") == 0
+    assert open_index(tmp_path / "out").corpus.by_id("d1").title == "Nile"
+
+
 def test_tantivy_and_hybrid(corpus, tmp_path):
     pytest.importorskip("tantivy")
     run("bm25", corpus, tmp_path / "a")

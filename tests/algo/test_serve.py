@@ -32,6 +32,12 @@ def test_a_file_an_index_and_a_dataset_can_be_served(tmp_path):
         assert open_source(source, "bm25").search([QUERY], 3) == wanted
 
 
+def test_a_table_of_documents_can_be_served(tmp_path):
+    path = tmp_path / "documents.csv"
+    path.write_text("id,title,text\nd1,Nile,The Nile is in Egypt.\nd2,Po,The Po is in Italy.\n")
+    assert open_source(str(path), "bm25").search(["Po"], 1)[0][0].passage.id == "d2"
+
+
 def test_an_index_on_disk_is_spread_over_processes(tmp_path):
     index = open_source(str(build_bm25_index(CORPUS, tmp_path / "index")), "bm25")
     num_cores = min(4, len(os.sched_getaffinity(0)))
