@@ -7,7 +7,6 @@ call that waits for its next attempt gives up once another of the same batch has
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import random
@@ -21,7 +20,7 @@ from email.utils import parsedate_to_datetime
 from typing import Annotated, Any, Final, Self, TypeVar
 
 from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE, Checked
-from calibadv_env.errors import MissingDependencyError
+from calibadv_env.common.extras import import_extra
 
 RETRIED_STATUSES: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """Refusals of a server that may pass."""
@@ -116,7 +115,7 @@ class HttpClient:
     """
 
     def __init__(self, settings: HttpSettings) -> None:
-        self._httpx = _import_httpx()
+        self._httpx = import_extra("httpx", "http", "a call over HTTP")
         self.settings = settings
         self._processes: dict[int, _Process] = {}
         self._thread = threading.local()
@@ -375,12 +374,3 @@ def _without_key(headers: Mapping[str, str], text: str) -> str:
     """A text in which the key of a request does not stand."""
     key = headers.get("authorization", "").removeprefix("Bearer ")
     return text.replace(key, "[key]") if key else text
-
-
-def _import_httpx() -> Any:
-    try:
-        return importlib.import_module("httpx")
-    except ImportError as error:
-        raise MissingDependencyError(
-            "this needs the package httpx: pip install 'calibadv[http]'"
-        ) from error

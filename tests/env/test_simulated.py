@@ -356,7 +356,7 @@ def test_a_long_query_is_cut_for_the_model():
 
     simulator(writer=ScriptedWriter(write), max_query_chars=10).search(["ab" * 500_000], 1)
     assert "Query: ababababab\n" in asked[0]
-    with pytest.raises(ValueError, match="max_query_chars must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="max_query_chars must be positive, got 0"):
         simulator(max_query_chars=0)
 
 
@@ -467,7 +467,7 @@ def test_a_simulated_search_is_made_from_one_string(chat_server):
         ("simulated:http://h/v1#model=m&color=red", "must be among model, .*got 'color'"),
         ("simulated:http://h/v1#model=m&end=high", "end in .* must be a float, got 'high'"),
         ("simulated:h#model=m", "base_url must begin with http"),
-        ("simulated:http://h/v1#model=m&end=2", "end must be from 0 to 1"),
+        ("simulated:http://h/v1#model=m&end=2", r"end must be in \[0, 1\]"),
     ):
         with pytest.raises(ValueError, match=message):
             simulated_from_spec(spec)

@@ -188,7 +188,7 @@ def test_a_score_that_json_cannot_hold_is_an_error():
 
 
 def test_limits_are_checked():
-    with pytest.raises(ValueError, match="max_queries must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="max_queries must be positive, got 0"):
         RequestLimits(max_queries=0)
     with pytest.raises(ValueError, match="must not exceed max_top_k"):
         RequestLimits(default_top_k=5, max_top_k=4)

@@ -101,7 +101,7 @@ class GenerationEngine(Protocol):
         ...
 
     def sync_weights(self, model: torch.nn.Module, version: int) -> None:
-        """Takes over the trainer's weights; everything cached under the old ones is dropped.
+        """Copies the trainer's weights; everything cached under the old ones is dropped.
 
         Raises:
             EngineError: if turns are running, or the engine failed.

@@ -26,7 +26,7 @@ class VllmEngineConfig(Checked):
     """A vLLM engine of this process: its own copy of the weights, sent after every update."""
 
     workers: Literal["in-process", "separate"] = "in-process"
-    """Whether vLLM computes in this process or in processes of its own."""
+    """Place of computation: this process, or processes of vLLM's own."""
     dtype: Precision = "auto"
     """Type of weights and computation; auto means bf16 on a GPU and fp32 on a CPU."""
     max_model_len: Annotated[int, POSITIVE] | None = None
@@ -45,7 +45,7 @@ class VllmEngineConfig(Checked):
     block_size: Annotated[int, POSITIVE] | None = None
     """Tokens of one block of the prefix cache; None means 32 on a CPU and vLLM's own on a GPU."""
     execution: Literal["auto", "eager", "graphs"] = "auto"
-    """Whether the model is compiled into graphs; auto means on a GPU alone."""
+    """Mode of execution: eager, or compiled into graphs; auto means graphs on a GPU alone."""
     transfer: Literal["auto", "memory", "file", "ipc", "nccl"] = "auto"
     """How weights get to vLLM. memory: by reference, in process; file: through transfer_dir;
     ipc: one GPU for both; nccl: separate GPUs. auto: memory in process, else file on a CPU and
@@ -53,9 +53,9 @@ class VllmEngineConfig(Checked):
     transfer_dir: str = "/dev/shm"
     """Folder that this process and the workers see, best in memory."""
     lora: Literal["merged", "adapter"] = "merged"
-    """Whether a LoRA policy is sent as full weights or as its adapter alone."""
+    """Form in which a LoRA policy is sent: as full weights, or its adapter alone."""
     sleep: Literal["never", "keep-weights", "drop-weights"] = "never"
-    """What leaves the GPU while the trainer works: nothing, or the cache (weights moved to the
+    """Memory that leaves the GPU while the trainer works: none, or the cache (weights moved to the
     host), or the cache and the weights. No effect on a CPU."""
     max_rebuilds: Annotated[int, NOT_NEGATIVE] = 2
     """How often in a row a failed engine is built anew before the run ends."""

@@ -19,7 +19,7 @@ class TurnDecoder:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_ids: Sequence[int]) -> None:
-        """Takes the tokenizer and the tokens that end a turn."""
+        """Hides ``eos_ids`` and padding from the text."""
         self._tokenizer = tokenizer
         self.eos_ids = frozenset(eos_ids)
         pad = tokenizer.pad_token_id
@@ -49,7 +49,7 @@ class TurnDecoder:
 
 
 class StopMatcher:
-    """Says whether a turn has ended, looking only when its last token could have ended it.
+    """Detects the end of a turn, looking only when its last token could have ended it.
 
     A stop string is complete only after a token that holds (a byte of) its last character, so
     all other tokens are passed over by a table look-up.

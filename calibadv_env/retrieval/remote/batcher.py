@@ -1,4 +1,4 @@
-"""Puts searches that are asked for at the same time into one call of the retriever."""
+"""Batching of searches that are asked for at the same time into one call of the retriever."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
+from annotated_types import Interval
+
+from calibadv_env.common.checks import POSITIVE, Checked
 from calibadv_env.errors import RetrieverError
 from calibadv_env.protocol.passages import ScoredPassage
 from calibadv_env.retrieval.base import Retriever
@@ -35,8 +38,8 @@ class ExpiredError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchLimits:
-    """How requests are put together.
+class BatchLimits(Checked):
+    """Sizes and waiting times of batches.
 
     Attributes:
         max_batch: Most queries of one search. 1 turns batching off.
@@ -45,20 +48,10 @@ class BatchLimits:
         max_age_s: A request that waited longer is not searched any more.
     """
 
-    max_batch: int = 64
-    max_wait_ms: float = 2.0
-    max_queue: int = 4096
-    max_age_s: float = 30.0
-
-    def __post_init__(self) -> None:
-        """Refuses values out of range."""
-        for name in ("max_batch", "max_queue"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.max_wait_ms <= 1000:
-            raise ValueError(f"max_wait_ms must be from 0 to 1000, got {self.max_wait_ms}")
-        if not self.max_age_s > 0:
-            raise ValueError(f"max_age_s must be positive, got {self.max_age_s}")
+    max_batch: Annotated[int, POSITIVE] = 64
+    max_wait_ms: Annotated[float, Interval(ge=0, le=1000)] = 2.0
+    max_queue: Annotated[int, POSITIVE] = 4096
+    max_age_s: Annotated[float, POSITIVE] = 30.0
 
 
 Answer: TypeAlias = list[list[ScoredPassage]] | BaseException
@@ -85,7 +78,7 @@ class SearchBatcher:
     Args:
         retriever: Answers.
         executor: Has one thread.
-        limits: How requests are put together.
+        limits: Sizes and waiting times of batches.
         metrics: Where it is counted.
     """
 
@@ -129,7 +122,7 @@ class SearchBatcher:
         return answer
 
     def ask(self, queries: Sequence[str], top_k: int) -> asyncio.Future[Answer]:
-        """As :meth:`submit`, with what that raises as a result.
+        """Queues some queries; unlike :meth:`submit` it gives an error as a result.
 
         Args:
             queries: The queries of one request.
@@ -163,7 +156,7 @@ class SearchBatcher:
             self._running = ()
 
     def fail_all(self, error: Exception) -> None:
-        """Gives every request that has no answer yet an error instead."""
+        """Answers every request that has no answer yet with an error."""
         for job in (*self._running, *self._jobs):
             if not job.answer.done():
                 job.answer.set_result(error)

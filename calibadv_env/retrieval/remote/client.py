@@ -1,4 +1,4 @@
-"""A retriever that asks a server, in whichever of the four dialects it speaks."""
+"""Retriever over a search server, in whichever of the four dialects it speaks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DialectOrAuto: TypeAlias = Literal["auto", "search_r1", "rerank", "skyrl", "gem"
 _PROBED: Final[tuple[Dialect, ...]] = ("search_r1", "skyrl", "rerank", "gem")
 """The order in which dialects are tried."""
 _OTHER_DIALECT: Final = frozenset({400, 415, 422, 500})
-"""How servers answer a request in a dialect that they do not know."""
+"""Statuses with which servers answer a request in a dialect that they do not know."""
 _MAX_CHARS_PER_REQUEST: Final = 4_000_000
 _POLL_S: Final = 0.1
 _OPTIONS: Final[Mapping[str, type]] = {
@@ -53,7 +53,7 @@ _OPTIONS: Final[Mapping[str, type]] = {
 
 
 class HttpRetriever:
-    """Asks a search server.
+    """Client of a search server.
 
     A failure is an exception, never a passage: a server that is down, too slow, or answers
     something else than passages raises :class:`RetrieverError` from its cause. What may pass
@@ -203,7 +203,7 @@ class HttpRetriever:
         self._is_awaited = True
 
     def identity(self) -> dict[str, Any]:
-        """What the answers depend on, as far as the server tells: for :class:`CachedRetriever`.
+        """Everything that the answers depend on, as far as the server tells.
 
         Returns:
             What our server says of its corpus and settings, or the address of another server.

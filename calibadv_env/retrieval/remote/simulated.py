@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from calibadv_env.common.checks import require_fraction, require_not_negative, require_positive
 from calibadv_env.errors import RetrieverError
 from calibadv_env.protocol.passages import Passage, ScoredPassage
 from calibadv_env.retrieval.base import AskedTask
@@ -73,7 +74,7 @@ RULES: Final[dict[Quality, str]] = {
 }
 
 PREFIX: Final = "simulated:"
-"""How the specification of a simulated search begins."""
+"""Beginning of the specification of a simulated search."""
 
 _OPTIONS: Final[dict[str, type]] = {
     "model": str,
@@ -116,15 +117,9 @@ def noise_probability(
     Raises:
         ValueError: if an argument is out of its range.
     """
-    if step < 0:
-        raise ValueError(f"step must not be negative, got {step}")
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
-    for name, value in (("start", start), ("end", end)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} must be from 0 to 1, got {value}")
-    if not base > 0:
-        raise ValueError(f"base must be above 0, got {base}")
+    require_not_negative(step=step)
+    require_positive(num_steps=num_steps, base=base)
+    require_fraction(start=start, end=end)
     done = min(step / num_steps, 1.0)
     share = done if base == 1 else (base**done - 1) / (base - 1)
     return start + share * (end - start)
@@ -176,8 +171,7 @@ class SimulatedRetriever:
     def __post_init__(self) -> None:
         """Checks the curriculum."""
         self.noise_probability()
-        if self.max_query_chars < 1:
-            raise ValueError(f"max_query_chars must be at least 1, got {self.max_query_chars}")
+        require_positive(max_query_chars=self.max_query_chars)
 
     def noise_probability(self, step: int | None = None) -> float:
         """The share of noisy answers at a step; at :attr:`step` if it is None."""
@@ -187,7 +181,7 @@ class SimulatedRetriever:
         )
 
     def step_of(self, task: AskedTask | None) -> int:
-        """How far the training is for a task."""
+        """Step of the training that a task belongs to."""
         progress = getattr(task, "training_progress", None)
         return self.step if progress is None else round(progress * self.num_steps)
 
@@ -238,13 +232,13 @@ class SimulatedRetriever:
         return "noisy" if drawn < self.noise_probability(step) else "useful"
 
     def cache_key(self, query: str, task: AskedTask | None) -> str:
-        """What the answer depends on besides the settings: for :class:`CachedRetriever`."""
+        """Everything but the settings that the answer depends on; a key of the cache."""
         answers = list(task.golden_answers) if task else None
         question = task.question if task else None
         return json.dumps([query, question, answers, self.quality(query, task)])
 
     def identity(self) -> dict[str, Any]:
-        """What the answers depend on besides query, task and draw."""
+        """Settings that the answers depend on besides query, task and draw."""
         return {"kind": "SimulatedRetriever", "name": self.name}
 
     def _search(
@@ -299,7 +293,7 @@ def simulated_from_spec(spec: str) -> SimulatedRetriever:
 
 
 def simulation_prompt(query: str, task: AskedTask | None, quality: Quality, count: int) -> str:
-    """What the model is told.
+    """Prompt for the model that plays the search engine.
 
     Args:
         query: What was searched for.
@@ -324,7 +318,7 @@ def simulation_prompt(query: str, task: AskedTask | None, quality: Quality, coun
 
 
 def written_passages(text: str, query: str, count: int) -> list[ScoredPassage]:
-    """Takes what a model wrote apart.
+    """Passages in the text that a model wrote.
 
     Args:
         text: Lines ``Doc 1: …``; without any such line the whole text is one passage.

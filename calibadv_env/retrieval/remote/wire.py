@@ -17,13 +17,13 @@ alone. verl and ASearcher speak search_r1, CalibAdv's released code speaks reran
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from calibadv_env.errors import MissingDependencyError
+from calibadv_env.common.checks import POSITIVE, Checked
+from calibadv_env.common.extras import import_extra
 from calibadv_env.protocol.passages import Passage, ScoredPassage
 from calibadv_env.retrieval.corpus import parse_passage
 
@@ -67,8 +67,8 @@ class BadReplyError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RequestLimits:
-    """What a request may ask for.
+class RequestLimits(Checked):
+    """Limits of a request.
 
     Attributes:
         default_top_k: Passages a query where the request does not say.
@@ -77,16 +77,14 @@ class RequestLimits:
         max_query_chars: Longest query. The default is what an environment lets a policy write.
     """
 
-    default_top_k: int = 3
-    max_top_k: int = 1000
-    max_queries: int = 4096
-    max_query_chars: int = 1_000_000
+    default_top_k: Annotated[int, POSITIVE] = 3
+    max_top_k: Annotated[int, POSITIVE] = 1000
+    max_queries: Annotated[int, POSITIVE] = 4096
+    max_query_chars: Annotated[int, POSITIVE] = 1_000_000
 
     def __post_init__(self) -> None:
         """Refuses limits that allow nothing."""
-        for name in ("default_top_k", "max_top_k", "max_queries", "max_query_chars"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        Checked.__post_init__(self)
         if self.default_top_k > self.max_top_k:
             raise ValueError(
                 f"default_top_k must not exceed max_top_k, got {self.default_top_k} and "
@@ -96,15 +94,15 @@ class RequestLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchRequest:
-    """What a client asked for, and in which form it wants the answer.
+    """A parsed request and the form of its answer.
 
     Attributes:
         queries: What to search for; at least one.
         top_k: Passages a query.
-        with_scores: Whether entries have a score beside the document.
-        is_msgpack: Whether the reply is msgpack.
-        is_flat: Whether the reply is the list of the only query, not a list of lists.
-        as_strings: Whether documents are strings.
+        with_scores: If true, entries have a score beside the document.
+        is_msgpack: If true, the reply is msgpack, else JSON.
+        is_flat: If true, the reply is the list of the only query, not a list of lists.
+        as_strings: If true, documents are strings.
     """
 
     queries: tuple[str, ...]
@@ -116,7 +114,7 @@ class SearchRequest:
 
 
 def is_msgpack_body(body: bytes, content_type: str | None) -> bool:
-    """Whether a body is msgpack: by its type, else by its first byte.
+    """Tells if a body is msgpack: by its type, else by its first byte.
 
     Args:
         body: The bytes.
@@ -390,9 +388,4 @@ def _unpack(body: bytes) -> Any:
 
 
 def _msgpack() -> Any:
-    try:
-        return importlib.import_module("msgpack")
-    except ImportError as error:
-        raise MissingDependencyError(
-            "the dialect gem needs the package msgpack: pip install 'calibadv[http]'"
-        ) from error
+    return import_extra("msgpack", "http", "the dialect gem")

@@ -136,7 +136,7 @@ class RunningBatch:
         self._waiting += requests
 
     def cancel(self, episode_id: str) -> None:
-        """Gives a turn up, if there is one, and whatever is kept for the episode."""
+        """Drops the turn of an episode, if there is one, and whatever is kept for it."""
         self._waiting = deque(r for r in self._waiting if r.episode_id != episode_id)
         row = self.rows.row_of(episode_id)
         if row is not None and row < self._n:
@@ -144,7 +144,7 @@ class RunningBatch:
         self.rows.release(episode_id)
 
     def step(self) -> list[tuple[str, Generation]]:
-        """One token for every running turn; returns those that ended."""
+        """Samples one token of every running turn; returns those that ended."""
         self._leave()
         parts: list[Tensor] = []
         if self._n:
@@ -223,7 +223,7 @@ class RunningBatch:
         return (self._decoder.decode(ids), "length") if is_full else None
 
     def _leave(self) -> None:
-        """Takes rows that have ended out of the batch, if that pays or others wait."""
+        """Removes rows that have ended from the batch, if that pays or others wait."""
         live = np.flatnonzero(self._is_live[: self._n])
         num_ended = self._n - len(live)
         is_shorter = self._aligned(len(live)) < self._aligned(self._n)
@@ -315,7 +315,7 @@ class RunningBatch:
         return self._prefill(first)
 
     def _next_requests(self, count: int) -> list[GenerationRequest]:
-        """Takes turns that wait; those whose episodes have a row come first."""
+        """Pops turns that wait; those whose episodes have a row come first."""
         if len(self._waiting) > count:
             has_row = [self.rows.row_of(each.episode_id) is not None for each in self._waiting]
             order = np.argsort(~np.array(has_row), kind="stable")

@@ -52,7 +52,7 @@ class HfEngine(StreamingEngine):
         compact_share: float = 0.125,
         align: int | None = None,
     ) -> None:
-        """Takes a model whose attention is causal, full and positional by ``position_ids``.
+        """Serves a model whose attention is causal, full and positional by ``position_ids``.
 
         Args:
             model: Any Hugging Face causal model, on any device, in float32 or bfloat16.
@@ -143,7 +143,7 @@ class HfEngine(StreamingEngine):
             self._batch.cancel(episode_id)
 
     def sync_weights(self, model: torch.nn.Module, version: int) -> None:
-        """Takes over weights and drops everything that was computed under the old ones.
+        """Copies weights and drops everything that was computed under the old ones.
 
         Args:
             model: The engine's own model (nothing is copied) or one of the same shape.

@@ -89,7 +89,7 @@ class _Piece:
 
 
 class TextPieces:
-    """A tokenizer whose tokens are whole texts: what is not asked of a server has no tokens.
+    """Tokenizer whose tokens are whole texts.
 
     Pieces are kept until the engine drops them.
     """
@@ -129,7 +129,7 @@ class TextPieces:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What a server wrote."""
+    """The part of a completion that a turn is made of."""
 
     text: str
     finish_reason: str | None
@@ -212,7 +212,7 @@ class OpenAiEngine:
         self._http.close()
 
     def _ask(self, request: GenerationRequest, params: SamplingParams) -> _Answer | None:
-        """The server's answer; None if the conversation is too long for its model."""
+        """Asks for one turn; None if the conversation is too long for the model."""
         body = self._body(request, params)
         read = _read_chat if self.config.route == "chat" else _read_completion
         try:

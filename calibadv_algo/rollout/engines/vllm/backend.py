@@ -186,7 +186,7 @@ class PolicySource(WeightSource):  # type: ignore[misc]
     """
 
     def __init__(self, model: torch.nn.Module, dtype: torch.dtype) -> None:
-        """Takes the policy and the type of what is sent."""
+        """Serves the weights of ``model`` in the type ``dtype``."""
         self.model = model
         self._dtype = dtype
 

@@ -199,7 +199,7 @@ class VllmEngine(StreamingEngine):
         return ended
 
     def release(self, episode_ids: Sequence[str]) -> None:
-        """Gives up running turns of these episodes; what is cached leaves by itself."""
+        """Aborts running turns of these episodes; cached prefixes leave by themselves."""
         names = [self._request_ids.pop(each) for each in episode_ids if each in self._request_ids]
         for name in names:
             del self._running[name]

@@ -66,36 +66,36 @@ class RebuildingEngine(StreamingEngine):
     def generate(
         self, requests: Sequence[GenerationRequest], params: SamplingParams
     ) -> list[Generation]:
-        """As :meth:`VllmEngine.generate`."""
+        """Samples one turn for each request; all begin again with a new engine."""
         check_idle(self.num_running)
         return self._retry(lambda engine: engine.generate(requests, params))
 
     def submit(self, requests: Sequence[GenerationRequest], params: SamplingParams) -> None:
-        """As :meth:`VllmEngine.submit`."""
+        """Queues turns, and remembers them until they end."""
         self._retry(lambda engine: engine.submit(requests, params))
         self._turns |= {request.episode_id: (request, params) for request in requests}
 
     def step(self) -> list[tuple[str, Generation]]:
-        """As :meth:`VllmEngine.step`; turns of a failed engine begin again."""
+        """Advances every running turn; turns of a failed engine begin again."""
         ended = self._retry(lambda engine: engine.step())
         for episode_id, _ in ended:
             del self._turns[episode_id]
         return ended
 
     def release(self, episode_ids: Sequence[str]) -> None:
-        """As :meth:`VllmEngine.release`."""
+        """Aborts running turns of these episodes."""
         for episode_id in episode_ids:
             self._turns.pop(episode_id, None)
         self._retry(lambda engine: engine.release(episode_ids))
 
     def sync_weights(self, model: torch.nn.Module, version: int) -> None:
-        """As :meth:`VllmEngine.sync_weights`; repeated with a new engine if it fails."""
+        """Sends weights to vLLM; repeated with a new engine if it fails."""
         check_idle(self.num_running)
         self._weights, self._is_sent = (model, version), False
         self._retry(lambda engine: None if self._is_sent else self._sync(engine))
 
     def sleep(self) -> None:
-        """As :meth:`VllmEngine.sleep`."""
+        """Makes room on the GPU, as the settings say."""
         if self.engine is not None:
             self.engine.sleep()
 

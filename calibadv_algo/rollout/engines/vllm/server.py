@@ -160,7 +160,7 @@ class VllmServerEngine(StreamingEngine):
         return ended
 
     def release(self, episode_ids: Sequence[str]) -> None:
-        """Gives up running turns of these episodes: their answers are not read."""
+        """Drops running turns of these episodes: their answers are not read."""
         for episode_id in episode_ids:
             self._running.pop(episode_id, None)
         for future in [each for each, name in self._futures.items() if name in set(episode_ids)]:
@@ -232,7 +232,7 @@ class VllmServerEngine(StreamingEngine):
         return self._client.weight_version() == str(self.version)
 
     def _recover(self) -> None:
-        """Gives a server that was started again the weights, and all running turns anew."""
+        """Sends the weights and all running turns anew to a server that was started again."""
         if self.counters.num_rebuilds >= self._config.max_retries:
             raise EngineError(
                 f"the vLLM server lost its weights {self.counters.num_rebuilds + 1} times"
@@ -277,7 +277,7 @@ class VllmServerEngine(StreamingEngine):
 def server_command(
     model: str, config: VllmServerEngineConfig, *, max_context: int, on_cpu: bool
 ) -> list[str]:
-    """What starts a server. It is ``vllm serve`` in a spelling that works for CPU builds too.
+    """Command that starts a server: ``vllm serve``, in a spelling that works for CPU builds too.
 
     The environment variable ``VLLM_SERVER_DEV_MODE=1`` must be set: it opens the routes for
     weights, so the server belongs in a network that is trusted.

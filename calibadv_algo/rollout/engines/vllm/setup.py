@@ -35,7 +35,7 @@ LAUNCHER_VARIABLES: Final = (
     "MASTER_ADDR",
     "MASTER_PORT",
 )
-"""What torchrun and accelerate set for the processes that train together."""
+"""Environment variables of processes that train together, set by torchrun and accelerate."""
 
 
 def import_vllm() -> None:
@@ -57,7 +57,7 @@ def import_vllm() -> None:
 
 
 def is_cpu() -> bool:
-    """Whether the vLLM that is installed computes on the CPU."""
+    """Tells if the vLLM that is installed computes on the CPU."""
     from vllm.platforms import current_platform
 
     return bool(current_platform.is_cpu())
@@ -129,7 +129,7 @@ def engine_arguments(
 
 
 def cpu_arguments(config: VllmEngineConfig, wanted_bytes: int) -> dict[str, Any]:
-    """What differs on a CPU.
+    """Arguments that differ on a CPU.
 
     vLLM's chunked prefill cannot take back a random number of a CPU generator, and so fails with
     seeds of single requests; and its default cache would fill the machine.

@@ -17,7 +17,7 @@ class WeightSender:
     """Sends weights to one engine, and sets everything up when the first are sent."""
 
     def __init__(self, client: Any, dtype: torch.dtype, make_info: Callable[[], Any]) -> None:
-        """Takes one side each.
+        """Connects nothing yet.
 
         Args:
             client: The engine, as vLLM's ``VLLMWeightSyncClient``.
@@ -44,7 +44,7 @@ class WeightSender:
         self._engine.send_weights()
 
     def close(self) -> None:
-        """Gives up connections."""
+        """Closes connections."""
         if self._engine is not None:
             self._engine.shutdown()
             self._engine = None
@@ -54,7 +54,7 @@ class EngineClient:
     """A vLLM engine of this process or its workers, as vLLM's ``VLLMWeightSyncClient``."""
 
     def __init__(self, engine: Any) -> None:
-        """Takes vLLM's ``LLMEngine``."""
+        """Wraps vLLM's ``LLMEngine``."""
         self._engine = engine
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
@@ -88,7 +88,7 @@ def init_info(
     num_workers: int = 1,
     rank: int = 0,
 ) -> Any:
-    """What the trainer's side of a backend has to know.
+    """Settings of the trainer's side of a backend.
 
     Args:
         backend: ``memory``, ``file``, ``ipc`` or ``nccl``.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MIN_TEMPERATURE: Final = 0.01
-"""What vLLM raises lower temperatures to, 0 apart."""
+"""The lowest temperature but 0: vLLM raises lower ones to it."""
 
 MAX_TEMPERATURE: Final = 2.0
 """The highest that vLLM takes."""

@@ -23,7 +23,7 @@ BACKEND: Final = "calibadv"
 
 
 EXTENSION: Final = "calibadv_algo.rollout.engines.vllm.backend.WorkerExtension"
-"""What vLLM's workers import, so that they know the backend."""
+"""Class that vLLM's workers import, so that they know the backend."""
 
 
 PREFIX: Final = "calibadv-vllm-"
@@ -196,7 +196,7 @@ class BareModel(torch.nn.Module):
     """The model below a peft model's adapters, under its own names and without them."""
 
     def __init__(self, model: Any) -> None:
-        """Takes a peft model."""
+        """Wraps a peft model."""
         super().__init__()
         self.__dict__["_peft"] = model
 
