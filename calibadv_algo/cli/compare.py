@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from calibadv_algo.cli.setup import (
+from calibadv_algo.cli.provenance import (
     coverage_facts,
     data_sha256,
     git_commit,

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from calibadv_algo.cli.policies import PlaySettings, Policy
 from calibadv_algo.cli.policy_flags import PolicyFlags
-from calibadv_algo.cli.setup import coverage_facts
+from calibadv_algo.cli.provenance import coverage_facts
 from calibadv_env.common.checks import POSITIVE
 
 if TYPE_CHECKING:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import platform
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -17,7 +15,7 @@ from rich.console import Console
 from calibadv_algo.cli.policies import EndpointPolicy, OpenPolicy, PlaySettings, Policy
 from calibadv_algo.cli.policy_flags import PolicyFlags
 from calibadv_algo.cli.progress import stage_bars
-from calibadv_algo.cli.setup import git_commit
+from calibadv_algo.cli.provenance import code_versions
 from calibadv_algo.cli.suite_data import SuiteData, open_suite, suite_names, tasks_sha256
 from calibadv_algo.cli.systems import System, SystemData, find_system
 from calibadv_env.common.checks import POSITIVE
@@ -35,7 +33,6 @@ MARKDOWN: Final = "result.md"
 ENV_ID: Final = "calibadv_env:DeepSearch-v0"
 WIDE: Final = 120
 """Columns of a terminal from which intervals fit into the table."""
-_PACKAGES: Final = ("calibadv", "torch", "transformers", "gymnasium", "bm25s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,12 +250,6 @@ def part_result(data: SuiteData, records: list[EvalRecord], num_samples: int) ->
         retrieval=data.retrieval,
         coverage=audit_of(data.source, split, str(sha256)) if sha256 else None,
     )
-
-
-def code_versions() -> dict[str, str]:
-    """Versions of the code that computed the numbers."""
-    found = {"git_commit": git_commit(), "python": platform.python_version()}
-    return found | {name: version(name) for name in _PACKAGES}
 
 
 def lasting(retrieval: Mapping[str, Any]) -> dict[str, Any]:

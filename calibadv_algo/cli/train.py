@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import tyro
 from rich.console import Console
 
-from calibadv_algo.cli.setup import data_sha256, git_commit
+from calibadv_algo.cli.provenance import data_sha256, git_commit
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline, find_baseline
 from calibadv_algo.learner.pretrained import load_policy

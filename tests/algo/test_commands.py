@@ -15,10 +15,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from calibadv_algo.cli import setup
+from calibadv_algo.cli import provenance
 from calibadv_algo.cli.listing import KINDS
 from calibadv_algo.cli.main import main, parse
-from calibadv_algo.cli.setup import data_sha256, git_commit, warm_start_facts
+from calibadv_algo.cli.provenance import data_sha256, git_commit, warm_start_facts
 from calibadv_algo.cli.warmstart import WarmStart, name_source, passage_heads, tokenizer_texts
 from calibadv_algo.experiments.arms import ARMS
 from calibadv_algo.experiments.baseline import baseline_names
@@ -407,7 +407,7 @@ def test_the_commit_is_known_in_a_checkout_and_empty_elsewhere(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert re.fullmatch(r"([0-9a-f]{40}(\+changes)?)?", git_commit())
-    monkeypatch.setattr(setup, "__file__", str(tmp_path / "setup.py"))
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
     assert git_commit() == ""
     monkeypatch.setenv("PATH", str(tmp_path))
     assert git_commit() == ""

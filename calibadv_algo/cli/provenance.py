@@ -1,20 +1,18 @@
-"""Policies by name and the facts that stand beside results, for several commands.
-
-Commands import torch and transformers when they run, not before, so that ``--help`` is quick.
-"""
+"""Facts that stand beside results: which code, data and starting policy they come from."""
 
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 from calibadv_algo.learner.pretrained import policy_path
 from calibadv_algo.training.config import EnvConfig
 
-if TYPE_CHECKING:
-    pass
+_PACKAGES: Final = ("calibadv", "torch", "transformers", "gymnasium", "bm25s")
 
 
 def warm_start_facts(name: str) -> dict[str, Any]:
@@ -45,6 +43,12 @@ def _git(*arguments: str, folder: Path) -> str:
         check=True,
     )
     return done.stdout.strip()
+
+
+def code_versions() -> dict[str, str]:
+    """Versions of the code that computed the numbers."""
+    found = {"git_commit": git_commit(), "python": platform.python_version()}
+    return found | {name: version(name) for name in _PACKAGES}
 
 
 def data_sha256(env: EnvConfig) -> str:
