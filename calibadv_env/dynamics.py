@@ -9,10 +9,13 @@ the facts. Nothing changes before the last part, so a retriever that fails leave
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, fields
+from typing import Annotated, Literal
 
-from calibadv_env import correctness, rewards
+from annotated_types import Ge
+
+from calibadv_env import rewards
+from calibadv_env.common.checks import NOT_NEGATIVE, Checked
 from calibadv_env.data.base import QATask
 from calibadv_env.info import THINK_OPEN, ResetInfo, StepInfo, StopReason
 from calibadv_env.protocol import passages as printed
@@ -25,7 +28,7 @@ from calibadv_env.protocol.actions import (
     is_turn_well_formed,
     parse_action,
 )
-from calibadv_env.protocol.answers import grade_answer
+from calibadv_env.protocol.answers import contains_answer, grade_answer, searchable_answers
 from calibadv_env.protocol.passages import ScoredPassage
 from calibadv_env.protocol.words import highest_similarity, split_words
 from calibadv_env.rewards import RewardName
@@ -35,7 +38,7 @@ InvalidAction = Literal["end", "continue"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EpisodeConfig:
+class EpisodeConfig(Checked):
     """The rules of an episode.
 
     Attributes:
@@ -50,32 +53,22 @@ class EpisodeConfig:
         max_observation_chars: Most characters of passages in an observation, None for all.
     """
 
-    max_turns: int = 4
-    top_k: int = 3
+    max_turns: Annotated[int, Ge(1)] = 4
+    top_k: Annotated[int, Ge(1)] = 3
     reward: RewardName = "f1"
     format_gate: bool = True
     invalid_action: InvalidAction = "end"
     prompt: str = "search_r1"
     prepend_think: bool = False
-    max_observation_chars: int | None = None
+    max_observation_chars: Annotated[int, NOT_NEGATIVE] | None = None
 
     def __post_init__(self) -> None:
-        """Checks every field."""
-        for name in ("max_turns", "top_k"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name, choices in (("reward", RewardName), ("invalid_action", InvalidAction)):
-            if getattr(self, name) not in get_args(choices):
-                allowed = ", ".join(get_args(choices))
-                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        """Checks every field, and that the prompt leaves the thought to the policy."""
+        Checked.__post_init__(self)
         if self.prepend_think and prompts.grammar_of(self.prompt) == "markers":
             raise ValueError(
                 "prepend_think must be False with a prompt that teaches markers, got True: such a "
                 "prompt opens the one thought of an episode itself"
-            )
-        if self.max_observation_chars is not None and self.max_observation_chars < 0:
-            raise ValueError(
-                f"max_observation_chars must not be negative, got {self.max_observation_chars}"
             )
         prompts.resolve_prompt(self.prompt)
 
@@ -92,7 +85,7 @@ class TaskFacts:
         question: The bare question.
         golden_answers: Accepted answers.
         hops: Number of reasoning steps, 0 if unknown.
-        searchable_answers: The accepted answers as ``correctness.contains_answer`` takes them.
+        searchable_answers: The accepted answers as ``contains_answer`` takes them.
         hops_of: For each gold passage the hops whose fact it states.
         num_gold_hops: Number of hops that name gold passages.
         gold_queries: For each hop the wordings of a query that finds its evidence.
@@ -139,13 +132,30 @@ class TaskFacts:
             question=task.question,
             golden_answers=tuple(task.golden_answers),
             hops=task.hops,
-            searchable_answers=correctness.searchable_answers(task.golden_answers),
+            searchable_answers=searchable_answers(task.golden_answers),
             hops_of=hops_of,
             num_gold_hops=sum(bool(passage_ids) for passage_ids in task.gold_passages),
             gold_queries=gold_queries,
             gold_entities=gold_entities,
             gold_texts=gold_texts,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingTask(TaskFacts):
+    """A task that is asked at some point of a training: for retrievers with a curriculum.
+
+    Attributes:
+        training_progress: How much of the training is over, 0 to 1.
+    """
+
+    training_progress: float
+
+    @classmethod
+    def at(cls, facts: TaskFacts, progress: float) -> TrainingTask:
+        """A task at a point of the training."""
+        same = {each.name: getattr(facts, each.name) for each in fields(facts)}
+        return cls(**same, training_progress=progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +264,7 @@ def transition(
     stop_reason = _stop_reason(config, state, move.action)
     after, facts = _advance(config, state, move, passages, stop_reason)
     if config.reward == "step_search":
-        texts = [f"{scored.passage.title} {scored.passage.text}" for scored in passages]
+        texts = [f"{title} {text}" for title, text in facts["passages"]]
         facts["gold_similarity"] = rewards.gold_similarity(texts, state.task.gold_texts)
     reward = 0.0
     if stop_reason is not None:
@@ -321,9 +331,10 @@ def _advance(
     """The state after a move, and the facts that hold at every step."""
     task, action = state.task, move.action
     ids = tuple([scored.passage.id for scored in passages])
+    texts = tuple([(scored.passage.title, scored.passage.text) for scored in passages])
     distinct = set(ids)
     num_seen = len(distinct & state.seen)
-    gold_new = correctness.new_gold(ids, task.hops_of, state.found)
+    gold_new = rewards.new_gold(ids, task.hops_of, state.found)
     words = split_words(action.think)
     after = EpisodeState(
         task,
@@ -346,11 +357,11 @@ def _advance(
         "query": action.query if isinstance(action, Search) else None,
         "answer": action.answer if isinstance(action, Answer) else None,
         "passage_ids": ids,
-        "passages": tuple([(each.passage.title, each.passage.text) for each in passages]),
+        "passages": texts,
         "passage_scores": tuple([float(scored.score) for scored in passages]),
         "gold_new": gold_new,
-        "gold_recall": correctness.gold_recall(after.found, task.hops_of, task.num_gold_hops),
-        "answer_in_passages": correctness.contains_answer(passages, task.searchable_answers),
+        "gold_recall": rewards.gold_recall(after.found, task.hops_of, task.num_gold_hops),
+        "answer_in_passages": contains_answer(texts, task.searchable_answers),
         "num_passages_new": len(distinct) - num_seen,
         "num_passages_seen": num_seen,
         "think_similarity": highest_similarity(words, state.thinks),

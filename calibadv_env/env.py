@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal, SupportsFloat
 
 import gymnasium
@@ -18,12 +18,12 @@ from calibadv_env.dynamics import (
     EpisodeState,
     InvalidAction,
     TaskFacts,
+    TrainingTask,
     begin,
     plan,
     transition,
 )
 from calibadv_env.errors import RetrieverError
-from calibadv_env.options import RESET_OPTIONS, check_options, progress_of, task_index_of
 from calibadv_env.protocol.passages import Passage, ScoredPassage
 from calibadv_env.retrieval.base import Retriever, search_with_tasks
 from calibadv_env.rewards import RewardName
@@ -35,24 +35,10 @@ MAX_ACTION_CHARS: Final = 1_000_000
 MAX_TEXT_CHARS: Final = 100_000_000
 """Size of the observation space, far above any prompt or set of passages."""
 
+RESET_OPTIONS: Final = ("task_index", "task_id", "training_progress")
+"""Options of ``reset``; they stand in the metadata too, so that a trainer knows what to send."""
+
 RenderMode = Literal["ansi"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingTask(TaskFacts):
-    """A task that is asked at some point of a training: for retrievers with a curriculum.
-
-    Attributes:
-        training_progress: How much of the training is over, 0 to 1.
-    """
-
-    training_progress: float
-
-    @classmethod
-    def at(cls, facts: TaskFacts, progress: float) -> TrainingTask:
-        """The same task at that point."""
-        same = {each.name: getattr(facts, each.name) for each in fields(facts)}
-        return cls(**same, training_progress=progress)
 
 
 @dataclass
@@ -105,6 +91,36 @@ class World:
             self._facts[index] = facts
         return facts if training_progress is None else TrainingTask.at(facts, training_progress)
 
+    def task_index(self, key: str, value: Any) -> int:
+        """Reads a reset option that chooses a task.
+
+        Args:
+            key: "task_index" or "task_id".
+            value: An index or an id.
+
+        Returns:
+            The index of the task.
+
+        Raises:
+            ValueError: if there is no such task.
+        """
+        tasks = self.tasks
+        if key == "task_id":
+            try:
+                return tasks.index_of(value)
+            except (KeyError, TypeError) as error:
+                raise ValueError(
+                    f"options['task_id'] must be the id of a task in split {tasks.split!r} of "
+                    f"dataset {tasks.name!r}, got {value!r}"
+                ) from error
+        is_index = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not is_index or not 0 <= value < len(tasks):
+            raise ValueError(
+                f"options['task_index'] must be an integer from 0 to {len(tasks) - 1}, "
+                f"got {value!r}"
+            )
+        return int(value)
+
     def pick(self, rng: np.random.Generator) -> int:
         """Draws the index of a task."""
         return int(rng.integers(len(self.tasks)))
@@ -126,13 +142,41 @@ class World:
 
 
 def check_render_mode(render_mode: str | None) -> None:
-    """Refuses render modes other than "ansi" and None.
-
-    Raises:
-        ValueError: if the mode is another one.
-    """
+    """Raises ValueError for a render mode other than "ansi" and None."""
     if render_mode not in (None, "ansi"):
         raise ValueError(f"render_mode must be None or 'ansi', got {render_mode!r}")
+
+
+def check_options(options: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
+    """Refuses reset options that would be ignored.
+
+    Raises:
+        ValueError: if a key is unknown, or two keys both pick the task.
+    """
+    unknown = sorted(str(key) for key in options if key not in allowed)
+    if unknown:
+        raise ValueError(f"options must only have the keys {allowed}, got {unknown}")
+    if "task_index" in options and "task_id" in options:
+        raise ValueError("options must have at most one of task_index and task_id, got both")
+
+
+def progress_of(value: Any) -> float | None:
+    """Reads the reset option "training_progress".
+
+    Args:
+        value: The share of the training that is over; None outside of a training.
+
+    Raises:
+        ValueError: if it is no number from 0 to 1.
+    """
+    if value is None:
+        return None
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= 1:
+        raise ValueError(
+            f"options['training_progress'] must be a number from 0 to 1, got {value!r}"
+        )
+    return float(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,10 +321,12 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
             ValueError: if an option is unknown or names no task.
         """
         options = options or {}
-        chosen = self._chosen_task(options)
+        check_options(options, RESET_OPTIONS)
+        keys = [key for key in ("task_index", "task_id") if key in options]
+        chosen = [self._world.task_index(key, options[key]) for key in keys]
         progress = progress_of(options.get("training_progress"))
         super().reset(seed=seed)
-        index = self._world.pick(self.np_random) if chosen is None else chosen
+        index = chosen[0] if chosen else self._world.pick(self.np_random)
         facts = self._world.facts(index, progress)
         self._state, observation, info = begin(self._world.config, facts)
         self._transcript = [observation]
@@ -351,13 +397,6 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
             gymnasium.logger.warn('render needs a mode: make the environment with "ansi"')
             return None
         return render_transcript(self._transcript, self._state)
-
-    def _chosen_task(self, options: Mapping[str, Any]) -> int | None:
-        check_options(options, RESET_OPTIONS)
-        for key in ("task_index", "task_id"):
-            if key in options:
-                return task_index_of(self._world.tasks, key, options[key])
-        return None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out what the dataset gives again: tasks and index."""

@@ -1,11 +1,11 @@
-"""The reward of an episode, and the agreement of passages with gold evidence. Pure."""
+"""Gold evidence that a turn found, and the reward of an episode. Pure."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final, Literal
 
 from calibadv_env.protocol.answers import AnswerScores
@@ -18,26 +18,67 @@ passages agree with the gold evidence, from which StepSearch makes a reward for 
 _WORD: Final = re.compile(r"\b\w\w+\b")
 
 
-def compose_reward(
-    scores: AnswerScores, *, reward: RewardName, is_format_valid: bool, format_gate: bool
-) -> float:
-    """The reward of an episode: an answer metric, times the format gate.
+class _UndefinedShare(float):
+    """NaN that equals itself.
 
-    **Source:** CalibAdv's reward manager, where the format multiplies the score and adds
-    nothing.
+    Gymnasium's environment checker compares the infos of two equal steps with ``==``; with the
+    ordinary NaN it would call every task without gold passages non-deterministic.
+    """
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _UndefinedShare)
+
+    def __ne__(self, other: object) -> bool:
+        return not isinstance(other, _UndefinedShare)
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __reduce__(self) -> tuple[type[_UndefinedShare], tuple[str]]:
+        return _UndefinedShare, ("nan",)
+
+
+UNDEFINED_SHARE: Final = _UndefinedShare("nan")
+"""The gold recall of a task that names no gold passages."""
+
+
+def new_gold(
+    passage_ids: Iterable[str], gold: Mapping[str, object], found: Collection[str]
+) -> tuple[str, ...]:
+    """Gold passages that a turn is the first to hit.
 
     Args:
-        scores: Metrics of the answer.
-        reward: Which one counts.
-        is_format_valid: Whether the response is well-formed.
-        format_gate: Whether an ill-formed response earns nothing.
+        passage_ids: Ids in rank order.
+        gold: Ids of the task's gold passages are its keys.
+        found: Gold passages that earlier turns hit.
 
     Returns:
-        0 to 1.
+        Their ids in rank order, each once.
     """
-    if format_gate and not is_format_valid:
-        return 0.0
-    return float(scores.f1 if reward == "step_search" else getattr(scores, reward))
+    if not gold:
+        return ()
+    hits = [pid for pid in passage_ids if pid in gold and pid not in found]
+    return tuple(dict.fromkeys(hits)) if hits else ()
+
+
+def gold_recall(
+    found: Iterable[str], hops_of: Mapping[str, Collection[int]], num_gold_hops: int
+) -> float:
+    """Share of the hops of which some gold passage has been hit.
+
+    Args:
+        found: Gold passages hit so far.
+        hops_of: For each gold passage the hops whose fact it states.
+        num_gold_hops: Number of hops that name gold passages.
+
+    Returns:
+        0 to 1; NaN if no hop names any.
+    """
+    if not num_gold_hops:
+        return UNDEFINED_SHARE
+    return len({hop for pid in found for hop in hops_of[pid]}) / num_gold_hops
 
 
 def tfidf_similarities(text: str, others: Sequence[str]) -> tuple[float, ...]:
@@ -87,3 +128,25 @@ def gold_similarity(texts: Sequence[str], gold_texts: Sequence[str]) -> tuple[fl
         return (0.0,) * len(gold_texts)
     rows = [tfidf_similarities(text, gold_texts) for text in texts]
     return tuple(max(column) for column in zip(*rows, strict=True))
+
+
+def compose_reward(
+    scores: AnswerScores, *, reward: RewardName, is_format_valid: bool, format_gate: bool
+) -> float:
+    """The reward of an episode: an answer metric, times the format gate.
+
+    **Source:** CalibAdv's reward manager, where the format multiplies the score and adds
+    nothing.
+
+    Args:
+        scores: Metrics of the answer.
+        reward: Which one counts.
+        is_format_valid: Whether the response is well-formed.
+        format_gate: Whether an ill-formed response earns nothing.
+
+    Returns:
+        0 to 1.
+    """
+    if format_gate and not is_format_valid:
+        return 0.0
+    return float(scores.f1 if reward == "step_search" else getattr(scores, reward))

@@ -26,13 +26,15 @@ from calibadv_env.dynamics import (
 from calibadv_env.env import (
     MAX_ACTION_CHARS,
     MAX_TEXT_CHARS,
+    RESET_OPTIONS,
     RenderMode,
     Snapshot,
     World,
+    check_options,
     check_render_mode,
+    progress_of,
     render_transcript,
 )
-from calibadv_env.options import RESET_OPTIONS, check_options, progress_of, task_index_of
 from calibadv_env.retrieval.base import Retriever
 from calibadv_env.rewards import RewardName
 from calibadv_env.spaces import UnicodeText
@@ -339,7 +341,7 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], npt.N
                     raise ValueError(
                         f"options[{key!r}] must be one value or {self.num_envs}, got {value!r:.80}"
                     )
-                return {slot: task_index_of(self._world.tasks, key, value[slot]) for slot in slots}
+                return {slot: self._world.task_index(key, value[slot]) for slot in slots}
         return None
 
     def _read_progress(self, value: Any) -> list[float | None]:

@@ -9,10 +9,9 @@ from typing import Any, Final
 
 from calibadv_algo.learner.pretrained import policy_path
 from calibadv_algo.traces.base import PlainText, Reading, Rules
-from calibadv_env.correctness import contains_answer, searchable_answers
+from calibadv_env.info import PassageText
 from calibadv_env.protocol.actions import Answer, Search, is_turn_well_formed, parse_action
-from calibadv_env.protocol.answers import grade_answer
-from calibadv_env.protocol.passages import Passage, ScoredPassage
+from calibadv_env.protocol.answers import contains_answer, grade_answer, searchable_answers
 from calibadv_env.protocol.toolcalls import ToolGrammar
 
 DEFAULT_TOKENIZER: Final = "atlas-tiny"
@@ -126,9 +125,5 @@ def _grade(answer: str | None, golden_answers: Sequence[str]) -> dict[str, float
     return {"em": scores.em, "f1": scores.f1, "cover_em": scores.cover_em}
 
 
-def _holds_answer(passages: Sequence[tuple[str, str]], golden_answers: Sequence[str]) -> bool:
-    scored = [
-        ScoredPassage(Passage(id=str(rank), title=title, text=text), 0.0)
-        for rank, (title, text) in enumerate(passages)
-    ]
-    return contains_answer(scored, searchable_answers(golden_answers))
+def _holds_answer(passages: Sequence[PassageText], golden_answers: Sequence[str]) -> bool:
+    return contains_answer(passages, searchable_answers(golden_answers))

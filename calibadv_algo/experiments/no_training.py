@@ -33,7 +33,7 @@ from calibadv_algo.rollout.slots import (
 )
 from calibadv_algo.training.evaluation import EvalResult, evaluate
 from calibadv_env.info import QUERY_CLOSE, QUERY_OPEN, THINK_OPEN
-from calibadv_env.protocol.answers import normalize_answer
+from calibadv_env.protocol.answers import contains_words
 
 SystemName = Literal["closed-book", "rag", "search", "oracle"]
 """closed-book: the policy answers without searching; rag: it answers after one search, made with
@@ -307,7 +307,7 @@ class OracleEngine:
             return search_text(queries[turn], context)
         if self._answers == "always" and note.golden_answers:
             return answer_text(note.golden_answers[0], context)
-        found = [answer for answer in note.golden_answers if stands_in(answer, read)]
+        found = [answer for answer in note.golden_answers if contains_words(read, answer)]
         return answer_text(found[0] if found else UNKNOWN, context)
 
 
@@ -390,12 +390,6 @@ def answer_text(answer: str, context: str) -> str:
     is_open = context.endswith(THINK_OPEN) or QUERY_OPEN in context
     opening = "" if is_open else THINK_OPEN
     return f"{opening} done</think><answer> {answer}</answer>"
-
-
-def stands_in(answer: str, text: str) -> bool:
-    """Whether an answer stands in a text as whole words, both normalised as SQuAD's."""
-    wanted = normalize_answer(answer)
-    return bool(wanted) and f" {wanted} " in f" {normalize_answer(text)} "
 
 
 def _joined(*pieces: Generation) -> Generation:

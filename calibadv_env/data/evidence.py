@@ -1,20 +1,48 @@
-"""What a dataset knows about the way to an answer: queries, entities and texts of the evidence."""
+"""Evidence of tasks: gold passages, queries, entities and texts on the way to an answer. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Final
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from calibadv_env.data.base import QATask
-from calibadv_env.data.preparing.audit import chain_queries
-from calibadv_env.data.preparing.gold import EVIDENCE
+from calibadv_env.protocol.answers import contains_words
 from calibadv_env.protocol.passages import Passage
+
+EVIDENCE: Final = "evidence"
+"""Key of a task's metadata: a list of ``{"title", "sentences", "passages"}``, one a hop."""
 
 SEARCH_KEYS: Final = "search_keys"
 """Key of a task's metadata: for each hop a query, or a list of wordings of one (StepSearch)."""
 
 ENTITIES: Final = "entities"
 """Key of a task's metadata: names that a correct chain of reasoning comes past (E-GRPO)."""
+
+_REFERENCE: Final = re.compile(r"#(\d+)")
+_SENTENCE_END: Final = re.compile(r"(?<=[.!?])\s+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What one hop rests on.
+
+    Attributes:
+        title: Title of the article.
+        sentences: The sentences that state the fact; empty where the dataset does not say.
+    """
+
+    title: str
+    sentences: tuple[str, ...] = ()
+
+
+def gold_hops(task: QATask) -> tuple[tuple[str, ...], ...]:
+    """The gold passages of every hop, with an empty entry for a hop that the corpus lacks."""
+    pieces = task.metadata.get(EVIDENCE, ())
+    if pieces and all("passages" in piece for piece in pieces):
+        return tuple(tuple(piece["passages"]) for piece in pieces)
+    return task.gold_passages
 
 
 def gold_queries(task: QATask) -> tuple[tuple[str, ...], ...]:
@@ -25,7 +53,7 @@ def gold_queries(task: QATask) -> tuple[tuple[str, ...], ...]:
 
     Returns:
         What stands under ``metadata["search_keys"]``; else one query a hop where the task has a
-        chain, see :func:`calibadv_env.data.preparing.audit.chain_queries`; else nothing.
+        chain, see :func:`chain_queries`; else nothing.
     """
     keys = task.metadata.get(SEARCH_KEYS)
     if keys:
@@ -78,3 +106,54 @@ def gold_texts(task: QATask, passage: Callable[[str], Passage]) -> tuple[str, ..
             sentences = evidence[hop].get("sentences") or ()
             texts.append(" ".join((evidence[hop]["title"], *sentences)))
     return tuple(texts)
+
+
+def chain_queries(task: QATask) -> tuple[str, ...]:
+    """One query a hop, for a searcher that knows the whole chain.
+
+    Args:
+        task: Any task.
+
+    Returns:
+        "subject relation" of each fact in ``metadata["chain"]``; else the steps of
+        ``metadata["question_decomposition"]``, with the right answers put in where a step refers
+        to an earlier one; else the titles of the evidence. Empty where the task names none of
+        these, or not one for each hop.
+    """
+    hops = gold_hops(task)
+    metadata = task.metadata
+    queries: tuple[str, ...] = ()
+    if metadata.get("chain"):
+        queries = tuple(f"{hop['subject']} {hop['relation']}" for hop in metadata["chain"])
+    elif metadata.get("question_decomposition"):
+        queries = tuple(_resolved_steps(metadata["question_decomposition"]))
+    if (not queries or len(queries) != len(hops)) and metadata.get(EVIDENCE):
+        queries = tuple(piece["title"] for piece in metadata[EVIDENCE])
+    return queries if hops and len(queries) == len(hops) else ()
+
+
+def _resolved_steps(steps: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """MuSiQue's steps as queries: "#1" is the answer of step 1, "A >> r" becomes "A r"."""
+    answers = [str(step.get("answer", "")) for step in steps]
+
+    def answer_of(match: re.Match[str]) -> str:
+        number = int(match.group(1))
+        return answers[number - 1] if 1 <= number <= len(answers) else match.group()
+
+    for step in steps:
+        text = _REFERENCE.sub(answer_of, str(step.get("question", "")))
+        yield " ".join(text.replace(">>", " ").split())
+
+
+def with_evidence(task: QATask, evidence: Sequence[Evidence]) -> QATask:
+    """The task with its evidence in the metadata, and as many hops as there are pieces."""
+    if not evidence:
+        return task
+    pieces = [{"title": e.title, "sentences": list(e.sentences)} for e in evidence]
+    return replace(task, hops=len(evidence), metadata={**task.metadata, EVIDENCE: pieces})
+
+
+def sentences_stating(paragraph: str, answer: str) -> tuple[str, ...]:
+    """The sentences of a paragraph in which an answer stands, or all of them if none does."""
+    sentences = tuple(s for s in _SENTENCE_END.split(paragraph.strip()) if s)
+    return tuple(s for s in sentences if contains_words(s, answer)) or sentences

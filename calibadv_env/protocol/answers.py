@@ -1,4 +1,4 @@
-"""Answers compared with accepted ones: normalisation, exact match, token F1, cover match. Pure."""
+"""Answers compared with accepted ones, and looked for in passages. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import string
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
+
+from calibadv_env.info import PassageText
 
 _DELETE_PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
 _ARTICLES: Final = re.compile(r"\b(?:a|an|the)\b")
@@ -137,3 +140,40 @@ def grade_answer(answer: str | None, golden_answers: Sequence[str]) -> AnswerSco
 
 def _is_covered(golden: str, predicted: str) -> bool:
     return golden in predicted if golden else not predicted
+
+
+def contains_words(text: str, words: str) -> bool:
+    """Tells if words stand in a text at word boundaries, both normalised; no words never do."""
+    wanted = normalize_answer(words)
+    return bool(wanted) and f" {wanted} " in f" {normalize_answer(text)} "
+
+
+def searchable_answers(golden_answers: Iterable[str]) -> tuple[str, ...]:
+    """Accepted answers, normalised and between spaces; those of which nothing is left drop out."""
+    normalized = [normalize_answer(golden) for golden in golden_answers]
+    return tuple([f" {answer} " for answer in normalized if answer])
+
+
+def contains_answer(passages: Iterable[PassageText], answers: Sequence[str]) -> bool:
+    """Tells if an accepted answer stands in a passage, as whole words.
+
+    Args:
+        passages: Titles and texts.
+        answers: Accepted answers as :func:`searchable_answers` gives them.
+
+    Returns:
+        True if one of them stands in the title or the text of one passage. "Oman" does not
+        stand in "Romania".
+    """
+    for title, body in passages:
+        text = _searchable(title, body)
+        for answer in answers:
+            if answer in text:
+                return True
+    return False
+
+
+@lru_cache(maxsize=16_384)
+def _searchable(title: str, text: str) -> str:
+    """Normalised title and text, padded; the bar keeps an answer from spanning both."""
+    return f" {normalize_answer(title)} | {normalize_answer(text)} "

@@ -21,7 +21,6 @@ from calibadv_algo.experiments.no_training import (
     answer_text,
     play_system,
     search_text,
-    stands_in,
     system_engine,
 )
 from calibadv_algo.rollout.engines.base import Generation, GenerationRequest, SamplingParams
@@ -173,9 +172,6 @@ def test_texts() -> None:
     assert search_text("q", "x<think>") == " next</think><search> q</search>"
     assert search_text("q", "x") == "<think> next</think><search> q</search>"
     assert answer_text("a", "x").startswith("<think>")
-    assert stands_in("The Oman", "in oman.")
-    assert not stands_in("Oman", "Romania")
-    assert not stands_in("the", "the")
 
 
 def test_what_cannot_be_played(tokenizer: PreTrainedTokenizerFast) -> None:

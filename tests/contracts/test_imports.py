@@ -22,7 +22,6 @@ SHARED = ("calibadv_env.info", "calibadv_env.protocol", "calibadv_env.common")
 """The part of the environment package that algorithms may import."""
 FORMULAS = (
     "calibadv_env.protocol",
-    "calibadv_env.correctness",
     "calibadv_env.rewards",
     "calibadv_algo.advantages",
     "calibadv_algo.batching",
@@ -157,6 +156,18 @@ def test_nothing_imports_the_outside() -> None:
 )
 def test_importing_stays_light(module: str, banned: set[str]) -> None:
     code = f"import sys, {module}; print(*sorted(set(sys.modules) & {banned!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.split() == []
+
+
+def test_an_episode_runs_without_the_preparation_of_data() -> None:
+    code = (
+        "import sys, gymnasium, calibadv_env\n"
+        "gymnasium.make('DeepSearch-Toy-v0').reset(seed=0)\n"
+        "print(*[name for name in sys.modules if 'calibadv_env.data.preparing' in name])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )

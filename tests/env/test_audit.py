@@ -1,21 +1,18 @@
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from calibadv_env.data.base import QATask
+from calibadv_env.data.evidence import chain_queries
 from calibadv_env.data.preparing.audit import (
     AnswerScan,
     Coverage,
-    any_answer_in,
-    chain_queries,
-    contains_words,
     hops_hit,
     measure_coverage,
     one_search_figures,
     telling_answers,
     unreachable_tasks,
 )
-from calibadv_env.protocol.answers import normalize_answer
+from calibadv_env.protocol.answers import contains_words, normalize_answer
 from calibadv_env.retrieval import Corpus, MemoryRetriever, Passage, ScoredPassage
 
 CORPUS = Corpus(
@@ -80,8 +77,6 @@ def test_the_scan_agrees_with_looking_for_each_answer_in_each_passage(texts, ans
 def test_yes_no_and_nothing_tell_nothing():
     assert telling_answers(task("t", "q", "Yes", "no!", "the")) == frozenset()
     assert telling_answers(task("t", "q", "yes", "The Nile")) == {"nile"}
-    assert not any_answer_in(["the"], [ScoredPassage(CORPUS.passages[0], 1.0)])
-    assert any_answer_in(["the nile"], [ScoredPassage(CORPUS.passages[0], 1.0)])
 
 
 def test_a_chain_of_facts_gives_a_query_a_fact():
@@ -201,10 +196,3 @@ def test_tasks_that_a_perfect_searcher_cannot_follow():
 def test_one_search_figures_on_tasks_worked_by_hand():
     figures = one_search_figures(TASKS[:2], MemoryRetriever(CORPUS, ANSWERS), top_k=1)
     assert (figures.first_hop, figures.all_hops, figures.answer) == (1.0, 0.5, 0.5)
-
-
-@pytest.mark.parametrize(
-    ("text", "words", "stands"), [("Romania", "Oman", False), ("a b", "B", True)]
-)
-def test_words_stand_at_word_boundaries(text, words, stands):
-    assert contains_words(text, words) is stands

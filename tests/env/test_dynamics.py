@@ -284,8 +284,8 @@ def test_any_script(actions, prepend, invalid, max_turns):
     [
         ("max_turns", 0, "max_turns must be at least 1, got 0"),
         ("top_k", 0, "top_k must be at least 1, got 0"),
-        ("reward", "bleu", "reward must be one of f1, em, cover_em, step_search"),
-        ("invalid_action", "stop", "invalid_action must be one of end, continue, got 'stop'"),
+        ("reward", "bleu", "reward must be f1, em, cover_em or step_search"),
+        ("invalid_action", "stop", "invalid_action must be end or continue, got 'stop'"),
         ("max_observation_chars", -1, "max_observation_chars must not be negative, got -1"),
         ("prompt", "none", "prompt must be one of"),
     ],

@@ -3,17 +3,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibadv_env.data.base import QATask
+from calibadv_env.data.evidence import Evidence, gold_hops, sentences_stating, with_evidence
 from calibadv_env.data.preparing.gold import (
-    Evidence,
     GoldFinder,
     GoldTally,
     Match,
     evidence_of,
-    gold_hops,
-    sentences_stating,
     shingles,
     title_key,
-    with_evidence,
     with_gold,
 )
 from calibadv_env.protocol.passages import Passage

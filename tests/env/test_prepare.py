@@ -3,8 +3,8 @@ import json
 import pytest
 
 from calibadv_env.data.base import read_tasks
+from calibadv_env.data.evidence import gold_hops
 from calibadv_env.data.prepared import read_prepared
-from calibadv_env.data.preparing.gold import gold_hops
 from calibadv_env.data.preparing.prepare import prepare
 from calibadv_env.data.sources.benchmarks import SEVEN
 from calibadv_env.data.sources.flashrag import FlashragFolder

@@ -18,7 +18,7 @@ from calibadv_env.data.atlas.lexical import ExactBm25
 from calibadv_env.data.atlas.states import find_state
 from calibadv_env.data.atlas.wording import paraphrases
 from calibadv_env.data.atlas.world import AtlasWorld
-from calibadv_env.data.preparing.audit import contains_words
+from calibadv_env.protocol.answers import contains_words
 
 SPLITS = ("train", "dev", "test")
 TOP_K = 3

@@ -6,16 +6,20 @@ algorithm; how many there are belongs beside every score. All measures work on a
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
-from typing import Any, Final
+from typing import Final
 
 from calibadv_env.data.base import QATask
-from calibadv_env.data.preparing.gold import EVIDENCE, gold_hops
-from calibadv_env.protocol.answers import normalize_answer
+from calibadv_env.data.evidence import chain_queries, gold_hops
+from calibadv_env.protocol.answers import (
+    contains_answer,
+    contains_words,
+    normalize_answer,
+    searchable_answers,
+)
 from calibadv_env.protocol.passages import Passage, ScoredPassage
 from calibadv_env.retrieval.base import Retriever
 
@@ -23,7 +27,6 @@ UNTELLING: Final = frozenset({"", "yes", "no"})
 """Normalised answers whose presence in a text says nothing."""
 
 _BATCH: Final = 256
-_REFERENCE: Final = re.compile(r"#(\d+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +81,6 @@ class Coverage:
     chain_gold: float | None
 
 
-def contains_words(text: str, words: str) -> bool:
-    """Whether normalised words stand in a normalised text, at word boundaries."""
-    return f" {normalize_answer(words)} " in f" {normalize_answer(text)} "
-
-
 def tasks_without_evidence(
     tasks: Iterable[QATask], passages: Mapping[str, Passage]
 ) -> list[QATask]:
@@ -127,30 +125,6 @@ def majority_share(tasks: Sequence[QATask]) -> float:
     return answers.most_common(1)[0][1] / len(tasks)
 
 
-def chain_queries(task: QATask) -> tuple[str, ...]:
-    """One query a hop, for a searcher that knows the whole chain.
-
-    Args:
-        task: Any task.
-
-    Returns:
-        "subject relation" of each fact in ``metadata["chain"]``; else the steps of
-        ``metadata["question_decomposition"]``, with the right answers put in where a step refers
-        to an earlier one; else the titles of the evidence. Empty where the task names none of
-        these, or not one for each hop.
-    """
-    hops = gold_hops(task)
-    metadata = task.metadata
-    queries: tuple[str, ...] = ()
-    if metadata.get("chain"):
-        queries = tuple(f"{hop['subject']} {hop['relation']}" for hop in metadata["chain"])
-    elif metadata.get("question_decomposition"):
-        queries = tuple(_resolved_steps(metadata["question_decomposition"]))
-    if (not queries or len(queries) != len(hops)) and metadata.get(EVIDENCE):
-        queries = tuple(piece["title"] for piece in metadata[EVIDENCE])
-    return queries if hops and len(queries) == len(hops) else ()
-
-
 def unreachable_tasks(
     tasks: Sequence[QATask], retriever: Retriever, top_k: int = 3
 ) -> list[QATask]:
@@ -189,7 +163,7 @@ def one_search_figures(
         hits = hops_hit(task, ranked)
         first += hits[0]
         every += all(hits)
-        answered += any_answer_in(task.golden_answers, ranked)
+        answered += _is_answered(task.golden_answers, ranked)
     total = len(tasks)
     return OneSearchFigures(
         num_tasks=total,
@@ -203,13 +177,6 @@ def hops_hit(task: QATask, ranked: Iterable[ScoredPassage]) -> list[bool]:
     """For each hop whether one of its gold passages is among those found."""
     ids = {scored.passage.id for scored in ranked}
     return [not ids.isdisjoint(gold) for gold in gold_hops(task)]
-
-
-def any_answer_in(answers: Iterable[str], ranked: Iterable[ScoredPassage]) -> bool:
-    """Whether one of some answers stands in one of some passages, as whole words."""
-    wanted = [f" {words} " for answer in answers if (words := normalize_answer(answer))]
-    texts = [f" {' '.join(_passage_words(scored.passage))} " for scored in ranked]
-    return any(words in text for words in wanted for text in texts)
 
 
 def telling_answers(task: QATask) -> frozenset[str]:
@@ -331,10 +298,10 @@ class CoverageTally:
         counts, answers = self._counts, telling_answers(task)
         hits = hops_hit(task, ranked[task.question])
         counts["one_search_gold"] += bool(hits) and all(hits)
-        counts["one_search_answer"] += any_answer_in(answers, ranked[task.question])
+        counts["one_search_answer"] += _is_answered(answers, ranked[task.question])
         if chain:
             together = [scored for query in chain for scored in ranked[query]]
-            counts["chain_answer"] += any_answer_in(answers, together)
+            counts["chain_answer"] += _is_answered(answers, together)
             counts["chain_gold"] += _is_reached(task, ranked)
 
 
@@ -365,19 +332,6 @@ def measure_coverage(
     return tally.coverage()
 
 
-def _resolved_steps(steps: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """MuSiQue's steps as queries: "#1" is the answer of step 1, "A >> r" becomes "A r"."""
-    answers = [str(step.get("answer", "")) for step in steps]
-
-    def answer_of(match: re.Match[str]) -> str:
-        number = int(match.group(1))
-        return answers[number - 1] if 1 <= number <= len(answers) else match.group()
-
-    for step in steps:
-        text = _REFERENCE.sub(answer_of, str(step.get("question", "")))
-        yield " ".join(text.replace(">>", " ").split())
-
-
 def _is_reached(task: QATask, found: Mapping[str, list[ScoredPassage]]) -> bool:
     """Whether each search of a task's chain finds a gold passage of its own hop."""
     chain = chain_queries(task)
@@ -391,6 +345,11 @@ def _search(
     retriever: Retriever, queries: Sequence[str], top_k: int
 ) -> dict[str, list[ScoredPassage]]:
     return dict(zip(queries, retriever.search(queries, top_k), strict=True)) if queries else {}
+
+
+def _is_answered(answers: Iterable[str], ranked: Iterable[ScoredPassage]) -> bool:
+    texts = [(scored.passage.title, scored.passage.text) for scored in ranked]
+    return contains_answer(texts, searchable_answers(answers))
 
 
 def _passage_words(passage: Passage) -> list[str]:

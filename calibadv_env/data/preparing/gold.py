@@ -8,7 +8,6 @@ says which, in one pass over the corpus, and counts what was not found.
 from __future__ import annotations
 
 import html
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,11 +15,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from calibadv_env.data.base import QATask
+from calibadv_env.data.evidence import EVIDENCE, Evidence
 from calibadv_env.protocol.answers import normalize_answer
 from calibadv_env.protocol.passages import Passage
-
-EVIDENCE: Final = "evidence"
-"""Key of a task's metadata: a list of ``{"title", "sentences", "passages"}``, one a hop."""
 
 MIN_SHARE: Final = 0.5
 """Least share of a sentence's word triples that must stand in a passage. A corpus of another year
@@ -32,21 +29,7 @@ nothing to choose by (``title``); several, of which some hold a sentence (``sent
 of which none does (``no_sentence``); none (``no_title``). The first two give gold passages."""
 
 _QUOTES: Final = str.maketrans("", "", '"“”„«»')
-_SENTENCE_END: Final = re.compile(r"(?<=[.!?])\s+")
 _SHINGLE: Final = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
-    """What one hop rests on.
-
-    Attributes:
-        title: Title of the article.
-        sentences: The sentences that state the fact; empty where the dataset does not say.
-    """
-
-    title: str
-    sentences: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,14 +167,6 @@ def evidence_of(task: QATask) -> tuple[Evidence, ...]:
     )
 
 
-def with_evidence(task: QATask, evidence: Sequence[Evidence]) -> QATask:
-    """The task with its evidence in the metadata, and as many hops as there are pieces."""
-    if not evidence:
-        return task
-    pieces = [{"title": e.title, "sentences": list(e.sentences)} for e in evidence]
-    return replace(task, hops=len(evidence), metadata={**task.metadata, EVIDENCE: pieces})
-
-
 def with_gold(task: QATask, matches: Sequence[Match]) -> QATask:
     """The task with the gold passages that were found.
 
@@ -217,14 +192,6 @@ def with_gold(task: QATask, matches: Sequence[Match]) -> QATask:
     )
 
 
-def gold_hops(task: QATask) -> tuple[tuple[str, ...], ...]:
-    """The gold passages of every hop, with an empty entry for a hop that the corpus lacks."""
-    pieces = task.metadata.get(EVIDENCE, ())
-    if pieces and all("passages" in piece for piece in pieces):
-        return tuple(tuple(piece["passages"]) for piece in pieces)
-    return task.gold_passages
-
-
 def title_key(title: str) -> str:
     """Reduces a title to what two spellings of it share.
 
@@ -234,16 +201,6 @@ def title_key(title: str) -> str:
     """
     text = unicodedata.normalize("NFKC", html.unescape(title)).casefold()
     return " ".join(text.replace("_", " ").translate(_QUOTES).split())
-
-
-def sentences_stating(paragraph: str, answer: str) -> tuple[str, ...]:
-    """The sentences of a paragraph in which an answer stands, or all of them if none does."""
-    sentences = tuple(s for s in _SENTENCE_END.split(paragraph.strip()) if s)
-    wanted = f" {normalize_answer(answer)} "
-    if not wanted.strip():
-        return sentences
-    stating = tuple(s for s in sentences if wanted in f" {normalize_answer(s)} ")
-    return stating or sentences
 
 
 def shingles(sentence: str) -> frozenset[str]:

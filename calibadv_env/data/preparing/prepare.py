@@ -16,9 +16,9 @@ from typing import Any, Final
 
 from calibadv_env.common.files import new_folder
 from calibadv_env.data.base import QATask, write_tasks
+from calibadv_env.data.evidence import Evidence
 from calibadv_env.data.prepared import FORMAT, PREPARED, open_corpus, refuse_foreign_folder
 from calibadv_env.data.preparing.gold import (
-    Evidence,
     GoldCounts,
     GoldFinder,
     GoldTally,

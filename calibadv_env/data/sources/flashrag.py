@@ -15,8 +15,8 @@ from typing import Any, Final, Protocol
 
 from calibadv_env.common.jsonl import read_jsonl
 from calibadv_env.data.base import QATask, parse_task
+from calibadv_env.data.evidence import Evidence, sentences_stating, with_evidence
 from calibadv_env.data.names import SPLITS
-from calibadv_env.data.preparing.gold import Evidence, sentences_stating, with_evidence
 from calibadv_env.data.sources.hub import load_from_hub, without_none
 from calibadv_env.errors import DataError
 

@@ -1,0 +1,115 @@
+"""Answers compared with accepted ones, and looked for in texts."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calibadv_env.protocol.answers import (
+    NO_ANSWER,
+    AnswerScores,
+    contains_answer,
+    contains_words,
+    cover_exact_match,
+    exact_match,
+    f1_score,
+    grade_answer,
+    normalize_answer,
+    searchable_answers,
+)
+
+ANY_TEXT = st.text(alphabet=st.characters())
+
+
+@pytest.mark.parametrize(
+    ("text", "normalized"),
+    [
+        ("The  Cat!", "cat"),
+        ("a.n. apple", "apple"),  # punctuation goes first, which makes an article of "a.n."
+        ("Theatre an-other", "theatre another"),
+        ("U.S.A", "usa"),
+        ("", ""),
+        ("The", ""),
+        ("Zürich\t\u00a0CITY", "zürich city"),
+        ("“quoted”", "“quoted”"),  # only ASCII punctuation is deleted
+    ],
+)
+def test_normalize(text, normalized):
+    assert normalize_answer(text) == normalized
+
+
+@given(ANY_TEXT)
+def test_normalization_does_not_add_words_the_second_time(text):
+    once = normalize_answer(text)
+    assert len(normalize_answer(once).split()) <= len(once.split())
+
+
+def test_metrics_by_hand():
+    golds = ["the Eiffel Tower", "Tour Eiffel"]
+    assert exact_match("Eiffel tower.", golds) == 1
+    assert exact_match("Eiffel", golds) == 0
+    assert f1_score("the tall Eiffel tower", golds) == pytest.approx(2 * 2 / (3 + 2))
+    assert f1_score("x x eiffel", ["eiffel eiffel x"]) == pytest.approx(2 * 2 / 6)
+    assert f1_score("louvre", golds) == 0
+    assert cover_exact_match("It is the Eiffel Tower in Paris", golds) == 1
+    assert cover_exact_match("tower Eiffel", golds) == 0
+    assert f1_score("x", []) == exact_match("x", []) == cover_exact_match("x", []) == 0
+
+
+def test_answers_of_which_nothing_is_left():
+    assert f1_score("the", ["a"]) == 0
+    assert exact_match("the", ["a"]) == 1
+    assert cover_exact_match("the", ["a"]) == 1
+    assert cover_exact_match("anything", ["a"]) == 0
+
+
+def test_grade_answer():
+    assert grade_answer(None, ["x"]) == NO_ANSWER
+    assert grade_answer("", ["the"]) == NO_ANSWER
+    assert grade_answer(" \n", ["the"]) == NO_ANSWER
+    assert grade_answer("The X y", ["x", "z"]) == AnswerScores(
+        em=0, f1=pytest.approx(2 / 3), cover_em=1
+    )
+
+
+@given(ANY_TEXT, st.lists(ANY_TEXT, min_size=1, max_size=3))
+def test_grade_agrees_with_the_metrics(answer, golds):
+    scores = grade_answer(answer, golds)
+    if not answer.strip():
+        assert scores == NO_ANSWER
+        return
+    assert scores.em == exact_match(answer, golds)
+    assert scores.f1 == f1_score(answer, golds)
+    assert scores.cover_em == cover_exact_match(answer, golds)
+    assert 0 <= scores.f1 <= 1
+
+
+@pytest.mark.parametrize(
+    ("title", "text", "golds", "expected"),
+    [
+        ("", "It lies in Oman.", ["Oman"], True),
+        ("", "It lies in Romania.", ["Oman"], False),
+        ("Oman", "A country.", ["the OMAN!"], True),
+        ("New", "York is big.", ["New York"], False),
+        ("", "Anything at all", ["the", "..."], False),
+        ("", "x", [], False),
+        ("", "one two", ["three", "two"], True),
+    ],
+)
+def test_contains_answer(title, text, golds, expected):
+    passages = [("", "nothing"), (title, text)]
+    answers = searchable_answers(golds)
+    assert contains_answer(passages, answers) is expected
+    assert not contains_answer([], answers)
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "stands"),
+    [
+        ("Romania", "Oman", False),
+        ("a b", "B", True),
+        ("in oman.", "The Oman", True),
+        ("the", "the", False),
+    ],
+)
+def test_words_stand_at_word_boundaries(text, words, stands):
+    assert contains_words(text, words) is stands
