@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from gymnasium.envs.registration import registry as _gymnasium_registry
 
-from calibadv_env.data.plugins import plugin_datasets
 from calibadv_env.data.registry import (
     Dataset,
     built_in_datasets,
     env_id_of,
     get_dataset,
     list_datasets,
+    plugin_datasets,
     register_dataset,
     register_env_id,
 )

@@ -5,13 +5,20 @@ started by *fork* inherits what was registered. One started by *spawn* begins em
 registration has to run again. ``gymnasium.make("my_module:DeepSearch-MyTrivia-v0")``, called in the
 worker, imports the module that calls :func:`register_dataset`. No registration is needed for a
 folder or file that is named by its path, for what ``calibadv data prepare`` has made, and for
-datasets that an installed package brings (:mod:`calibadv_env.data.plugins`).
+datasets that an installed package brings. Such a package has in its ``pyproject.toml``::
+
+    [project.entry-points."calibadv_env.datasets"]
+    my-trivia = "my_package.trivia:load"
+
+``load`` takes nothing and gives a :class:`Dataset`, or the path of a folder with tasks and
+corpus. It is called at the first use. ``docs/datasets.md`` has an example.
 """
 
 from __future__ import annotations
 
 import importlib
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -22,26 +29,20 @@ from gymnasium.envs.registration import register
 from gymnasium.envs.registration import registry as gymnasium_registry
 
 from calibadv_env.common.files import is_path
-from calibadv_env.data.base import TaskSet
+from calibadv_env.common.plugins import Plugin, plugins
 from calibadv_env.data.dataset import Dataset
+from calibadv_env.data.loading import corpus_loader, dataset_of, fetched_dataset, no_corpus
 from calibadv_env.data.merged import MARK, merge
-from calibadv_env.data.names import EVAL, SPLITS, env_id_of
-from calibadv_env.data.plugins import load_dataset, plugin_datasets
+from calibadv_env.data.names import EVAL, NAME, SPLITS, env_id_of
 from calibadv_env.data.prepared import own_corpus, own_folder, own_names, read_prepared
 from calibadv_env.data.reading import (
     CorpusSource,
-    Once,
     TaskSource,
     corpus_file,
     find_reader,
     is_fetched,
-    is_lazy,
-    read_corpus,
-    read_split,
-    split_files,
 )
 from calibadv_env.errors import DataError
-from calibadv_env.retrieval.corpus import Corpus
 
 __all__ = [
     "EVAL",
@@ -58,6 +59,9 @@ __all__ = [
     "register_dataset",
     "register_env_id",
 ]
+
+GROUP: Final = "calibadv_env.datasets"
+"""Group of the entry points by which other packages bring datasets."""
 
 _BUILT_IN: Final = {
     "atlas": ("calibadv_env.data.atlas", "load_dataset"),
@@ -128,7 +132,7 @@ def get_dataset(name: str) -> Dataset:
             return _merged(name)
         if reader.prefix:
             reader.check(name)
-            return _unnamed_once(name, lambda: _fetched_dataset(name, name, None))
+            return _unnamed_once(name, lambda: fetched_dataset(name, name, None))
         if is_path(name):
             return _at_path(name)
         folder = {own.lower(): path for own, path in own_names().items()}.get(name.lower())
@@ -150,7 +154,7 @@ def describe_datasets() -> tuple[Listing, ...]:
 
     Nothing is loaded, and no other package is imported.
     """
-    plugins, own = plugin_datasets(), own_names()
+    brought, own = plugin_datasets(), own_names()
     listings = []
     for name in list_datasets():
         dataset = _datasets.get(name)
@@ -158,8 +162,8 @@ def describe_datasets() -> tuple[Listing, ...]:
             listing = Listing(name, "built in", get_dataset(name).description)
         elif name in _origins:
             listing = Listing(name, _origins[name], dataset.description if dataset else "")
-        elif name in plugins:
-            listing = Listing(name, plugins[name].origin, dataset.description if dataset else "")
+        elif name in brought:
+            listing = Listing(name, brought[name].origin, dataset.description if dataset else "")
         else:
             listing = Listing(name, f"prepared in {own[name]}", "")
         listings.append(listing)
@@ -208,11 +212,11 @@ def register_dataset(
         if isinstance(path_or_tasks, str) and is_fetched(path_or_tasks):
             source = path_or_tasks
             find_reader(source).check(source)
-            load_corpus = _corpus_loader(name, corpus)
+            load_corpus = corpus_loader(name, corpus)
             _datasets.pop(name, None)
-            _loaders[name] = lambda: _fetched_dataset(name, source, load_corpus)
+            _loaders[name] = lambda: fetched_dataset(name, source, load_corpus)
         else:
-            _datasets[name] = _load(name, path_or_tasks, corpus).found_by(get_dataset)
+            _datasets[name] = dataset_of(name, path_or_tasks, corpus).found_by(get_dataset)
             _loaders.pop(name, None)
         _origins[name] = f"registered by this process from {_origin_of(path_or_tasks)}"
         gymnasium_registry.pop(env_id, None)
@@ -223,6 +227,18 @@ def register_dataset(
 def built_in_datasets() -> tuple[str, ...]:
     """The names that are known without registration, in alphabetical order."""
     return tuple(sorted(_BUILT_IN))
+
+
+def plugin_datasets() -> dict[str, Plugin]:
+    """The datasets of all installed packages by name; none of them is imported.
+
+    A name that an environment cannot have is warned about and left out.
+    """
+    found = plugins(GROUP)
+    for name in [name for name in found if not NAME.fullmatch(name)]:
+        del found[name]
+        warnings.warn(f"entry point {name!r} of {GROUP} is no name of a dataset", stacklevel=2)
+    return found
 
 
 def refuse_built_in_name(name: str) -> None:
@@ -256,8 +272,7 @@ def register_env_id(env_id: str, dataset: str | None = None) -> None:
 
 
 def _refuse_taken_name(name: str, env_id: str, *, overwrite: bool) -> None:
-    plugins = plugin_datasets()
-    for taken in sorted({*_BUILT_IN, *_datasets, *_loaders, *plugins}):
+    for taken in sorted({*_BUILT_IN, *_datasets, *_loaders, *plugin_datasets()}):
         if env_id_of(taken) != env_id:
             continue
         if taken in _BUILT_IN:
@@ -279,12 +294,26 @@ def _known(name: str) -> Dataset | None:
         module, function = _BUILT_IN[name]
         made = getattr(importlib.import_module(module), function)()
     elif name in plugin_datasets():
-        made = load_dataset(plugin_datasets()[name])
+        made = _load_plugin(plugin_datasets()[name])
     else:
         return None
-    dataset = made if isinstance(made, Dataset) else _load(name, made, None)
+    dataset = made if isinstance(made, Dataset) else dataset_of(name, made, None)
     _datasets[name] = dataset.found_by(get_dataset)
     return dataset
+
+
+def _load_plugin(plugin: Plugin) -> Dataset | Path:
+    """Calls the function of another package."""
+    made = plugin.load()()
+    if isinstance(made, Dataset) and made.name == plugin.name:
+        return made
+    if isinstance(made, (str, Path)):
+        return Path(made)
+    got = f"one named {made.name!r}" if isinstance(made, Dataset) else type(made).__name__
+    raise DataError(
+        f"{plugin.origin} must give a Dataset named {plugin.name!r} or the path of a folder, got "
+        f"{got}"
+    )
 
 
 def _unnamed_once(name: str, make: Callable[[], Dataset]) -> Dataset:
@@ -314,103 +343,16 @@ def _folder_once(path: Path) -> Dataset:
         if own_folder(name).resolve() != path:
             name = str(path)
         if note.get("corpus") and "dataset" in note:
-            _folders[path] = _load(
+            _folders[path] = dataset_of(
                 name, path, None, partial(own_corpus, path, note), is_gold_checked=False
             )
         else:
             folder = path if path.is_dir() else path.parent
             near = corpus_file(folder)
-            loader = None if near else _no_corpus(str(path), folder)
-            _folders[path] = _load(name, path, near, loader, is_gold_checked=near is not None)
+            loader = None if near else no_corpus(str(path), folder)
+            _folders[path] = dataset_of(name, path, near, loader, is_gold_checked=near is not None)
         _folders[path].found_by(get_dataset)
     return _folders[path]
-
-
-def _no_corpus(name: str, folder: Path) -> Callable[[], Corpus]:
-    def load() -> Corpus:
-        raise DataError(
-            f"dataset {name!r} has no corpus: put corpus.jsonl or documents.csv into {folder}, or "
-            "name a search server as retriever, such as http://127.0.0.1:8000"
-        )
-
-    return load
-
-
-def _load(
-    name: str,
-    source: TaskSource | Mapping[str, TaskSource],
-    corpus_source: CorpusSource | None,
-    load_corpus: Callable[[], Corpus] | None = None,
-    *,
-    is_gold_checked: bool = True,
-) -> Dataset:
-    """Reads and checks everything that can be read more than once."""
-    lone_split = None
-    if isinstance(source, (str, Path)) and Path(source).is_dir():
-        sources = split_files(Path(source))
-        if corpus_source is None:
-            corpus_source = corpus_file(Path(source))
-    elif isinstance(source, Mapping):
-        sources = dict(source)
-    else:
-        sources, lone_split = {"test": source}, "test"
-    if not sources:
-        raise ValueError(f"splits of dataset {name!r} must not be empty")
-    is_corpus_lazy = load_corpus is not None or is_lazy(corpus_source) or is_fetched(corpus_source)
-    load_corpus = load_corpus or _corpus_loader(name, corpus_source)
-    loaders = {split: _split_loader(name, split, of) for split, of in sources.items()}
-    dataset = Dataset(
-        name=name,
-        splits=tuple(loaders),
-        load_tasks=lambda split: loaders[split](),
-        load_corpus=load_corpus,
-        lone_split=lone_split,
-        is_gold_checked=is_gold_checked,
-    )
-    for split, of_split in sources.items():
-        if not is_lazy(of_split):
-            loaders[split]() if is_corpus_lazy else dataset.tasks(split)
-    return dataset
-
-
-def _split_loader(name: str, split: str, source: TaskSource) -> Callable[[], TaskSet]:
-    place = f"{name}/{split}"
-    if is_fetched(source):
-        raise ValueError(f"{place}: a dataset of the hub brings its own splits, got {source!r}")
-    if is_lazy(source):
-        return Once(lambda: TaskSet(read_split(source, place), name=name, split=split), place)
-    tasks = TaskSet(read_split(source, place), name=name, split=split)
-    return lambda: tasks
-
-
-def _corpus_loader(name: str, source: CorpusSource | None) -> Callable[[], Corpus]:
-    if source is None:
-        raise ValueError(f"corpus of dataset {name!r} must be given")
-    if isinstance(source, str) and is_fetched(source):
-        find_reader(source).check(source)
-        return lambda: read_corpus(source)
-    if is_lazy(source):
-        return Once(lambda: read_corpus(source), f"the corpus of dataset {name!r}")
-    corpus = read_corpus(source)
-    return lambda: corpus
-
-
-def _fetched_dataset(name: str, source: str, load_corpus: Callable[[], Corpus] | None) -> Dataset:
-    """A dataset that a reader fetches by its name."""
-    splits = find_reader(source).splits(source)
-
-    def load_tasks(split: str) -> TaskSet:
-        return TaskSet(read_split(source, name, splits[split]), name=name, split=split)
-
-    return Dataset(
-        name=name,
-        splits=tuple(splits),
-        load_tasks=load_tasks,
-        load_corpus=load_corpus or _no_corpus(name, Path.cwd()),
-        is_gold_checked=load_corpus is not None,
-        lone_split=next(iter(splits)) if len(splits) == 1 else None,
-        description=source,
-    )
 
 
 def _origin_of(source: TaskSource | Mapping[str, TaskSource]) -> str:

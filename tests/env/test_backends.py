@@ -21,7 +21,8 @@ from pathlib import Path
 from calibadv_env.retrieval import Passage, ScoredPassage
 from calibadv_env.retrieval.backends import Backend
 from calibadv_env.retrieval.base import check_search, identity_record
-from calibadv_env.retrieval.disk_corpus import FOLDER, DiskCorpus, finish_index, write_corpus
+from calibadv_env.retrieval.disk_corpus import FOLDER, DiskCorpus, write_corpus
+from calibadv_env.retrieval.disk_index import finish_index
 from calibadv_env.retrieval.index_files import building, check_files, read_manifest
 
 

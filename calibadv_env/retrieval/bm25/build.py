@@ -28,9 +28,9 @@ from calibadv_env.retrieval.disk_corpus import (
     CorpusSource,
     DiskCorpus,
     batched,
-    finish_index,
     write_corpus,
 )
+from calibadv_env.retrieval.disk_index import finish_index
 from calibadv_env.retrieval.index_files import (
     FileFacts,
     HashedFile,

@@ -20,7 +20,7 @@ from calibadv_env.retrieval.bm25.build import (
 )
 from calibadv_env.retrieval.bm25.scan import PostingsScan, Word
 from calibadv_env.retrieval.bm25.settings import WORD, Bm25Settings
-from calibadv_env.retrieval.disk_corpus import DiskIndex
+from calibadv_env.retrieval.disk_index import DiskIndex
 from calibadv_env.retrieval.index_files import (
     check_settings,
     map_array,

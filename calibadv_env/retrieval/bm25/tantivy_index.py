@@ -13,14 +13,8 @@ from calibadv_env.protocol.passages import ScoredPassage
 from calibadv_env.retrieval.base import check_search
 from calibadv_env.retrieval.bm25.settings import STOP_WORDS, WORD
 from calibadv_env.retrieval.corpus import indexed_text
-from calibadv_env.retrieval.disk_corpus import (
-    FOLDER,
-    CorpusSource,
-    DiskCorpus,
-    DiskIndex,
-    finish_index,
-    write_corpus,
-)
+from calibadv_env.retrieval.disk_corpus import FOLDER, CorpusSource, DiskCorpus, write_corpus
+from calibadv_env.retrieval.disk_index import DiskIndex, finish_index
 from calibadv_env.retrieval.index_files import (
     Progress,
     building,

@@ -28,14 +28,8 @@ from calibadv_env.retrieval.dense.faiss_index import (
     import_faiss,
     to_record,
 )
-from calibadv_env.retrieval.disk_corpus import (
-    FOLDER,
-    CorpusSource,
-    DiskCorpus,
-    DiskIndex,
-    finish_index,
-    write_corpus,
-)
+from calibadv_env.retrieval.disk_corpus import FOLDER, CorpusSource, DiskCorpus, write_corpus
+from calibadv_env.retrieval.disk_index import DiskIndex, finish_index
 from calibadv_env.retrieval.index_files import (
     MANIFEST,
     Progress,
