@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
 import tyro
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from calibadv_algo.cli.flags import InnerParts, NamedSettings, chosen_parts, one_of, read_some
 from calibadv_algo.cli.provenance import (
     coverage_facts,
     data_sha256,
@@ -21,8 +22,12 @@ from calibadv_algo.cli.provenance import (
 )
 from calibadv_algo.cli.train import run_training
 from calibadv_algo.experiments.compare import (
+    COMPARE_PRESETS,
+    ArmLike,
     CompareConfig,
     Job,
+    as_algorithm,
+    check_importable,
     check_output_dir,
     commit_facts,
     last_metrics,
@@ -32,16 +37,36 @@ from calibadv_algo.experiments.compare import (
     write_comparison,
 )
 from calibadv_algo.training.config import TrainConfig
+from calibadv_algo.training.parts import with_parts
+from calibadv_algo.training.presets import ATLAS_TINY
+
+if TYPE_CHECKING:
+    from calibadv_algo.report.summary import Summary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Compare:
-    """Train every arm with every seed from one warm start, and compare."""
+class CompareNames:
+    """Flags of `calibadv compare` that name settings."""
 
     preset: str = "quick"
     """quick: GRPO and CalibAdv, 2 seeds; full: every arm, 5 seeds; smoke: a trial of a minute."""
+    part: InnerParts = ()
+    """A part of the settings that all runs share: train.optim.objective=gspo. Repeatable."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compare(CompareNames, NamedSettings):
+    """Train every arm with every seed from one warm start, and compare."""
+
     config: Annotated[CompareConfig, tyro.conf.arg(name="")] = field(default_factory=CompareConfig)
     """What is compared."""
+
+    @classmethod
+    def named(cls, arguments: Sequence[str]) -> Self:
+        """The command with the settings that its arguments name."""
+        names = read_some(CompareNames, arguments, "compare")
+        config = with_parts(one_of(COMPARE_PRESETS, names.preset), chosen_parts({}, names.part))
+        return cls(preset=names.preset, config=config)
 
     def run(self) -> int:
         """Trains, then writes table, curves and page into the output folder."""
@@ -49,16 +74,65 @@ class Compare:
         return 0
 
 
-def run_comparison(config: CompareConfig, console: Console) -> None:
+def compare(
+    arms: Mapping[str, ArmLike] | Sequence[str],
+    *,
+    seeds: Sequence[int] = (0, 1),
+    train: TrainConfig = ATLAS_TINY,
+    output_dir: Path | str = "runs/compare",
+    num_workers: int = 0,
+) -> Summary:
+    """Trains every arm with every seed from one warm start, and compares them.
+
+    Runs are processes of their own, which import again what defines an arm: a script that calls
+    this does so under ``if __name__ == "__main__":``. A comparison that was interrupted goes on
+    where it was when it is called again. Table, curves and page are written into the folder.
+
+    Args:
+        arms: By name an arm or baseline, the name of one, an advantage estimator, or a function
+            that changes settings; or just names of arms and baselines. The first one is what the
+            others are compared with, unless one is called "grpo".
+        seeds: One run of every arm for each.
+        train: Settings that all runs share.
+        output_dir: Folder of the runs and of the report.
+        num_workers: Runs at a time; 0 means one a core.
+
+    Returns:
+        Scores of the arms with their intervals, and differences.
+
+    Raises:
+        ValueError: if a name is not known, or nothing is compared.
+        ComparisonError: if a run failed, the folder holds another comparison, or an arm is made
+            of something that other processes cannot import.
+    """
+    own = dict(arms) if isinstance(arms, Mapping) else {}
+    config = CompareConfig(
+        arms=tuple(arms),
+        seeds=tuple(seeds),
+        output_dir=Path(output_dir),
+        num_workers=num_workers,
+        train=train,
+        own={name: as_algorithm(arm) for name, arm in own.items()},
+    )
+    return run_comparison(config, Console(highlight=False))
+
+
+def run_comparison(config: CompareConfig, console: Console) -> Summary:
     """Runs arms and seeds, then writes table, curves and page.
 
     Args:
         config: Arms, seeds, settings and the output folder.
         console: Where progress and tables are printed.
 
+    Returns:
+        Scores of the arms with their intervals, and differences.
+
     Raises:
-        ValueError: if the folder holds another comparison.
+        ComparisonError: if a run failed, the folder holds another comparison, or an arm is made
+            of something that other processes cannot import.
     """
+    jobs = plan_jobs(config)
+    check_importable(jobs)
     check_output_dir(config)
     facts = commit_facts(config.output_dir, git_commit()) | {
         "data_sha256": data_sha256(config.train.env),
@@ -68,10 +142,8 @@ def run_comparison(config: CompareConfig, console: Console) -> None:
     earlier = recorded_wall_time_s(config.output_dir)
     write_comparison(config, facts, earlier)
     started = time.monotonic()
-    jobs = plan_jobs(config)
-    console.print(
-        f"{len(jobs)} runs: {', '.join(config.arms)}; seeds {', '.join(map(str, config.seeds))}"
-    )
+    seeds = ", ".join(map(str, config.seeds))
+    console.print(f"{len(jobs)} runs: {', '.join(config.algorithms)}; seeds {seeds}")
     try:
         with Live(console=console, refresh_per_second=2, transient=True) as live:
             run_jobs(
@@ -83,10 +155,10 @@ def run_comparison(config: CompareConfig, console: Console) -> None:
     finally:
         wall_time_s = round((earlier or 0.0) + time.monotonic() - started, 1)
         write_comparison(config, facts, wall_time_s)
-    write_results(config.output_dir, console)
+    return write_results(config.output_dir, console)
 
 
-def write_results(comparison_dir: Path, console: Console) -> None:
+def write_results(comparison_dir: Path, console: Console) -> Summary:
     """Writes table, curves, summary and page from the files of the runs, and prints the table."""
     from calibadv_algo.report.curves import write_curves
     from calibadv_algo.report.page import write_report
@@ -94,7 +166,8 @@ def write_results(comparison_dir: Path, console: Console) -> None:
     from calibadv_algo.report.summary import summarise, write_summary
     from calibadv_algo.report.tables import all_tables, markdown_table, rich_table
 
-    tables = all_tables(summarise(read_comparison(comparison_dir)))
+    summary = summarise(read_comparison(comparison_dir))
+    tables = all_tables(summary)
     for table in tables:
         console.print(rich_table(table))
     text = "\n\n".join(markdown_table(table) for table in tables) + "\n"
@@ -106,6 +179,7 @@ def write_results(comparison_dir: Path, console: Console) -> None:
     ]
     for path in (comparison_dir / "table.md", *written):
         console.print(f"wrote {path}", markup=False, soft_wrap=True)
+    return summary
 
 
 def _train_quietly(config: TrainConfig) -> None:

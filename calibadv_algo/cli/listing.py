@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Final
 
 import tyro
@@ -101,6 +102,27 @@ def _datasets() -> Iterable[Row]:
         yield one.name, "; ".join(filter(None, (one.description.rstrip("."), one.origin)))
 
 
+def _parts(kind: str) -> Iterable[Row]:
+    from calibadv_algo.training.parts import describe_parts
+
+    return describe_parts(kind)
+
+
+_PARTS: Final = {
+    "advantages": ("advantage", "an estimator that turns rewards into advantages", ""),
+    "credits": ("credit", "a rule by which turns count as correct", ""),
+    "objectives": ("objective", "a policy loss", ""),
+    "mismatches": (
+        "mismatch",
+        "weights for the difference between engine and trainer",
+        "--optim.old-logprobs recomputed ",
+    ),
+    "filters": ("filter", "what takes groups out of an update", ""),
+    "shapings": ("shaping", "what changes the rewards that are learnt from", ""),
+    "loss-masks": ("loss-mask", "what keeps trajectories out of the loss", ""),
+}
+"""Kinds of parts by their plural: kind as `parts.KINDS` has it, meaning, flags it needs."""
+
 KINDS: Final[Mapping[str, NameKind]] = {
     "presets": NameKind(
         singular="preset",
@@ -146,6 +168,16 @@ KINDS: Final[Mapping[str, NameKind]] = {
         usage="calibadv train --env.dataset NAME",
         rows=_datasets,
     ),
+    **{
+        plural: NameKind(
+            singular=kind,
+            meaning=meaning,
+            usage=f"calibadv train {flags}--{kind} NAME",
+            rows=partial(_parts, kind),
+            columns=("module",),
+        )
+        for plural, (kind, meaning, flags) in _PARTS.items()
+    },
 }
 """The kinds that `calibadv list KIND` takes."""
 

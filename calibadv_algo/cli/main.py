@@ -14,6 +14,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from calibadv_algo.cli.flags import CONFIG, NamedSettings
 from calibadv_algo.errors import CalibadvAlgoError
 from calibadv_env.errors import CalibadvEnvError
 
@@ -40,9 +41,6 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
 
 A command that a flag is a part of is chosen by that flag, wherever it stands.
 """
-
-LIST_FLAGS: Final = ("--arms", "--seeds")
-"""Flags of `compare` whose values may be separated by commas."""
 
 EXPECTED_ERRORS: Final = (
     CalibadvAlgoError,
@@ -100,8 +98,8 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     """
     form = _form(name, arguments)
     command = _load(form)
-    arguments = split_lists(arguments) if name == "compare" else join_server(arguments)
-    default = _default(name, command, arguments)
+    is_named = issubclass(command, NamedSettings)
+    default = command.named(arguments) if is_named else tyro.MISSING_NONPROP
     if {"-h", "--help"} & set(arguments):
         # `eval --suite --help` leaves the suite open, so flags before --help go.
         arguments = [*takewhile(lambda word: not word.startswith("-"), arguments), "--help"]
@@ -109,8 +107,8 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
         command,
         args=arguments,
         prog=f"calibadv {form}",
-        config=(tyro.conf.AvoidSubcommands,),
-        **({} if default is None else {"default": default}),
+        config=CONFIG,
+        default=default,
     )
 
 
@@ -139,87 +137,6 @@ def _load(form: str) -> Any:
 def _flags(form: str) -> set[str]:
     """Flags of a command, without those of its nested settings."""
     return {f"--{field.name.replace('_', '-')}" for field in fields(_load(form))}
-
-
-def _default(name: str, command: Any, arguments: Sequence[str]) -> Any:
-    """Settings that `--preset`, `--arm` and `--baseline` name; a command's flags change these."""
-    flags = ("preset", "arm", "baseline", "engine", "lora")
-    names = {flag: _peek(arguments, flag) for flag in flags}
-    if name == "train":
-        from calibadv_algo.cli.train import train_config
-
-        config = train_config(**names)
-        given: dict[str, Any] = _given(names)
-        if config.lora is not None:
-            given["lora"] = config.lora.rank
-        return command(**given, config=config)
-    if name == "compare":
-        from calibadv_algo.experiments.compare import COMPARE_PRESETS
-
-        preset = names["preset"] or "quick"
-        return command(preset=preset, config=_named(COMPARE_PRESETS, preset))
-    return None
-
-
-def _given(values: dict[str, str | None]) -> dict[str, str]:
-    """The values that are not None."""
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def split_lists(arguments: Sequence[str]) -> list[str]:
-    """Lets a list be written with commas: ``--arms a,b`` becomes ``--arms a b``.
-
-    Args:
-        arguments: Those of a command.
-
-    Returns:
-        The same ones, with what follows ``--arms`` and ``--seeds`` cut at its commas.
-    """
-    result: list[str] = []
-    is_list = False
-    for argument in arguments:
-        flag, equals, value = argument.partition("=")
-        if flag.startswith("--"):
-            is_list = flag in LIST_FLAGS
-            result += [flag, *value.split(",")] if is_list and equals else [argument]
-        else:
-            result += [part for part in argument.split(",") if part] if is_list else [argument]
-    return result
-
-
-def join_server(arguments: Sequence[str]) -> list[str]:
-    """Lets a server's address follow its engine: ``--engine vllm-server URL``.
-
-    Args:
-        arguments: Those of a command.
-
-    Returns:
-        The same ones, with name and address joined by an equals sign.
-    """
-    result: list[str] = []
-    for argument in arguments:
-        is_address = argument.startswith(("http://", "https://"))
-        if is_address and result[-2:] == ["--engine", "vllm-server"]:
-            result[-1] += f"={argument}"
-        else:
-            result.append(argument)
-    return result
-
-
-def _named(presets: dict[str, Any], name: str) -> Any:
-    if name not in presets:
-        raise ValueError(f"preset must be one of {', '.join(presets)}; got {name!r}")
-    return presets[name]
-
-
-def _peek(arguments: Sequence[str], flag: str) -> str | None:
-    """The value of a flag that has to be known before the others can be read."""
-    for index, argument in enumerate(arguments):
-        if argument == f"--{flag}" and index + 1 < len(arguments):
-            return arguments[index + 1]
-        if argument.startswith(f"--{flag}="):
-            return argument.partition("=")[2]
-    return None
 
 
 def _print_commands() -> None:

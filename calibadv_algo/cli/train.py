@@ -5,12 +5,24 @@ from __future__ import annotations
 import copy
 import json
 import os
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
 import tyro
 from rich.console import Console
 
+from calibadv_algo.cli.flags import (
+    CONFIG,
+    EngineName,
+    InnerParts,
+    NamedSettings,
+    PartName,
+    PartNames,
+    chosen_parts,
+    one_of,
+    read_some,
+)
 from calibadv_algo.cli.provenance import data_sha256, git_commit
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline, find_baseline
@@ -18,6 +30,7 @@ from calibadv_algo.learner.pretrained import load_policy
 from calibadv_algo.lora import Lora, add_lora
 from calibadv_algo.rollout.engines.making import find_engine
 from calibadv_algo.training.config import TrainConfig, config_hash
+from calibadv_algo.training.parts import KINDS, with_parts
 from calibadv_algo.training.presets import ATLAS_TINY, PRESETS
 from calibadv_env.common.files import write_text
 from calibadv_env.errors import RetrieverError
@@ -34,8 +47,8 @@ PUBLISHED: Final = "published"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Train:
-    """Train a policy in a search environment; goes on from its last checkpoint if there is one."""
+class TrainNames:
+    """Flags of `calibadv train` that name settings."""
 
     preset: str = "atlas-tiny"
     """Named settings that the flags below change; `calibadv list presets`. With a baseline,
@@ -45,14 +58,63 @@ class Train:
     an arm nor a baseline is named."""
     baseline: str | None = None
     """A published system in place of an arm; `calibadv list baselines`."""
-    engine: str = "hf"
+    engine: EngineName | None = None
     """What samples: hf, vllm, or vllm-server URL; its settings are the flags --engine.*."""
     lora: int | None = None
     """Rank of adapters that learn in place of all weights; more settings are the flags --lora.*."""
+    advantage: PartName = None
+    """Advantage estimator, by name (`calibadv list advantages`) or as your own module:Class; its
+    settings are the flags --advantage.*, and likewise for the parts below."""
+    credit: PartName = None
+    """Credit; `calibadv list credits`."""
+    objective: PartName = None
+    """Policy objective; `calibadv list objectives`. Its settings: --optim.objective.*."""
+    mismatch: PartName = None
+    """Correction for engine and trainer; `calibadv list mismatches`. Its settings:
+    --optim.mismatch.*."""
+    filter: PartNames = ()
+    """Filter of groups; `calibadv list filters`. Repeatable, in order, in place of those of the
+    baseline; "none" for none. Settings of the first one: --filter.0.*."""
+    shaping: PartNames = ()
+    """Shaping of rewards; `calibadv list shapings`. Repeatable, as --filter is."""
+    loss_mask: PartNames = ()
+    """Mask of trajectories; `calibadv list loss-masks`. Repeatable, as --filter is."""
+    part: InnerParts = ()
+    """A part inside a part, or anywhere in the settings: credit.base=gold, objective.base=gspo,
+    rollout.collection=tree-search. Repeatable."""
+
+    def settings(self) -> TrainConfig:
+        """The settings that the names stand for, a draft that other flags are read onto.
+
+        Raises:
+            ValueError: if a name is not known or names contradict each other.
+            ImportError: if the module of a part cannot be imported.
+        """
+        config = train_config(self.preset, self.arm, self.baseline, self.engine, self.lora)
+        kinds = {kind: getattr(self, kind.replace("-", "_")) for kind in KINDS}
+        return with_parts(config, chosen_parts(kinds, self.part))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Train(TrainNames, NamedSettings):
+    """Train a policy in a search environment; goes on from its last checkpoint if there is one."""
+
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(
         default_factory=lambda: ATLAS_TINY
     )
     """All settings of the run."""
+
+    @classmethod
+    def named(cls, arguments: Sequence[str]) -> Self:
+        """The command with the settings that its arguments name."""
+        names = read_some(TrainNames, arguments, "train")
+        config = names.settings()
+        # Left out are repeatable flags: what stands in the default would be given twice.
+        values = {each.name: getattr(names, each.name) for each in fields(names)}
+        given = {name: value for name, value in values.items() if not isinstance(value, tuple)}
+        if config.lora is not None:
+            given["lora"] = config.lora.rank
+        return cls(**given, config=config)
 
     def run(self) -> int:
         """Trains and says where the policy is."""
@@ -68,16 +130,16 @@ class Train:
 
 
 def train_config(
-    preset: str | None,
-    arm: str | None,
-    baseline: str | None,
+    preset: str,
+    arm: str | None = None,
+    baseline: str | None = None,
     engine: str | None = None,
-    lora: str | None = None,
+    lora: int | None = None,
 ) -> TrainConfig:
     """The settings that names stand for, before flags change them.
 
     Args:
-        preset: A preset; "published" for the baseline's own settings; None for the usual ones.
+        preset: A preset; "published" for the baseline's own settings.
         arm: An arm, or None.
         baseline: A baseline, or None.
         engine: An engine, as :func:`~calibadv_algo.rollout.engines.making.find_engine` reads it.
@@ -94,13 +156,11 @@ def train_config(
     if engine is not None:
         config = replace(config, engine=find_engine(engine))
     if lora is not None:
-        if not lora.isdigit():
-            raise ValueError(f"lora must be the rank of the adapters, got {lora!r}")
-        config = replace(config, lora=Lora(rank=int(lora)))
+        config = replace(config, lora=Lora(rank=lora))
     return config
 
 
-def _algorithm(preset: str | None, arm: str | None, baseline: str | None) -> TrainConfig:
+def _algorithm(preset: str, arm: str | None, baseline: str | None) -> TrainConfig:
     if baseline is not None:
         if arm is not None:
             raise ValueError(f"give either an arm or a baseline, got {arm!r} and {baseline!r}")
@@ -119,20 +179,17 @@ def train_baseline(baseline: Baseline) -> None:
         TrainConfig,
         default=baseline.apply(ATLAS_TINY),
         description=f"{baseline.description} ({baseline.source})",
-        config=(tyro.conf.AvoidSubcommands,),
+        config=CONFIG,
     )
     run_training(config)
 
 
-def _preset(name: str | None) -> TrainConfig:
+def _preset(name: str) -> TrainConfig:
     """Settings by name."""
-    if name is None:
-        return ATLAS_TINY
     if name == PUBLISHED:
         raise ValueError(f"preset {PUBLISHED!r} needs a baseline whose settings it stands for")
-    if name not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}; got {name!r}")
-    return PRESETS[name]
+    found: TrainConfig = one_of(PRESETS, name)
+    return found
 
 
 def run_training(config: TrainConfig) -> TrainResult:

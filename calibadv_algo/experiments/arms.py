@@ -34,23 +34,23 @@ class Arm:
     Attributes:
         description: One line for tables and help texts.
         advantage: Estimator of advantages.
-        credit: Credit of turns.
-        prepend_think: Whether the environment writes the opening ``<think>`` tag.
+        credit: Credit of turns; None keeps that of the settings.
+        prepend_think: If true, the environment writes the opening ``<think>`` tag; None keeps
+            what the settings say.
     """
 
     description: str
     advantage: AdvantageEstimator
-    credit: CreditRule
-    prepend_think: bool
+    credit: CreditRule | None = None
+    prepend_think: bool | None = None
 
     def apply(self, config: TrainConfig) -> TrainConfig:
-        """The same run with this arm's algorithm."""
-        return replace(
-            config,
-            advantage=self.advantage,
-            credit=self.credit,
-            env=replace(config.env, prepend_think=self.prepend_think),
-        )
+        """Puts the arm's algorithm on a run's settings."""
+        env = config.env
+        if self.prepend_think is not None:
+            env = replace(env, prepend_think=self.prepend_think)
+        credit = config.credit if self.credit is None else self.credit
+        return replace(config, advantage=self.advantage, credit=credit, env=env)
 
 
 def _calibadv_with(credit: CreditRule, labels: str) -> Arm:

@@ -11,7 +11,9 @@ import json
 import multiprocessing
 import multiprocessing.connection
 import os
+import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,13 +22,18 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
+import tyro
+
+from calibadv_algo.advantages.base import AdvantageEstimator
 from calibadv_algo.errors import CalibadvAlgoError
-from calibadv_algo.experiments.arms import ARMS
-from calibadv_algo.experiments.baseline import find_algorithm
+from calibadv_algo.experiments.arms import ARMS, Arm
+from calibadv_algo.experiments.baseline import Algorithm, find_algorithm
 from calibadv_algo.training.config import TrainConfig, config_to_dict
+from calibadv_algo.training.parts import find_part, first_line
 from calibadv_algo.training.presets import ATLAS_TINY
+from calibadv_env.common.checks import NOT_NEGATIVE, Checked
 
 POLL_INTERVAL_S: Final = 0.5
 """How often the parent looks after its runs."""
@@ -35,35 +42,104 @@ STOP_TIMEOUT_S: Final = 10.0
 """How long a run that was told to stop may take before it is killed."""
 
 
+_ARM_NAME: Final = re.compile(r"\w[\w.+-]*")
+
+
 class ComparisonError(CalibadvAlgoError):
     """A run of a comparison failed, or its folder belongs to another comparison."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CompareConfig:
+class Change:
+    """An arm that is any change of a run's settings.
+
+    Attributes:
+        description: One line for tables and help texts.
+        apply: Puts the arm on settings.
+    """
+
+    description: str
+    apply: Callable[[TrainConfig], TrainConfig]
+
+
+ArmLike = Algorithm | AdvantageEstimator | Callable[[TrainConfig], TrainConfig] | str
+"""An arm or a baseline, a name of one, an estimator, or a change of a run's settings."""
+
+
+def as_algorithm(arm: ArmLike) -> Algorithm:
+    """An arm from whatever may stand for one.
+
+    An estimator goes with the credit and the think tag of the shared settings.
+
+    Raises:
+        ValueError: if a name is not known.
+    """
+    if isinstance(arm, str):
+        return find_algorithm(arm)
+    if isinstance(arm, AdvantageEstimator):
+        return Arm(description=first_line(type(arm)), advantage=arm)
+    if callable(arm):
+        return Change(description=(arm.__doc__ or "").partition("\n")[0], apply=arm)
+    return arm
+
+
+def _comma_separated(kind: type, metavar: str) -> tyro.constructors.PrimitiveConstructorSpec[Any]:
+    """Tells tyro to read a tuple whose items stand apart by spaces or commas."""
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar=f"[{metavar} [{metavar} ...]]",
+        instance_from_str=lambda words: tuple(
+            kind(item) for word in words for item in word.split(",") if item
+        ),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [str(item) for item in value],
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompareConfig(Checked):
     """What is compared."""
 
-    arms: tuple[str, ...] = ("grpo", "calibadv")
-    """Names of arms or baselines, with spaces or commas; `calibadv list arms`, `list baselines`."""
-    seeds: tuple[int, ...] = (0, 1)
+    arms: Annotated[tuple[str, ...], _comma_separated(str, "NAME")] = ("grpo", "calibadv")
+    """Arms or baselines, with spaces or commas (`calibadv list arms`, `list baselines`), or an
+    advantage estimator under a name: mine=my_module:MyEstimator, loo=rloo."""
+    seeds: Annotated[tuple[int, ...], _comma_separated(int, "INT")] = (0, 1)
     """One run of every arm for each seed."""
     output_dir: Path = Path("runs/compare")
     """Folder of the runs and of the report."""
-    num_workers: int = 0
+    num_workers: Annotated[int, NOT_NEGATIVE] = 0
     """Runs at a time; 0 means one a core."""
     train: TrainConfig = field(default_factory=lambda: ATLAS_TINY)
     """Settings that all runs share; arms and seeds replace parts of them."""
+    own: Annotated[Mapping[str, Algorithm], tyro.conf.Suppress] = field(default_factory=dict)
+    """Arms that are registered nowhere, by name; they come before registered ones."""
 
     def __post_init__(self) -> None:
         """Checks names and numbers."""
-        for name in self.arms:
-            find_algorithm(name)
-        for name in ("arms", "seeds"):
-            values: tuple[object, ...] = getattr(self, name)
-            if not values or len(set(values)) != len(values):
-                raise ValueError(f"{name} must be distinct and at least one, got {values}")
-        if self.num_workers < 0:
-            raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
+        Checked.__post_init__(self)
+        for name, values in (("arms", tuple(self.algorithms)), ("seeds", self.seeds)):
+            given = getattr(self, name)
+            if not given or len(set(values)) != len(given):
+                raise ValueError(f"{name} must be distinct and at least one, got {given}")
+
+    @property
+    def algorithms(self) -> dict[str, Algorithm]:
+        """Arms by name, in order.
+
+        Raises:
+            ValueError: if one is not known, or its name is no name of a folder.
+        """
+        return dict(self._named(arm) for arm in self.arms)
+
+    def _named(self, arm: str) -> tuple[str, Algorithm]:
+        name, equals, estimator = arm.partition("=")
+        if (equals or name in self.own) and not _ARM_NAME.fullmatch(name):
+            raise ValueError(
+                f"an arm's name must be made of letters, digits and .+-_, got {name!r}"
+            )
+        if equals:
+            return name, as_algorithm(find_part(AdvantageEstimator, estimator)())
+        return name, self.own[name] if name in self.own else find_algorithm(name)
 
 
 COMPARE_PRESETS: Final[dict[str, CompareConfig]] = {
@@ -102,14 +178,37 @@ class Job:
 def plan_jobs(config: CompareConfig) -> list[Job]:
     """The runs of a comparison, seeds outermost, so that pairs finish together."""
     jobs = []
+    algorithms = config.algorithms
     for seed in config.seeds:
-        for arm in config.arms:
+        for arm, algorithm in algorithms.items():
             directory = config.output_dir / "runs" / f"{arm}-seed{seed}"
             train = replace(
-                find_algorithm(arm).apply(config.train), seed=seed, output_dir=directory, quiet=True
+                algorithm.apply(config.train), seed=seed, output_dir=directory, quiet=True
             )
             jobs.append(Job(arm, seed, train))
     return jobs
+
+
+def check_importable(jobs: Sequence[Job]) -> None:
+    """Makes sure that other processes can import what runs are made of.
+
+    Raises:
+        ComparisonError: if they cannot; it says what to do.
+    """
+    process = multiprocessing.current_process()
+    if getattr(process, "_inheriting", False):
+        # A run that is starting imports the script that started it, and would start it again.
+        raise ComparisonError('compare must be called under `if __name__ == "__main__":`')
+    has_file = getattr(sys.modules["__main__"], "__file__", None) is not None
+    for job in jobs:
+        optim = job.config.optim
+        for part in (*job.config.parts, optim.objective, optim.mismatch):
+            kind = type(part)
+            if "<locals>" in kind.__qualname__ or (kind.__module__ == "__main__" and not has_file):
+                raise ComparisonError(
+                    f"{kind.__name__} of arm {job.arm} must be defined at the top level of a file, "
+                    "where other processes can import it"
+                )
 
 
 def write_comparison(
@@ -123,8 +222,9 @@ def write_comparison(
         wall_time_s: Duration in seconds, None while it runs.
     """
     record = {
-        "arms": list(config.arms),
-        "arm_descriptions": {name: find_algorithm(name).description for name in config.arms},
+        "arms": list(config.algorithms),
+        "arm_descriptions": {name: a.description for name, a in config.algorithms.items()},
+        "arm_changes": _arm_changes(config),
         "seeds": list(config.seeds),
         "config": config_to_dict(config.train),
         "wall_time_s": wall_time_s,
@@ -144,13 +244,17 @@ def check_output_dir(config: CompareConfig) -> None:
     """
     path = config.output_dir / "comparison.json"
     if path.exists():
-        found = _read_record(path).get("config")
-        wanted = json.loads(json.dumps(config_to_dict(config.train)))
-        if found != wanted:
-            shown = ", ".join(_differences(found, wanted)[:3])
+        record = _read_record(path)
+        wanted = json.loads(json.dumps([config_to_dict(config.train), _arm_changes(config)]))
+        differences = _differences(record.get("config"), wanted[0])
+        # Other arms may join a comparison; those of the same name must be the same.
+        for name, changes in record.get("arm_changes", {}).items():
+            if name in wanted[1]:
+                differences += _differences(changes, wanted[1][name], name)
+        if differences:
             raise ComparisonError(
-                f"{config.output_dir} holds a comparison with other settings ({shown}); choose "
-                "another --output-dir, or remove it"
+                f"{config.output_dir} holds a comparison with other settings "
+                f"({', '.join(differences[:3])}); choose another --output-dir, or remove it"
             )
     config.output_dir.mkdir(parents=True, exist_ok=True)
 
@@ -198,6 +302,28 @@ def _read_record(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ComparisonError(f"{path}: must hold an object, got {type(record).__name__}")
     return record
+
+
+def _arm_changes(config: CompareConfig) -> dict[str, Any]:
+    """Settings of every arm, as far as they are not those that all runs share."""
+    shared = config_to_dict(config.train)
+    return {
+        name: _changed(shared, config_to_dict(algorithm.apply(config.train)))
+        for name, algorithm in config.algorithms.items()
+    }
+
+
+def _changed(before: Any, after: Any) -> Any:
+    """The part of nested settings that differs; parts of another type are whole."""
+    if not (isinstance(before, dict) and isinstance(after, dict)):
+        return after
+    if before.get("type") != after.get("type"):
+        return after
+    return {
+        name: _changed(before.get(name), value)
+        for name, value in after.items()
+        if before.get(name) != value
+    }
 
 
 def _differences(found: Any, wanted: Any, place: str = "") -> list[str]:

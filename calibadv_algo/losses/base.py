@@ -119,6 +119,7 @@ class MismatchCorrection(Checked, ABC):
 class NoCorrection(MismatchCorrection):
     """Every token counts once."""
 
+    name: ClassVar[str] = "none"
     needs_recomputed: ClassVar[bool] = False
 
     def weights(

@@ -55,6 +55,11 @@ def settings_rows(comparison: Comparison) -> list[tuple[str, str]]:
         rows += _flatten(comparison.data_sha256, "data sha256")
     if comparison.warm_start:
         rows += _flatten(comparison.warm_start, "warm start")
+    for arm in comparison.arms:
+        if arm in comparison.arm_descriptions:
+            rows.append((f"arm {arm}", comparison.arm_descriptions[arm]))
+        for name, value in comparison.arm_changes.get(arm, {}).items():
+            rows += _flatten(value, f"{arm}: {name}")
     return rows + _flatten(comparison.config, "")
 
 

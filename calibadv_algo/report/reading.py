@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -103,6 +103,8 @@ class Comparison:
         wall_time_s: Duration of the whole comparison in seconds, NaN when unknown.
         runs: One an arm and seed, arms outermost.
         later_commits: Commits that went on with what was begun at ``git_commit``.
+        arm_descriptions: One line an arm.
+        arm_changes: Settings of each arm that are not those of ``config``.
     """
 
     directory: Path
@@ -115,6 +117,8 @@ class Comparison:
     wall_time_s: float
     runs: tuple[Run, ...]
     later_commits: tuple[str, ...] = ()
+    arm_descriptions: Mapping[str, str] = field(default_factory=dict)
+    arm_changes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def baseline(self) -> str:
@@ -337,6 +341,8 @@ def read_comparison(
         wall_time_s=math.nan if wall_time_s is None else float(wall_time_s),
         runs=tuple(_read_run(place, arm, seed) for arm in arms for seed in seeds),
         later_commits=tuple(map(str, header.get("later_commits", ()))),
+        arm_descriptions=header.get("arm_descriptions", {}),
+        arm_changes=header.get("arm_changes", {}),
     )
     if not comparison.splits:
         raise ReportError(f"{place}: no run has an evaluation row")

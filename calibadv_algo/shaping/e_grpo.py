@@ -70,7 +70,9 @@ def entity_rewards(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntityReward(RewardShaping):
-    """E-GRPO's reward; see :func:`entity_rewards`.
+    """E-GRPO: a wrong answer earns by the entities that the thoughts came past.
+
+    See :func:`entity_rewards`.
 
     **Differs:** the paper has an LLM judge the answers; here a metric does.
 

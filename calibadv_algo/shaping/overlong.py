@@ -39,7 +39,7 @@ def overlong_penalty(length: int, *, max_tokens: int, buffer: int, factor: float
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OverlongPenalty(RewardShaping):
-    """Adds :func:`overlong_penalty` to the reward of the last turn.
+    """DAPO: over-long responses cost reward on the last turn; see :func:`overlong_penalty`.
 
     **Differs:** with ``counted="turn"`` the limit is one on turns and the longest one counts, as
     in CalibAdv's code; DAPO has responses of one turn.

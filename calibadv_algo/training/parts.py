@@ -41,6 +41,7 @@ NONE: Final = "none"
 """Name that stands for no filter, shaping or loss mask."""
 
 _KIND_WORDS: Final = re.compile(r"(?<=.)(Credit|Filter|Mask|Rewards?|Judge)$")
+_MARKUP: Final = re.compile(r"(:\w+:)?`+")
 _CAPITALS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 Settings = TypeVar("Settings")
@@ -81,6 +82,11 @@ def find_parts(base: type) -> dict[str, type]:
     return dict(sorted(found.items()))
 
 
+def first_line(part: type) -> str:
+    """First line of a part's documentation without markup, "" without any."""
+    return _MARKUP.sub("", (inspect.getdoc(part) or "").partition("\n")[0])
+
+
 def describe_parts(kind: str) -> list[tuple[str, str, str]]:
     """Name, first line of the documentation and module of every part of a kind.
 
@@ -88,10 +94,7 @@ def describe_parts(kind: str) -> list[tuple[str, str, str]]:
         kind: One of `KINDS`.
     """
     parts = _named(_choices_at(TrainConfig, KINDS[kind]))
-    return [
-        (name, (inspect.getdoc(part) or "").partition("\n")[0], part.__module__)
-        for name, part in parts.items()
-    ]
+    return [(name, first_line(part), part.__module__) for name, part in parts.items()]
 
 
 def with_parts(settings: Settings, chosen: Sequence[tuple[str, Sequence[str]]]) -> Settings:
@@ -159,12 +162,22 @@ def _choices_at(settings: type, path: str) -> tuple[type, ...]:
     return (annotation,) if isinstance(annotation, type) else ()
 
 
-def _find(bases: Sequence[type], name: str) -> type:
-    """The class that a name stands for.
+def find_part(base: type, name: str) -> type[Any]:
+    """The part of a kind that a name stands for.
+
+    Args:
+        base: Base class of the kind.
+        name: Name of a part, or ``module:Class``.
 
     Raises:
         ValueError: if there is none; the message lists those that there are.
+        ImportError: if the module cannot be imported.
     """
+    return _find((base,), name)
+
+
+def _find(bases: Sequence[type], name: str) -> type:
+    """The class that a name stands for, of a kind or of a union."""
     if ":" in name:
         return _import_part(bases, name)
     parts = _named(bases)

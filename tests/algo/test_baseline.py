@@ -110,13 +110,13 @@ def test_a_baseline_must_say_what_it_is() -> None:
 
 
 def test_names_become_settings(registered: None) -> None:
-    assert train_config(None, None, None) == ARMS["calibadv"].apply(ATLAS_TINY)
-    assert train_config("search-r1-grpo", "grpo", None).optim == PRESETS["search-r1-grpo"].optim
-    assert train_config(None, None, "mine") == replace(ATLAS_TINY, seed=7)
+    assert train_config("atlas-tiny") == ARMS["calibadv"].apply(ATLAS_TINY)
+    assert train_config("search-r1-grpo", "grpo").optim == PRESETS["search-r1-grpo"].optim
+    assert train_config("atlas-tiny", None, "mine") == replace(ATLAS_TINY, seed=7)
     assert train_config("published", None, "mine") is MINE.published
     with pytest.raises(ValueError, match="either an arm or a baseline, got 'grpo' and 'mine'"):
-        train_config(None, "grpo", "mine")
+        train_config("atlas-tiny", "grpo", "mine")
     with pytest.raises(ValueError, match="'published' needs a baseline"):
-        train_config("published", None, None)
+        train_config("published")
     with pytest.raises(ValueError, match="preset must be one of atlas-tiny"):
-        train_config("huge", None, None)
+        train_config("huge")

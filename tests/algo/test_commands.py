@@ -369,6 +369,13 @@ def test_one_list_answers_what_can_be_run(
         assert f"{kind.singular}: {kind.meaning}" in lines
 
 
+NEEDS = {
+    ("advantages", "template-balanced"): ("--advantage.token-ids", "3"),
+    ("credits", "none"): ("--arm", "grpo"),
+}
+"""Flags that a name needs beside its own."""
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_the_list_says_can_be_run(kind: str) -> None:
     """The command of every name is read without complaint."""
@@ -376,7 +383,7 @@ def test_what_the_list_says_can_be_run(kind: str) -> None:
         program, command, *rest = KINDS[kind].usage.replace("NAME", name).split()
         assert program == "calibadv"
         if name not in ("closed-book", "rag"):
-            parse(command, rest)
+            parse(command, [*rest, *NEEDS.get((kind, name), ())])
 
 
 # What commands share

@@ -6,6 +6,7 @@ import ast
 import io
 import re
 import shlex
+import sys
 from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from itertools import pairwise
@@ -159,6 +160,8 @@ def missing_names(code: str) -> list[str]:
 def flags_of(*arguments: str) -> frozenset[str]:
     """Flags that the help of a command shows."""
     out = io.StringIO()
+    if str(ROOT / "examples") not in sys.path:
+        sys.path.append(str(ROOT / "examples"))
     with redirect_stdout(out), redirect_stderr(out), pytest.raises(SystemExit):
         main([*arguments, "--help"])
     return frozenset(re.findall(r"--[a-z][\w.-]*", out.getvalue()))
@@ -182,7 +185,7 @@ def faults_of(line: str) -> list[str]:
     if name in GROUPS and len(words) > 1 and words[1].isalnum() and words[1].islower():
         chosen.append(words[1])
     for flag, value in pairwise(words):
-        if flag in CHOICES and value.islower():
+        if flag in CHOICES and (value.islower() or ":" in value):
             chosen += [flag, value]
     given = [word.partition("=")[0] for word in words if re.match(r"--[a-z]", word)]
     known = flags_of(*chosen)
