@@ -81,7 +81,7 @@ class TrainNames:
     """Mask of trajectories; `calibadv list loss-masks`. Repeatable, as --filter is."""
     part: InnerParts = ()
     """A part inside a part, or anywhere in the settings: credit.base=gold, objective.base=gspo,
-    rollout.collection=tree-search. Repeatable."""
+    rollout.trees=tree-search. Repeatable."""
 
     def settings(self) -> TrainConfig:
         """The settings that the names stand for, a draft that other flags are read onto.

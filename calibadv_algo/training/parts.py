@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
-from types import MappingProxyType, UnionType
+from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
@@ -38,7 +38,7 @@ KINDS: Final[Mapping[str, str]] = MappingProxyType(
 """Kind of part, as flags name it -> place in the settings."""
 
 NONE: Final = "none"
-"""Name that stands for no filter, shaping or loss mask."""
+"""Name that stands for no filter, shaping or loss mask, and for None where that may stand."""
 
 _KIND_WORDS: Final = re.compile(r"(?<=.)(Credit|Filter|Mask|Rewards?|Judge)$")
 _MARKUP: Final = re.compile(r"(:\w+:)?`+")
@@ -150,13 +150,13 @@ def _changed(settings: Settings, path: str, place: str, names: Sequence[str]) ->
 
 
 def _choices_at(settings: type, path: str) -> tuple[type, ...]:
-    """Base class of the parts at a place, or the classes of a union; () if there is no such."""
+    """Base class of the parts at a place, or the types of a union; () if there is no such."""
     head, _, rest = path.partition(".")
     annotation: Any = get_type_hints(settings).get(head)
     if get_origin(annotation) is tuple:
         annotation = get_args(annotation)[0]
     if get_origin(annotation) in (Union, UnionType):
-        return tuple(each for each in get_args(annotation) if each is not type(None))
+        return get_args(annotation)
     if rest:
         return _choices_at(annotation, rest)
     return (annotation,) if isinstance(annotation, type) else ()
@@ -197,7 +197,7 @@ def _named(bases: Sequence[type]) -> dict[str, type]:
     """Parts of a kind, or the classes of a union, by name."""
     if len(bases) == 1 and inspect.isabstract(bases[0]):
         return find_parts(bases[0])
-    return {part_name(each): each for each in bases}
+    return {NONE if each is NoneType else part_name(each): each for each in bases}
 
 
 def _plain(name: str) -> str:
@@ -220,6 +220,8 @@ def _import_part(bases: Sequence[type], name: str) -> type:
 
 def _draft(part: type) -> Any:
     """An unchecked instance with defaults, and ``tyro.MISSING`` where there is none."""
+    if part is NoneType:
+        return None
     draft: Any = object.__new__(part)
     for field in fields(part):
         value: Any = tyro.MISSING

@@ -216,7 +216,7 @@ def test_parts_inside_parts_have_places() -> None:
         *("--optim.objective.base.clip-high", "0.3", "--optim.objective.coef", "0.4"),
         *("--shaping", "relevance", "--part", "shaping.0.relevance.scorer=cross-encoder"),
         *("--shaping.0.relevance.scorer.model", "some/model"),
-        *("--part", "rollout.collection=tree-search"),
+        *("--part", "rollout.trees=tree-search"),
         *("--rollout.group-size", str(TreeSearch().group_size)),
     )
     assert config.credit == InvertedCredit(base=GoldCredit())
@@ -224,7 +224,9 @@ def test_parts_inside_parts_have_places() -> None:
     (shaping,) = config.shaping
     assert isinstance(shaping, RelevanceReward)
     assert shaping.relevance.scorer == CrossEncoder(model="some/model")
-    assert config.rollout.collection == TreeSearch()
+    assert config.rollout.trees == TreeSearch()
+    without = config_of("--baseline", "tree-grpo", "--part", "rollout.trees=none")
+    assert without.rollout.trees is None
     judged = config_of(
         *("--credit", "judge", "--part", "credit.judge=llm", "--credit.judge.model", "m")
     )
