@@ -4,7 +4,7 @@ Source: "Understanding R1-Zero-Like Training", arXiv 2503.20783.
 
 Made of
     advantage   `Grpo(normalization="none")`: reward - group mean, the same for every turn
-    credit      none: turns are not judged
+    credit      none: turns are not scored
     loss        clipped surrogate, 0.2 on both sides, no KL; the sum over an episode's tokens is
                 divided by a constant, the same for every episode, and averaged over episodes
     reward      that of the settings it is put on

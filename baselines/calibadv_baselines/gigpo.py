@@ -6,7 +6,7 @@ Made of
     advantage   `GiGpo`: the z-score of the reward in the group, plus that of the discounted return
                 (0.95 a turn) among the turns of the group before which the environment had said
                 the same, or nearly
-    credit      none: turns are not judged
+    credit      none: turns are not scored
     loss        clipped surrogate, 0.2 on both sides, token mean; k3 divergence 0.001 in the loss
 
 Published settings, of the script for search: groups of 5, both parts divided by deviations,

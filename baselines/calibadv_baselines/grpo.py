@@ -4,7 +4,7 @@ Source: DeepSeekMath (arXiv 2402.03300), as Search-R1 (arXiv 2503.09516) applies
 
 Made of
     advantage   `Grpo`: (reward - group mean) / (group std + 1e-6), the same for every turn
-    credit      none: turns are not judged
+    credit      none: turns are not scored
     loss        clipped surrogate, 0.2 on both sides, token mean over the whole minibatch, no KL
     reward      that of the settings it is put on: F1 behind the format gate, so that the
                 comparison with CalibAdv changes one thing

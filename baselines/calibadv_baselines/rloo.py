@@ -4,7 +4,7 @@ Source: arXiv 2402.14740; verl's estimator for details.
 
 Made of
     advantage   `Rloo`: reward - mean reward of the other trajectories of the group
-    credit      none: turns are not judged
+    credit      none: turns are not scored
     loss        clipped surrogate, 0.2 on both sides, token mean over the whole minibatch
     reward      that of the settings it is put on
 

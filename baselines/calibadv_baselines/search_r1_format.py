@@ -42,7 +42,7 @@ BASELINE = Baseline(
     description="Search-R1's GRPO with a reward for the format",
     source="Search-R1 v0.3: An Empirical Study, arXiv 2505.15117",
     departures=(
-        "the format is judged on what the policy wrote, turn by turn; a tag in a passage cannot "
+        "the format is checked on what the policy wrote, turn by turn; a tag in a passage cannot "
         "break it",
         "a response without an answer is told from a wrong one",
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -259,21 +259,12 @@ def _rows(
     return tuple(rows)
 
 
-def _with_stability(rows: Sequence[Row], runs: Sequence[RunSummary]) -> tuple[Row, ...]:
-    result = []
-    for row in rows:
-        if row.kind == "arm":
-            flags = [run.is_stable for run in runs if run.arm == row.name]
-            stability = share_interval(sum(flags), len(flags), confidence=CONFIDENCE)
-            row = Row(
-                name=row.name,
-                kind=row.kind,
-                scores=row.scores,
-                f1_interquartile_mean=row.f1_interquartile_mean,
-                stability=stability,
-            )
-        result.append(row)
-    return tuple(result)
+def _with_stability(row: Row, runs: Sequence[RunSummary]) -> Row:
+    """A row with the share of its runs that were stable, if it is an arm's."""
+    if row.kind != "arm":
+        return row
+    flags = [run.is_stable for run in runs if run.arm == row.name]
+    return replace(row, stability=share_interval(sum(flags), len(flags), confidence=CONFIDENCE))
 
 
 def _known_warm_start(comparison: Comparison) -> list[Row]:
@@ -330,7 +321,7 @@ def summarise_split(
     return SplitSummary(
         split=split,
         num_questions=len(scores.task_ids),
-        rows=(*known, *_with_stability(rows, runs)),
+        rows=(*known, *(_with_stability(row, runs) for row in rows)),
         by_hops=by_hops,
         num_questions_by_hops={hop: int((hops == hop).sum()) for hop in by_hops},
     )

@@ -62,7 +62,7 @@ class PublishedRow:
 _SEARCH_R1 = "arXiv 2503.09516v5, tables 2 and 3, read from transcriptions that agree"
 _SEARCH_R1_SETTING = "whole splits; wiki-18 with E5, 3 passages a search"
 _ZEROSEARCH = "github.com/Alibaba-NLP/ZeroSearch, assets/results.jpg, read by eye"
-_ZEROSEARCH_SETTING = "small samples of the splits, to judge by the figures; Google or wiki-18"
+_ZEROSEARCH_SETTING = "small samples of the splits, as the figures suggest; Google or wiki-18"
 _STEPSEARCH = "github.com/Zillwang/StepSearch, assets/main_results.png"
 _STEPSEARCH_SETTING = "trained on MuSiQue"
 _R1_SEARCHER = "github.com/RUCAIBox/R1-Searcher, assets/benchmarks.jpg"

@@ -156,7 +156,7 @@ def _own_caveats(parts: Sequence[PartResult], settings: Mapping[str, Any]) -> li
             f"{part.name} {part.split} {part.split_size:,} instead of {part.published_size:,}"
             for part in other
         )
-        notes.append(f"Not the published questions, to judge by their number: {sizes}.")
+        notes.append(f"Not the published questions, as their number shows: {sizes}.")
     partial = [part for part in parts if not part.is_whole]
     if partial:
         sizes = "; ".join(
