@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -26,7 +27,8 @@ from calibadv_algo.advantages.variants import (
     search_pools,
 )
 from calibadv_algo.credit.silver import silver_correctness
-from calibadv_algo.types import Group, Trajectory, Turn, group_rewards, token_counts
+from calibadv_algo.integrations.completions import trajectory_of
+from calibadv_algo.types import Group, Trajectory, group_rewards, token_counts
 from conformance.report import VectorResult, worst_difference
 
 DEFAULT_SWITCHES: Final[Mapping[str, Any]] = {
@@ -178,33 +180,19 @@ def _compute(
 
 def _to_trajectory(entry: Mapping[str, Any]) -> Trajectory:
     """Builds the trajectory that a vector describes, with dummy tokens."""
-    turns = []
-    kinds = entry["turn_kinds"]
-    for index, kind in enumerate(kinds):
-        num_tokens = entry["turn_token_lengths"][index]
-        is_last = index == len(kinds) - 1
-        info = {
+    lengths, kinds = entry["turn_token_lengths"], entry["turn_kinds"]
+    facts = [
+        {
             "action": kind,
             "think": entry["think"][index] or "",
             "passage_ids": tuple(entry["doc_ids"][index] or ()),
             "is_format_valid": entry["format_ok"],
         }
-        turns.append(
-            Turn(
-                action_ids=(0,) * num_tokens,
-                action_text="",
-                logprobs=(0.0,) * num_tokens,
-                reward=_reward(entry) if is_last else 0.0,
-                info=info,
-            )
-        )
-    return Trajectory(
-        group_id=entry["uid"],
-        task_id=entry["uid"],
-        prompt_ids=(),
-        prompt_text="",
-        turns=tuple(turns),
-    )
+        for index, kind in enumerate(kinds)
+    ]
+    spans = [(0, length) for length in lengths[: len(kinds)]]
+    rewards = [*[0.0] * (len(kinds) - 1), _reward(entry)]
+    return replace(trajectory_of(spans, facts, rewards), group_id=entry["uid"])
 
 
 def _reward(entry: Mapping[str, Any]) -> float:
