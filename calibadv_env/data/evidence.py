@@ -26,7 +26,7 @@ _SENTENCE_END: Final = re.compile(r"(?<=[.!?])\s+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What one hop rests on.
+    """Evidence of one hop.
 
     Attributes:
         title: Title of the article.

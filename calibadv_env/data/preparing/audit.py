@@ -31,7 +31,7 @@ _BATCH: Final = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OneSearchFigures:
-    """What one search with the question itself finds, as shares of the questions asked.
+    """Coverage of one search with the question itself, as shares of the questions asked.
 
     Attributes:
         num_tasks: Number of questions.
@@ -48,7 +48,7 @@ class OneSearchFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """What a corpus holds of the questions, and what searches reach; None where undefined.
+    """Coverage of questions by a corpus and by searches; None where undefined.
 
     Attributes:
         num_tasks: Number of questions.
@@ -132,7 +132,7 @@ def unreachable_tasks(
 
     Args:
         tasks: Tasks with a chain, see :func:`chain_queries`.
-        retriever: What searches.
+        retriever: Retriever to audit.
         top_k: How many passages a search gives.
 
     Returns:
@@ -151,7 +151,7 @@ def one_search_figures(
 
     Args:
         tasks: At least one task, each with gold passages.
-        retriever: What searches.
+        retriever: Retriever to audit.
         top_k: How many passages the search gives.
 
     Returns:
@@ -236,7 +236,7 @@ class CoverageTally:
 
     Args:
         found: The normalised answers that stand in the corpus, as :class:`AnswerScan` finds them.
-        retriever: What searches; None leaves the searches out.
+        retriever: Retriever to audit; None leaves the searches out.
         top_k: How many passages a search gives.
     """
 
@@ -316,7 +316,7 @@ def measure_coverage(
     Args:
         tasks: The questions; gone through twice.
         passages: The corpus; gone through once.
-        retriever: What searches it; None leaves the searches out.
+        retriever: Retriever to audit; None leaves the searches out.
         top_k: How many passages a search gives.
 
     Returns:
@@ -333,7 +333,7 @@ def measure_coverage(
 
 
 def _is_reached(task: QATask, found: Mapping[str, list[ScoredPassage]]) -> bool:
-    """Whether each search of a task's chain finds a gold passage of its own hop."""
+    """Tells if each search of a task's chain finds a gold passage of its own hop."""
     chain = chain_queries(task)
     return bool(chain) and all(
         any(scored.passage.id in gold for scored in found[query])

@@ -34,7 +34,7 @@ _SHINGLE: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """What a corpus holds of one piece of evidence.
+    """Passages of a corpus that hold one piece of evidence.
 
     Attributes:
         passages: Ids of the gold passages in corpus order, empty if there are none.
@@ -47,7 +47,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoldCounts:
-    """What was found for the tasks of a split.
+    """Counts of what was found for the tasks of a split.
 
     Attributes:
         tasks: Number of tasks.
@@ -100,7 +100,7 @@ class GoldFinder:
                     self._by_sentence.setdefault((key, sentence), []).append(passage.id)
 
     def find(self, evidence: Evidence) -> Match:
-        """What the passages so far hold of a piece of evidence.
+        """Matches of a piece of evidence among the passages so far.
 
         Args:
             evidence: One of those that the finder was made with.
@@ -172,7 +172,7 @@ def with_gold(task: QATask, matches: Sequence[Match]) -> QATask:
 
     Args:
         task: A task with evidence.
-        matches: What the corpus holds of each piece, in order.
+        matches: Match of each piece, in order.
 
     Returns:
         The task with one entry of ``gold_passages`` for each hop whose evidence was found. The

@@ -6,13 +6,13 @@ Nothing is loaded before it is asked for.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from typing import Any, Final
 
+from calibadv_env.common.extras import import_extra
 from calibadv_env.data.reading import Reader, Row
 from calibadv_env.data.sources.tables import task_of_row
-from calibadv_env.errors import DataError, MissingDependencyError
+from calibadv_env.errors import DataError
 from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.corpus import parse_passage
 
@@ -92,12 +92,7 @@ def load_from_hub(repository: str, config: str | None, label: str, how_to_fetch:
         DataError: if it cannot be loaded, with what to do about that.
         MissingDependencyError: if the package ``datasets`` is not installed.
     """
-    try:
-        datasets = importlib.import_module("datasets")
-    except ImportError as error:
-        raise MissingDependencyError(
-            "reading from the hub needs the package datasets: pip install 'calibadv[data]'"
-        ) from error
+    datasets = import_extra("datasets", "data", "reading from the hub")
     failures = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError)
     try:
         return datasets.load_dataset(repository, config)

@@ -6,16 +6,16 @@ own columns beside it. One file may hold several benchmarks, told apart by ``dat
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from calibadv_env.common.extras import import_extra
 from calibadv_env.data.names import SPLITS
 from calibadv_env.data.sources.hub import without_none
-from calibadv_env.errors import DataError, MissingDependencyError
+from calibadv_env.errors import DataError
 
 _PREFIX: Final = "searchr1_"
 _BATCH: Final = 1024
@@ -151,13 +151,8 @@ def _question(prompt: Any) -> str:
 
 def _rows(path: Path, wanted: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a file, a batch at a time, each with its place."""
-    try:
-        arrow = importlib.import_module("pyarrow")
-        parquet = importlib.import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise MissingDependencyError(
-            "reading parquet needs the package pyarrow: pip install 'calibadv[data]'"
-        ) from error
+    arrow = import_extra("pyarrow", "data", "reading parquet")
+    parquet = import_extra("pyarrow.parquet", "data", "reading parquet")
     number = 0
     try:
         with parquet.ParquetFile(path) as file:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
@@ -10,7 +9,7 @@ from typing import Any, Final
 import bm25s
 import numpy as np
 
-from calibadv_env.errors import MissingDependencyError
+from calibadv_env.common.extras import import_extra
 from calibadv_env.protocol.passages import ScoredPassage
 from calibadv_env.retrieval.base import check_search, identity_record
 from calibadv_env.retrieval.bm25.settings import Bm25Settings
@@ -45,13 +44,7 @@ class RankBm25Retriever:
                 f"a corpus for 'rank_bm25' must have at most {MAX_PASSAGES:,} passages, got "
                 f"{len(corpus):,}; take 'bm25' instead"
             )
-        try:
-            package = importlib.import_module("rank_bm25")
-        except ImportError as error:
-            raise MissingDependencyError(
-                "the retriever 'rank_bm25' needs the package rank-bm25: "
-                "pip install 'calibadv[rank-bm25]'"
-            ) from error
+        package = import_extra("rank_bm25", "rank-bm25", "the retriever 'rank_bm25'")
         self.corpus = corpus
         words = _words([indexed_text(passage) for passage in corpus])
         self._index: Any = (

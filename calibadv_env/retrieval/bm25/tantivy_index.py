@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from calibadv_env.errors import DataError, MissingDependencyError, RetrieverError
+from calibadv_env.common.extras import import_extra
+from calibadv_env.errors import DataError, RetrieverError
 from calibadv_env.protocol.passages import ScoredPassage
 from calibadv_env.retrieval.base import check_search
 from calibadv_env.retrieval.bm25.settings import STOP_WORDS, WORD
@@ -190,9 +190,4 @@ def _register_tokenizer(tantivy: Any, index: Any) -> None:
 
 
 def _import_tantivy() -> Any:
-    try:
-        return importlib.import_module("tantivy")
-    except ImportError as error:
-        raise MissingDependencyError(
-            "a tantivy index needs the package tantivy: pip install 'calibadv[tantivy]'"
-        ) from error
+    return import_extra("tantivy", "tantivy", "a tantivy index")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from calibadv_env.common.checks import require_positive
-from calibadv_env.errors import DataError, MissingDependencyError
+from calibadv_env.common.extras import import_extra
+from calibadv_env.errors import DataError
 from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.corpus import indexed_text
 from calibadv_env.retrieval.dense.families import FAMILIES, family_of
@@ -291,12 +291,7 @@ def _valid(texts: Sequence[str]) -> list[str]:
 
 
 def _import(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"dense retrieval needs the package {name}: pip install 'calibadv[dense]'"
-        ) from error
+    return import_extra(name, "dense", "dense retrieval")
 
 
 def _default_device() -> str:

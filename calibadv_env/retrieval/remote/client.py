@@ -19,6 +19,7 @@ from calibadv_env.common.http import (
 )
 from calibadv_env.errors import RetrieverError
 from calibadv_env.protocol.passages import ScoredPassage
+from calibadv_env.retrieval.base import check_search
 from calibadv_env.retrieval.remote.specs import read_spec
 from calibadv_env.retrieval.remote.wire import (
     BATCH_DIALECTS,
@@ -158,10 +159,7 @@ class HttpRetriever:
             ValueError: if ``queries`` is a bare string or ``top_k`` is below 1.
             RetrieverError: if the server could not be reached or its answer is no answer.
         """
-        if isinstance(queries, str):
-            raise ValueError(f"queries must be a sequence of strings, got {queries[:40]!r}")
-        if top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {top_k}")
+        check_search(queries, top_k)
         if not queries:
             return []
         if not self._is_awaited:

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 from calibadv_env.common.checks import require_fraction, require_not_negative, require_positive
 from calibadv_env.errors import RetrieverError
 from calibadv_env.protocol.passages import Passage, ScoredPassage
-from calibadv_env.retrieval.base import AskedTask
+from calibadv_env.retrieval.base import AskedTask, check_search
 from calibadv_env.retrieval.remote.specs import read_spec
 from calibadv_env.retrieval.remote.wire import content_id
 from calibadv_env.retrieval.remote.writers import ChatWriter, ScriptedWriter, TextWriter
@@ -244,10 +244,7 @@ class SimulatedRetriever:
     def _search(
         self, queries: Sequence[str], top_k: int, tasks: Sequence[AskedTask | None]
     ) -> list[list[ScoredPassage]]:
-        if isinstance(queries, str):
-            raise ValueError(f"queries must be a sequence of strings, got {queries[:40]!r}")
-        if top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {top_k}")
+        check_search(queries, top_k)
         pairs = zip(queries, tasks, strict=True)
         prompts = [
             simulation_prompt(query[: self.max_query_chars], task, self.quality(query, task), top_k)
