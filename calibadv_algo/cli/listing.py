@@ -117,9 +117,9 @@ _PARTS: Final = {
         "weights for the difference between engine and trainer",
         "--optim.old-logprobs recomputed ",
     ),
-    "filters": ("filter", "what takes groups out of an update", ""),
-    "shapings": ("shaping", "what changes the rewards that are learnt from", ""),
-    "loss-masks": ("loss-mask", "what keeps trajectories out of the loss", ""),
+    "filters": ("filter", "a rule that takes groups out of an update", ""),
+    "shapings": ("shaping", "a change of the rewards that are learnt from", ""),
+    "loss-masks": ("loss-mask", "a rule that keeps trajectories out of the loss", ""),
 }
 """Kinds of parts by their plural: kind as `parts.KINDS` has it, meaning, flags it needs."""
 

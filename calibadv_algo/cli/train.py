@@ -57,7 +57,7 @@ class TrainNames:
     """Algorithm: sets advantage, credit and think tag; `calibadv list arms`. CalibAdv if neither
     an arm nor a baseline is named."""
     baseline: str | None = None
-    """A published system in place of an arm; `calibadv list baselines`."""
+    """A published system, or a variant of one, in place of an arm; `calibadv list baselines`."""
     engine: EngineName | None = None
     """What samples: hf, vllm, or vllm-server URL; its settings are the flags --engine.*."""
     lora: int | None = None
@@ -97,7 +97,12 @@ class TrainNames:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Train(TrainNames, NamedSettings):
-    """Train a policy in a search environment; goes on from its last checkpoint if there is one."""
+    """Train a policy in a search environment; goes on from its last checkpoint if there is one.
+
+    --preset names all settings. --arm, or --baseline in its place, puts an algorithm on them;
+    --advantage, --credit and so on replace parts of that; any other flag changes a single setting.
+    calibadv list has all names.
+    """
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(
         default_factory=lambda: ATLAS_TINY

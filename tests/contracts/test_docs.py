@@ -34,10 +34,11 @@ FOLDERS = (
     "calibadv_env",
     "conformance",
     "environments",
+    "examples",
 )
 FILES = [
     str(path.relative_to(ROOT))
-    for folder in (*FOLDERS, "docs", "examples", "tests")
+    for folder in (*FOLDERS, "docs", "tests")
     for path in (ROOT / folder).rglob("*")
     if path.is_file()
 ]

@@ -48,7 +48,7 @@ IO = {
     "sqlite3", "subprocess", "sys", "tempfile", "threading", "time", "urllib",
 }  # fmt: skip
 """Modules of the standard library that formulas may not import."""
-OUTSIDERS = {"baselines", "benchmarks", "calibadv_baselines", "conformance", "tests"}
+OUTSIDERS = {"baselines", "benchmarks", "calibadv_baselines", "conformance", "examples", "tests"}
 
 
 def modules(*names: str) -> Iterator[Path]:
