@@ -290,14 +290,14 @@ def batched(jobs, limits=None, *, held_s=0.05):
             batcher = SearchBatcher(recorder, executor, limits or BatchLimits(), metrics)
             worker = asyncio.create_task(batcher.run())
             recorder.gate.clear()
-            first = asyncio.create_task(batcher.submit(["first"], 1))
+            first = batcher.ask(["first"], 1)
             while not recorder.is_entered.is_set():
                 await asyncio.sleep(0.005)
-            tasks = [asyncio.create_task(batcher.submit(*job)) for job in jobs]
+            tasks = [batcher.ask(*job) for job in jobs]
             await asyncio.sleep(held_s)
             recorder.gate.set()
             async with asyncio.timeout(10):
-                answers = await asyncio.gather(first, *tasks, return_exceptions=True)
+                answers = await asyncio.gather(first, *tasks)
             worker.cancel()
             assert batcher.queue_length == 0
         return answers[1:], recorder.asked[1:], metrics
@@ -381,7 +381,7 @@ def test_a_lone_request_waits_no_longer_than_allowed():
             batcher = SearchBatcher(Recorder(), executor, BatchLimits(), ServerMetrics())
             worker = asyncio.create_task(batcher.run())
             started = time.monotonic()
-            await batcher.submit(["a"], 1)
+            await batcher.ask(["a"], 1)
             worker.cancel()
             return time.monotonic() - started
 

@@ -101,35 +101,17 @@ class SearchBatcher:
         """Queries that wait."""
         return self._num_waiting
 
-    async def submit(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
-        """Waits for the passages of some queries.
-
-        Args:
-            queries: The queries of one request.
-            top_k: Passages a query.
-
-        Returns:
-            The passages of each query.
-
-        Raises:
-            QueueFullError: if too many queries wait.
-            ExpiredError: if it waited too long.
-            RetrieverError: if the search failed; or whatever else the retriever raised.
-        """
-        answer = await self.ask(queries, top_k)
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
-
     def ask(self, queries: Sequence[str], top_k: int) -> asyncio.Future[Answer]:
-        """Queues some queries; unlike :meth:`submit` it gives an error as a result.
+        """Queues the queries of one request.
 
         Args:
-            queries: The queries of one request.
+            queries: The queries.
             top_k: Passages a query.
 
         Returns:
-            What will hold the passages or the error.
+            A future with the passages of each query, or with the error as its result:
+            :class:`QueueFullError` if too many queries wait, :class:`ExpiredError` if these waited
+            too long, otherwise whatever the retriever raised.
         """
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         if self._num_waiting and self._num_waiting + len(queries) > self._limits.max_queue:

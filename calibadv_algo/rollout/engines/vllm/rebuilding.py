@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -43,6 +42,9 @@ class RebuildingEngine(StreamingEngine):
         self._weights: tuple[torch.nn.Module, int] | None = None
         self._is_sent = False
         self._turns: dict[str, tuple[GenerationRequest, SamplingParams]] = {}
+        # Failures since a turn ended or weights arrived. A step that only did not fail is no
+        # progress: an engine that dies at every tenth token would be built anew for ever.
+        self._num_failures = 0
         self.engine: VllmEngine | None = None
         self.num_rebuilds = 0
 
@@ -68,7 +70,9 @@ class RebuildingEngine(StreamingEngine):
     ) -> list[Generation]:
         """Samples one turn for each request; all begin again with a new engine."""
         check_idle(self.num_running)
-        return self._retry(lambda engine: engine.generate(requests, params))
+        generations = self._retry(lambda engine: engine.generate(requests, params))
+        self._num_failures = 0
+        return generations
 
     def submit(self, requests: Sequence[GenerationRequest], params: SamplingParams) -> None:
         """Queues turns, and remembers them until they end."""
@@ -80,6 +84,7 @@ class RebuildingEngine(StreamingEngine):
         ended = self._retry(lambda engine: engine.step())
         for episode_id, _ in ended:
             del self._turns[episode_id]
+            self._num_failures = 0
         return ended
 
     def release(self, episode_ids: Sequence[str]) -> None:
@@ -93,6 +98,7 @@ class RebuildingEngine(StreamingEngine):
         check_idle(self.num_running)
         self._weights, self._is_sent = (model, version), False
         self._retry(lambda engine: None if self._is_sent else self._sync(engine))
+        self._num_failures = 0
 
     def sleep(self) -> None:
         """Makes room on the GPU, as the settings say."""
@@ -107,7 +113,7 @@ class RebuildingEngine(StreamingEngine):
 
     def _retry(self, call: Callable[[VllmEngine], Result]) -> Result:
         """Calls an engine, and another one for as long as engines die of it."""
-        for attempt in itertools.count():
+        while True:
             try:
                 if self.engine is None:
                     self._renew()
@@ -115,11 +121,14 @@ class RebuildingEngine(StreamingEngine):
                 return call(self.engine)
             except EngineError:
                 is_lost = self.engine is None or self.engine.is_dead
-                if not is_lost or attempt >= self._max_rebuilds:
+                if not is_lost:
                     raise
+                if self._num_failures >= self._max_rebuilds:
+                    self._num_failures = 0
+                    raise
+                self._num_failures += 1
                 self.close()
                 self.num_rebuilds += 1
-        raise AssertionError("unreachable")
 
     def _renew(self) -> None:
         """Builds an engine that knows the last weights and runs the turns that were running."""
