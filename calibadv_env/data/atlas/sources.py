@@ -1,4 +1,4 @@
-"""Reads the data files of the two packages that the atlas is compiled from. All I/O is here."""
+"""Files that the atlas is compiled from: two packages' and our own tables. All I/O is here."""
 
 from __future__ import annotations
 
@@ -54,7 +54,25 @@ def read_factbook() -> dict[str, dict[str, Any]]:
 
 def read_airports() -> list[dict[str, str]]:
     """Reads every row of the airport table, columns by name, in the order of the file."""
-    text = (resources.files("airportsdata") / "airports.csv").read_text(encoding="utf-8")
+    return _read_csv(resources.files("airportsdata") / "airports.csv")
+
+
+def read_table(name: str) -> list[dict[str, str]]:
+    """Reads one of our own tables, columns by name, in the order of the file.
+
+    Args:
+        name: "aliases", "currencies", "elements" or "states".
+    """
+    return _read_csv(resources.files("calibadv_env.data.atlas") / "tables" / f"{name}.csv")
+
+
+def names_in(cell: str) -> tuple[str, ...]:
+    """Names of a table's cell, which stand between semicolons."""
+    return tuple(name for name in cell.split(";") if name)
+
+
+def _read_csv(file: Traversable) -> list[dict[str, str]]:
+    text = file.read_text(encoding="utf-8")
     return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
