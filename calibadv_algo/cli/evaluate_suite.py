@@ -300,10 +300,9 @@ class _Table:
             retriever=data.retriever,
             top_k=play.env.top_k,
         )
-        inner = make_slots(ENV_ID, play.num_slots, kwargs)
-        slots, policy = system.slots(inner, facts), self.open_writer(facts)
+        policy = self.open_writer(facts)
         player = Player(
-            slots,
+            make_slots(ENV_ID, play.num_slots, kwargs),
             policy.engine,
             policy.tokenizer,
             play.sampling(kwargs.get("prompt")),

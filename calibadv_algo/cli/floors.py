@@ -5,38 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from calibadv_algo.cli.systems import System, SystemData
-from calibadv_algo.experiments.no_training import NotedSlots, SystemName, system_engine
+from calibadv_algo.experiments.no_training import SystemName, system_engine
 
 if TYPE_CHECKING:
     from calibadv_algo.rollout.engines.base import GenerationEngine, Tokenizer
-    from calibadv_algo.rollout.slots import EnvSlots
 
 
 class Untrained(System):
-    """A system whose engine needs to know which questions were asked."""
+    """A system whose turns, or parts of them, an engine of its own writes."""
 
     system: ClassVar[SystemName]
-
-    def __init__(self) -> None:
-        """Starts without environments."""
-        self._slots: NotedSlots | None = None
-
-    def slots(self, slots: EnvSlots, data: SystemData) -> EnvSlots:
-        """The environments, noted."""
-        self._slots = NotedSlots(slots)
-        return self._slots
 
     def engine(
         self, engine: GenerationEngine | None, tokenizer: Tokenizer, data: SystemData
     ) -> GenerationEngine:
-        """The engine that writes the turns; ``slots`` must have been called before.
+        """The engine that writes the turns.
 
         Raises:
-            ValueError: if it was not, or a policy is needed and there is none.
+            ValueError: if a policy is needed and there is none.
         """
-        if self._slots is None:
-            raise ValueError(f"the system {self.name} must be given its slots before its engine")
-        return system_engine(self.system, engine, tokenizer, self._slots)
+        return system_engine(self.system, engine, tokenizer)
 
 
 class ClosedBook(Untrained):

@@ -19,7 +19,6 @@ from calibadv_env.retrieval.base import Retriever
 
 if TYPE_CHECKING:
     from calibadv_algo.rollout.engines.base import GenerationEngine, Tokenizer
-    from calibadv_algo.rollout.slots import EnvSlots
 
 GROUP: Final = "calibadv_algo.systems"
 
@@ -73,10 +72,6 @@ class System:
     def env_kwargs(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Keyword arguments of the environment, given those of the command line."""
         return dict(kwargs)
-
-    def slots(self, slots: EnvSlots, data: SystemData) -> EnvSlots:
-        """The environments that its policy sees, such as ones that show passages at once."""
-        return slots
 
     def engine(
         self, engine: GenerationEngine | None, tokenizer: Tokenizer, data: SystemData

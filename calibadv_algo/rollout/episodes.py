@@ -17,6 +17,7 @@ from calibadv_algo.errors import RolloutError
 from calibadv_algo.rollout.engines.base import (
     Generation,
     GenerationRequest,
+    History,
     SamplingParams,
     Tokenizer,
 )
@@ -251,7 +252,8 @@ class EpisodeBook:
     def request(self, episode: Episode) -> GenerationRequest:
         """Asks for the next turn of an episode."""
         seed = turn_seed(episode.spec.seed, len(episode.turns))
-        return GenerationRequest(episode.episode_id, episode.context, seed)
+        history = History(episode.prompt_text, episode.reset_info, episode.turns)
+        return GenerationRequest(episode.episode_id, episode.context, seed, history)
 
     def advance(
         self, episode: Episode, generation: Generation, step: SlotStep | SlotFailure

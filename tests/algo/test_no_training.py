@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from calibadv_algo.cli.floors import ClosedBook, Oracle, SingleRetrieval
 from calibadv_algo.cli.systems import SystemData
-from calibadv_algo.errors import EngineError
 from calibadv_algo.experiments.no_training import (
     UNKNOWN,
     ForcedAnswerEngine,
-    NotedSlots,
     OracleEngine,
     answer_text,
     play_system,
     search_text,
     system_engine,
 )
-from calibadv_algo.rollout.engines.base import Generation, GenerationRequest, SamplingParams
-from calibadv_algo.rollout.slots import SlotStart, make_slots
+from calibadv_algo.rollout.engines.base import (
+    Generation,
+    GenerationRequest,
+    History,
+    SamplingParams,
+)
+from calibadv_algo.rollout.slots import make_slots
 from calibadv_algo.training.evaluation import EvalResult, summarize
-from calibadv_env.data.registry import get_dataset
+from calibadv_env.data.base import QATask
+from calibadv_env.data.registry import get_dataset, register_dataset
 from calibadv_env.info import STOP_STRINGS
+from calibadv_env.protocol.passages import Passage
 
 PARAMS = SamplingParams(temperature=0.0, max_tokens=200, stop=STOP_STRINGS)
 
@@ -120,7 +125,9 @@ def test_any_continuation_becomes_an_answer(tokenizer: PreTrainedTokenizerFast, 
 def test_a_turn_needs_room_for_the_tags(tokenizer: PreTrainedTokenizerFast) -> None:
     engine = ForcedAnswerEngine(Babbler(tokenizer, "x"), tokenizer)
     with pytest.raises(ValueError, match="max_tokens must leave room for the tags, got 20"):
-        engine.generate([GenerationRequest("e", (5,), 0)], SamplingParams(max_tokens=20))
+        engine.generate(
+            [GenerationRequest("e", (5,), 0, History("x", {}))], SamplingParams(max_tokens=20)
+        )
 
 
 def test_single_retrieval_searches_with_the_question(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -151,49 +158,78 @@ def test_the_oracle_is_the_ceiling(tokenizer: PreTrainedTokenizerFast) -> None:
     assert summarize(given.records)["format_valid"] == 1.0
 
 
+def test_the_task_is_told_and_not_looked_for_in_the_context(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    """The instruction shows the longest question of the split, and the tokenizer loses capitals."""
+    tasks = get_dataset("toy").tasks("train")
+    example = max((tasks[index].question for index in range(5)), key=len)
+    core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    core.normalizer = normalizers.Lowercase()
+    for reader in (tokenizer, PreTrainedTokenizerFast(tokenizer_object=core)):
+        asked, _ = play("rag", reader, prompt=f"As in {example} do: {{question}}\n")
+        for trajectory in asked.trajectories:
+            question = trajectory.reset_info["question"]
+            assert trajectory.turns[0].info["query"].lower() == question.lower()
+        ceiling, _ = play("oracle", reader, prompt=f"As in {example} do: {{question}}\n")
+        assert summarize(ceiling.records)["f1"] == 1.0
+
+
+def test_the_oracle_does_not_count_its_own_queries_as_read(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    passages = [Passage("a", "Norway", "A country."), Passage("b", "Sea", "Water.")]
+    task = QATask(
+        id="t",
+        question="Which town?",
+        golden_answers=("Oslo",),
+        gold_passages=(("a",),),
+        hops=1,
+        metadata={"search_keys": ["Oslo town"]},
+    )
+    register_dataset("oracle-query", [task], passages)
+    slots = make_slots(
+        "calibadv_env:DeepSearch-v0", 1, {"dataset": "oracle-query", "split": "test"}
+    )
+    result = play_system("oracle", slots, None, tokenizer, range(1), PARAMS, split="test")
+    slots.close()
+    assert result.trajectories[0].turns[0].info["query"] == "Oslo town"
+    assert result.records[0].answer == UNKNOWN
+
+
 def test_the_oracle_answers_only_what_it_has_read(tokenizer: PreTrainedTokenizerFast) -> None:
     tight, _ = play("oracle", tokenizer, max_turns=1)
     answers = {record.hops: record.answer for record in tight.records}
     assert any(hops > 1 for hops in answers)
     assert all(answer == UNKNOWN for hops, answer in answers.items() if hops > 1)
-    slots = NotedSlots(
-        make_slots("calibadv_env:DeepSearch-Toy-v0", 1, {"prompt": "question", "max_turns": 1})
-    )
-    reset = slots.reset({0: SlotStart(0, 0)}, ())[0]
-    engine = OracleEngine(tokenizer, slots, answers="always")
-    ids = tuple(tokenizer.encode(reset.text))  # type: ignore[union-attr]
-    engine.generate([GenerationRequest("e", ids, 0)], PARAMS)
-    (last,) = engine.generate([GenerationRequest("e", ids, 0)], PARAMS)
-    assert get_dataset("toy").tasks("train")[0].golden_answers[0] in last.text
-    slots.close()
+    history = History("x", tight.trajectories[0].reset_info, tight.trajectories[0].turns[:1])
+    engine = OracleEngine(tokenizer, answers="always")
+    (last,) = engine.generate([GenerationRequest("e", (5,), 0, history)], PARAMS)
+    assert history.reset_info["golden_answers"][0] in last.text
 
 
 def test_texts() -> None:
-    assert search_text("q", "x<think>") == " next</think><search> q</search>"
-    assert search_text("q", "x") == "<think> next</think><search> q</search>"
-    assert answer_text("a", "x").startswith("<think>")
+    given, bare = History("x<think>", {}), History("x", {})
+    marked = History("<|begin_of_query|> <think>", {})
+    assert search_text("q", given) == " next</think><search> q</search>"
+    assert search_text("q", bare) == "<think> next</think><search> q</search>"
+    assert search_text("q", marked) == "<|begin_of_query|> q <|end_of_query|>"
+    assert answer_text("a", bare).startswith("<think>")
+    assert answer_text("a", marked) == " done</think><answer> a</answer>"
 
 
 def test_what_cannot_be_played(tokenizer: PreTrainedTokenizerFast) -> None:
-    slots = NotedSlots(make_slots("calibadv_env:DeepSearch-Toy-v0", 1, {}))
     with pytest.raises(ValueError, match="needs a policy's engine, got None"):
-        system_engine("rag", None, tokenizer, slots)
+        system_engine("rag", None, tokenizer)
     with pytest.raises(ValueError, match="system must be closed-book, rag, search or oracle"):
-        system_engine("luck", None, tokenizer, slots)  # type: ignore[arg-type]
+        system_engine("luck", None, tokenizer)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="answers must be found or always"):
-        OracleEngine(tokenizer, slots, answers="never")  # type: ignore[arg-type]
-    with pytest.raises(EngineError, match="no question that was begun"):
-        slots.find("a context")
-    slots.close()
-
-    class Silent:
-        def reset(self, starts: Mapping[int, SlotStart], catch: Any) -> Any:
-            from calibadv_algo.rollout.slots import SlotReset
-
-            return {slot: SlotReset("x", {"other": 1}) for slot in starts}
-
+        OracleEngine(tokenizer, answers="never")  # type: ignore[arg-type]
+    request = GenerationRequest("e", (5,), 0, History("x", {"other": 1}))
     with pytest.raises(ValueError, match="info key 'question'"):
-        NotedSlots(Silent()).reset({0: SlotStart(0, 0)}, ())  # type: ignore[arg-type]
+        OracleEngine(tokenizer).generate([request], PARAMS)
+    with pytest.raises(ValueError, match="must have a history"):
+        OracleEngine(tokenizer).generate([GenerationRequest("e", (5,), 0)], PARAMS)
 
 
 def test_as_systems_of_the_command(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -201,17 +237,11 @@ def test_as_systems_of_the_command(tokenizer: PreTrainedTokenizerFast) -> None:
     data = SystemData(
         dataset=dataset, tasks=dataset.tasks("train"), retriever=dataset.retriever(), top_k=3
     )
-    slots = make_slots("calibadv_env:DeepSearch-Toy-v0", 1, {"prompt": "question"})
+    history = History("x", {"question": "Where?"})
     for system, needs_model in ((ClosedBook(), True), (SingleRetrieval(), True), (Oracle(), False)):
         assert system.needs_model is needs_model
         assert system.env_kwargs({"top_k": 3}) == {"top_k": 3}
         engine = Babbler(tokenizer, "x") if needs_model else None
-        with pytest.raises(ValueError, match="slots before its engine"):
-            system.engine(engine, tokenizer, data)
-        noted = system.slots(slots, data)
         played = system.engine(engine, tokenizer, data)
-        reset = noted.reset({0: SlotStart(0, 0)}, ())[0]
-        ids = tuple(tokenizer.encode(reset.text))  # type: ignore[union-attr]
-        (turn,) = played.generate([GenerationRequest("e", ids, 0)], PARAMS)
+        (turn,) = played.generate([GenerationRequest("e", (5,), 0, history)], PARAMS)
         assert turn.text.startswith("<think>")
-    slots.close()

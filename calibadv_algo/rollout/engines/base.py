@@ -6,14 +6,15 @@ leave one running batch; :func:`as_streaming` makes one of any engine.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Protocol, cast
 
 import torch
 from annotated_types import Interval
 
 from calibadv_algo.errors import EngineError
+from calibadv_algo.types import Turn
 from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE, Checked
 
 FinishReason = Literal["stop", "eos", "length"]
@@ -39,6 +40,26 @@ class SamplingParams(Checked):
 
 
 @dataclass(frozen=True, slots=True)
+class History:
+    """An episode so far, for engines that write turns by what the environment told.
+
+    Attributes:
+        prompt_text: What ``reset`` returned.
+        reset_info: What ``reset`` reported.
+        turns: The turns so far.
+    """
+
+    prompt_text: str
+    reset_info: Mapping[str, Any]
+    turns: Sequence[Turn] = ()
+
+    @property
+    def last_text(self) -> str:
+        """The latest observation."""
+        return self.turns[-1].observation_text if self.turns else self.prompt_text
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """A request for the next turn of one episode.
 
@@ -47,11 +68,13 @@ class GenerationRequest:
         token_ids: The whole context so far: prompt, earlier actions as sampled, observations.
         seed: Seed of this turn's sampling; the tokens depend on it and on the context alone,
             not on what shares the batch (up to floating-point rounding).
+        history: The episode; None where no environment is played.
     """
 
     episode_id: str
     token_ids: tuple[int, ...]
     seed: int
+    history: History | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
