@@ -63,7 +63,7 @@ def turn_length(seed: int, lengths: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class SlowRetriever:
-    """Takes its time, once a call."""
+    """Retriever that sleeps once a call."""
 
     retriever: Retriever
     seconds: float
@@ -75,7 +75,7 @@ class SlowRetriever:
 
 
 class Turns:
-    """What every turn is: so many tokens, and what the environment is told."""
+    """Every turn of an episode: its number of tokens, and its action."""
 
     def __init__(self, specs: Sequence[EpisodeSpec], lengths: str) -> None:
         self._lengths = lengths
@@ -107,7 +107,7 @@ class Writer:
     def generate(
         self, requests: Sequence[GenerationRequest], params: SamplingParams
     ) -> list[Generation]:
-        """Gives the right number of tokens."""
+        """As many tokens as the turn is planned to have."""
         seeds = [request.seed for request in requests]
         counts = [self._turns.length(seed) for seed in seeds]
         return [
@@ -230,7 +230,7 @@ def median_s(batches: Sequence[RolloutBatch]) -> float:
 
 
 def line(name: str, batches: Sequence[RolloutBatch]) -> str:
-    """What is printed of a driver."""
+    """Line that is printed of a driver."""
     wait = statistics.median(batch.stats.wait_s / batch.stats.total_s for batch in batches)
     tokens = statistics.median(batch.stats.tokens_per_s for batch in batches)
     return (

@@ -66,7 +66,7 @@ def main() -> None:
 
 @dataclass
 class Row:
-    """What was measured of one kind; rates in queries a second, size for a million passages."""
+    """Measurements of one kind; rates in queries a second, size for a million passages."""
 
     build_s: float
     size_mb: float

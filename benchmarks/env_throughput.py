@@ -31,7 +31,7 @@ WORDS_PER_PASSAGE = 30
 
 
 class ConstantRetriever:
-    """Gives passages that were made beforehand, so that only the environment takes time."""
+    """Retriever of passages that were made beforehand, so that only the environment takes time."""
 
     def __init__(self, passages: Sequence[Passage]) -> None:
         self._results = [
@@ -41,7 +41,7 @@ class ConstantRetriever:
         self._calls = 0
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
-        """Gives the next lists in turn."""
+        """The next lists in turn."""
         del top_k
         first = self._calls
         self._calls += len(queries)
@@ -112,7 +112,7 @@ def play(env: gymnasium.vector.VectorEnv, steps: Sequence[Sequence[str]]) -> flo
 
 
 def make_library_search(passages: Sequence[Passage]) -> Callable[[list[str]], object]:
-    """What one would write with the bm25s library alone: tokenise a batch, retrieve the batch."""
+    """Retrieval with the bm25s library alone: tokenise a batch, retrieve the batch."""
     tokens = bm25s.tokenize(
         [indexed_text(passage) for passage in passages], stopwords="english", show_progress=False
     )

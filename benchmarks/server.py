@@ -1,4 +1,4 @@
-"""What batching brings to the search server: two servers, one with it and one without.
+"""Gain of batching in the search server: two servers, one with it and one without.
 
 Run ``python benchmarks/server.py`` for BM25 over the atlas, and ``python benchmarks/server.py
 INDEX`` for any index that ``calibadv index`` made. Both servers are ``calibadv serve`` with the
@@ -45,7 +45,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass
 class Round:
-    """What one round with one server gave.
+    """Measurements of one round with one server.
 
     Attributes:
         seconds: How long it took.
@@ -99,7 +99,7 @@ class Server:
             time.sleep(0.05)
 
     def is_ready(self) -> bool:
-        """Whether it answers."""
+        """True if it answers."""
         with contextlib.suppress(OSError):
             return urllib.request.urlopen(f"http://127.0.0.1:{self.port}/ready").status == 200
         return False
@@ -179,7 +179,7 @@ class Client(asyncio.Protocol):
         self.transport.write(next(self.bodies))
 
     def data_received(self, data: bytes) -> None:
-        """Takes a part of an answer."""
+        """Reads a part of an answer."""
         self.buffer += data
         if self.length < 0:
             head, end, _ = self.buffer.partition(b"\r\n\r\n")
@@ -215,7 +215,7 @@ def request(query: str) -> bytes:
 
 
 def ask_all(port: int, num_clients: int, seconds: float, queries: list[str], first: int) -> Round:
-    """What the process of the clients runs."""
+    """Work of the process of the clients."""
 
     async def main() -> Round:
         result = Round()
@@ -241,7 +241,7 @@ def ask_all(port: int, num_clients: int, seconds: float, queries: list[str], fir
 def ask_by_wrk(
     wrk: str, port: int, num_clients: int, seconds: float, queries: list[str], first: int
 ) -> Round:
-    """The same by wrk."""
+    """Measurement by wrk."""
     with tempfile.TemporaryDirectory() as work:
         bodies = [request(query).partition(b"\r\n\r\n")[2].decode() for query in queries]
         (Path(work) / "bodies").write_text("\n".join(bodies))

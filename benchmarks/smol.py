@@ -66,7 +66,7 @@ SHOWN = (
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """What is run."""
+    """Settings of the run."""
 
     output_dir: Path = Path("runs/smol")
     """Folder of the runs."""

@@ -83,7 +83,7 @@ class Workload:
         observation_tokens: Tokens that a search brings.
         action_tokens: Sampled tokens of a turn.
         search_s: Seconds that a batched search takes.
-        has_old_logprobs: Whether the trainer recomputes log-probabilities before the update.
+        has_old_logprobs: True if the trainer recomputes log-probabilities before the update.
     """
 
     num_episodes: int

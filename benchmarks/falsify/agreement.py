@@ -33,7 +33,7 @@ class Cell:
         update: Number of updates behind the policy that made it.
         hops: Reasoning steps of its question, 0 when unknown.
         place: How many searches its trajectory had made with it, from 1.
-        is_punished: Whether GRPO's advantage of its trajectory is negative.
+        is_punished: True if GRPO's advantage of its trajectory is negative.
     """
 
     update: int

@@ -59,7 +59,7 @@ class Compare(CompareNames, NamedSettings):
     """Train every arm with every seed from one warm start, and compare."""
 
     config: Annotated[CompareConfig, tyro.conf.arg(name="")] = field(default_factory=CompareConfig)
-    """What is compared."""
+    """Settings of the comparison."""
 
     @classmethod
     def named(cls, arguments: Sequence[str]) -> Self:

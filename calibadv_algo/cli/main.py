@@ -51,7 +51,7 @@ EXPECTED_ERRORS: Final = (
     FloatingPointError,
     gymnasium.error.Error,
 )
-"""What a user can mend: shown as one line, without a traceback."""
+"""Errors that a user can mend: shown as one line, without a traceback."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

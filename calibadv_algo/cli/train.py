@@ -59,7 +59,7 @@ class TrainNames:
     baseline: str | None = None
     """A published system, or a variant of one, in place of an arm; `calibadv list baselines`."""
     engine: EngineName | None = None
-    """What samples: hf, vllm, or vllm-server URL; its settings are the flags --engine.*."""
+    """Engine that samples: hf, vllm, or vllm-server URL; its settings are the flags --engine.*."""
     lora: int | None = None
     """Rank of adapters that learn in place of all weights; more settings are the flags --lora.*."""
     advantage: PartName = None

@@ -98,7 +98,7 @@ def _comma_separated(kind: type, metavar: str) -> tyro.constructors.PrimitiveCon
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompareConfig(Checked):
-    """What is compared."""
+    """Arms, seeds and settings of a comparison."""
 
     arms: Annotated[tuple[str, ...], _comma_separated(str, "NAME")] = ("grpo", "calibadv")
     """Arms or baselines, with spaces or commas (`calibadv list arms`, `list baselines`), or an
@@ -294,7 +294,7 @@ def commit_facts(output_dir: Path, commit: str) -> dict[str, Any]:
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    """What `write_comparison` wrote."""
+    """The record that `write_comparison` wrote."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
