@@ -123,6 +123,7 @@ def get_dataset(name: str) -> Dataset:
         DataError: if a folder or file, or the data behind a name, is missing or faulty.
     """
     with _registry_lock:
+        # The very name first: a user may have registered one that differs by case alone.
         found = _known(name) or _known(_BUILT_IN_BY_LOWER.get(name.lower(), name))
         if found is not None:
             return found

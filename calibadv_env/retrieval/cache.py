@@ -187,6 +187,7 @@ class CachedRetriever:
                 fresh = self._ask([queries[i] for i in places], top_k, chosen)
                 answers = {keys[i]: hits for i, hits in zip(places, fresh, strict=True)}
                 _write(database, source, top_k, answers)
+                # Read back: another process may have written first, and its answer stands.
                 known = _read(database, source, top_k, keys)
                 if self.mode == "record":
                     self._compare(answers, known, {keys[i]: queries[i] for i in places})
@@ -260,6 +261,7 @@ class CachedRetriever:
     @contextmanager
     def _opened(self, failure: type[CalibadvEnvError] = DataError) -> Iterator[sqlite3.Connection]:
         """The connection of this thread, never one from before a fork."""
+        # SQLite connections must not cross a fork, so the process is part of the key.
         place = (os.getpid(), threading.get_ident())
         try:
             if place not in self._connections:

@@ -339,6 +339,7 @@ def _link_files(source: DiskCorpus, folder: Path) -> None:
     for name in (*source._manifest.files, MANIFEST):
         target = folder / name
         target.unlink(missing_ok=True)
+        # A link costs no space, and the files of an index never change; not every disk can.
         try:
             target.hardlink_to(source.folder / name)
         except OSError:

@@ -9,11 +9,17 @@ from typing import Any, Final, TypeVar
 from calibadv_env.common.checks import require_not_negative, require_positive
 from calibadv_env.protocol.passages import Passage, ScoredPassage
 from calibadv_env.retrieval.backends import Backend
-from calibadv_env.retrieval.base import Retriever, check_search, identity_record, retriever_identity
+from calibadv_env.retrieval.base import (
+    Retriever,
+    check_search,
+    filled_up,
+    identity_record,
+    retriever_identity,
+    take,
+)
 from calibadv_env.retrieval.corpus import Corpus
 from calibadv_env.retrieval.index_files import read_manifest
 from calibadv_env.retrieval.opening import open_parts, write_pointer
-from calibadv_env.retrieval.ranking import filled_up, take
 
 _T = TypeVar("_T", bound=Hashable)
 

@@ -93,6 +93,7 @@ class RerankingRetriever:
         Raises:
             RetrieverError: if the retriever fails, or the scorer gives a wrong number of scores.
         """
+        # A bare string goes on as it is, so that the retriever refuses it.
         distinct = queries if isinstance(queries, str) else list(dict.fromkeys(queries))
         depth = max(self.depth, top_k) if top_k >= 1 else top_k
         answers = self.retriever.search(distinct, depth)

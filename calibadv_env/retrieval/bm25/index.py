@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from calibadv_env.errors import DataError, RetrieverError
 from calibadv_env.protocol.passages import ScoredPassage
-from calibadv_env.retrieval.base import check_search
+from calibadv_env.retrieval.base import Hits, check_search, take
 from calibadv_env.retrieval.bm25.build import (
     POSITIONS,
     SCORES,
@@ -25,7 +25,6 @@ from calibadv_env.retrieval.index_files import (
     check_settings,
     map_array,
 )
-from calibadv_env.retrieval.ranking import Hits, take
 
 _CACHED_WORDS: Final = 1 << 13
 

@@ -8,10 +8,9 @@ from typing import Any
 import bm25s
 
 from calibadv_env.protocol.passages import ScoredPassage
-from calibadv_env.retrieval.base import check_search, identity_record
+from calibadv_env.retrieval.base import best_positions, check_search, identity_record, take
 from calibadv_env.retrieval.bm25.settings import WORD, Bm25Settings
 from calibadv_env.retrieval.corpus import Corpus, indexed_text
-from calibadv_env.retrieval.ranking import best_positions, take
 
 
 class Bm25Retriever:

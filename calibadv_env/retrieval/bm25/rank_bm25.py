@@ -11,10 +11,9 @@ import numpy as np
 
 from calibadv_env.common.extras import import_extra
 from calibadv_env.protocol.passages import ScoredPassage
-from calibadv_env.retrieval.base import check_search, identity_record
+from calibadv_env.retrieval.base import best_positions, check_search, identity_record, take
 from calibadv_env.retrieval.bm25.settings import Bm25Settings
 from calibadv_env.retrieval.corpus import Corpus, indexed_text
-from calibadv_env.retrieval.ranking import best_positions, take
 
 MAX_PASSAGES: Final = 200_000
 """A linear scan beyond this size takes over half a second and gigabytes of memory a query."""

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int, Int32
 
-from calibadv_env.retrieval.ranking import Hits, best_positions
+from calibadv_env.retrieval.base import Hits, best_positions
 
 BLOCK: Final = 1 << 18
 """Passages of a block: their sums are a megabyte, which stays in the processor's cache."""

@@ -10,7 +10,7 @@ from typing import Any, Final
 from calibadv_env.common.extras import import_extra
 from calibadv_env.errors import DataError, RetrieverError
 from calibadv_env.protocol.passages import ScoredPassage
-from calibadv_env.retrieval.base import check_search
+from calibadv_env.retrieval.base import check_search, filled_up, take, with_ties
 from calibadv_env.retrieval.bm25.settings import STOP_WORDS, WORD
 from calibadv_env.retrieval.corpus import indexed_text
 from calibadv_env.retrieval.disk_corpus import FOLDER, CorpusSource, DiskCorpus, write_corpus
@@ -22,7 +22,6 @@ from calibadv_env.retrieval.index_files import (
     file_facts,
     no_progress,
 )
-from calibadv_env.retrieval.ranking import filled_up, take, with_ties
 
 _POSTINGS: Final = "tantivy"
 _TOKENIZER: Final = "whitespace"

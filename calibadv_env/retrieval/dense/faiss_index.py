@@ -16,8 +16,8 @@ from jaxtyping import Float
 
 from calibadv_env.common.checks import POSITIVE, Checked
 from calibadv_env.errors import DataError, MissingDependencyError, RetrieverError
+from calibadv_env.retrieval.base import Hits
 from calibadv_env.retrieval.dense.flat_scan import FlatScan
-from calibadv_env.retrieval.ranking import Hits
 
 _MIN_PER_CENTROID: Final = 39
 """Below so many training points a centroid faiss warns that the clusters are poor."""

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float
 
-from calibadv_env.retrieval.ranking import Hits
+from calibadv_env.retrieval.base import Hits
 
 _ROWS_PER_BLOCK: Final = 16_384
 _ROUNDING: Final = 2.0**-22

@@ -17,7 +17,7 @@ from calibadv_env.common.checks import require_positive
 from calibadv_env.common.files import atomic_file, write_text
 from calibadv_env.errors import DataError
 from calibadv_env.protocol.passages import ScoredPassage
-from calibadv_env.retrieval.base import check_search
+from calibadv_env.retrieval.base import Hits, check_search, filled_up, first_limit, take, with_ties
 from calibadv_env.retrieval.dense.encoders import Encoder, TransformerEncoder
 from calibadv_env.retrieval.dense.faiss_index import (
     FaissSearcher,
@@ -37,7 +37,6 @@ from calibadv_env.retrieval.index_files import (
     file_facts,
     no_progress,
 )
-from calibadv_env.retrieval.ranking import Hits, filled_up, first_limit, take, with_ties
 
 _INDEX: Final = "vectors.faiss"
 _VECTORS: Final = "vectors"

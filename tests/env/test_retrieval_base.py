@@ -3,7 +3,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from calibadv_env.retrieval import Passage
-from calibadv_env.retrieval.ranking import best_positions, filled_up, take, with_ties
+from calibadv_env.retrieval.base import best_positions, filled_up, take, with_ties
 
 
 @given(scores=st.lists(st.integers(0, 3), min_size=1, max_size=60), count=st.integers(1, 60))
