@@ -80,7 +80,7 @@ class ParallelRetriever:
             try:
                 answers = [self.retriever.search(parts[0], top_k)]
             finally:
-                # Also after an error here: an answer left in a pipe would be taken for the next one.
+                # Also after an error: an answer left in a pipe would be taken for the next one.
                 searched = time.perf_counter()
                 replies = [
                     helper.reply() if is_sent else None
