@@ -37,8 +37,8 @@ Penalty = Literal["soft", "lifting", "aggressive", "aggressive-lifting", "none"]
 """
 
 Solved = Literal["keep", "zero"]
-"""What positive trajectories get for a search that all of the group made perfectly: what they
-have, or 0 (``reset2zero``)."""
+"""Advantage of positive trajectories for a search that all of the group made perfectly: kept,
+or 0 (``reset2zero``)."""
 
 Pools = Literal["answers", "searches", "turns", "all", "none"]
 """Whose masses are balanced.
@@ -51,10 +51,10 @@ Scope = Literal["group", "batch"]
 """How far masses are summed up: over each group, or over the whole batch (``in_group=False``)."""
 
 When = Literal["always", "risky"]
-"""Whether only pools that lean to the negative are balanced (``only_apply_risky``)."""
+"""Pools that are balanced: all, or those that lean to the negative (``only_apply_risky``)."""
 
 Lone = Literal["zero", "keep-positive", "keep-negative"]
-"""What a pool with one sign alone becomes."""
+"""Result for a pool with one sign alone."""
 
 Matrix = Float[np.ndarray, "trajectory turn"]
 
@@ -82,7 +82,7 @@ def spare(
         advantages: Advantages of one group's turns.
         correctness: In [0, 1], NaN without a score.
         penalty: How negative trajectories are spared.
-        solved: What positive trajectories get for searches that all made perfectly.
+        solved: Advantage of positive trajectories for searches that all made perfectly.
 
     Returns:
         The advantages.
@@ -117,9 +117,9 @@ def balance(
         token_counts: Number of sampled tokens of each turn.
         pools: Whose masses are balanced.
         target_ratio: Negative over positive mass to reach, positive.
-        adjust_positive: Whether the positive side is scaled, or the negative one.
-        when: Whether pools that do not lean to the negative are left alone.
-        lone: What a pool with one sign alone becomes.
+        adjust_positive: If true, the positive side is scaled, else the negative one.
+        when: Pools that are balanced.
+        lone: Result for a pool with one sign alone.
 
     Returns:
         The advantages.
@@ -173,13 +173,13 @@ class CalibAdvVariant(GroupRelative):
 
     Attributes:
         penalty: How correct searches of negative trajectories are spared.
-        solved: What positive trajectories get for searches that all made perfectly.
+        solved: Advantage of positive trajectories for searches that all made perfectly.
         pools: Whose masses are balanced.
-        scope: Whether masses are summed up over each group or over the batch.
-        when: Whether pools that do not lean to the negative are left alone.
-        lone: What a pool with one sign alone becomes.
+        scope: Extent over which masses are summed up: each group, or the batch.
+        when: Pools that are balanced.
+        lone: Result for a pool with one sign alone.
         target_ratio: Negative over positive mass to reach; one over the paper's lambda.
-        adjust_positive: Whether the positive side is scaled, or the negative one.
+        adjust_positive: If true, the positive side is scaled, else the negative one.
     """
 
     name: ClassVar[str] = "calibadv-variant"

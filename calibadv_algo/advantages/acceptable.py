@@ -13,7 +13,7 @@ from calibadv_algo.advantages.grpo import GroupRelative, group_normalized
 from calibadv_algo.types import Group, group_rewards
 
 Treatment = Literal["excuse", "zero-reward"]
-"""What becomes of an acceptable answer below the mean: no penalty, or a reward of 0."""
+"""Treatment of an acceptable answer below the mean: no penalty, or a reward of 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class AcceptableGrpo(GroupRelative):
 
     Attributes:
         threshold: Reward from which an answer is acceptable.
-        treatment: What becomes of acceptable answers below the mean.
+        treatment: Treatment of acceptable answers below the mean.
     """
 
     threshold: float = 0.7
@@ -54,7 +54,7 @@ class AcceptableGrpo(GroupRelative):
         return spread(np.where(is_treated, changed, advantages), counts)
 
     def _scale(self, rewards: Float[np.ndarray, " group"]) -> float:
-        """What GRPO divides by."""
+        """Divisor of GRPO."""
         if self.normalization == "none":
             return 1.0
         std = float(np.std(rewards, ddof=1)) if len(rewards) > 1 else 1.0

@@ -1,4 +1,4 @@
-"""What identifies the state before a turn, so that equal states of a group can be compared."""
+"""Identity of the state before a turn, so that equal states of a group can be compared."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from calibadv_algo.credit.facts import check_info_keys
 from calibadv_algo.types import Trajectory
 
 AnchorKind = Literal["history", "observation", "passages"]
-"""What two turns must have in common to stand at the same state: everything that the environment
+"""Common ground of two turns at the same state: everything that the environment
 has said so far (``history``), the last thing that it said (``observation``), or the set of
 passages retrieved so far (``passages``)."""
 
@@ -25,7 +25,7 @@ def anchor_states(trajectory: Trajectory, kind: AnchorKind = "history") -> tuple
 
     Args:
         trajectory: An episode.
-        kind: What the name is made of. ``passages`` needs the info key ``passage_ids``.
+        kind: Source of the name. ``passages`` needs the info key ``passage_ids``.
 
     Returns:
         One string a turn; the first is the same for all trajectories of a group.

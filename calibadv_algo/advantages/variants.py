@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from calibadv_algo.advantages.base import last_turns
+from calibadv_algo.advantages.turn_groups import scored_places
 from calibadv_algo.credit.base import SCORED_BAD
 
 Matrix = Float[np.ndarray, "trajectory turn"]
@@ -57,7 +58,7 @@ def aggressive_penalty(advantages: Matrix, correctness: Matrix, *, lifting: bool
     Args:
         advantages: Advantages of one group's turns.
         correctness: In [0, 1], NaN without a score.
-        lifting: Whether :func:`lifting_penalty` applies below a third, not the soft penalty.
+        lifting: If true, :func:`lifting_penalty` applies below a third, not the soft penalty.
 
     Returns:
         The advantages.
@@ -69,7 +70,7 @@ def aggressive_penalty(advantages: Matrix, correctness: Matrix, *, lifting: bool
 
 
 def drop_solved_turns(advantages: Matrix, correctness: Matrix) -> Matrix:
-    """Gives no reward to searches that every trajectory of the group made perfectly.
+    """Zeroes the advantage of searches that every trajectory of the group made perfectly.
 
     Positive trajectories get 0 at the k-th scored search if all trajectories that have a
     k-th score have 1 there.
@@ -86,11 +87,8 @@ def drop_solved_turns(advantages: Matrix, correctness: Matrix) -> Matrix:
     Returns:
         The advantages.
     """
-    is_scored = ~np.isnan(correctness)
-    place = np.cumsum(is_scored, axis=1)
     result = advantages.copy()
-    for number in range(1, int(place.max(initial=0)) + 1):
-        here = is_scored & (place == number)
+    for here in scored_places(correctness):
         if np.all(correctness[here] == 1.0):
             result[here & (advantages > 0)] = 0.0
     return result
@@ -175,9 +173,9 @@ def rebalance_pool(
         token_counts: Number of sampled tokens of each turn.
         pool: The turns that are balanced.
         target_ratio: Negative over positive mass to reach, positive.
-        adjust_positive: Whether the positive side is scaled, or the negative one.
-        keep_lone_positive: Whether a pool without negatives stays as it is; else it becomes 0.
-        keep_lone_negative: Whether a pool without positives stays as it is; else it becomes 0.
+        adjust_positive: If true, the positive side is scaled, else the negative one.
+        keep_lone_positive: If true, a pool without negatives stays as it is; else it becomes 0.
+        keep_lone_negative: If true, a pool without positives stays as it is; else it becomes 0.
 
     Returns:
         The advantages; turns outside the pool unchanged.

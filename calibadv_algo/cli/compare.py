@@ -25,17 +25,15 @@ from calibadv_algo.experiments.compare import (
     COMPARE_PRESETS,
     ArmLike,
     CompareConfig,
-    Job,
     as_algorithm,
-    check_importable,
     check_output_dir,
     commit_facts,
     last_metrics,
     plan_jobs,
     recorded_wall_time_s,
-    run_jobs,
     write_comparison,
 )
+from calibadv_algo.experiments.jobs import Job, check_importable, run_jobs
 from calibadv_algo.training.config import TrainConfig
 from calibadv_algo.training.parts import with_parts
 from calibadv_algo.training.presets import ATLAS_TINY

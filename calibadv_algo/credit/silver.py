@@ -151,7 +151,7 @@ class SilverCredit(CreditRule):
 
 
 class _Search(NamedTuple):
-    """What silver correctness needs to know of one search."""
+    """Facts of one search that silver correctness needs."""
 
     column: int
     passages: Sequence[str]

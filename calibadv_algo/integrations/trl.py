@@ -225,7 +225,7 @@ class CalibAdvTrainer(GRPOTrainer):  # type: ignore[misc]
         Args:
             *args: For ``GRPOTrainer``.
             estimator: Maps groups to advantages; CalibAdv if None.
-            credit: Judges the turns; silver passages, as in CalibAdv, if None.
+            credit: Scores the turns; silver passages, as in CalibAdv, if None.
             **kwargs: For ``GRPOTrainer``.
 
         Raises:

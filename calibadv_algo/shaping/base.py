@@ -38,7 +38,7 @@ class RewardShaping(ShapingPart, ABC):
 
     @abstractmethod
     def __call__(self, group: Group) -> Group:
-        """The same trajectories in the same order; nothing but rewards differs."""
+        """Group of the same trajectories in the same order, with other rewards."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

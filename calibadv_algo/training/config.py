@@ -58,11 +58,11 @@ class EnvConfig(Checked):
     reward: Literal["f1", "em", "cover_em", "step_search"] = "f1"
     """Score that a final answer earns; step_search is F1, with facts about each search."""
     format_gate: bool = True
-    """Whether an ill-formed episode earns 0."""
+    """If true, an ill-formed episode earns 0."""
     invalid_action: Literal["end", "continue"] = "end"
-    """What a malformed action does to the episode."""
+    """Effect of a malformed action on the episode."""
     prepend_think: bool = False
-    """Whether every observation ends with the opening think tag (the third part of CalibAdv)."""
+    """If true, every observation ends with the opening think tag (the third part of CalibAdv)."""
     max_observation_chars: Annotated[int | None, POSITIVE] = None
     """Where the body of an observation is cut; None means the environment's default."""
 
@@ -100,9 +100,9 @@ class RolloutConfig(Checked):
     trees: TreeSearch | None = None
     """Trees that the episodes of a group grow on; None plays them one by one."""
     driver: Literal["lockstep", "async"] = "lockstep"
-    """Whether episodes take turns together or each at its own pace; the episodes are the same."""
+    """Pace of episodes: turns together, or each at its own; the episodes are the same."""
     overlap: Literal["none", "one-step"] = "none"
-    """Whether the next batch is collected while the policy learns from this one (one step off
+    """Collection of the next batch: after the update, or while the policy learns (one step off
     policy)."""
 
     def __post_init__(self) -> None:
@@ -158,24 +158,24 @@ class TrainConfig(Checked):
     evaluation: EvalConfig = field(default_factory=EvalConfig)
     """Evaluation."""
     engine: EngineConfig = field(default_factory=HfEngineConfig)
-    """What samples."""
+    """Engine that samples, and its settings."""
     lora: Lora | None = None
     """Adapters that learn in place of all weights; None means that all learn."""
     prompt_style: Literal["raw", "chat"] = "raw"
-    """Whether the policy continues the first observation, or gets it as a user's message in its
+    """Form of the prompt: the first observation as it is, or as a user's message in the
     tokenizer's chat template."""
     checkpoint_every: Annotated[int, NOT_NEGATIVE] = 10
     """Updates between checkpoints; 0 means only at the end."""
     keep_checkpoints: Annotated[int, POSITIVE] = 2
     """How many of the latest checkpoints stay."""
     save_trajectories: bool = True
-    """Whether to write every training trajectory as a line of JSON."""
+    """If true, every training trajectory is written as a line of JSON."""
     tensorboard: bool = False
-    """Whether to write TensorBoard files too."""
+    """If true, TensorBoard files are written too."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ()
     """Trackers that get the metrics too; each needs its extra."""
     quiet: bool = False
-    """Whether to leave out the progress display (child processes)."""
+    """If true, there is no progress display (child processes)."""
 
     def __post_init__(self) -> None:
         """Checks ranges and the combination of advantage and credit."""

@@ -213,7 +213,7 @@ def _value_advantages(
 
 
 def _kl_penalties(prepared: TokenBatch, coef: float) -> list[Float[np.ndarray, " _"]] | None:
-    """What each token costs by ``coef (old_logprob - ref_logprob)``, one vector a trajectory."""
+    """Cost of each token by ``coef (old_logprob - ref_logprob)``, one vector a trajectory."""
     if coef == 0:
         return None
     if prepared.old_logprobs is None or prepared.ref_logprobs is None:

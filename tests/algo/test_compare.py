@@ -16,22 +16,20 @@ from typing import Any
 
 import pytest
 
-from calibadv_algo.experiments import compare
+from calibadv_algo.experiments import jobs as processes
 from calibadv_algo.experiments.arms import ARMS
 from calibadv_algo.experiments.baseline import find_baseline
 from calibadv_algo.experiments.compare import (
     COMPARE_PRESETS,
     CompareConfig,
-    ComparisonError,
-    Job,
     check_output_dir,
     commit_facts,
     last_metrics,
     plan_jobs,
     recorded_wall_time_s,
-    run_jobs,
     write_comparison,
 )
+from calibadv_algo.experiments.jobs import ComparisonError, Job, run_jobs
 from calibadv_algo.training.config import TrainConfig, config_hash
 from calibadv_algo.training.presets import ATLAS_TINY
 
@@ -70,7 +68,7 @@ def targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     name = f"targets_of_{tmp_path.name}"
     (tmp_path / f"{name}.py").write_text(TARGETS, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(compare, "POLL_INTERVAL_S", 0.05)
+    monkeypatch.setattr(processes, "POLL_INTERVAL_S", 0.05)
     return __import__(name)
 
 
@@ -284,7 +282,7 @@ def test_a_run_that_was_killed_is_told_apart(tmp_path: Path, targets: ModuleType
 def test_an_interruption_stops_the_runs_even_stubborn_ones(
     tmp_path: Path, targets: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compare, "STOP_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(processes, "STOP_TIMEOUT_S", 0.2)
     jobs = jobs_in(tmp_path)
 
     def interrupt(running: Sequence[Job]) -> None:
@@ -303,7 +301,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {folder!r})
 import {module} as targets
-from calibadv_algo.experiments.compare import CompareConfig, plan_jobs, run_jobs
+from calibadv_algo.experiments.compare import CompareConfig, plan_jobs
+from calibadv_algo.experiments.jobs import run_jobs
 
 if __name__ == "__main__":
     config = CompareConfig(arms=("grpo",), seeds=(0,), output_dir=Path({folder!r}))

@@ -29,13 +29,12 @@ from calibadv_algo.experiments.arms import ARMS, Arm
 from calibadv_algo.experiments.baseline import baseline_names
 from calibadv_algo.experiments.compare import (
     CompareConfig,
-    ComparisonError,
     as_algorithm,
-    check_importable,
     check_output_dir,
     plan_jobs,
     write_comparison,
 )
+from calibadv_algo.experiments.jobs import ComparisonError, check_importable
 from calibadv_algo.losses.base import MismatchCorrection, PolicyObjective
 from calibadv_algo.losses.clipped import ClippedSurrogate
 from calibadv_algo.losses.gspo import Gspo
@@ -397,6 +396,13 @@ def test_the_example_compares_an_algorithm_of_its_own(tmp_path: Path) -> None:
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "NearBest" in page
     assert "near-best" in (folder / "table.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_any_subclass_satisfies_the_type_checker() -> None:
+    """An estimator that no list names is an advantage of the settings and an arm, to mypy too."""
+    done = run_python(ROOT, "-m", "mypy", "--strict", "examples/own_algorithm.py")
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_command_trains_an_estimator_of_the_working_directory(own: str, tmp_path: Path) -> None:

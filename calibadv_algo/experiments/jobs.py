@@ -1,0 +1,201 @@
+"""Training runs as processes of their own, so many at a time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from types import FrameType
+from typing import Final, NoReturn
+
+from calibadv_algo.errors import CalibadvAlgoError
+from calibadv_algo.training.config import TrainConfig
+
+POLL_INTERVAL_S: Final = 0.5
+"""How often the parent looks after its runs."""
+
+
+STOP_TIMEOUT_S: Final = 10.0
+"""How long a run that was told to stop may take before it is killed."""
+
+
+class ComparisonError(CalibadvAlgoError):
+    """A run of a comparison failed, or its folder belongs to another comparison."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run of a comparison."""
+
+    arm: str
+    seed: int
+    config: TrainConfig
+
+    @property
+    def name(self) -> str:
+        """Name of the run's folder."""
+        return f"{self.arm}-seed{self.seed}"
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    target: Callable[[TrainConfig], None],
+    num_workers: int,
+    on_poll: Callable[[Sequence[Job]], None],
+) -> None:
+    """Runs jobs in processes of their own, so many at a time.
+
+    Args:
+        jobs: What to run, in order.
+        target: Carries out one run; importable, since processes are spawned.
+        num_workers: Runs at a time; 0 means one a core.
+        on_poll: Called again and again with the jobs that are running.
+
+    Whatever ends the call, no run goes on: they are stopped when it raises or is interrupted or
+    terminated, and stop by themselves when this process is killed.
+
+    Raises:
+        ComparisonError: if a run failed, after the others have been stopped.
+    """
+    limit = num_workers or _num_cores()
+    waiting = list(jobs)
+    running: dict[str, tuple[Job, BaseProcess]] = {}
+    with _exit_on_sigterm():
+        try:
+            while waiting or running:
+                while waiting and len(running) < limit:
+                    job = waiting.pop(0)
+                    running[job.name] = (job, _start(target, job))
+                time.sleep(POLL_INTERVAL_S)
+                on_poll([job for job, _ in running.values()])
+                for name, (job, process) in list(running.items()):
+                    if process.exitcode is not None:
+                        del running[name]
+                        _require_success(job, process.exitcode)
+        finally:
+            _stop([process for _, process in running.values()])
+
+
+def _num_cores() -> int:
+    """Cores that this process may use, as far as the system says."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _start(target: Callable[[TrainConfig], None], job: Job) -> BaseProcess:
+    """Starts a run in a process of its own, with one thread."""
+    job.config.output_dir.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_run_job, args=(target, job), name=job.name)
+    with _single_threaded():
+        process.start()
+    return process
+
+
+def _require_success(job: Job, exitcode: int) -> None:
+    """Raises ComparisonError unless a run has ended well."""
+    log = job.config.output_dir / "log.txt"
+    if exitcode < 0:
+        name = signal.Signals(-exitcode).name
+        hint = " (perhaps memory ran out)" if -exitcode == signal.SIGKILL else ""
+        raise ComparisonError(f"run {job.name} was ended by {name}{hint}; see {log}")
+    if exitcode > 0:
+        lines = (
+            log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
+        )
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        raise ComparisonError(
+            f"run {job.name} ended with exit code {exitcode}; see {log}" + (last and f": {last}")
+        )
+
+
+def _stop(processes: Sequence[BaseProcess]) -> None:
+    """Ends processes, and waits until they have ended."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(STOP_TIMEOUT_S)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Turns SIGTERM into SystemExit, so that clean-up runs; only the main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(signum: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + signum)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run_job(target: Callable[[TrainConfig], None], job: Job) -> None:
+    """In the child: everything it prints goes to the run's log."""
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    log = os.open(job.config.output_dir / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    target(job.config)
+
+
+def _exit_with_parent() -> None:
+    """In the child: waits for the end of the parent, however it ends, and ends this process."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Children inherit one thread each: two runs that share two cores must not fight for them."""
+    names = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "0"}
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(names)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def check_importable(jobs: Sequence[Job]) -> None:
+    """Makes sure that other processes can import what runs are made of.
+
+    Raises:
+        ComparisonError: if they cannot; it says what to do.
+    """
+    process = multiprocessing.current_process()
+    if getattr(process, "_inheriting", False):
+        # A run that is starting imports the script that started it, and would start it again.
+        raise ComparisonError('compare must be called under `if __name__ == "__main__":`')
+    has_file = getattr(sys.modules["__main__"], "__file__", None) is not None
+    for job in jobs:
+        optim = job.config.optim
+        for part in (*job.config.parts, optim.objective, optim.mismatch):
+            kind = type(part)
+            if "<locals>" in kind.__qualname__ or (kind.__module__ == "__main__" and not has_file):
+                raise ComparisonError(
+                    f"{kind.__name__} of arm {job.arm} must be defined at the top level of a file, "
+                    "where other processes can import it"
+                )
