@@ -118,7 +118,11 @@ class CompareConfig(Checked):
                 f"an arm's name must be made of letters, digits and .+-_, got {name!r}"
             )
         if equals:
-            return name, as_algorithm(find_part(AdvantageEstimator, estimator)())
+            part = find_part(AdvantageEstimator, estimator)
+            try:
+                return name, as_algorithm(part())
+            except TypeError as error:
+                raise ValueError(f"settings of {estimator} must have defaults: {error}") from error
         return name, self.own[name] if name in self.own else find_algorithm(name)
 
 

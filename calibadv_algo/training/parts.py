@@ -67,14 +67,16 @@ def find_parts(base: type) -> dict[str, type]:
     Returns:
         Every concrete public subclass that is defined there.
     """
-    room = importlib.import_module(base.__module__.rpartition(".")[0])
+    # A base class of somebody's own may stand in a module without a package.
+    room = importlib.import_module(base.__module__.rpartition(".")[0] or base.__module__)
+    inner = pkgutil.iter_modules(getattr(room, "__path__", ()), room.__name__ + ".")
     found = {}
-    for entry in pkgutil.iter_modules(room.__path__, room.__name__ + "."):
-        for name, part in vars(importlib.import_module(entry.name)).items():
+    for module in (room.__name__, *(entry.name for entry in inner)):
+        for name, part in vars(importlib.import_module(module)).items():
             if (
                 isinstance(part, type)
                 and issubclass(part, base)
-                and part.__module__ == entry.name
+                and part.__module__ == module
                 and not name.startswith("_")
                 and not inspect.isabstract(part)
             ):

@@ -140,6 +140,37 @@ def test_a_new_file_in_the_room_is_all_that_a_new_part_needs(
     monkeypatch.delitem(sys.modules, "calibadv_algo.advantages.fresh")
 
 
+def test_a_base_class_of_ones_own_has_the_parts_of_its_module(own: str, tmp_path: Path) -> None:
+    source = (tmp_path / f"{own}.py").read_text(encoding="utf-8") + textwrap.dedent("""
+        from abc import ABC, abstractmethod
+        from dataclasses import field
+        from calibadv_env.common.checks import Checked
+
+        class Rule(Checked, ABC):
+            @abstractmethod
+            def __call__(self): ...
+
+        @dataclass(frozen=True, slots=True, kw_only=True)
+        class Mild(Rule):
+            def __call__(self): ...
+
+        @dataclass(frozen=True, slots=True, kw_only=True)
+        class Harsh(Rule):
+            level: int = 1
+            def __call__(self): ...
+
+        @dataclass(frozen=True, slots=True, kw_only=True)
+        class Ruled(Scaled):
+            rule: Rule = field(default_factory=Mild)
+    """)
+    (tmp_path / f"{own}.py").write_text(source, encoding="utf-8")
+    config = config_of(
+        *("--advantage", f"{own}:Ruled", "--advantage.factor", "1"),
+        *("--part", "advantage.rule=harsh", "--advantage.rule.level", "3"),
+    )
+    assert config_to_dict(config.advantage)["rule"] == {"type": "Harsh", "level": 3}
+
+
 @pytest.mark.parametrize("name", ["SilverCredit", "silver-credit", "silver", "Silver"])
 def test_a_class_name_will_do(name: str) -> None:
     assert find_part(CreditRule, name) is SilverCredit
@@ -350,6 +381,7 @@ def test_an_arm_may_be_an_estimator_under_a_name() -> None:
         (("a/b=rloo",), "an arm's name must be made of letters"),
         (("grpo", "grpo=rloo"), "arms must be distinct"),
         (("x=rlo",), "is no AdvantageEstimator"),
+        (("x=template-balanced",), "settings of template-balanced must have defaults"),
     ):
         with pytest.raises(ValueError, match=message):
             CompareConfig(arms=arms)
