@@ -35,9 +35,13 @@ from calibadv_algo.rollout.engines.base import (
     GenerationRequest,
     SamplingParams,
 )
+from calibadv_algo.rollout.engines.decoding import (
+    StopMatcher,
+    TurnDecoder,
+    draw_uniforms,
+    sample_tokens,
+)
 from calibadv_algo.rollout.engines.hf.kv_cache import RowTable, SlotCache
-from calibadv_algo.rollout.engines.sampling import draw_uniforms, sample_tokens
-from calibadv_algo.rollout.engines.stopping import StopMatcher, TurnDecoder
 from calibadv_env.common.checks import FRACTION, POSITIVE, Checked
 
 Ints = NDArray[np.int64]

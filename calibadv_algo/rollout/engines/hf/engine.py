@@ -23,8 +23,8 @@ from calibadv_algo.rollout.engines.base import (
     check_idle,
     check_submission,
 )
+from calibadv_algo.rollout.engines.decoding import StopMatcher, TurnDecoder, eos_token_ids
 from calibadv_algo.rollout.engines.hf.batch import BatchLimits, EngineCounters, RunningBatch
-from calibadv_algo.rollout.engines.stopping import StopMatcher, TurnDecoder, eos_token_ids
 
 CPU_ALIGN = 16
 """Multiple that shapes are rounded up to on a CPU; below it the rounding of products differs."""

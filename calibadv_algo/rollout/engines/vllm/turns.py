@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from calibadv_algo.errors import EngineError
 from calibadv_algo.rollout.engines.base import FinishReason, GenerationRequest, SamplingParams
-from calibadv_algo.rollout.engines.stopping import StopMatcher, TurnDecoder, eos_token_ids
+from calibadv_algo.rollout.engines.decoding import StopMatcher, TurnDecoder, eos_token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibadv_algo.rollout.engines.sampling import (
+from calibadv_algo.rollout.engines.decoding import (
     draw_uniforms,
     invert_cdf,
     keep_nucleus,
