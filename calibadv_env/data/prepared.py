@@ -88,6 +88,25 @@ def _open_folder(path: Path) -> Corpus:
     return corpus
 
 
+def write_note(folder: Path, note: Mapping[str, Any]) -> None:
+    """Writes the note of a folder, with the version of the prepared files.
+
+    Args:
+        folder: The folder.
+        note: Its facts, as plain JSON.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    text = json.dumps({"format": FORMAT, **note}, indent=2) + "\n"
+    (folder / PREPARED).write_text(text, encoding="utf-8")
+
+
+def corpus_note(corpus: Corpus, path: str | Path) -> dict[str, Any]:
+    """Facts by which :func:`own_corpus` knows a corpus again: path, size and hash."""
+    return {"path": str(path), "passages": len(corpus), "sha256": corpus.sha256}
+
+
 def refuse_foreign_folder(folder: Path) -> None:
     """Refuses to write over data that is not our own.
 

@@ -97,7 +97,7 @@ class Corpus:
         Raises:
             KeyError: if the corpus has no such passage.
         """
-        return self._passages[self.index_of(passage_id)]
+        return self.passages[self.index_of(passage_id)]
 
     def index_of(self, passage_id: str) -> int:
         """The position of a passage.

@@ -125,14 +125,6 @@ class DiskCorpus(Corpus):
             raise KeyError(f"the corpus has no passage {passage_id!r}")
         return position
 
-    def by_id(self, passage_id: str) -> Passage:
-        """The passage of an id.
-
-        Raises:
-            KeyError: if the corpus has no such passage.
-        """
-        return self.read(self.index_of(passage_id))
-
     def _find(self, passage_id: str) -> int | None:
         wanted = np.uint64(_id_hash(passage_id))
         place = int(np.searchsorted(self._id_hashes, wanted))
@@ -171,9 +163,7 @@ class DiskCorpus(Corpus):
         """True if the other one holds equal passages in equal order."""
         return isinstance(other, Corpus) and self.sha256 == other.sha256
 
-    def __hash__(self) -> int:
-        """Agrees with equality."""
-        return hash(self.sha256)
+    __hash__ = Corpus.__hash__
 
     def __reduce__(self) -> tuple[type[DiskCorpus], tuple[Path]]:
         """Pickles by path."""

@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -18,11 +17,11 @@ from calibadv_env.common.files import is_path, new_folder
 from calibadv_env.data.base import QATask, distinct, write_tasks
 from calibadv_env.data.names import SPLITS
 from calibadv_env.data.prepared import (
-    FORMAT,
-    PREPARED,
+    corpus_note,
     open_corpus,
     own_folder,
     refuse_foreign_folder,
+    write_note,
 )
 from calibadv_env.data.reading import Row, find_reader, read_corpus, read_split
 from calibadv_env.errors import DataError
@@ -91,28 +90,28 @@ def prepare_own(
     folder = own_folder(name)
     refuse_foreign_folder(folder)
     splits = _read_sources(sources, shares, seed)
-    documents = held = None
+    documents = held = held_note = None
     if corpus is not None:
         is_index = corpus.is_dir()
         documents = open_corpus(corpus) if is_index else read_corpus(corpus)
         held, passages_of = (documents, None) if is_index else _cut(documents, passage_words)
+        held_note = corpus_note(held, corpus.absolute() if is_index else CORPUS)
         splits = {
             split: [_with_gold(task, split, documents, passages_of) for task in tasks]
             for split, tasks in splits.items()
         }
-    note: dict[str, Any] = {
-        "format": FORMAT,
+    note = {
         "dataset": str(folder) if is_path(name) else name,
         "source": " ".join(sources),
-        "corpus": held and _corpus_note(held, corpus),
+        "corpus": held_note,
         "splits": {split: {"tasks": len(tasks), "gold": None} for split, tasks in splits.items()},
     }
     with new_folder(folder) as partial:
         for split, tasks in splits.items():
             write_tasks(partial / f"{split}.jsonl", tasks)
-        if held is not None and note["corpus"]["path"] == CORPUS:
+        if held is not None and held_note and held_note["path"] == CORPUS:
             held.to_jsonl(partial / CORPUS)
-        (partial / PREPARED).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+        write_note(partial, note)
     return OwnPrepared(
         name=name,
         folder=folder,
@@ -257,15 +256,6 @@ def _with_gold(
         return task
     gold = tuple(tuple(p for one in hop for p in passages_of[one]) for hop in task.gold_passages)
     return replace(task, gold_passages=gold)
-
-
-def _corpus_note(held: Corpus, path: Path | None) -> dict[str, Any]:
-    is_index = path is not None and path.is_dir()
-    return {
-        "path": str(path.absolute()) if is_index and path else CORPUS,
-        "passages": len(held),
-        "sha256": held.sha256,
-    }
 
 
 def _key(task: QATask) -> str:

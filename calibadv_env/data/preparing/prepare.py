@@ -8,7 +8,6 @@ at all.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,12 @@ from typing import Any, Final
 from calibadv_env.common.files import new_folder
 from calibadv_env.data.base import QATask, write_tasks
 from calibadv_env.data.evidence import Evidence
-from calibadv_env.data.prepared import FORMAT, PREPARED, open_corpus, refuse_foreign_folder
+from calibadv_env.data.prepared import (
+    corpus_note,
+    open_corpus,
+    refuse_foreign_folder,
+    write_note,
+)
 from calibadv_env.data.preparing.gold import (
     GoldCounts,
     GoldFinder,
@@ -97,11 +101,7 @@ def prepare(
         _scan(corpus, finder, progress)
     note = None
     if corpus_path is not None and corpus is not None:
-        note = {
-            "path": str(corpus_path.absolute()),
-            "passages": len(corpus),
-            "sha256": corpus.sha256,
-        }
+        note = corpus_note(corpus, corpus_path.absolute())
     return [
         _prepare_one(benchmark, source, finder, note, progress)
         for benchmark, source in sources.values()
@@ -142,14 +142,13 @@ def _prepare_one(
             progress(f"write {benchmark.name} {split}", 0, benchmark.sizes.get(split))
             splits[split] = _write_split(benchmark, source, split, finder, partial)
         note = {
-            "format": FORMAT,
             "benchmark": benchmark.name,
             "source": source.label,
             "eval_split": benchmark.eval_split,
             "corpus": corpus,
             "splits": {split: asdict(facts) for split, facts in splits.items()},
         }
-        (partial / PREPARED).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+        write_note(partial, note)
     sizes = {split: facts.tasks for split, facts in splits.items()}
     return Prepared(
         benchmark=benchmark,
