@@ -1,10 +1,13 @@
 import json
+from pathlib import Path
 
 import pytest
 import tyro
 
 from calibadv_algo.cli.data import Audit, Data, Inspect, Prepare, dataset_facts
-from calibadv_env.data import prepared, registry
+from calibadv_env.data import prepared, reading, registry
+from calibadv_env.data.base import QATask
+from calibadv_env.data.reading import Reader, Row
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.errors import DataError
 
@@ -236,6 +239,23 @@ def test_wrong_requests_for_a_dataset_of_ones_own_are_refused(tables):
         run("prepare", "a", "--from", "hf", "name")
     with pytest.raises(ValueError, match="benchmark must be one of"):
         run("prepare", "rivers", "--corpus", documents)
+
+
+def test_the_format_of_another_package_is_a_source(tmp_path, root, monkeypatch, capsys):
+    class LineReader(Reader):
+        name = "lines"
+        suffixes = (".lines",)
+
+        def rows(self, source, split=""):
+            for i, line in enumerate(Path(source).read_text().splitlines()):
+                task = QATask(id=str(i), question=line, golden_answers=("x",))
+                yield Row(place=f"{source}:{i + 1}", task=task)
+
+    monkeypatch.setattr(reading, "_plugins", lambda: [LineReader()])
+    (tmp_path / "quiz.lines").write_text("Who?\nWhere?\nWhen?\n")
+    run("prepare", "quiz", "--from", "lines", tmp_path / "quiz.lines")
+    assert "use it as: --env.dataset quiz" in capsys.readouterr().out
+    assert len(get_dataset("quiz").tasks("train")) == 1
 
 
 def test_merged_datasets_are_inspected_and_audited_as_one(tables, root, capsys):
