@@ -381,27 +381,30 @@ def batch_infos(
     batch: dict[str, Any] = {}
     if not infos:
         return batch
-    where = np.asarray(slots)
-    for key in infos[0]:
-        if key not in _FINAL_KEYS:
-            _add_column(batch, key, [info[key] for info in infos], where, num_envs)
     ended = [index for index, info in enumerate(infos) if "em" in info]
+    keys = [key for key in infos[0] if key not in _FINAL_KEYS]
+    _add_columns(batch, keys, infos, np.asarray(slots), num_envs)
     if ended:
-        for key in _FINAL_KEYS:
-            _add_column(batch, key, [infos[i][key] for i in ended], where[ended], num_envs)
+        final = [infos[index] for index in ended]
+        _add_columns(batch, _FINAL_KEYS, final, np.asarray(slots)[ended], num_envs)
     return batch
 
 
-def _add_column(
-    batch: dict[str, Any], key: str, values: list[Any], where: npt.NDArray[Any], num_envs: int
+def _add_columns(
+    batch: dict[str, Any],
+    keys: Sequence[str],
+    infos: Sequence[Mapping[str, Any]],
+    where: npt.NDArray[Any],
+    num_envs: int,
 ) -> None:
-    dtype = _DTYPES.get(key, object)
-    column: npt.NDArray[Any] = np.fromiter(values, dtype, len(values))
-    mask = np.ones(num_envs, dtype=np.bool_)
-    if len(values) < num_envs:
-        full = np.full(num_envs, None) if dtype is object else np.zeros(num_envs, dtype)
-        full[where] = column
-        column = full
-        mask[:] = False
-        mask[where] = True
-    batch[key], batch["_" + key] = column, mask
+    is_full = len(infos) == num_envs
+    mask = np.full(num_envs, is_full)
+    mask[where] = True
+    for key in keys:
+        dtype = _DTYPES.get(key, object)
+        column: npt.NDArray[Any] = np.fromiter([info[key] for info in infos], dtype, len(infos))
+        if not is_full:
+            full = np.full(num_envs, None) if dtype is object else np.zeros(num_envs, dtype)
+            full[where] = column
+            column = full
+        batch[key], batch["_" + key] = column, mask.copy()

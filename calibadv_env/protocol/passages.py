@@ -47,7 +47,7 @@ class ScoredPassage:
 
 
 def passage_head(rank: int) -> str:
-    """The beginning of the line of the passage with a rank, up to its title."""
+    """The beginning of a line of :func:`format_passages`, up to the title."""
     return f"Doc {rank}(Title:"
 
 
@@ -62,7 +62,7 @@ def format_passages(passages: Sequence[ScoredPassage]) -> str:
     """
     return "".join(
         [
-            f"{passage_head(rank)} {scored.passage.title}) {scored.passage.text}\n"
+            f"Doc {rank}(Title: {scored.passage.title}) {scored.passage.text}\n"
             for rank, scored in enumerate(passages, start=1)
         ]
     )
