@@ -21,8 +21,9 @@ from torch import Tensor
 
 from calibadv_algo.integrations.advantages import TurnAdvantages
 from calibadv_algo.integrations.completions import Spans, spread_turns, trajectory_of
-from calibadv_algo.integrations.versions import Peer, part_of, require
+from calibadv_algo.integrations.versions import part_of
 from calibadv_algo.types import Trajectory
+from calibadv_env.common.peers import Peer, require
 
 SKYRL: Final = Peer(package="skyrl", tested=("0.3.0",), first="0.3", before="0.5")
 """SkyRL's trainer; its environments are a package of their own."""

@@ -24,7 +24,6 @@ from calibadv_algo.integrations.versions import (
     TRL,
     errors_named,
     part_of,
-    require,
 )
 from calibadv_algo.rollout.driver import Player
 from calibadv_algo.rollout.engines.base import GenerationEngine, SamplingParams
@@ -33,6 +32,7 @@ from calibadv_algo.rollout.episodes import DriverConfig, EpisodeSpec
 from calibadv_algo.rollout.slots import EnvSlots, SlotReset, SlotStart, make_slots
 from calibadv_algo.training.collection import close_overflow
 from calibadv_algo.types import Trajectory
+from calibadv_env.common.peers import require
 from calibadv_env.info import STOP_STRINGS
 
 require(TRL)

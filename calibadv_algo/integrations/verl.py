@@ -33,13 +33,13 @@ from calibadv_algo.integrations.versions import (
     VERL,
     errors_named,
     part_of,
-    require,
 )
 from calibadv_algo.rollout.engines.base import Generation, SamplingParams
 from calibadv_algo.rollout.episodes import DriverConfig, Episode, EpisodeBook, EpisodeSpec
 from calibadv_algo.rollout.slots import EnvSlots, SlotStart, make_slots
 from calibadv_algo.training.collection import close_overflow
 from calibadv_algo.types import Trajectory
+from calibadv_env.common.peers import require
 from calibadv_env.info import STOP_STRINGS
 
 require(VERL)

@@ -1,33 +1,12 @@
-"""Which releases of other people's training code the adapters were tested with."""
+"""Releases of other people's training code that the adapters were tested with."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable
-from dataclasses import dataclass
-from importlib import metadata
-from types import ModuleType
 from typing import Any, Final
 
-from packaging.version import Version
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Peer:
-    """A package that an adapter stands on.
-
-    Attributes:
-        package: Its name in the package index and as a module.
-        tested: Releases that the tests ran with, oldest first.
-        first: Oldest release that is let in.
-        before: Release from which on none is let in.
-    """
-
-    package: str
-    tested: tuple[str, ...]
-    first: str
-    before: str
-
+from calibadv_env.common.peers import Peer
 
 TRL: Final = Peer(package="trl", tested=("1.16.0",), first="1.16", before="2")
 """TRL, whose loss takes advantages of shape (batch, token)."""
@@ -37,31 +16,6 @@ VERL: Final = Peer(package="verl", tested=("0.9.1",), first="0.9", before="0.10"
 
 MACHINE_FAILURES: Final = ("builtins.OSError", "calibadv_env.errors.RetrieverError")
 """Errors of the environments that are no policy's fault, by full name: nothing is imported."""
-
-
-def require(peer: Peer) -> ModuleType:
-    """Imports a peer.
-
-    Args:
-        peer: What is needed.
-
-    Returns:
-        Its module.
-
-    Raises:
-        ImportError: if it is not installed, or its release is too old or too new; the message
-            names the releases that were tested.
-    """
-    tested = ", ".join(peer.tested)
-    wanted = f"{peer.package}>={peer.first},<{peer.before} (tested with {tested})"
-    try:
-        version = metadata.version(peer.package)
-    except metadata.PackageNotFoundError:
-        raise ImportError(f"this adapter needs {wanted}, which is not installed") from None
-    if not Version(peer.first) <= Version(version) < Version(peer.before):
-        age = "old" if Version(version) < Version(peer.first) else "new"
-        raise ImportError(f"this adapter needs {wanted}; {peer.package} {version} is too {age}")
-    return importlib.import_module(peer.package)
 
 
 def part_of(module: str, name: str) -> Any:

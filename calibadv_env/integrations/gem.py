@@ -9,9 +9,10 @@ from __future__ import annotations
 import importlib
 from typing import Any, Final, SupportsFloat
 
+from calibadv_env.common.peers import require
 from calibadv_env.env import Snapshot
 from calibadv_env.integrations.common import DEFAULT_ENV_ID, make_env
-from calibadv_env.integrations.versions import GEM, require
+from calibadv_env.integrations.versions import GEM
 
 _gem: Any = require(GEM)
 _registration: Any = importlib.import_module("gem.envs.registration")

@@ -11,13 +11,14 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
+from calibadv_env.common.peers import require
 from calibadv_env.integrations.common import (
     DEFAULT_ENV_ID,
     make_env,
     plain_facts,
     task_options,
 )
-from calibadv_env.integrations.versions import NEMO_GYM, require
+from calibadv_env.integrations.versions import NEMO_GYM
 
 _gymnasium: Any = require(NEMO_GYM)
 _pydantic: Any = importlib.import_module("pydantic")

@@ -10,13 +10,14 @@ import importlib
 from typing import Any, Final
 from uuid import uuid4
 
+from calibadv_env.common.peers import require
 from calibadv_env.integrations.common import (
     DEFAULT_ENV_ID,
     make_env,
     plain_facts,
     task_options,
 )
-from calibadv_env.integrations.versions import OPENENV, require
+from calibadv_env.integrations.versions import OPENENV
 
 _core: Any = require(OPENENV)
 _server: Any = importlib.import_module("openenv.core.env_server")

@@ -10,13 +10,14 @@ import importlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from calibadv_env.common.peers import require
 from calibadv_env.integrations.common import (
     DEFAULT_ENV_ID,
     make_env,
     plain_facts,
     task_options,
 )
-from calibadv_env.integrations.versions import SKYRL_GYM, require
+from calibadv_env.integrations.versions import SKYRL_GYM
 
 _skyrl_gym: Any = require(SKYRL_GYM)
 _base: Any = importlib.import_module("skyrl_gym.envs.base_text_env")

@@ -13,8 +13,9 @@ import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from calibadv_env.common.peers import require
 from calibadv_env.integrations.common import DEFAULT_ENV_ID, make_env, plain_facts
-from calibadv_env.integrations.versions import VERIFIERS, require
+from calibadv_env.integrations.versions import VERIFIERS
 
 vf: Any = require(VERIFIERS)
 _httpx: Any = importlib.import_module("httpx")

@@ -17,6 +17,7 @@ from calibadv_algo.errors import MissingInfoKeyError
 from calibadv_algo.integrations import versions
 from calibadv_algo.integrations.advantages import TurnAdvantages, with_total_reward
 from calibadv_algo.types import Group, Trajectory, Turn
+from calibadv_env.common.peers import require
 
 
 def row(reward: float, *golds: bool, group: str = "own") -> Trajectory:
@@ -115,7 +116,7 @@ def test_other_releases_are_refused(
 
     monkeypatch.setattr(metadata, "version", version)
     with pytest.raises(ImportError, match=message):
-        versions.require(versions.TRL)
+        require(versions.TRL)
 
 
 def test_names_that_have_moved_are_named() -> None:

@@ -8,7 +8,9 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
+from calibadv_env.common.peers import Peer, require
 from calibadv_env.errors import MissingDependencyError
 from calibadv_env.integrations import versions
 from calibadv_env.integrations.common import plain_facts, task_options
@@ -33,7 +35,7 @@ def test_other_releases_are_refused_by_the_names_of_the_tested(
 
     monkeypatch.setattr(metadata, "version", version)
     with pytest.raises(ImportError, match=complaint) as caught:
-        versions.require(peer)
+        require(peer)
     assert isinstance(caught.value, MissingDependencyError)
     for tested in peer.tested:
         assert tested in str(caught.value)
@@ -41,19 +43,17 @@ def test_other_releases_are_refused_by_the_names_of_the_tested(
 
 
 def test_a_release_that_cannot_be_imported_is_refused_too(monkeypatch):
-    broken = versions.Peer(
-        package="x", module="no_such_module", tested=("1.2.3",), first="1", before="2"
-    )
+    broken = Peer(package="x", module="no_such_module", tested=("1.2.3",), first="1", before="2")
     monkeypatch.setattr(metadata, "version", lambda package: "1.5")
     with pytest.raises(ImportError, match=r"1\.2\.3.*x 1\.5 is installed.*no_such_module"):
-        versions.require(broken)
+        require(broken)
 
 
 @pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.package)
 def test_tested_releases_are_let_in(peer):
     for tested in peer.tested:
-        assert versions.Version(peer.first) <= versions.Version(tested)
-        assert versions.Version(tested) < versions.Version(peer.before)
+        assert Version(peer.first) <= Version(tested)
+        assert Version(tested) < Version(peer.before)
 
 
 def test_the_core_imports_no_adapter():
