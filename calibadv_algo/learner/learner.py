@@ -308,7 +308,7 @@ class Learner:
             with self.policy.packed_attention():
                 logprobs, entropies = self._inside(partial(self._logprobs, micro))
                 micro = to_device(micro, logprobs.device)
-                tokens = _loss_tokens(micro, logprobs)
+                tokens = loss_tokens(micro, logprobs)
                 loss = aggregate(
                     self._token_loss(tokens, micro.ref_logprobs, entropies),
                     micro.sequence,
@@ -411,19 +411,25 @@ class Learner:
         return float(np.mean(losses.numpy()))
 
 
-def _loss_tokens(micro: TokenBatch, logprobs: Float[Tensor, " token"]) -> LossTokens:
-    """What an objective is told of a micro-batch."""
-    old, rewards = micro.old_logprobs, micro.sequence_rewards
-    unknown = torch.full_like(micro.advantages, math.nan)
+def loss_tokens(batch: TokenBatch, logprobs: Float[Tensor, " token"]) -> LossTokens:
+    """Per-token inputs of an objective.
+
+    Args:
+        batch: Whole sequences; without old log-probabilities those of the sampling stand for
+            them, and returns that are not known are NaN.
+        logprobs: Of its action tokens under the policy that learns, with gradient.
+    """
+    old, rewards = batch.old_logprobs, batch.sequence_rewards
+    unknown = torch.full_like(batch.advantages, math.nan)
     return LossTokens(
         logprobs=logprobs,
-        old_logprobs=micro.sampling_logprobs if old is None else old,
-        sampling_logprobs=micro.sampling_logprobs,
-        advantages=micro.advantages,
-        sequence=micro.sequence,
-        turn=micro.turn,
-        is_last_turn=micro.is_last_turn,
-        sequence_reward=unknown if rewards is None else rewards[micro.sequence],
+        old_logprobs=batch.sampling_logprobs if old is None else old,
+        sampling_logprobs=batch.sampling_logprobs,
+        advantages=batch.advantages,
+        sequence=batch.sequence,
+        turn=batch.turn,
+        is_last_turn=batch.is_last_turn,
+        sequence_reward=unknown if rewards is None else rewards[batch.sequence],
     )
 
 
