@@ -1,8 +1,8 @@
 """Counts the project files with a function that runs in one update of 2 questions x 2 episodes.
 
-Run ``python benchmarks/files_at_work.py [SEED]``. The first of two updates of the smallest policy is
-watched from the call before its collection to the call after its metrics are logged, in all threads;
-evaluation and checkpoints are not part of it.
+Run ``python benchmarks/files_at_work.py [SEED]``. The first of two updates of the shipped policy is
+watched, in all threads, from the call before its collection to the call after its metrics are
+logged; evaluation and checkpoints are not part of it.
 """
 
 from __future__ import annotations

@@ -8,7 +8,9 @@ layers inside, so that scoring, sampling and the optimiser need not know; what h
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
+
+from calibadv_env.common.checks import POSITIVE, Checked
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -18,22 +20,19 @@ _KEY: Final = "_calibadv_peft_model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lora:
+class Lora(Checked):
     """Adapters in place of the model's own weights."""
 
-    rank: int = 16
+    rank: Annotated[int, POSITIVE] = 16
     """Width of an adapter."""
-    alpha: float = 32.0
+    alpha: Annotated[float, POSITIVE] = 32.0
     """Scale: what an adapter adds is multiplied by alpha / rank."""
     target_modules: tuple[str, ...] = ("all-linear",)
     """Names of the layers that get one; all-linear means every linear layer but the output."""
 
     def __post_init__(self) -> None:
-        """Checks ranges."""
-        if self.rank < 1:
-            raise ValueError(f"rank must be positive, got {self.rank}")
-        if not self.alpha > 0:
-            raise ValueError(f"alpha must be positive, got {self.alpha}")
+        """Checks ranges, and that some layer is named."""
+        Checked.__post_init__(self)
         if not self.target_modules:
             raise ValueError("target_modules must name a layer, got ()")
 
@@ -85,7 +84,7 @@ def peft_model(model: nn.Module) -> Any | None:
 
 
 def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The weights of a model with adapters as those of one without, under its own names.
+    """Weights of a model with its adapters merged in, under the names of one without.
 
     Args:
         model: What :func:`add_lora` gave.

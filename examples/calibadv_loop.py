@@ -1,6 +1,6 @@
 """A whole CalibAdv training loop on one page: a small policy learns to search the atlas.
 
-Run ``python examples/calibadv_loop.py [UPDATES] [QUESTIONS] [GROUP_SIZE]``. `calibadv train` runs the
+Run ``python examples/calibadv_loop.py [UPDATES QUESTIONS GROUP_SIZE]``. `calibadv train` runs the
 same loop, with evaluation, checkpoints, metrics and the rest that a long run needs.
 """
 
@@ -41,9 +41,9 @@ rng = np.random.default_rng(0)
 for update in range(num_updates):
     # Collect: several episodes of each question, which are compared with each other.
     specs = [
-        EpisodeSpec(task_index=int(task), group_id=f"{update}-{task}", seed=int(rng.integers(2**62)))
+        EpisodeSpec(task_index=int(task), group_id=f"{update}-{task}", seed=int(seed))
         for task in rng.choice(2000, num_questions, replace=False)
-        for _ in range(group_size)
+        for seed in rng.integers(2**62, size=group_size)
     ]
     groups = regroup(player.play(specs, policy_version=update).trajectories)
 

@@ -36,6 +36,7 @@ from calibadv_algo.errors import CheckpointError
 from calibadv_algo.learner.ranks import full_tensor
 from calibadv_algo.learner.sharding import shard_like
 from calibadv_algo.lora import merged_state_dict, peft_model
+from calibadv_env.common.checks import require_positive
 from calibadv_env.common.files import replace_folder
 
 FORMAT_VERSION = 1
@@ -100,8 +101,7 @@ def save_checkpoint(
     Raises:
         ValueError: if ``keep`` is not positive.
     """
-    if keep < 1:
-        raise ValueError(f"keep must be positive, got {keep}")
+    require_positive(keep=keep)
     directory.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(directory)
     target = directory / f"update_{state.update:06d}"

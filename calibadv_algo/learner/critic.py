@@ -28,7 +28,7 @@ from calibadv_algo.losses.value import value_loss
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CriticStep:
-    """What one step of the critic did.
+    """Result of one step of the critic.
 
     Attributes:
         loss: The clipped value loss of the minibatch; this process's part of it.

@@ -42,7 +42,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenScores:
-    """What the policy said about the tokens that were trained on, in the order of training.
+    """Log-probabilities and entropies of the trained tokens, in the order of training.
 
     Attributes:
         logprobs: Log-probabilities just before the step that used them.
@@ -63,7 +63,7 @@ class TokenScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CriticResult:
-    """What an update did to the critic.
+    """Effect of an update on the critic.
 
     Attributes:
         loss: Mean over the minibatches.
@@ -78,7 +78,7 @@ class CriticResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateResult:
-    """What an update did.
+    """Result of an update.
 
     Attributes:
         scores: The tokens that were trained on; sequences without signal may be missing.
@@ -245,18 +245,18 @@ class Learner:
         return self._accumulate(batch, self._with_gradient(batch), [])
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint needs beside weights and optimisers, as plain JSON."""
+        """State for a checkpoint beside weights and optimisers, as plain JSON."""
         critic = {} if self.critic is None else self.critic.stepper.scaler_state()
         return {"scaler": self.stepper.scaler_state(), "critic_scaler": critic}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Takes over what `state` gave."""
+        """Restores what `state` returned."""
         self.stepper.load_scaler_state(state.get("scaler", {}))
         if self.critic is not None:
             self.critic.stepper.load_scaler_state(state.get("critic_scaler", {}))
 
     def _with_gradient(self, minibatch: TokenBatch) -> TokenBatch:
-        """What has to go through the model for the minibatch's gradient.
+        """The sequences of a minibatch that have a gradient.
 
         A sequence whose advantages are all 0 has no gradient unless there is another term. It
         is left out here and still counts in the minibatch's denominators.
@@ -277,7 +277,7 @@ class Learner:
         return micro_batches(batch, tokens, self._ranks, is_even=is_even)
 
     def _is_sharded(self, has_critic: bool) -> bool:
-        """Whether the policy is to be shared out over the ranks."""
+        """Tells whether the policy is to be shared out over the ranks."""
         if self._config.parallel == "replicated" or self._ranks.world_size == 1:
             return False
         if has_critic or self._config.dtype == "fp16":
@@ -337,7 +337,7 @@ class Learner:
         return self.policy.logprobs(micro, self._temperature, has_entropy_grad=has_entropy_grad)
 
     def _denominator(self, minibatch: TokenBatch) -> float:
-        """What a minibatch's sum of token losses is divided by, whatever its micro-batches."""
+        """Divisor of a minibatch's sum of token losses, whatever its micro-batches."""
         if self._config.aggregation == "token-mean":
             return minibatch.num_action_tokens
         return minibatch.num_sequences * (self._config.length_norm or 1)
@@ -363,7 +363,7 @@ class Learner:
         return loss
 
     def _mismatch(self, batch: TokenBatch) -> dict[str, float]:
-        """How far engine and trainer are apart, where both have spoken."""
+        """Divergence of engine and trainer, where the log-probabilities of both are known."""
         if self._config.old_logprobs == "sampled" or batch.old_logprobs is None:
             return {}
         old, sampling = batch.old_logprobs, batch.sampling_logprobs
@@ -439,7 +439,7 @@ def _scores(
     entropies: Float[Tensor, " token"],
     is_clipped: Bool[Tensor, " token"],
 ) -> TokenScores:
-    """What to remember of a micro-batch, on the CPU and without gradients."""
+    """Scores of a micro-batch, on the CPU and without gradients."""
     return TokenScores(
         logprobs=tokens.logprobs.detach().cpu(),
         old_logprobs=tokens.old_logprobs.cpu(),

@@ -80,7 +80,7 @@ class Stepper:
 
     @property
     def loss_scale(self) -> float | None:
-        """What losses are multiplied by; None if they are not."""
+        """Factor of the losses in fp16; None otherwise."""
         return None if self._scaler is None else float(self._scaler.get_scale())
 
     def begin_update(self, update: int) -> None:
@@ -123,11 +123,11 @@ class Stepper:
         return norm
 
     def scaler_state(self) -> dict[str, Any]:
-        """What a checkpoint needs to know of the loss scale, as plain JSON; {} without one."""
+        """State of the loss scale for a checkpoint, as plain JSON; {} without one."""
         return {} if self._scaler is None else dict(self._scaler.state_dict())
 
     def load_scaler_state(self, state: Mapping[str, Any]) -> None:
-        """Takes a loss scale over from a checkpoint."""
+        """Restores the loss scale of a checkpoint."""
         if self._scaler is not None:
             self._scaler.load_state_dict(dict(state))
 

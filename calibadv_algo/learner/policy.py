@@ -27,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, PreTrainedModel
 
 from calibadv_algo.batching import TokenBatch
+from calibadv_env.common.checks import require_positive
 
 ATTENTION_NAME = "calibadv_varlen"
 """Name under which the attention of packed sequences is registered with transformers."""
@@ -73,8 +74,7 @@ class Policy:
             ValueError: if ``packing="packed"`` and the model cannot, or the block size is not
                 positive.
         """
-        if max_logit_elements < 1:
-            raise ValueError(f"max_logit_elements must be positive, got {max_logit_elements}")
+        require_positive(max_logit_elements=max_logit_elements)
         self.model = model
         self.autocast_dtype = autocast_dtype
         self.max_logit_elements = max_logit_elements
@@ -124,7 +124,7 @@ class Policy:
             return self._score(states, targets, temperature or 1.0, has_entropy_grad)
 
     def hidden_states(self, batch: TokenBatch) -> Float[Tensor, "token width"]:
-        """Gives the model's last hidden states just before the action tokens of a batch.
+        """The model's last hidden states just before the action tokens of a batch.
 
         Args:
             batch: Sequences; each begins with an observed token.
@@ -234,7 +234,7 @@ class Policy:
 
     @torch.no_grad()
     def _probe_head(self) -> bool:
-        """Whether the head applied to the last hidden states gives the model's logits."""
+        """Tells whether the head applied to the last hidden states yields the model's logits."""
         head = _output_head(self.model)
         if head is None or self.model.base_model is self.model:
             return False
@@ -247,7 +247,7 @@ class Policy:
 
     @torch.no_grad()
     def _probe_packing(self) -> bool:
-        """Whether packed sequences give what each of them gives alone."""
+        """Tells whether packed sequences yield the same states as each of them alone."""
         config = self.model.config.get_text_config()
         layer_types = set(getattr(config, "layer_types", None) or ())
         if not layer_types <= _PACKABLE_LAYER_TYPES:
@@ -413,7 +413,7 @@ def _probe_batch(ids: Int[Tensor, " position"]) -> TokenBatch:
 
 
 def _agree(ours: Tensor, theirs: Tensor) -> bool:
-    """Whether two results differ by rounding alone, relative to their largest entry."""
+    """Tells whether two results differ by rounding alone, relative to their largest entry."""
     if ours.shape != theirs.shape:
         return False
     is_precise = ours.dtype == torch.float32

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from calibadv_algo.batching import TokenBatch, select_sequences, split_by_tokens
 from calibadv_algo.errors import CalibadvAlgoError
+from calibadv_env.common.checks import require_positive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 DEFAULT_TIMEOUT_S = 3600.0
-"""How long a rank waits for another one before it gives up."""
+"""Longest wait of a rank for another one."""
 
 _BUCKET_ELEMENTS = 2**25
 
@@ -62,15 +63,15 @@ class Ranks(Protocol):
 
     @property
     def is_main(self) -> bool:
-        """Whether this is rank 0, the only one that writes files."""
+        """True on rank 0, the only one that writes files."""
         ...
 
     def gather(self, value: Value) -> list[Value]:
-        """Gives every rank the values of all, in the order of the ranks."""
+        """All-gather: the values of all ranks, in their order, on each."""
         ...
 
     def broadcast(self, value: Value) -> Value:
-        """Gives every rank the value of rank 0."""
+        """The value of rank 0, on every rank."""
         ...
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
@@ -82,7 +83,7 @@ class Ranks(Protocol):
         ...
 
     def fork(self) -> Ranks:
-        """The same ranks with a line of their own, for another thread's calls."""
+        """These ranks with a line of their own, for another thread's calls."""
         ...
 
     def close(self) -> None:
@@ -99,11 +100,11 @@ class SingleRank:
     is_main = True
 
     def gather(self, value: Value) -> list[Value]:
-        """Gives the value in a list."""
+        """The value in a list."""
         return [value]
 
     def broadcast(self, value: Value) -> Value:
-        """Gives the value back."""
+        """The value itself."""
         return value
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
@@ -137,8 +138,7 @@ class AccelerateRanks:
             ImportError: if accelerate is not installed.
             ValueError: if the timeout is not positive.
         """
-        if timeout_s <= 0:
-            raise ValueError(f"timeout_s must be positive, got {timeout_s}")
+        require_positive(timeout_s=timeout_s)
         try:
             from accelerate import PartialState
         except ImportError as error:
@@ -164,7 +164,7 @@ class AccelerateRanks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is rank 0."""
+        """True on rank 0."""
         return self.rank == 0
 
     @property
@@ -173,14 +173,14 @@ class AccelerateRanks:
         return torch.device(self._state.device)
 
     def gather(self, value: Value) -> list[Value]:
-        """Gives every rank the values of all, in the order of the ranks."""
+        """All-gather: the values of all ranks, in their order, on each."""
         values: list[Any] = [None] * self.world_size
         with self._exchange():
             torch.distributed.all_gather_object(values, value, group=self._objects)
         return values
 
     def broadcast(self, value: Value) -> Value:
-        """Gives every rank the value of rank 0."""
+        """The value of rank 0, on every rank."""
         values: list[Any] = [value if self.is_main else None]
         with self._exchange():
             torch.distributed.broadcast_object_list(values, src=0, group=self._objects)
@@ -203,7 +203,7 @@ class AccelerateRanks:
             torch.distributed.barrier(group=self._objects)
 
     def fork(self) -> AccelerateRanks:
-        """The same ranks with a line of their own, for another thread's calls."""
+        """These ranks with a line of their own, for another thread's calls."""
         other = object.__new__(AccelerateRanks)
         other.__dict__.update(self.__dict__)
         other._objects = _gloo_group(self._timeout)
@@ -234,7 +234,7 @@ class AccelerateRanks:
 
 
 def make_ranks() -> Ranks:
-    """What the launcher of this process meant: several ranks, or a single one.
+    """Several ranks or a single one, as the launcher of this process meant.
 
     ``accelerate launch`` and ``torchrun`` set ``WORLD_SIZE``.
     """
@@ -340,7 +340,7 @@ def micro_batches(
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether this process holds a part of the tensor alone."""
+    """Tells whether this process holds only a part of the tensor."""
     return hasattr(tensor, "full_tensor")
 
 

@@ -68,7 +68,7 @@ class ShardedModel(nn.Module):
         return whole
 
     def take_whole(self) -> None:
-        """Gives every rank its share of the weights of the whole as they are now."""
+        """Copies its share of the whole's weights to every rank."""
         whole: PreTrainedModel = object.__getattribute__(self, "_whole")
         with torch.no_grad():
             for part, source in zip(self.model.parameters(), whole.parameters(), strict=True):

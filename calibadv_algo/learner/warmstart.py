@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen2Config, 
 
 from calibadv_algo.batching import TokenBatch
 from calibadv_algo.learner.policy import Policy
+from calibadv_env.common.checks import FRACTION, NOT_NEGATIVE, POSITIVE, Checked
 
 TAGS: tuple[str, ...] = tuple(
     f"<{slash}{tag}>" for tag in ("think", "search", "information", "answer") for slash in ("", "/")
@@ -47,30 +48,27 @@ class Segment(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyShape:
+class PolicyShape(Checked):
     """Size of the policy, a Qwen2-style decoder with tied embeddings."""
 
     vocab_size: int = 1536
     """Tokens of the byte-pair vocabulary, tags and control tokens included."""
-    hidden_size: int = 128
+    hidden_size: Annotated[int, POSITIVE] = 128
     """Width of the residual stream."""
-    num_layers: int = 4
+    num_layers: Annotated[int, POSITIVE] = 4
     """Decoder layers."""
-    num_heads: int = 4
+    num_heads: Annotated[int, POSITIVE] = 4
     """Attention heads."""
-    num_kv_heads: int = 2
+    num_kv_heads: Annotated[int, POSITIVE] = 2
     """Key and value heads."""
-    intermediate_size: int = 384
+    intermediate_size: Annotated[int, POSITIVE] = 384
     """Width of the feed-forward layer."""
-    max_context: int = 1024
+    max_context: Annotated[int, POSITIVE] = 1024
     """Longest context in tokens."""
 
     def __post_init__(self) -> None:
-        """Checks that the sizes fit together."""
-        for name in ("hidden_size", "num_layers", "num_heads", "num_kv_heads"):
-            _require_positive(self, name)
-        for name in ("intermediate_size", "max_context"):
-            _require_positive(self, name)
+        """Checks ranges, and that the sizes fit together."""
+        Checked.__post_init__(self)
         if self.hidden_size % (2 * self.num_heads):
             raise ValueError(
                 f"hidden_size must be a multiple of twice num_heads ({self.num_heads}), "
@@ -84,56 +82,33 @@ class PolicyShape:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CloningConfig:
-    """How to clone."""
+class CloningConfig(Checked):
+    """Settings of behaviour cloning."""
 
-    num_steps: int = 1200
+    num_steps: Annotated[int, POSITIVE] = 1200
     """Optimiser steps."""
-    batch_size: int = 24
+    batch_size: Annotated[int, POSITIVE] = 24
     """Demonstrations a step."""
-    lr: float = 3e-3
+    lr: Annotated[float, POSITIVE] = 3e-3
     """Peak learning rate."""
-    warmup_steps: int = 100
+    warmup_steps: Annotated[int, NOT_NEGATIVE] = 100
     """Steps of linear warm-up."""
-    decay_from: float = 0.6
+    decay_from: Annotated[float, FRACTION] = 0.6
     """Share of the steps after which the rate falls linearly to 5 % of its peak."""
-    short_steps: int = 200
+    short_steps: Annotated[int, NOT_NEGATIVE] = 200
     """Steps at the start that see one-hop demonstrations only."""
-    weight_decay: float = 0.01
+    weight_decay: Annotated[float, NOT_NEGATIVE] = 0.01
     """AdamW weight decay."""
-    grad_clip: float = 1.0
+    grad_clip: Annotated[float, POSITIVE] = 1.0
     """Largest gradient norm."""
-    observation_weight: float = 0.3
+    observation_weight: Annotated[float, NOT_NEGATIVE] = 0.3
     """Loss weight of observation tokens; action tokens weigh 1."""
-    prompt_weight: float = 0.1
+    prompt_weight: Annotated[float, NOT_NEGATIVE] = 0.1
     """Loss weight of prompt tokens."""
-    micro_batch_tokens: int = 1200
+    micro_batch_tokens: Annotated[int, POSITIVE] = 1200
     """Tokens of one forward and backward pass; changes speed alone."""
-    seed: int = 0
+    seed: Annotated[int, NOT_NEGATIVE] = 0
     """Seed of the initial weights and of the order of demonstrations."""
-
-    def __post_init__(self) -> None:
-        """Checks ranges."""
-        for name in ("num_steps", "batch_size", "lr", "grad_clip", "micro_batch_tokens"):
-            _require_positive(self, name)
-        for name in ("warmup_steps", "short_steps", "weight_decay", "seed"):
-            _require_not_negative(self, name)
-        for name in ("observation_weight", "prompt_weight"):
-            _require_not_negative(self, name)
-        if not 0 <= self.decay_from <= 1:
-            raise ValueError(f"decay_from must be in [0, 1], got {self.decay_from}")
-
-
-def _require_positive(config: object, name: str) -> None:
-    value = getattr(config, name)
-    if value <= 0:
-        raise ValueError(f"{name} must be positive, got {value}")
-
-
-def _require_not_negative(config: object, name: str) -> None:
-    value = getattr(config, name)
-    if value < 0:
-        raise ValueError(f"{name} must not be negative, got {value}")
 
 
 def train_tokenizer(

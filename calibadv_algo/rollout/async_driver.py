@@ -80,7 +80,7 @@ class _Answer:
 
 @dataclass(slots=True)
 class _Retry:
-    """How often a slot's call has failed, and when it may be made again."""
+    """Failures of a slot's call so far, and the time of the next attempt."""
 
     num_failures: int
     due: float
@@ -124,7 +124,7 @@ class _Async:
         return self.book.close(self.times)
 
     def _fill(self) -> None:
-        """Gives waiting episodes to free slots."""
+        """Puts waiting episodes into free slots."""
         waiting = self.book.waiting
         if not waiting:
             return

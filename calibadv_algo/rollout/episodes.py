@@ -1,4 +1,4 @@
-"""What both drivers keep of an episode: its plan, its turns as they come, its end.
+"""Episodes as all drivers record them: the plan, the turns as they come, the end.
 
 Nothing here calls an environment or an engine. What was sampled is kept as token ids and never
 encoded again; only the text of observations is encoded.
@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
+from annotated_types import Ge
 
 from calibadv_algo.errors import RolloutError
 from calibadv_algo.rollout.engines.base import (
@@ -23,6 +24,7 @@ from calibadv_algo.rollout.engines.base import (
 )
 from calibadv_algo.rollout.slots import SlotFailure, SlotReset, SlotStart, SlotStep
 from calibadv_algo.types import Group, Trajectory, Turn
+from calibadv_env.common.checks import NOT_NEGATIVE, Checked
 
 DropReason = Literal["reset_failed", "step_failed", "prompt_too_long"]
 
@@ -68,7 +70,7 @@ class DroppedEpisode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutStats:
-    """What a call of ``collect`` did.
+    """Counts and times of a call of ``Player.play``.
 
     Attributes:
         num_episodes: Trajectories recorded.
@@ -110,7 +112,7 @@ class RolloutStats:
 
 @dataclass(frozen=True, slots=True)
 class RolloutBatch:
-    """What ``collect`` returns.
+    """Trajectories of a call of ``Player.play``.
 
     Attributes:
         trajectories: In the order of the specs, whenever they ended.
@@ -124,12 +126,12 @@ class RolloutBatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DriverConfig:
-    """How episodes are driven.
+class DriverConfig(Checked):
+    """Driving of episodes: length, prompts, retries.
 
     Attributes:
         max_context_tokens: Longest episode in tokens; None for no limit but the engine's.
-        chat_template: Whether the first observation becomes one user message in the
+        chat_template: If true, the first observation becomes one user message in the
             tokenizer's chat template; otherwise the policy simply continues it. Later
             observations are always a plain continuation of the policy's message.
         retry_on: Exceptions of the environment that are a machine's failure and not the
@@ -138,22 +140,11 @@ class DriverConfig:
         backoff_s: Seconds before the first repetition; doubled for each further one.
     """
 
-    max_context_tokens: int | None = None
+    max_context_tokens: Annotated[int | None, Ge(2)] = None
     chat_template: bool = False
     retry_on: tuple[type[Exception], ...] = (OSError,)
-    max_retries: int = 3
-    backoff_s: float = 0.25
-
-    def __post_init__(self) -> None:
-        """Checks ranges."""
-        if self.max_context_tokens is not None and self.max_context_tokens < 2:
-            raise ValueError(
-                f"max_context_tokens must be at least 2, got {self.max_context_tokens}"
-            )
-        if self.max_retries < 0:
-            raise ValueError(f"max_retries must not be negative, got {self.max_retries}")
-        if self.backoff_s < 0:
-            raise ValueError(f"backoff_s must not be negative, got {self.backoff_s}")
+    max_retries: Annotated[int, NOT_NEGATIVE] = 3
+    backoff_s: Annotated[float, NOT_NEGATIVE] = 0.25
 
 
 @dataclass(slots=True)
@@ -226,7 +217,7 @@ class EpisodeBook:
     num_reused: int = 0
 
     def __post_init__(self) -> None:
-        """Takes from the journal what is there; the rest waits."""
+        """Looks every episode up in the journal; those that it lacks wait."""
         for index, spec in enumerate(self.tasks):
             known = None if self.journal is None else self.journal.find(spec)
             if known is None:
@@ -290,11 +281,11 @@ class EpisodeBook:
     def drop(
         self, index: int, spec: EpisodeSpec, reason: DropReason, message: str, num_turns: int
     ) -> None:
-        """Gives an episode up."""
+        """Records that an episode was given up."""
         self.dropped[index] = DroppedEpisode(spec, reason, message, num_turns)
 
     def close(self, times: RolloutTimes) -> RolloutBatch:
-        """What the collection gave.
+        """Trajectories and statistics of all episodes.
 
         Raises:
             RolloutError: if there were episodes and every one of them was dropped.
@@ -348,7 +339,7 @@ class EpisodeBook:
 
 @dataclass(slots=True, kw_only=True)
 class RolloutTimes:
-    """What a driver measures, as in :class:`RolloutStats`."""
+    """Times that a driver measures, as in :class:`RolloutStats`."""
 
     engine_s: float = 0.0
     env_s: float = 0.0
@@ -358,7 +349,7 @@ class RolloutTimes:
 
 
 def slot_start(spec: EpisodeSpec) -> SlotStart:
-    """How a slot begins an episode."""
+    """Task, seed and progress with which a slot begins an episode."""
     env_seed = spec.task_index if spec.env_seed is None else spec.env_seed
     return SlotStart(spec.task_index, env_seed, spec.training_progress)
 
@@ -401,7 +392,7 @@ def encode_prompt(tokenizer: Tokenizer, text: str, chat_template: bool) -> tuple
     Args:
         tokenizer: A Hugging Face tokenizer; with ``chat_template`` it must have a template.
         text: What ``env.reset`` returned.
-        chat_template: Whether to make it one user message, followed by the template's opening
+        chat_template: If true, it becomes one user message, followed by the template's opening
             of the policy's message. Otherwise it is encoded as it stands, with the special
             tokens that the tokenizer puts before a text (a beginning-of-sequence token).
 

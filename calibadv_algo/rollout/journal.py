@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from calibadv_algo.rollout.episodes import EpisodeSpec
 from calibadv_algo.rollout.records import trajectory_from_record, trajectory_to_json
 from calibadv_algo.types import Trajectory
+from calibadv_env.common.checks import require_not_negative
 from calibadv_env.common.files import atomic_file
 
 if TYPE_CHECKING:
@@ -135,8 +136,7 @@ class StepJournal:
         Raises:
             ValueError: if the rank is negative.
         """
-        if rank < 0:
-            raise ValueError(f"rank must not be negative, got {rank}")
+        require_not_negative(rank=rank)
         self._folder = folder
         self._config_hash = config_hash
         self._rank = rank

@@ -19,9 +19,10 @@ from calibadv_algo.rollout.engines.base import (
     Tokenizer,
 )
 from calibadv_algo.rollout.episodes import encode_prompt
+from calibadv_env.common.checks import require_not_negative, require_positive
 
 PARAMS = SamplingParams(temperature=0.8, max_tokens=600)
-"""How texts are sampled by default; the temperature is that of ZeroSearch."""
+"""Default sampling of texts; the temperature is that of ZeroSearch."""
 
 
 class EngineWriter:
@@ -42,23 +43,21 @@ class EngineWriter:
         seed: int = 0,
         max_batch: int = 64,
     ) -> None:
-        """Takes an engine.
+        """Nothing is sampled yet.
 
         Args:
             engine: Samples the texts.
             tokenizer: The engine's own.
             params: How to sample.
-            chat_template: Whether a prompt becomes a user message in the tokenizer's template.
+            chat_template: If true, a prompt becomes a user message in the tokenizer's template.
             seed: Seed of the sampling, not negative.
             max_batch: Most prompts in one call of the engine.
 
         Raises:
             ValueError: if a setting is out of its range.
         """
-        if seed < 0:
-            raise ValueError(f"seed must not be negative, got {seed}")
-        if max_batch < 1:
-            raise ValueError(f"max_batch must be positive, got {max_batch}")
+        require_not_negative(seed=seed)
+        require_positive(max_batch=max_batch)
         self._engine = engine
         self._tokenizer = tokenizer
         self._params = params

@@ -15,6 +15,8 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from calibadv_env.common.checks import require_positive
+
 Failures = tuple[type[Exception], ...]
 
 MAX_LONE_FAILURES = 4
@@ -39,7 +41,7 @@ class SlotStart:
 
 @dataclass(frozen=True, slots=True)
 class SlotReset:
-    """What ``reset`` gave for one slot."""
+    """Result of ``reset`` for one slot."""
 
     text: str
     info: Mapping[str, Any] = field(default_factory=dict)
@@ -47,7 +49,7 @@ class SlotReset:
 
 @dataclass(frozen=True, slots=True)
 class SlotStep:
-    """What ``step`` gave for one slot."""
+    """Result of ``step`` for one slot."""
 
     text: str
     reward: float
@@ -68,12 +70,12 @@ class EnvSlots(Protocol):
 
     @property
     def num_slots(self) -> int:
-        """How many episodes can be played at a time."""
+        """Number of episodes that can be played at a time."""
         ...
 
     @property
     def can_step_part(self) -> bool:
-        """Whether ``step`` leaves the slots that it does not name as they are."""
+        """True if ``step`` leaves slots alone that it does not name."""
         ...
 
     def reset(
@@ -85,7 +87,7 @@ class EnvSlots(Protocol):
     def step(
         self, actions: Mapping[int, str], catch: Failures
     ) -> dict[int, SlotStep | SlotFailure]:
-        """Takes a turn in the slots named; exceptions of ``catch`` become failures."""
+        """Plays a turn in the slots named; exceptions of ``catch`` become failures."""
         ...
 
     def close(self) -> None:
@@ -113,7 +115,7 @@ class ListSlots:
     """
 
     def __init__(self, envs: Sequence[gymnasium.Env[str, str]]) -> None:
-        """Takes the environments, one a slot.
+        """Wraps environments, one a slot.
 
         Raises:
             ValueError: if there are none.
@@ -199,7 +201,7 @@ class VectorSlots:
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
-        """Takes the environment.
+        """Wraps a vector environment.
 
         Raises:
             ValueError: if it resets finished slots by itself.
@@ -217,7 +219,7 @@ class VectorSlots:
 
     @property
     def can_step_part(self) -> bool:
-        """Whether the environment takes None for "no action"."""
+        """True if the environment reads None as "no action"."""
         return bool(self._env.metadata.get("is_partial_step", False))
 
     def reset(
@@ -330,12 +332,12 @@ def _method(env: Any, name: str) -> Callable[..., Any]:
 
 
 def _takes_progress(env: Any) -> bool:
-    """Whether an environment wants to know how far a training is."""
+    """Tells whether an environment wants to know the progress of training."""
     return "training_progress" in env.metadata.get("reset_options", ())
 
 
 def unstack_info(infos: Mapping[str, Any], slot: int) -> dict[str, Any]:
-    """Takes one slot's info out of Gymnasium's vector form.
+    """Extracts one slot's info from Gymnasium's vector form.
 
     Args:
         infos: Arrays by key, each with a mask under the key with an underscore before it, and
@@ -376,8 +378,7 @@ def make_slots(
     Raises:
         ValueError: if ``num_slots`` is not positive.
     """
-    if num_slots < 1:
-        raise ValueError(f"num_slots must be positive, got {num_slots}")
+    require_positive(num_slots=num_slots)
     module, _, name = env_id.rpartition(":")
     if module:
         importlib.import_module(module)

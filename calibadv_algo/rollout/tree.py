@@ -46,7 +46,7 @@ class Node:
 
 @dataclass(slots=True)
 class _Tree:
-    """What has been played of one tree."""
+    """Nodes and leaves of one tree so far."""
 
     question: EpisodeSpec
     number: int

@@ -198,7 +198,7 @@ class Collector:
             self._before_update(update, self.config.optim.num_updates)
 
     def sync(self, version: int) -> str:
-        """Gives the engine the policy's weights, which must be the same on every rank.
+        """Copies the policy's weights to the engine; they must be the same on every rank.
 
         Args:
             version: Number of updates behind the weights.

@@ -59,7 +59,7 @@ class AdvantageMass(TypedDict):
 
 
 class MisPenalised(TypedDict):
-    """How far correct searches are punished.
+    """Punishment of correct searches.
 
     Attributes:
         num_punished_searches: Search turns with a negative advantage under GRPO.
@@ -92,7 +92,7 @@ class PerplexityStats(TypedDict):
 
 
 class ActionStats(TypedDict):
-    """What the turns of the episodes turned out to be.
+    """Kinds of the turns of episodes.
 
     Attributes:
         malformed_share: Share of turns that are malformed actions.
@@ -107,7 +107,7 @@ class ActionStats(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class CollapseAlarm:
-    """Whether training has collapsed, and by what signs.
+    """Verdict on a collapse of training, with its signs.
 
     Attributes:
         is_collapsed: Whether the alarm is raised.

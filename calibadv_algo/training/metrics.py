@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float
@@ -38,10 +39,16 @@ _FINAL_MEANS = {
     "format_valid_share": "is_format_valid",
 }
 
+_YARDSTICKS: Final[dict[str, CreditRule]] = {"silver": SilverCredit(), "gold": GoldCredit()}
+"""Credits that tell which punished searches were correct; the later one has the last word."""
+
+_GRPO: Final = Grpo()
+"""The estimator that penalties are compared with."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateFacts:
-    """What is known when an update is done.
+    """An update when it is done: settings, episodes, advantages, result, times.
 
     Attributes:
         config: Settings of the run.
@@ -100,7 +107,7 @@ def update_metrics(facts: UpdateFacts) -> dict[str, float]:
 
 
 def selection_metrics(facts: UpdateFacts) -> dict[str, float]:
-    """What was filtered, masked and shaped between the environment and the loss.
+    """Counts of what was filtered, masked and shaped between the environment and the loss.
 
     Args:
         facts: The update.
@@ -157,7 +164,7 @@ def rollout_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
 
 
 def text_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """What the policy wrote: perplexity, repetition, garbled text, kinds of actions.
+    """Numbers of the written text: perplexity, repetition, garbled text, kinds of actions.
 
     Args:
         trajectories: Episodes of an update.
@@ -207,7 +214,7 @@ def credit_metrics(
         "negative_mass": mass["negative_mass"],
         "negative_to_positive_ratio": mass["negative_to_positive_ratio"],
     }
-    for label, credit in (("silver", SilverCredit()), ("gold", GoldCredit())):
+    for label, credit in _YARDSTICKS.items():
         found = _penalties(groups, advantages, credit)
         for name, value in found.items():
             metrics[f"{name}_{label}"] = value
@@ -217,7 +224,7 @@ def credit_metrics(
 
 
 def learner_metrics(result: UpdateResult | None, optim: OptimConfig) -> dict[str, float]:
-    """What the update of the weights looked like.
+    """Numbers of the update of the weights.
 
     Args:
         result: None if there was nothing to learn from.
@@ -255,7 +262,7 @@ def learner_metrics(result: UpdateResult | None, optim: OptimConfig) -> dict[str
 
 
 def alarm(history: Sequence[Mapping[str, float | None]]) -> bool:
-    """Whether training has collapsed by the metrics of all updates so far.
+    """Tells whether training has collapsed by the metrics of all updates so far.
 
     Args:
         history: Metrics of each update in order; None stands for a number that is not finite.
@@ -288,7 +295,7 @@ def _penalties(
         return {}
     correctness = [credit(group) for group in groups]
     is_search = [search_mask(group) for group in groups]
-    base = [Grpo()(group, values) for group, values in zip(groups, correctness, strict=True)]
+    base = [_GRPO(group, values) for group, values in zip(groups, correctness, strict=True)]
     found = mispenalized(
         _flat(advantages),
         _flat(base),

@@ -19,7 +19,7 @@ Metrics = Mapping[str, float]
 
 
 class Tracker(Protocol):
-    """Takes the metrics of a run."""
+    """Receiver of the metrics of a run."""
 
     def log(self, update: int, metrics: Metrics) -> None:
         """Records the metrics of one update."""
@@ -150,7 +150,7 @@ class TrackerGroup:
     """Hands metrics on to several trackers; closes them all at the end of a ``with`` block."""
 
     def __init__(self, trackers: Iterable[Tracker]) -> None:
-        """Takes the trackers over."""
+        """Owns the trackers from now on."""
         self._trackers = tuple(trackers)
 
     def log(self, update: int, metrics: Metrics) -> None:

@@ -74,7 +74,7 @@ PEERS: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
-    """What trackers are told about a run.
+    """Facts about a run for trackers.
 
     Attributes:
         output_dir: Folder of the run; its name is the name of the run.
@@ -261,7 +261,7 @@ def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
 
 
 def _has_netrc_key() -> bool:
-    """Whether a login to wandb was stored."""
+    """Tells whether a login to wandb was stored."""
     import netrc
 
     try:

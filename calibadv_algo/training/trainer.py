@@ -41,7 +41,7 @@ from calibadv_algo.training.tracking import Tracker
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """How a run ended.
+    """End of a run.
 
     Attributes:
         num_updates: Finished updates, those before a resumption included.
