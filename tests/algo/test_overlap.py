@@ -106,9 +106,13 @@ def test_failures_are_kept_for_the_update_that_they_belong_to() -> None:
 def test_closing_waits_for_what_runs() -> None:
     with Numbers() as numbers:
         numbers.take(0, 0)
+        numbers.wait()
+        numbers.weight += 1
         numbers.may_finish.clear()
+        numbers.take(1, 10)
+        assert numbers.collecting.wait(10)
         threading.Timer(0.05, numbers.may_finish.set).start()
-    assert [call[0] for call in numbers.calls] == [0, 1]
+    assert [call[0] for call in numbers.calls] == [0, 1, 2]
 
 
 def test_a_shared_model_is_refused_and_a_copy_takes_the_weights() -> None:
