@@ -43,7 +43,7 @@ def is_well_formed_response(trajectory: Trajectory) -> bool:
     **Source:** the state machine of Search-R1's ``main_ppo_format`` (v0.3): rounds of think,
     search, information, then think and answer. A response without any search can be valid.
 
-    **Differs:** judged turn by turn on what the policy wrote, so that a tag in a retrieved
+    **Differs:** decided turn by turn on what the policy wrote, so that a tag in a retrieved
     passage cannot break a response.
     """
     if not all(well_formed_turns(trajectory)):
