@@ -147,7 +147,7 @@ class _Searcher:
         return search_action(relation, self._subject)
 
     def read(self, passage_ids: Sequence[str], searches_left: int) -> None:
-        """Takes a name from the passages and decides how to go on."""
+        """Picks a name from the passages and decides how to go on."""
         wanted = self._chain[self._hop]["object"]
         seen = [name for pid in passage_ids for name in self._names.entities_of(pid)]
         is_hit = wanted in seen
@@ -210,7 +210,7 @@ def rename(
     probability: float,
     rng: np.random.Generator,
 ) -> Demonstration:
-    """Gives entities other names, consistently over the whole episode.
+    """Renames entities, consistently over the whole episode.
 
     Args:
         demonstration: The episode.

@@ -1,4 +1,4 @@
-"""What happens in one step. The whole decision process on a page: pure, frozen, no I/O.
+"""One step of an episode: the whole decision process on a page, pure, frozen, without I/O.
 
 A step has three parts. :func:`plan` reads the action and says which query, if any, has to be
 carried out. The caller, an environment with one episode or with many, asks its retriever.
@@ -34,7 +34,7 @@ from calibadv_env.protocol.words import highest_similarity, split_words
 from calibadv_env.rewards import RewardName
 
 InvalidAction = Literal["end", "continue"]
-"""What a malformed action does to the episode."""
+"""Effect of a malformed action on the episode."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +200,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """What one step leads to.
+    """Outcome of one step.
 
     Attributes:
         state: The state after it.

@@ -43,7 +43,7 @@ RenderMode = Literal["ansi"]
 
 @dataclass
 class World:
-    """What episodes are made from: tasks, a retriever and rules.
+    """Tasks, a retriever and rules: all that episodes are made from.
 
     Attributes:
         tasks: The split that tasks are picked from.
@@ -333,7 +333,7 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
         return observation, dict(info)
 
     def step(self, action: str) -> tuple[str, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Takes one turn.
+        """Plays one turn.
 
         Args:
             action: All text of the turn.

@@ -33,7 +33,7 @@ THINK_OPEN: Final[str] = "<think>"
 """The tag that every well-formed turn begins with (see ``prepend_think``)."""
 
 ActionKind = Literal["search", "answer", "malformed"]
-"""What a turn turned out to be."""
+"""Kind of an action."""
 
 StopReason = Literal["answered", "malformed", "no_answer"]
 """Why an episode ended: an answer; an invalid action under ``invalid_action="end"``; the last
@@ -45,7 +45,7 @@ PassageText = tuple[str, str]
 
 
 class ResetInfo(TypedDict):
-    """What ``reset`` reports.
+    """Facts that ``reset`` reports.
 
     Attributes:
         task_id: Unique id of the task within its dataset.

@@ -47,7 +47,7 @@ class UnicodeText(Text):
         return False
 
     def contains(self, x: Any) -> bool:
-        """Whether ``x`` is a string that is not too long; any character will do."""
+        """Tells if ``x`` is a string that is not too long; any character will do."""
         return isinstance(x, str) and len(x) <= self.max_length
 
     def sample(

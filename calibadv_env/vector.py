@@ -195,7 +195,7 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], npt.N
     def step(
         self, actions: Sequence[str | None]
     ) -> tuple[tuple[str, ...], FloatArray, BoolArray, BoolArray, dict[str, Any]]:
-        """Takes one turn in every slot that is not idle.
+        """Plays one turn in every slot that is not idle.
 
         Args:
             actions: One action a slot; those of idle slots are not looked at. None leaves a

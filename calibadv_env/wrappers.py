@@ -26,7 +26,7 @@ ResultRole = Literal["user", "tool"]
 """In whose name passages are given to the model."""
 
 UNCALLED_TEXT: Final = "Not carried out: one call a turn."
-"""What is answered to a second call of the same turn."""
+"""Answer to a second call of the same turn."""
 
 
 class MessageList(gymnasium.Space[list[Message]]):
@@ -57,7 +57,7 @@ class MessageList(gymnasium.Space[list[Message]]):
         return False
 
     def contains(self, x: Any) -> bool:
-        """Whether ``x`` is a list of messages."""
+        """Tells if ``x`` is a list of messages."""
         return isinstance(x, list) and all(self._is_message(each) for each in x)
 
     def _is_message(self, message: Any) -> bool:
@@ -101,7 +101,7 @@ class ToolActionSpace(gymnasium.Space[ToolAction]):
         return False
 
     def contains(self, x: Any) -> bool:
-        """Whether ``x`` is text or a mapping."""
+        """Tells if ``x`` is text or a mapping."""
         return isinstance(x, Mapping) or x in self._text
 
     def sample(self, mask: Any = None, probability: Any = None) -> ToolAction:
@@ -124,7 +124,7 @@ class ToolActionSpace(gymnasium.Space[ToolAction]):
 
 
 class ToolCalls(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Takes tool calls as actions: ``<tool_call>{json}</tool_call>``, or OpenAI messages.
+    """Tool calls as actions: ``<tool_call>{json}</tool_call>``, or OpenAI messages.
 
     The tools are ``search(query)`` and ``answer(answer)``; see
     :data:`calibadv_env.protocol.toolcalls.TOOLS`. Broken JSON, an unknown tool or a missing
@@ -146,13 +146,13 @@ class ToolCalls(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
-        """As the environment's."""
+        """Resets the environment; see :meth:`calibadv_env.env.DeepSearchEnv.reset`."""
         observation, info = self.env.reset(seed=seed, options=options)
         self._is_think_open = observation.endswith(THINK_OPEN)
         return observation, info
 
     def step(self, action: ToolAction) -> tuple[str, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Takes one turn.
+        """Plays one turn.
 
         Args:
             action: Text, or an assistant message.
@@ -175,7 +175,7 @@ class ToolCalls(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
 
 class ChatObservation(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Gives the whole conversation as a list of messages, ready for a chat template or an API.
+    """The whole conversation as a list of messages, ready for a chat template or an API.
 
     The instruction is the first user message, each action an assistant message, and what comes
     back a message of ``result_role``. Nothing is added where nothing comes back, as after an
@@ -232,7 +232,7 @@ class ChatObservation(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorAr
     def step(
         self, action: ToolAction
     ) -> tuple[list[Message], SupportsFloat, bool, bool, dict[str, Any]]:
-        """Takes one turn and adds it, with what came back, to the conversation.
+        """Plays one turn and adds it, with what came back, to the conversation.
 
         Args:
             action: Text, or an assistant message where ``ToolCalls`` lies below.
@@ -246,7 +246,7 @@ class ChatObservation(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorAr
         return deepcopy(self._messages), reward, terminated, truncated, info
 
     def _results(self, message: Message, observation: str) -> list[Message]:
-        """What is said in reply to an action."""
+        """Messages in reply to an action."""
         ids = _call_ids(message)
         if not ids:
             return [{"role": self._result_role, "content": observation}] if observation else []

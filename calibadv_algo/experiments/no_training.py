@@ -34,7 +34,7 @@ SystemName = Literal["closed-book", "rag", "search", "oracle"]
 the question; search: it does as it likes; oracle: a script follows the gold chain."""
 
 UNKNOWN: Final = "unknown"
-"""What the oracle answers if what it read does not hold the answer."""
+"""Answer of the oracle if what it read does not hold the accepted one."""
 
 
 class ForcedAnswerEngine:
@@ -46,14 +46,14 @@ class ForcedAnswerEngine:
     """
 
     def __init__(self, engine: GenerationEngine, tokenizer: Tokenizer) -> None:
-        """Takes the policy's engine and tokenizer."""
+        """Wraps the policy's engine."""
         self._engine = engine
         self._tokenizer = tokenizer
 
     def generate(
         self, requests: Sequence[GenerationRequest], params: SamplingParams
     ) -> list[Generation]:
-        """Gives every request a turn that answers.
+        """Writes a turn that answers for every request.
 
         Raises:
             ValueError: if a turn has no room for the tags.
@@ -117,14 +117,14 @@ class SingleRetrievalEngine:
     """Searches once, with the question itself, and lets the policy answer from what it finds."""
 
     def __init__(self, engine: GenerationEngine, tokenizer: Tokenizer) -> None:
-        """Takes the policy's engine and tokenizer."""
+        """Wraps the policy's engine."""
         self._answering = ForcedAnswerEngine(engine, tokenizer)
         self._tokenizer = tokenizer
 
     def generate(
         self, requests: Sequence[GenerationRequest], params: SamplingParams
     ) -> list[Generation]:
-        """Gives every episode its search, then its answer.
+        """Writes each episode's search, then its answer.
 
         Raises:
             ValueError: if ``reset`` reports no question.
@@ -160,7 +160,7 @@ class OracleEngine:
     """
 
     def __init__(self, tokenizer: Tokenizer, answers: Literal["found", "always"] = "found") -> None:
-        """Takes a tokenizer.
+        """Makes the engine.
 
         Raises:
             ValueError: if ``answers`` is unknown.

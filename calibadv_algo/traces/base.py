@@ -1,4 +1,4 @@
-"""What a logged rollout is before it becomes a trajectory, and how fields of a log are found."""
+"""Logged rollouts before they become trajectories, and the finding of fields in a log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TraceFormat = Literal["search-r1", "messages", "verifiers"]
 """Formats of logs that can be read."""
 
 PlainText = Literal["answer", "malformed"]
-"""What a turn without tags and calls is; in logs of tool calls the last one is the answer."""
+"""Meaning of a turn without tags and calls; in logs of tool calls the last one is the answer."""
 
 SCORE_KEYS: Final = ("score", "reward", "scores", "rewards")
 ANSWER_KEYS: Final = (
@@ -51,7 +51,7 @@ class TraceError(CalibadvAlgoError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What a turn was read as.
+    """A logged turn, read.
 
     Attributes:
         kind: Search, answer or malformed.

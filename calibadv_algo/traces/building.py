@@ -22,7 +22,7 @@ Validity = Literal["turns", "answered"]
 in CalibAdv; or there was a search and an answer, whatever else was written."""
 
 RE_ENCODED: Final = "re-encoded"
-"""What the record says of token counts that do not come from the log."""
+"""Mark of token counts that do not come from the log."""
 
 
 def build_groups(

@@ -61,7 +61,7 @@ class LogFile:
 
     @property
     def label(self) -> str:
-        """What to call the file: its name, or that of its folder where the name says nothing."""
+        """Label of the file: its name, or that of its folder where the name says nothing."""
         stem = self.path.stem
         is_plain = stem.isdigit() or stem in ("results", "traces", "rollouts", "trajectories")
         return (self.path.absolute().parent.name or stem) if is_plain else stem

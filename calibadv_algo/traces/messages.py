@@ -27,7 +27,7 @@ MESSAGE_KEYS: Final = ("messages", "conversation", "conversations", "trajectory"
 
 
 def is_messages(record: Mapping[str, Any]) -> bool:
-    """Whether a record holds a conversation."""
+    """Tells if a record holds a conversation."""
     value = first_of(record, MESSAGE_KEYS)
     return isinstance(value, list) and all(isinstance(each, Mapping) for each in value)
 
@@ -119,7 +119,7 @@ def turns_of_message(message: Mapping[str, Any]) -> tuple[LoggedTurn, ...]:
 
 
 def plain_text_of(turns: Sequence[LoggedTurn], *, has_tools: bool) -> PlainText:
-    """Whether plain text at the end is an answer: in conversations with tools."""
+    """Tells if plain text at the end is an answer: in conversations with tools."""
     is_calling = any(
         isinstance(turn.action, Mapping) or "<tool_call>" in turn.text for turn in turns
     )

@@ -1,4 +1,4 @@
-"""Takes a response apart that holds all turns of a rollout in one text."""
+"""Responses that hold all turns of a rollout in one text, cut into turns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SPECIAL: Final = re.compile(r"(?:\s*(?:<\|im_end\|>|<\|endoftext\|>|<\|eot_id\|
 
 
 def split_response(response: str) -> tuple[LoggedTurn, ...]:
-    """Takes a response apart into turns.
+    """Cuts a response into turns.
 
     A turn ends with ``</search>``, ``</answer>`` or ``</tool_call>``, whichever comes first; the
     block of ``<information>`` or ``<tool_response>`` behind it is the observation, with or

@@ -29,18 +29,18 @@ from calibadv_algo.traces.search_r1 import read_search_r1
 
 
 def is_verifiers(record: Mapping[str, Any]) -> bool:
-    """Whether a record is a result of vf-eval, an episode of version 1, or one of its traces."""
+    """Tells if a record is a result of vf-eval, an episode of version 1, or one of its traces."""
     is_result = "completion" in record and "prompt" in record and "example_id" in record
     return is_result or is_episode(record) or is_trace(record)
 
 
 def is_episode(record: Mapping[str, Any]) -> bool:
-    """Whether a record is an episode of version 1: a task and the traces of its agents."""
+    """Tells if a record is an episode of version 1: a task and the traces of its agents."""
     return isinstance(record.get("traces"), list) and isinstance(record.get("task"), Mapping)
 
 
 def is_trace(record: Mapping[str, Any]) -> bool:
-    """Whether a record is a single trace of version 1."""
+    """Tells if a record is a single trace of version 1."""
     return isinstance(record.get("nodes"), list) and isinstance(record.get("task"), Mapping)
 
 
@@ -97,7 +97,7 @@ def _read_result(
 
 
 def _is_trained(trace: Any) -> bool:
-    """Whether a trace is the policy's; other agents of an episode may be judges or users."""
+    """Tells if a trace is the policy's; other agents of an episode may be judges or users."""
     agent = trace.get("agent") if isinstance(trace, Mapping) else None
     return not isinstance(agent, Mapping) or agent.get("trainable", True) is not False
 

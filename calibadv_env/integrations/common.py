@@ -1,4 +1,4 @@
-"""What the adapters share: making an environment, choosing a task, facts that fit into JSON."""
+"""Parts of all adapters: making an environment, choosing a task, facts that fit into JSON."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class GemSearchEnv(_gem.Env):  # type: ignore[misc]
         return self._env.reset(seed=chosen, options=options)
 
     def step(self, action: str) -> tuple[str, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Takes one turn; see :meth:`calibadv_env.env.DeepSearchEnv.step`."""
+        """Plays one turn; see :meth:`calibadv_env.env.DeepSearchEnv.step`."""
         return self._env.step(action)
 
     def sample_random_action(self) -> str:

@@ -67,7 +67,7 @@ class SearchServer(_gymnasium.GymnasiumServer):  # type: ignore[misc]
     async def step(
         self, action: Any, metadata: Mapping[str, Any], session_id: str | None = None
     ) -> tuple[str | None, float, bool, bool, dict[str, Any]]:
-        """Takes one turn.
+        """Plays one turn.
 
         Args:
             action: The model's response; its text is the turn.

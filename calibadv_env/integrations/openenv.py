@@ -24,7 +24,7 @@ _server: Any = importlib.import_module("openenv.core.env_server")
 _types: Any = importlib.import_module("openenv.core.client_types")
 
 ENV_NAME: Final = "calibadv_search"
-"""What the server calls itself in the routes about tasks."""
+"""Name of the server in the routes about tasks."""
 
 _RESET_FIELDS: Final = ("task_id", "task_index", "question", "max_turns")
 _STEP_FIELDS: Final = (
@@ -46,7 +46,7 @@ class SearchAction(_core.Action):  # type: ignore[misc]
 
 
 class SearchObservation(_core.Observation):  # type: ignore[misc]
-    """What the policy is shown, and the facts about the turn.
+    """Text that the policy is shown, and the facts about the turn.
 
     ``done`` and ``reward`` are OpenEnv's own. The other fields are those of ``ResetInfo`` and
     ``StepInfo`` in ``calibadv_env.info``, None where they do not apply; accepted answers are not
@@ -157,7 +157,7 @@ class OpenEnvSearch(_core.Environment):  # type: ignore[misc]
     def step(
         self, action: SearchAction, timeout_s: float | None = None, **_: Any
     ) -> SearchObservation:
-        """Takes one turn.
+        """Plays one turn.
 
         Args:
             action: The turn.

@@ -84,7 +84,7 @@ class SkyRLSearchEnv(_base.BaseTextEnv):  # type: ignore[misc]
         return [*system, {"role": "user", "content": observation}], info
 
     def step(self, action: str) -> Any:
-        """Takes one turn.
+        """Plays one turn.
 
         Args:
             action: All text of the turn.

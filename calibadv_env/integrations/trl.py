@@ -19,7 +19,7 @@ INSTRUCTION: Final = (
     "Answer the question. Where you lack knowledge, search for it, as often as you like. When you "
     "know enough, reply with the answer alone, short and without an explanation.\n\nQuestion: "
 )
-"""What stands before the question if the data set's prompts are to be this."""
+"""Instruction before the question if the data set's prompts are to be this."""
 
 _NO_SEARCH: Final = "No searches are left. Reply with the answer."
 _FORBIDDEN: Final = ("<", ">")
@@ -28,7 +28,7 @@ _INFORMATION: Final = ("<information>", "</information>")
 
 @dataclass(frozen=True, slots=True)
 class ToolStep:
-    """What one call came to.
+    """Outcome of one call.
 
     Attributes:
         action: What the environment was given.

@@ -26,7 +26,7 @@ TAG: Final = re.compile(r"</?(?:think|search|information|answer)>")
 """A tag of the grammar of actions and observations."""
 
 END_OF_TEXT: Final = "<|endoftext|>"
-"""What models end a text with; verdicts on the format pass over it."""
+"""Token with which models end a text; verdicts on the format pass over it."""
 
 _THINK_CLOSE: Final = "</think>"
 _OPEN_TAGS: Final = {

@@ -26,7 +26,7 @@ class AnswerScores:
 
 
 NO_ANSWER: Final = AnswerScores(0.0, 0.0, 0.0)
-"""What a missing answer scores."""
+"""Scores of a missing answer."""
 
 
 def normalize_answer(text: str) -> str:

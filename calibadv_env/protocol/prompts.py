@@ -51,14 +51,14 @@ INVALID_ACTION_TEXT: Final = (
     "</search>. To finish, I have to put the answer between <answer> and </answer>. "
     "I will try again.\n"
 )
-"""What follows a malformed action."""
+"""Observation after a malformed action."""
 
 INVALID_MARKERS_TEXT: Final = (
     "\nMy previous action is invalid. To search, I have to put a query between "
     f"{QUERY_OPEN} and {QUERY_CLOSE}. To finish, I have to close my reasoning and put the answer "
     "between <answer> and </answer>. I will try again.\n"
 )
-"""The same where actions are written between markers."""
+"""Observation after a malformed action where actions are written between markers."""
 
 _SLOT: Final = "{question}"
 
@@ -85,7 +85,7 @@ def resolve_prompt(prompt: str) -> str:
 
 
 def is_compact(prompt: str) -> bool:
-    """Whether information blocks stand without blank lines: with the prompt "question" only."""
+    """Tells if information blocks stand without blank lines: with the prompt "question" only."""
     return prompt == "question"
 
 
@@ -99,13 +99,13 @@ def grammar_of(prompt: str) -> Grammar:
 
 
 def stop_strings(prompt: str | None) -> tuple[str, ...]:
-    """What ends a turn under a prompt; None stands for an environment's own prompt, with tags."""
+    """Strings that end a turn; None stands for an environment's own prompt, with tags."""
     is_marked = prompt is not None and grammar_of(prompt) == "markers"
     return MARKER_STOP_STRINGS if is_marked else STOP_STRINGS
 
 
 def invalid_action_text(prompt: str) -> str:
-    """What follows a malformed action under a prompt."""
+    """Observation after a malformed action under a prompt."""
     return INVALID_ACTION_TEXT if grammar_of(prompt) == "tags" else INVALID_MARKERS_TEXT
 
 

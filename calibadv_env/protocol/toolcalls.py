@@ -11,16 +11,16 @@ from calibadv_env.info import STOP_STRINGS
 from calibadv_env.protocol.actions import TAG
 
 CALL_OPEN: Final = "<tool_call>"
-"""What a call begins with in the text of Hermes and Qwen models."""
+"""Opening of a call in the text of Hermes and Qwen models."""
 
 CALL_CLOSE: Final = "</tool_call>"
-"""What it ends with; a stop string for generation."""
+"""Closing of a call; a stop string for generation."""
 
 PlainText = Literal["answer", "malformed"]
-"""What a turn without any call or tag is: the final answer, as in chat protocols, or a mistake."""
+"""Meaning of a turn without a call or tag: the final answer, as in chat protocols, or a mistake."""
 
 Several = Literal["first", "join"]
-"""What several searches of one turn are: the first one alone, or one with their queries joined."""
+"""Meaning of several searches in a turn: the first one alone, or one with their queries joined."""
 
 ToolAction = str | Mapping[str, Any]
 """One turn: text with ``<tool_call>{json}</tool_call>``, or an OpenAI assistant message."""
@@ -39,7 +39,7 @@ INVALID_CALL_TEXT: Final = (
     "\nMy previous action is invalid. To search, I have to call the tool `search` with a query. "
     "To finish, I have to call the tool `answer` with the answer. I will try again.\n"
 )
-"""What follows a malformed call."""
+"""Observation after a malformed call."""
 
 _THINK_CLOSE: Final = "</think>"
 

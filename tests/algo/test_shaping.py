@@ -12,7 +12,7 @@ import pytest
 from calibadv_algo.errors import MissingInfoKeyError
 from calibadv_algo.shaping.base import turn_rewards
 from calibadv_algo.shaping.e_grpo import EntityReward, entity_match_rate, entity_rewards
-from calibadv_algo.shaping.facts import is_well_formed_response
+from calibadv_algo.shaping.facts import is_well_formed_response, well_formed_turns
 from calibadv_algo.shaping.overlong import OverlongPenalty, overlong_penalty
 from calibadv_algo.shaping.r1_searcher import (
     R1SearcherReward,
@@ -348,6 +348,17 @@ def test_mt_ppo_adds_to_the_reward() -> None:
     (row,) = rewards_of(MtPpoRewards(), many)
     assert row == pytest.approx([0.4, 0.1, 0.0, 1.1])
     assert rewards_of(MtPpoRewards(), MUTE)[0] == pytest.approx([-0.1])
+
+
+def test_turns_in_markers_are_well_formed_under_their_own_prompt() -> None:
+    marked = play(
+        ["I need it. <|begin_of_query|> Wau <|end_of_query|>", "Ah.</think><answer>SSP</answer>"],
+        [["wau"]],
+        prompt="r1_searcher",
+    )
+    assert marked.final_info["is_format_valid"]
+    assert well_formed_turns(marked) == [True, True]
+    assert is_well_formed_response(marked)
 
 
 def test_malformed_turns_cost() -> None:
