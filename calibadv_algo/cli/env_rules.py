@@ -1,17 +1,14 @@
-"""Rules for reading logged turns: the environments' grammar and metrics, for ``traces``."""
+"""Rules for reading logged turns: names of tools, and a tokenizer by name, for ``traces``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from calibadv_algo.learner.pretrained import policy_path
-from calibadv_algo.traces.base import PlainText, Reading, Rules
-from calibadv_env.info import PassageText
-from calibadv_env.protocol.actions import Answer, Search, is_turn_well_formed, parse_action
-from calibadv_env.protocol.answers import contains_answer, grade_answer, searchable_answers
+from calibadv_algo.traces.base import Rules
 from calibadv_env.protocol.toolcalls import ToolGrammar
 
 DEFAULT_TOKENIZER: Final = "atlas-tiny"
@@ -69,26 +66,7 @@ def make_rules(
         search_tools=(*LOGGED_TOOLS.search_tools, *search_tools),
         answer_tools=(*LOGGED_TOOLS.answer_tools, *answer_tools),
     )
-    grammars = {kind: replace(grammar, plain_text=kind) for kind in ("answer", "malformed")}
-
-    def read(action: str | Mapping[str, Any], plain_text: PlainText) -> Reading:
-        text = grammars[plain_text].to_tags(action)
-        parsed = parse_action(text)
-        return Reading(
-            kind=parsed.kind,
-            think=parsed.think,
-            query=parsed.query if isinstance(parsed, Search) else None,
-            answer=parsed.answer if isinstance(parsed, Answer) else None,
-            is_well_formed=is_turn_well_formed(text, parsed.kind),
-        )
-
-    return Rules(
-        read=read,
-        grade=_grade,
-        holds_answer=_holds_answer,
-        encode=open_tokenizer(tokenizer),
-        tokenizer=tokenizer,
-    )
+    return Rules(grammar=grammar, encode=open_tokenizer(tokenizer), tokenizer=tokenizer)
 
 
 def open_tokenizer(name: str) -> Callable[[str], Sequence[int]]:
@@ -118,12 +96,3 @@ def open_tokenizer(name: str) -> Callable[[str], Sequence[int]]:
         return ids
 
     return encode
-
-
-def _grade(answer: str | None, golden_answers: Sequence[str]) -> dict[str, float]:
-    scores = grade_answer(answer, golden_answers)
-    return {"em": scores.em, "f1": scores.f1, "cover_em": scores.cover_em}
-
-
-def _holds_answer(passages: Sequence[PassageText], golden_answers: Sequence[str]) -> bool:
-    return contains_answer(passages, searchable_answers(golden_answers))

@@ -8,13 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from calibadv_algo.errors import CalibadvAlgoError
-from calibadv_env.info import ActionKind
+from calibadv_env.protocol.toolcalls import PlainText, ToolGrammar
 
 TraceFormat = Literal["search-r1", "messages", "verifiers"]
 """Formats of logs that can be read."""
-
-PlainText = Literal["answer", "malformed"]
-"""Meaning of a turn without tags and calls; in logs of tool calls the last one is the answer."""
 
 SCORE_KEYS: Final = ("score", "reward", "scores", "rewards")
 ANSWER_KEYS: Final = (
@@ -50,39 +47,16 @@ class TraceError(CalibadvAlgoError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """A logged turn, read.
-
-    Attributes:
-        kind: Search, answer or malformed.
-        think: The thought.
-        query: The query of a search, else None.
-        answer: The answer, else None.
-        is_well_formed: Whether the turn is a thought and an action and nothing else.
-    """
-
-    kind: ActionKind
-    think: str
-    query: str | None
-    answer: str | None
-    is_well_formed: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """How turns are read and answers judged: given from outside, since environments own that.
+    """How turns of a log are read, and how their tokens are counted.
 
     Attributes:
-        read: Reads a turn: text or an assistant message, and what plain text stands for.
-        grade: Scores an answer (None for none) against the accepted ones: em, f1, cover_em.
-        holds_answer: Whether an accepted answer stands in passages, given as title and text.
+        grammar: Names of tools and arguments; turns without calls are read in tags.
         encode: Token ids of a text.
         tokenizer: Name of what ``encode`` goes by.
     """
 
-    read: Callable[[str | Mapping[str, Any], PlainText], Reading]
-    grade: Callable[[str | None, Sequence[str]], Mapping[str, float]]
-    holds_answer: Callable[[Sequence[tuple[str, str]], Sequence[str]], bool]
+    grammar: ToolGrammar
     encode: Callable[[str], Sequence[int]]
     tokenizer: str
 

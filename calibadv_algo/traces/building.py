@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Final, Literal
 
-from calibadv_algo.traces.base import LoggedEpisode, LoggedTurn, Reading, Rules, TraceError
+from calibadv_algo.traces.base import LoggedEpisode, LoggedTurn, Rules, TraceError
 from calibadv_algo.traces.files import LogFile
 from calibadv_algo.traces.passages import name_passages
 from calibadv_algo.types import Group, Trajectory, Turn
 from calibadv_env.info import THINK_OPEN, PassageText
+from calibadv_env.protocol.actions import Action, Answer, Search, is_turn_well_formed, parse_action
+from calibadv_env.protocol.answers import contains_answer, grade_answer, searchable_answers
 from calibadv_env.protocol.passages import parse_passages
 
 RewardSource = Literal["logged", "f1", "em", "cover_em"]
@@ -39,7 +41,7 @@ def build_groups(
 
     Args:
         log: The file.
-        rules: How turns are read and answers judged.
+        rules: How turns are read.
         reward: Where rewards come from.
         validity: When the format counts as valid.
 
@@ -67,8 +69,8 @@ def _group(
     readings = [_read_turns(episode, rules) for episode in episodes]
     passages = [
         [
-            parse_passages(turn.observation) if reading.kind == "search" else []
-            for turn, reading in zip(episode.turns, read, strict=True)
+            parse_passages(turn.observation) if action.kind == "search" else []
+            for turn, (action, _) in zip(episode.turns, read, strict=True)
         ]
         for episode, read in zip(episodes, readings, strict=True)
     ]
@@ -76,19 +78,25 @@ def _group(
     members = []
     for episode, read, found in zip(episodes, readings, passages, strict=True):
         ids = [next(names) for _ in found]
-        infos = _infos(episode, read, found, ids, rules, validity)
+        infos = _infos(episode, read, found, ids, validity)
         earned = _reward(episode, infos[-1], reward)
         members.append(_trajectory(group_id, episode, infos, earned, log, rules))
     return Group(tuple(members))
 
 
-def _read_turns(episode: LoggedEpisode, rules: Rules) -> list[Reading]:
-    """Reads every turn; plain text may be an answer at the end alone."""
-    last = len(episode.turns) - 1
-    return [
-        rules.read(_opened(turn.action), episode.plain_text if number == last else "malformed")
-        for number, turn in enumerate(episode.turns)
-    ]
+def _read_turns(episode: LoggedEpisode, rules: Rules) -> list[tuple[Action, bool]]:
+    """Action of every turn, and the verdict on its format.
+
+    Plain text may be an answer at the end alone.
+    """
+    readings = []
+    for number, turn in enumerate(episode.turns):
+        is_last = number == len(episode.turns) - 1
+        plain = episode.plain_text if is_last else "malformed"
+        text = replace(rules.grammar, plain_text=plain).to_tags(_opened(turn.action))
+        action = parse_action(text)
+        readings.append((action, is_turn_well_formed(text, action.kind)))
+    return readings
 
 
 def _opened(action: str | Mapping[str, Any]) -> str | Mapping[str, Any]:
@@ -101,25 +109,24 @@ def _opened(action: str | Mapping[str, Any]) -> str | Mapping[str, Any]:
 
 def _infos(
     episode: LoggedEpisode,
-    readings: Sequence[Reading],
+    readings: Sequence[tuple[Action, bool]],
     passages: Sequence[Sequence[PassageText]],
     ids: Sequence[tuple[str, ...]],
-    rules: Rules,
     validity: Validity,
 ) -> list[dict[str, Any]]:
     infos: list[dict[str, Any]] = []
     seen: set[str] = set()
     num_searches = 0
-    for number, (turn, reading) in enumerate(zip(episode.turns, readings, strict=True)):
+    for number, (turn, (action, _)) in enumerate(zip(episode.turns, readings, strict=True)):
         distinct = set(ids[number])
-        num_searches += reading.kind == "search" and bool(turn.observation.strip())
+        num_searches += action.kind == "search" and bool(turn.observation.strip())
         info: dict[str, Any] = {
             "turn": number + 1,
             "num_searches": num_searches,
-            "action": reading.kind,
-            "think": reading.think,
-            "query": reading.query,
-            "answer": reading.answer,
+            "action": action.kind,
+            "think": action.think,
+            "query": action.query if isinstance(action, Search) else None,
+            "answer": action.answer if isinstance(action, Answer) else None,
             "passage_ids": ids[number],
             "passages": tuple(passages[number]),
             "num_passages_new": len(distinct - seen),
@@ -127,31 +134,31 @@ def _infos(
             "stop_reason": None,
         }
         if episode.answers is not None:
-            found = passages[number]
-            info["answer_in_passages"] = rules.holds_answer(found, episode.answers)
+            answers = searchable_answers(episode.answers)
+            info["answer_in_passages"] = contains_answer(passages[number], answers)
         seen |= distinct
         infos.append(info)
-    infos[-1] |= _end(episode, readings, num_searches, rules, validity)
+    infos[-1] |= _end(episode, readings, num_searches, validity)
     return infos
 
 
 def _end(
     episode: LoggedEpisode,
-    readings: Sequence[Reading],
+    readings: Sequence[tuple[Action, bool]],
     num_searches: int,
-    rules: Rules,
     validity: Validity,
 ) -> dict[str, Any]:
     """The facts that hold at the end of an episode."""
-    last = readings[-1]
+    last, _ = readings[-1]
     reasons = {"answer": "answered", "malformed": "malformed", "search": "no_answer"}
-    is_clean = validity == "answered" or all(reading.is_well_formed for reading in readings)
+    is_clean = validity == "answered" or all(is_sound for _, is_sound in readings)
     facts: dict[str, Any] = {
         "stop_reason": reasons[last.kind],
         "is_format_valid": is_clean and num_searches > 0 and last.kind == "answer",
     }
     if episode.answers is not None:
-        facts |= rules.grade(last.answer, episode.answers)
+        answer = last.answer if isinstance(last, Answer) else None
+        facts |= asdict(grade_answer(answer, episode.answers))
     return facts
 
 

@@ -12,7 +12,6 @@ from calibadv_algo.traces.base import (
     SCORE_KEYS,
     LoggedEpisode,
     LoggedTurn,
-    PlainText,
     TraceError,
     first_of,
     group_fields,
@@ -22,6 +21,7 @@ from calibadv_algo.traces.base import (
     texts_of,
 )
 from calibadv_algo.traces.tagged import split_response
+from calibadv_env.protocol.toolcalls import PlainText
 
 MESSAGE_KEYS: Final = ("messages", "conversation", "conversations", "trajectory")
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from calibadv_env.common.checks import Checked
 from calibadv_env.info import STOP_STRINGS
 from calibadv_env.protocol.actions import TAG
 
@@ -60,7 +61,7 @@ TOOLS: Final[tuple[dict[str, Any], ...]] = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ToolGrammar:
+class ToolGrammar(Checked):
     """How tool calls are read as actions.
 
     Attributes:
@@ -82,14 +83,11 @@ class ToolGrammar:
     several: Several = "first"
 
     def __post_init__(self) -> None:
-        """Checks that a search is no answer."""
+        """Checks the choices, and that a search is no answer."""
+        Checked.__post_init__(self)
         both = sorted(set(self.search_tools) & set(self.answer_tools))
         if both:
             raise ValueError(f"search_tools and answer_tools must differ, got {both} in both")
-        if self.plain_text not in ("answer", "malformed"):
-            raise ValueError(f"plain_text must be answer or malformed, got {self.plain_text!r}")
-        if self.several not in ("first", "join"):
-            raise ValueError(f"several must be first or join, got {self.several!r}")
 
     def to_tags(self, action: ToolAction) -> str:
         """Writes a turn in the tags of ``calibadv_env.protocol.actions``.
