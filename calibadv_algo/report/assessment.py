@@ -131,14 +131,9 @@ def _silver_passages(
 
 
 def assess(group: Group) -> Assessment:
-    """Computes both advantages and the correctness of every turn, whichever arm sampled it.
+    """Both advantages and the correctness of every turn of a group, whichever arm sampled it.
 
-    Args:
-        group: Trajectories of one question.
-
-    Returns:
-        The assessment. Where the environment does not report what a credit needs, no turn
-        has a score of that kind.
+    Where the environment does not report what a credit needs, no turn has a score of that kind.
     """
     shape = (len(group), group.max_turns)
     silver, is_search = np.full(shape, np.nan), np.zeros(shape, dtype=np.bool_)
@@ -176,14 +171,7 @@ def share(part: float, whole: float) -> float:
 
 
 def summary_sentences(tally: Tally) -> list[str]:
-    """Sentences on the correct searches that GRPO punishes, and what CalibAdv does about them.
-
-    Args:
-        tally: Counts over all recorded groups.
-
-    Returns:
-        The headline sentence and, where there is more to say, a second one.
-    """
+    """One or two sentences on the correct searches that GRPO punishes and CalibAdv's part in it."""
     if tally.num_groups == 0:
         return ["No trajectories were recorded."]
     if tally.num_correct == 0:

@@ -154,15 +154,12 @@ def _eval_curve(
 def make_panels(
     comparison: Comparison, *, num_resamples: int = 1000, bootstrap_seed: int = 0
 ) -> tuple[Panel, ...]:
-    """Collects the numbers of every plot.
+    """Numbers of every plot: F1 of the first split, then the training metrics that a run has.
 
     Args:
         comparison: The comparison.
         num_resamples: Resamples of the band round the evaluated F1.
         bootstrap_seed: Seed of its generator.
-
-    Returns:
-        F1 of the first split, then the training metrics that at least one run has.
     """
     rng = np.random.default_rng(bootstrap_seed)
     split = comparison.splits[0]
@@ -187,15 +184,7 @@ def make_panels(
 
 
 def arm_colours(arms: Sequence[str], baseline: str) -> dict[str, str]:
-    """Colours of the arms, the baseline always grey.
-
-    Args:
-        arms: Names of the arms.
-        baseline: One of them.
-
-    Returns:
-        Colour by arm; colours repeat after six arms.
-    """
+    """Colours of the arms: the baseline always grey, the others repeat after five."""
     others = [arm for arm in arms if arm != baseline]
     colours = {baseline: ARM_COLOURS[0]}
     for i, arm in enumerate(others):
@@ -230,15 +219,7 @@ def _draw_panel(axes: Any, panel: Panel, colours: Mapping[str, str]) -> None:
 
 
 def draw_curves(panels: Sequence[Panel], colours: Mapping[str, str]) -> matplotlib.figure.Figure:
-    """Draws small multiples, three a row, with one legend.
-
-    Args:
-        panels: What to draw, at least one.
-        colours: Colour by arm.
-
-    Returns:
-        The figure; it belongs to no global state of matplotlib.
-    """
+    """Small multiples, three a row, with one legend; in no global state of matplotlib."""
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = matplotlib.figure.Figure(
@@ -266,13 +247,7 @@ def draw_curves(panels: Sequence[Panel], colours: Mapping[str, str]) -> matplotl
 
 
 def write_curves(comparison_dir: Path | str) -> Path:
-    """Writes ``curves.png`` into a comparison directory.
-
-    Args:
-        comparison_dir: The comparison directory.
-
-    Returns:
-        The path of the picture.
+    """Writes ``curves.png`` into a comparison directory; returns its path.
 
     Raises:
         ReportError: if the directory is incomplete or a file cannot be read.

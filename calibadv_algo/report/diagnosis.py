@@ -147,13 +147,7 @@ class Diagnosis:
 
 
 def diagnose(sources: Sequence[Source]) -> Diagnosis:
-    """Sums up sources whose groups have been counted.
-
-    Args:
-        sources: At least one, with distinct labels.
-
-    Returns:
-        The diagnosis.
+    """Sums up sources whose groups have been counted: at least one, with distinct labels.
 
     Raises:
         ValueError: if all groups are of one, or rewards lie outside of 0 to 1: the rule that
@@ -202,14 +196,7 @@ def _remarks(total: Counts, num_single: int) -> Iterable[str]:
 
 
 def render_diagnosis(diagnosis: Diagnosis, *, max_groups: int = MAX_GROUPS) -> str:
-    """Renders the page.
-
-    Args:
-        diagnosis: What was found.
-        max_groups: Most groups in the browser of trajectories, at least 1.
-
-    Returns:
-        The whole document; it loads nothing.
+    """The page as one document that loads nothing, with at most ``max_groups`` groups to browse.
 
     Raises:
         ValueError: if ``max_groups`` is not positive.
@@ -254,15 +241,7 @@ TABLE_HEADER: Final = (
 
 
 def table_rows(diagnosis: Diagnosis, *, max_steps: int = 20) -> list[tuple[str, ...]]:
-    """Rows of the table: the steps of each source, and the sum.
-
-    Args:
-        diagnosis: What was found.
-        max_steps: Most steps of a source, spread evenly.
-
-    Returns:
-        As many cells a row as there are headings.
-    """
+    """Rows of the table: at most ``max_steps`` steps of each source, spread evenly, and the sum."""
     rows = []
     for source in diagnosis.sources:
         for step in spread_out(source.steps, max_steps):

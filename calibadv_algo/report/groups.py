@@ -120,15 +120,7 @@ class GroupView:
 
 
 def shorten(text: str, max_chars: int) -> str:
-    """Cuts a long text and says how much is missing.
-
-    Args:
-        text: Any text.
-        max_chars: Most characters to keep.
-
-    Returns:
-        The text, or its beginning and a remark.
-    """
+    """At most ``max_chars`` characters of a text, and how many more there were."""
     if len(text) <= max_chars:
         return text
     return f"{text[:max_chars]} … ({len(text) - max_chars} more characters)"
@@ -173,16 +165,7 @@ def _turn_view(assessed: Assessment, row: int, column: int) -> TurnView:
 
 
 def view(assessed: Assessment, *, arm: str, seed: int) -> GroupView:
-    """Lays a group out as the page shows it.
-
-    Args:
-        assessed: The group.
-        arm: Arm that sampled it.
-        seed: Seed of the run.
-
-    Returns:
-        The view; long texts are shortened.
-    """
+    """A group as the page shows it, long texts shortened."""
     first = assessed.group.trajectories[0]
     trajectories = []
     for row, trajectory in enumerate(assessed.group.trajectories):
@@ -249,14 +232,13 @@ def _with_passages(trajectory: Trajectory) -> Trajectory:
 
 
 def iterate_groups(path: Path) -> Iterator[Group]:
-    """Reads the groups of one file of trajectory records.
+    """Groups of one file of trajectory records, in order of their first trajectory.
+
+    Token ids are replaced by zeros.
 
     Args:
         path: One trajectory a line as ``rollout/records.py`` writes it, in any order; fields that
             it does not know, such as the advantages used in training, are passed over.
-
-    Yields:
-        The groups in order of their first trajectory. Token ids are replaced by zeros.
 
     Raises:
         ReportError: naming file and line, if a line is not a trajectory.
@@ -281,15 +263,7 @@ def _interest(assessed: Assessment) -> tuple[int, int, int]:
 
 
 def spread_out(updates: Iterable[int], num_wanted: int) -> list[int]:
-    """Picks updates evenly, the first and the last included.
-
-    Args:
-        updates: Any distinct updates.
-        num_wanted: How many to pick at most.
-
-    Returns:
-        Ascending.
-    """
+    """At most ``num_wanted`` of distinct updates, spread evenly with first and last, ascending."""
     ordered = sorted(updates)
     if len(ordered) <= num_wanted:
         return ordered
@@ -311,15 +285,12 @@ class BestGroups:
         del kept[_KEPT_AN_UPDATE:]
 
     def views(self, num_wanted: int, *, arm: str, seed: int = 0) -> list[GroupView]:
-        """Groups for the page, spread over the updates, the most telling of each first.
+        """At most ``num_wanted`` groups in order of updates, the most telling ones of every update.
 
         Args:
-            num_wanted: How many at most.
+            num_wanted: Most groups.
             arm: Name of the run's arm, or of another source.
             seed: Seed of the run.
-
-        Returns:
-            The groups in order of updates.
         """
         updates = spread_out(self._by_update, num_wanted)
         picked = [
@@ -333,17 +304,10 @@ class BestGroups:
 
 
 def select_groups(comparison: Comparison, *, max_groups: int = 40) -> tuple[list[GroupView], Tally]:
-    """Chooses the groups for the page, and counts over all of them.
+    """The groups for the page, by run and update, and the tally of all recorded groups.
 
-    Every run gets the same share, spread evenly over its updates; of the groups of an update
-    those with the most punished correct searches come first.
-
-    Args:
-        comparison: The comparison.
-        max_groups: Most groups to choose, at least 1.
-
-    Returns:
-        The chosen groups by run and update, and the tally of all recorded groups.
+    Every run gets the same share of ``max_groups``, spread evenly over its updates; of the groups
+    of an update those with the most punished correct searches come first.
 
     Raises:
         ReportError: if a record cannot be read.

@@ -34,14 +34,7 @@ def _flatten(value: Any, name: str) -> list[tuple[str, str]]:
 
 
 def settings_rows(comparison: Comparison) -> list[tuple[str, str]]:
-    """Lists what was run, for the settings box.
-
-    Args:
-        comparison: The comparison.
-
-    Returns:
-        Name and value, nested names joined by dots.
-    """
+    """Names and values of what was run, for the settings box; nested names are joined by dots."""
     rows = [
         ("arms", ", ".join(comparison.arms)),
         ("seeds", ", ".join(str(seed) for seed in comparison.seeds)),
@@ -64,15 +57,9 @@ def settings_rows(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def render_page(comparison: Comparison, *, max_groups: int = 40) -> str:
-    """Renders the page.
+    """The whole document, with at most ``max_groups`` groups (at least 1) to browse.
 
-    Args:
-        comparison: The comparison.
-        max_groups: Most groups in the browser of trajectories, at least 1.
-
-    Returns:
-        The whole document. It loads nothing, and its content security policy lets no script
-        run but its own.
+    It loads nothing, and its content security policy lets no script run but its own.
 
     Raises:
         ReportError: if a file of the comparison cannot be read.
@@ -99,14 +86,7 @@ def render_page(comparison: Comparison, *, max_groups: int = 40) -> str:
 
 
 def write_report(comparison_dir: Path | str, *, max_groups: int = 40) -> Path:
-    """Writes ``report.html`` into a comparison directory.
-
-    Args:
-        comparison_dir: The comparison directory.
-        max_groups: Most groups in the browser of trajectories, at least 1.
-
-    Returns:
-        The path of the page.
+    """Writes the page of :func:`render_page` into a comparison directory; returns its path.
 
     Raises:
         ReportError: if the directory is incomplete or a file cannot be read.

@@ -152,13 +152,7 @@ class Scores:
 
 
 def iterate_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Reads a JSONL file.
-
-    Args:
-        path: The file.
-
-    Yields:
-        Line number from 1 and the object; empty lines are passed over.
+    """Line numbers from 1 and objects of a JSONL file; empty lines are passed over.
 
     Raises:
         ReportError: if the file is missing or a line is not a JSON object.
@@ -179,15 +173,9 @@ def iterate_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def read_metrics(path: Path) -> tuple[Mapping[str, Any], ...]:
-    """Reads ``metrics.jsonl``.
+    """Lines of ``metrics.jsonl``, one an update, ascending.
 
     A resumed run may write an update again; the last line of an update counts.
-
-    Args:
-        path: The file.
-
-    Returns:
-        One mapping an update, ascending.
 
     Raises:
         ReportError: if a line has no integer ``update``.
@@ -228,15 +216,9 @@ def _eval_row(value: Mapping[str, Any], where: str) -> EvalRow:
 
 
 def read_evals(path: Path) -> tuple[EvalRow, ...]:
-    """Reads ``evals.jsonl``.
+    """Rows of ``evals.jsonl``, in the order of the file.
 
     A resumed run may write a row again; the same row twice counts once.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The rows in the order of the file.
 
     Raises:
         ReportError: if a row lacks a field, holds another type, or contradicts an earlier row
@@ -284,13 +266,7 @@ def _read_run(directory: Path, arm: str, seed: int) -> Run:
 
 
 def finished_seeds(directory: Path | str) -> tuple[int, ...]:
-    """Seeds of a comparison with which every arm has come to its last update.
-
-    Args:
-        directory: Where ``comparison.json`` and ``runs/`` are.
-
-    Returns:
-        Seeds in the order of the file, perhaps none.
+    """Seeds with which every arm of a comparison directory came to its last update.
 
     Raises:
         ReportError: if ``comparison.json`` or a metrics file cannot be read.
@@ -311,14 +287,11 @@ def finished_seeds(directory: Path | str) -> tuple[int, ...]:
 def read_comparison(
     directory: Path | str, *, only_seeds: Collection[int] | None = None
 ) -> Comparison:
-    """Reads a comparison directory.
+    """Everything in a comparison directory except the trajectories.
 
     Args:
         directory: Where ``comparison.json`` and ``runs/`` are.
         only_seeds: Leave the runs of other seeds out; None for all.
-
-    Returns:
-        Everything except the trajectories.
 
     Raises:
         ReportError: naming the file, and the line where there is one.
@@ -377,14 +350,9 @@ def _stack(rows_by_run: list[list[dict[str, list[EvalRow]]]], where: list[list[s
 
 
 def final_scores(comparison: Comparison, split: str) -> Scores:
-    """Scores of every arm and seed at the last evaluation of each run.
+    """Scores ``[arm, seed, question]`` on a split at the last evaluation of each run.
 
-    Args:
-        comparison: The comparison.
-        split: Name of the split.
-
-    Returns:
-        Arrays ``[arm, seed, question]``; several samples of a question are averaged.
+    Several samples of a question are averaged.
 
     Raises:
         ReportError: if a run never evaluated the split, or on other questions than the rest.
@@ -401,17 +369,10 @@ def final_scores(comparison: Comparison, split: str) -> Scores:
 
 
 def warm_start_scores(comparison: Comparison, split: str) -> Scores | None:
-    """Scores before the first update.
+    """Scores ``[1, seed, question]`` at update 0; None where no arm was evaluated then.
 
     Every arm of a seed begins with the same policy, so the first arm whose runs were all
     evaluated at update 0 speaks for all.
-
-    Args:
-        comparison: The comparison.
-        split: Name of the split.
-
-    Returns:
-        Arrays ``[1, seed, question]``, or None where no arm was evaluated at update 0.
 
     Raises:
         ReportError: if the seeds were evaluated on different questions.

@@ -39,12 +39,7 @@ _COVERAGE: Final = (
 def score_table(result: SuiteResult, *, style: Style = "intervals") -> Table:
     """Scores, searches and tokens of every dataset, and the average of the seven.
 
-    Args:
-        result: Of a suite.
-        style: Means with their intervals, or, for narrow places, means alone.
-
-    Returns:
-        The table; what was skipped stands in it with the reason.
+    Skipped datasets stand in it with the reason. The style ``means`` is for narrow places.
     """
     number = _num_samples(result)
     suffix = f" mean@{number}" if number > 1 else ""
@@ -77,14 +72,7 @@ def score_table(result: SuiteResult, *, style: Style = "intervals") -> Table:
 
 
 def play_table(result: SuiteResult) -> Table:
-    """Course of the episodes: reasons for a low score other than the policy.
-
-    Args:
-        result: Of a suite.
-
-    Returns:
-        The table.
-    """
+    """Course of the episodes: reasons for a low score other than the policy."""
     rows = []
     for part in result.parts:
         means = part.scores.means
@@ -117,11 +105,7 @@ def play_table(result: SuiteResult) -> Table:
 def coverage_table(result: SuiteResult) -> Table:
     """Evidence that the corpus holds and that searches reach, from the audits.
 
-    Args:
-        result: Of a suite.
-
-    Returns:
-        The table; each share with the number of questions that it is a share of.
+    Each share stands with the number of questions that it is a share of.
     """
     rows = []
     for part in result.parts:
@@ -145,14 +129,9 @@ def coverage_table(result: SuiteResult) -> Table:
 
 
 def published_table(result: SuiteResult, score: str) -> Table | None:
-    """Our scores above the published ones.
+    """Our ``em``, ``f1`` or ``cover_em`` above the published ones; None if nothing is published.
 
-    Args:
-        result: Of a suite.
-        score: "em", "f1" or "cover_em".
-
-    Returns:
-        The table, one column a benchmark that was evaluated; None if nothing is published.
+    One column a benchmark that was evaluated.
     """
     rows = result.published().get(score)
     if not rows:
@@ -173,14 +152,7 @@ def published_table(result: SuiteResult, score: str) -> Table | None:
 
 
 def suite_markdown(result: SuiteResult) -> str:
-    """The whole result as a page of Markdown.
-
-    Args:
-        result: Of a suite.
-
-    Returns:
-        Tables, what makes them incomparable, sources, settings. Ends with a newline.
-    """
+    """The whole result as Markdown: tables, what makes them incomparable, sources, settings."""
     tables = [score_table(result), play_table(result), coverage_table(result)]
     parts = [f"# {result.model} on {result.suite}", *map(markdown_table, tables)]
     if result.skipped:

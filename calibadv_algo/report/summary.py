@@ -293,16 +293,7 @@ def _joined(
 def summarise_split(
     comparison: Comparison, split: str, *, rng: np.random.Generator, num_resamples: int
 ) -> SplitSummary:
-    """Computes the tables of one split.
-
-    Args:
-        comparison: The comparison.
-        split: Name of the split.
-        rng: Source of the bootstrap's randomness.
-        num_resamples: Resamples of the bootstrap.
-
-    Returns:
-        The rows, also by hops.
+    """Tables of one split, also by hops.
 
     Raises:
         ReportError: if a run lacks the split or was evaluated on other questions.
@@ -333,15 +324,7 @@ def summarise(
     num_resamples: int = NUM_RESAMPLES,
     bootstrap_seed: int = BOOTSTRAP_SEED,
 ) -> Summary:
-    """Computes everything that the tables say.
-
-    Args:
-        comparison: The comparison.
-        num_resamples: Resamples of the bootstrap, at least 1.
-        bootstrap_seed: Seed of its generator: the same seed gives the same summary.
-
-    Returns:
-        The summary.
+    """Everything that the tables say; the same bootstrap seed gives the same summary.
 
     Raises:
         ReportError: if a run lacks a split or was evaluated on other questions.
@@ -364,14 +347,7 @@ def summarise(
 
 
 def without_nan(value: Any) -> Any:
-    """Replaces NaN and infinities by None, at any depth: strict JSON has neither.
-
-    Args:
-        value: Anything that ``json`` can write.
-
-    Returns:
-        A copy.
-    """
+    """A copy with None for NaN and infinities, at any depth: strict JSON has neither."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -382,15 +358,7 @@ def without_nan(value: Any) -> Any:
 
 
 def summary_as_json(summary: Summary, comparison: Comparison) -> dict[str, Any]:
-    """Puts a summary into the form of ``summary.json``.
-
-    Args:
-        summary: The summary.
-        comparison: Where it comes from.
-
-    Returns:
-        A strict JSON object; what is unknown is None.
-    """
+    """Content of ``summary.json``: a strict JSON object; what is unknown is None."""
     content = {
         **asdict(summary),
         "splits": {split.split: asdict(split) for split in summary.splits},
@@ -405,13 +373,7 @@ def summary_as_json(summary: Summary, comparison: Comparison) -> dict[str, Any]:
 
 
 def write_summary(comparison_dir: Path | str) -> Path:
-    """Writes ``summary.json`` into a comparison directory.
-
-    Args:
-        comparison_dir: The comparison directory.
-
-    Returns:
-        The path of the file.
+    """Writes ``summary.json`` into a comparison directory; returns its path.
 
     Raises:
         ReportError: if the directory is incomplete or a file cannot be read.

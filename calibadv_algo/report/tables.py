@@ -45,14 +45,13 @@ class Table:
 
 
 def format_interval(interval: Interval | None, *, signed: bool = False) -> str:
-    """Writes an estimate and its interval.
+    """An estimate and its interval, such as ``0.512 [0.480, 0.541]``.
+
+    There are no brackets when the ends are NaN, and a dash where there is no interval.
 
     Args:
         interval: The interval, or None where there is none.
         signed: If true, positive numbers have their sign, for differences.
-
-    Returns:
-        Such as ``0.512 [0.480, 0.541]``; without brackets when the ends are NaN.
     """
     if interval is None or math.isnan(interval.estimate):
         return NOTHING
@@ -78,14 +77,7 @@ def _stable_runs(row: Row, num_seeds: int) -> str:
 
 
 def interval_note(summary: Summary) -> str:
-    """Note on the meaning of the intervals, and its limits.
-
-    Args:
-        summary: The summary.
-
-    Returns:
-        One or two sentences.
-    """
+    """One or two sentences on the meaning of the intervals, and its limits."""
     percent = f"{summary.confidence:.0%}"
     if len(summary.seeds) == 1:
         return (
@@ -104,12 +96,7 @@ def interval_note(summary: Summary) -> str:
 def main_table(summary: Summary, split: SplitSummary) -> Table:
     """The headline table of a split: warm start, arms, paired differences.
 
-    Args:
-        summary: The summary.
-        split: One of its splits.
-
-    Returns:
-        The table; gains over the warm start stand in a column of their own.
+    Gains over the warm start stand in a column of their own.
     """
     gains = {row.name.split(" − ")[0]: row for row in split.rows if row.kind == "gain"}
     rows: list[tuple[str, ...]] = []
@@ -137,14 +124,7 @@ def main_table(summary: Summary, split: SplitSummary) -> Table:
 
 
 def hops_table(split: SplitSummary) -> Table:
-    """F1 by number of hops, one column a number.
-
-    Args:
-        split: A split of a summary.
-
-    Returns:
-        The table; a number of hops of 0 is headed as unknown.
-    """
+    """F1 by number of hops, one column a number; 0 hops are headed as unknown."""
     hops = sorted(split.by_hops)
     names = [row.name for row in split.by_hops[hops[0]] if row.kind != "gain"]
     rows: list[tuple[str, ...]] = []
@@ -169,14 +149,7 @@ def hops_table(split: SplitSummary) -> Table:
 
 
 def all_tables(summary: Summary) -> tuple[Table, ...]:
-    """Every table of a summary: for each split the headline and the one by hops.
-
-    Args:
-        summary: The summary.
-
-    Returns:
-        The tables, those of ``dev`` first.
-    """
+    """For each split, ``dev`` first, the headline table and the one by hops."""
     return tuple(
         table
         for split in summary.splits
@@ -185,14 +158,7 @@ def all_tables(summary: Summary) -> tuple[Table, ...]:
 
 
 def rich_table(table: Table) -> rich.table.Table:
-    """Renders a table for the terminal.
-
-    Args:
-        table: The table.
-
-    Returns:
-        A rich renderable; names with brackets are shown as they are.
-    """
+    """A table for the terminal; names with brackets are shown as they are."""
     result = rich.table.Table(title=rich.text.Text(table.title), caption=rich.text.Text(table.note))
     for i, heading in enumerate(table.header):
         result.add_column(rich.text.Text(heading), justify="left" if i == 0 else "right")
@@ -208,14 +174,7 @@ def _markdown_line(cells: Sequence[str]) -> str:
 
 
 def markdown_table(table: Table) -> str:
-    """Renders a table as Markdown.
-
-    Args:
-        table: The table.
-
-    Returns:
-        The title, the table and the note; ends with a newline.
-    """
+    """A table as Markdown with its title and note; ends with a newline."""
     rule = ["---", *("---:" for _ in table.header[1:])]
     lines = [f"**{table.title}**", "", _markdown_line(table.header), _markdown_line(rule)]
     lines += [_markdown_line(row) for row in table.rows]
@@ -233,14 +192,7 @@ def _html_cell(cell: str) -> str:
 
 
 def html_table(table: Table) -> str:
-    """Renders a table as HTML.
-
-    Args:
-        table: The table.
-
-    Returns:
-        A ``figure`` with the table and its note; all text is escaped.
-    """
+    """A ``figure`` with the table and its note; all text is escaped."""
     head = "".join(f'<th scope="col">{html.escape(heading)}</th>' for heading in table.header)
     body = []
     for i, (name, *cells) in enumerate(table.rows):

@@ -22,17 +22,11 @@ FULL_COLOUR: Final[float] = 2.0
 
 
 def embed_json(value: Any) -> markupsafe.Markup:
-    """Writes JSON that may stand inside a ``script`` element.
+    """JSON that may stand inside a ``script`` element; ``JSON.parse`` reads it back.
 
     Everything outside ASCII and the characters ``<``, ``>`` and ``&`` are written as escapes,
     so the text can neither close the element nor open a comment, and U+2028 and U+2029, which
-    old parsers take for line ends, do not occur.
-
-    Args:
-        value: Anything that ``json`` can write; NaN and infinities become null.
-
-    Returns:
-        Text that ``JSON.parse`` reads back.
+    old parsers take for line ends, do not occur. NaN and infinities become null.
     """
     text = json.dumps(without_nan(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for character in "<>&":
@@ -41,13 +35,9 @@ def embed_json(value: Any) -> markupsafe.Markup:
 
 
 def content_hash(text: str) -> str:
-    """Name of an inline script or style in a content security policy.
+    """Name, in a content security policy, of an inline script or style with exactly this text.
 
-    Args:
-        text: Exactly what stands between the tags.
-
-    Returns:
-        ``sha256-`` and the digest in base 64.
+    It is ``sha256-`` and the digest in base 64.
     """
     digest = hashlib.sha256(text.encode("utf-8")).digest()
     return f"sha256-{base64.b64encode(digest).decode('ascii')}"
@@ -88,16 +78,7 @@ def _group_data(group: GroupView, store: _Passages) -> dict[str, Any]:
 def page_data(
     groups: Sequence[GroupView], panels: Sequence[Panel], colours: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Collects what the page's script draws.
-
-    Args:
-        groups: The groups to browse.
-        panels: The plots.
-        colours: Colour by arm.
-
-    Returns:
-        Plain lists and dictionaries.
-    """
+    """Plain lists and dictionaries that the page's script draws."""
     store = _Passages()
     data = [_group_data(group, store) for group in groups]
     return {
@@ -116,7 +97,9 @@ def render_template(
     colours: Mapping[str, str],
     **values: Any,
 ) -> str:
-    """Renders a page.
+    """The whole document, with groups to browse and plots.
+
+    It loads nothing, and its content security policy lets no script run but its own.
 
     Args:
         name: File of the template in ``assets``; it extends ``base.html``.
@@ -124,10 +107,6 @@ def render_template(
         panels: The plots.
         colours: Colour by arm.
         **values: Other values of the template; text is escaped.
-
-    Returns:
-        The whole document. It loads nothing, and its content security policy lets no script run
-        but its own.
     """
     script, style = _asset("report.js"), _asset("report.css")
     environment = jinja2.Environment(
