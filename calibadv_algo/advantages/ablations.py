@@ -144,15 +144,9 @@ def over_batch(
     counts: Sequence[Float[np.ndarray, "_ _"]],
     function: Callable[[Matrix, Matrix], Matrix],
 ) -> list[Float[np.ndarray, "_ _"]]:
-    """Calls a function of one matrix on all groups stacked on one another.
+    """Calls a function of stacked advantages and token counts on all groups at once.
 
-    Args:
-        matrices: One matrix a group.
-        counts: Number of sampled tokens of each turn; same shapes.
-        function: Maps the stacked advantages and counts to advantages.
-
-    Returns:
-        The result, cut into matrices of the same shapes.
+    The result is cut into matrices of the given shapes, one a group.
     """
     if not matrices:
         return []

@@ -107,13 +107,9 @@ class ValueAdvantage(AdvantageEstimator):
 
 
 def last_turns(counts: Float[np.ndarray, "group turn"]) -> Bool[np.ndarray, "group turn"]:
-    """Marks the last turn of every trajectory.
+    """True at the last turn of every trajectory, nowhere in a row without tokens.
 
-    Args:
-        counts: Tokens of every turn; a turn that exists has at least one.
-
-    Returns:
-        True at exactly one turn of each row; nowhere in a row without tokens.
+    A turn that exists has at least one token.
     """
     exists = counts > 0
     mask = exists.copy()
@@ -131,13 +127,10 @@ def spread(
 def fitting_counts(
     group: Group, correctness: Float[np.ndarray, "_ _"]
 ) -> Float[np.ndarray, "group turn"]:
-    """Number of sampled tokens of every turn, for a group and a correctness that fits it.
-
-    Returns:
-        The counts, 0 where there is no turn.
+    """Number of sampled tokens of every turn, 0 where there is none.
 
     Raises:
-        ValueError: if the correctness has another shape.
+        ValueError: if the correctness has another shape than the group.
     """
     counts = token_counts(group)
     if correctness.shape != counts.shape:

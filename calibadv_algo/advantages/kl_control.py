@@ -64,12 +64,7 @@ class AdaptiveKl(Checked):
     horizon: Annotated[int, POSITIVE] = 10_000
 
     def updated(self, kl: float, num_episodes: int) -> AdaptiveKl:
-        """Returns the controller of the next update.
-
-        Args:
-            kl: Mean divergence of this update.
-            num_episodes: Its episodes.
-        """
+        """The controller of the next update, after ``num_episodes`` with this mean divergence."""
         return replace(
             self, coef=adapted_coef(self.coef, kl, self.target, num_episodes, self.horizon)
         )

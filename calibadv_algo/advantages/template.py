@@ -110,16 +110,7 @@ class TemplateBalanced(GroupRelative):
         trajectories: Sequence[Trajectory],
         update: int,
     ) -> list[Float[np.ndarray, " _"]]:
-        """Balances the template tokens of the batch, then the last turns of each group.
-
-        Args:
-            advantages: One vector of action tokens a trajectory.
-            trajectories: All of the batch, whole groups.
-            update: Number of finished updates.
-
-        Returns:
-            Vectors of the same lengths.
-        """
+        """Balances the template tokens of the batch, then the last turns of each group."""
         if not trajectories:
             return []
         flat = np.concatenate(advantages)

@@ -23,13 +23,9 @@ Matrix = Float[np.ndarray, "group turn"]
 
 
 def scored_places(correctness: Matrix) -> Iterator[Bool[np.ndarray, "group turn"]]:
-    """Yields the first scored searches of all trajectories, then the second ones, and so on.
+    """Masks of the first scored searches of all trajectories, of the second ones, and so on.
 
-    Args:
-        correctness: In [0, 1], NaN without a score.
-
-    Yields:
-        A mask with at most one turn a row.
+    Each has at most one turn a row. Correctness is in [0, 1], NaN without a score.
     """
     is_scored = ~np.isnan(correctness)
     place = np.cumsum(is_scored, axis=1)

@@ -192,13 +192,9 @@ def rebalance_pool(
 
 
 def search_pools(token_counts: Matrix) -> Iterator[Bool[np.ndarray, "trajectory turn"]]:
-    """Yields the pools of turn-level balancing: each turn index, last turns left out.
+    """Masks of the pools of turn-level balancing: each turn index that some trajectory goes past.
 
-    Args:
-        token_counts: Number of sampled tokens of each turn, 0 where there is none.
-
-    Yields:
-        One mask for every turn index that some trajectory goes past.
+    Last turns are left out.
     """
     inner = (token_counts > 0) & ~last_turns(token_counts)
     for column in range(inner.shape[1]):

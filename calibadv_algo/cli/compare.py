@@ -116,14 +116,7 @@ def compare(
 
 
 def run_comparison(config: CompareConfig, console: Console) -> Summary:
-    """Runs arms and seeds, then writes table, curves and page.
-
-    Args:
-        config: Arms, seeds, settings and the output folder.
-        console: Where progress and tables are printed.
-
-    Returns:
-        Scores of the arms with their intervals, and differences.
+    """Runs arms and seeds, then writes table, curves and page; progress and tables are printed.
 
     Raises:
         ComparisonError: if a run failed, the folder holds another comparison, or an arm is made

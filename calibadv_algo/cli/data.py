@@ -240,14 +240,7 @@ def audit_table(results: Sequence[AuditResult]) -> Table:
 
 
 def dataset_facts(dataset: Dataset) -> dict[str, Any]:
-    """Splits, sizes and origin of a dataset, for people and programs.
-
-    Args:
-        dataset: Any dataset; parts of it may be missing.
-
-    Returns:
-        Its name, its splits with sizes, and where its tasks and its corpus come from.
-    """
+    """Name, splits with sizes, and origin of a dataset, parts of which may be missing."""
     benchmark = SEVEN.get(dataset.name)
     note = read_prepared(own_folder(dataset.name)) or {}
     splits = {}

@@ -110,7 +110,7 @@ class Diagnose:
 
 
 def _is_ours(path: Path) -> bool:
-    """Tells by the first record of a file if this library wrote it."""
+    """True if, by its first record, this library wrote a file."""
     _, record = next(iterate_records(path), ("", {}))
     return {"group_id", "prompt_ids", "turns"} <= set(record)
 

@@ -50,13 +50,13 @@ def make_rules(
     search_tools: Sequence[str] = (),
     answer_tools: Sequence[str] = (),
 ) -> Rules:
-    """Makes the rules.
+    """Rules with further names of tools that search, and of tools that answer.
 
     Args:
         tokenizer: A shipped policy, a file ``tokenizer.json``, a folder with one, or a name on
             the hub; counts tokens.
-        search_tools: Further names of tools that search.
-        answer_tools: Further names of tools that answer.
+        search_tools: Names beside those of :data:`LOGGED_TOOLS`.
+        answer_tools: Names beside those of :data:`LOGGED_TOOLS`.
 
     Raises:
         ValueError: if there is no such tokenizer, or a tool is to do both.
@@ -70,10 +70,7 @@ def make_rules(
 
 
 def open_tokenizer(name: str) -> Callable[[str], Sequence[int]]:
-    """Encoder of text into tokens, without torch or transformers.
-
-    Args:
-        name: See :func:`make_rules`.
+    """Encoder of text into tokens, without torch or transformers; see :func:`make_rules`.
 
     Raises:
         ValueError: if there is no such tokenizer.

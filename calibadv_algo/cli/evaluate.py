@@ -58,15 +58,7 @@ class Eval(PolicyFlags):
 
 
 def evaluate_split(policy: Policy, play: PlaySettings, *, episodes: int) -> EvalResult:
-    """Plays the first tasks of a fixed shuffle of a split; prints nothing.
-
-    Args:
-        policy: The policy.
-        play: How it is played, the split included.
-        episodes: Number of tasks.
-
-    Returns:
-        One record a task.
+    """Records of the first tasks of a fixed shuffle of a split, one a task; prints nothing.
 
     Raises:
         ValueError: if there is no such model, environment or split.

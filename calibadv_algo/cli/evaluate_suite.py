@@ -173,12 +173,6 @@ class SuiteOrder:
 def evaluate_suite(order: SuiteOrder) -> SuiteResult:
     """Evaluates a suite; writes records and prints nothing but progress.
 
-    Args:
-        order: What is to be evaluated.
-
-    Returns:
-        The result.
-
     Raises:
         ValueError: if a setting is not valid.
         DataError: if files are missing or faulty; nothing was played then.

@@ -84,14 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(name: str, arguments: Sequence[str]) -> Any:
-    """Reads the arguments of a command; unknown flags end the process with exit code 2.
+    """The command of a name in `COMMANDS` with its arguments, ready to run.
 
-    Args:
-        name: One of `COMMANDS`.
-        arguments: What follows the name.
-
-    Returns:
-        The command, ready to run.
+    Unknown flags end the process with exit code 2.
 
     Raises:
         ValueError: if a preset, an arm or a setting is not valid.

@@ -238,17 +238,16 @@ def settle(
     max_tokens: int | None,
     max_context: int | None,
 ) -> PlaySettings:
-    """Fills in what the user left open: as the policy was trained, else as papers do.
+    """Fills in what the user left open (None): as the policy was trained, else as papers do.
+
+    Prompt, searches and limits are those of the policy's recipe or training run if its folder
+    tells; else those that go with the prompt. An endpoint has a context of its own.
 
     Args:
         policy: The policy.
         env: The environment as far as it is given.
-        max_tokens: Most tokens of one turn, None if left open.
-        max_context: Most tokens of an episode, None if left open.
-
-    Returns:
-        Prompt, searches and limits: those of the policy's recipe or training run if its folder
-        tells; else those that go with the prompt. An endpoint has a context of its own.
+        max_tokens: Most tokens of one turn.
+        max_context: Most tokens of an episode.
 
     Raises:
         ValueError: if a limit is given that an endpoint does not keep.
@@ -275,15 +274,11 @@ def settle(
 
 
 def read_training(folder: Path) -> dict[str, Any]:
-    """Settings with which the policy in a folder was trained.
+    """Settings with which the policy in a folder was trained; the folder need not exist.
 
-    Args:
-        folder: Of a model; need not exist.
-
-    Returns:
-        Some of prompt, max_turns, prepend_think, max_tokens and max_context: from the
-        ``recipe.json`` of `calibadv warmstart`, or from the ``config.json`` of the run of
-        `calibadv train` that the folder lies in; {} for other models.
+    Some of prompt, max_turns, prepend_think, max_tokens and max_context: from the ``recipe.json``
+    of `calibadv warmstart`, or from the ``config.json`` of the run of `calibadv train` that the
+    folder lies in; {} for other models.
     """
     recipe = _read_json(folder / "recipe.json")
     if "max_turns" in recipe:
@@ -299,14 +294,10 @@ def read_training(folder: Path) -> dict[str, Any]:
 
 
 def fingerprint(folder: Path) -> str:
-    """Names the model in a folder by its content.
+    """Name by content of the model in a folder with weights, configuration and tokenizer.
 
-    Args:
-        folder: With weights, configuration and tokenizer.
-
-    Returns:
-        SHA-256 over names and sizes, and of each file its first, middle and last MiB: whole
-        weights would take minutes to read.
+    SHA-256 over names and sizes, and of each file its first, middle and last MiB: whole weights
+    would take minutes to read.
     """
     digest = hashlib.sha256()
     files = {path for pattern in _WEIGHTS for path in folder.glob(pattern)}

@@ -21,10 +21,7 @@ from calibadv_env.retrieval.index_files import Progress as Report
 
 @contextmanager
 def stage_bars(*, transient: bool = False) -> Iterator[Report]:
-    """Bars on standard error, one a stage.
-
-    Args:
-        transient: If true, they are gone at the end.
+    """Bars on standard error, one a stage; transient ones are gone at the end.
 
     Yields:
         A function of a stage, what is done of it, and all of it (None if unknown).

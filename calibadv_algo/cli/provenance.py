@@ -64,12 +64,7 @@ def data_sha256(env: EnvConfig) -> str:
 def coverage_facts(env: EnvConfig, split: str) -> dict[str, Any] | None:
     """The audit of a split against the corpus that is searched, None if there is none.
 
-    Args:
-        env: The environment.
-        split: The split that is evaluated.
-
-    Returns:
-        What `calibadv data audit` wrote: how much of the split the corpus can answer at all.
+    It is what `calibadv data audit` wrote: how much of the split the corpus can answer at all.
     """
     name = _local_dataset(env)
     if name is None:

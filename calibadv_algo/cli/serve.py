@@ -78,15 +78,12 @@ class Serve:
 
 
 def open_source(source: str, retriever: str, *, verify: bool = False) -> Retriever:
-    """Opens what is to be served.
+    """The retriever that is to be served.
 
     Args:
         source: A corpus file, the folder of an index, or the name of a dataset.
         retriever: How a corpus or a dataset is searched.
         verify: If true, every file of an index is read and hashed first.
-
-    Returns:
-        The retriever.
 
     Raises:
         DataError: if there is no such thing, or it is damaged.
@@ -106,15 +103,10 @@ def open_source(source: str, retriever: str, *, verify: bool = False) -> Retriev
 
 
 def in_parallel(retriever: Retriever, processes: int | None) -> Retriever:
-    """Spreads a batch over several processes.
+    """A retriever that spreads a batch over several processes, or the given one.
 
-    Args:
-        retriever: What is served.
-        processes: How many; None takes one a core, at most 4, for an index on disk whose search
-            keeps one core busy, and one for everything else.
-
-    Returns:
-        The retriever, or one that spreads it.
+    None takes one process a core, at most 4, for an index on disk whose search keeps one core busy,
+    and one for everything else.
 
     Raises:
         ValueError: if ``processes`` is below 1.

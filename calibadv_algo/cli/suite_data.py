@@ -50,13 +50,10 @@ class SuiteData:
 
 
 def suite_names(suite: str) -> list[str]:
-    """The datasets of a suite.
+    """The datasets of a suite, each once, for :func:`calibadv_env.data.registry.get_dataset`.
 
     Args:
         suite: "seven", or names and folders with commas between them.
-
-    Returns:
-        What :func:`calibadv_env.data.registry.get_dataset` takes, each once.
 
     Raises:
         ValueError: if there is none, or one is named twice.
@@ -120,13 +117,9 @@ def open_suite(
 
 
 def missing_files(name: str) -> str:
-    """Missing files of a dataset.
+    """A sentence on the missing files of a dataset, given by name or folder.
 
-    Args:
-        name: Name or folder.
-
-    Returns:
-        A sentence; "" if it is there, or if only opening it can tell.
+    It is "" if the dataset is there, or if only opening it can tell.
     """
     benchmark = SEVEN.get(name)
     if benchmark is not None:
@@ -143,15 +136,8 @@ def retrieval_facts(
 ) -> dict[str, Any]:
     """Facts that the passages of an evaluation depend on, as plain JSON.
 
-    Args:
-        dataset: The dataset.
-        retriever: Its retriever.
-        spec: Name, path or address that the user gave for the retriever.
-        top_k: Passages a search.
-
-    Returns:
-        Name, number of passages, identity of index or server, hash and size of the corpus as
-        far as they are known.
+    Name, number of passages, identity of index or server, hash and size of the corpus, as far as
+    they are known. ``spec`` is the name, path or address that the user gave for the retriever.
 
     Raises:
         RetrieverError: if a server does not answer.

@@ -83,9 +83,6 @@ class System:
             tokenizer: The policy's, or one of plain text.
             data: The data that is evaluated.
 
-        Returns:
-            An engine.
-
         Raises:
             ValueError: if the system needs a policy's engine and there is none.
         """
@@ -100,13 +97,7 @@ def system_names() -> list[str]:
 
 
 def find_system(name: str) -> System:
-    """The system of a name.
-
-    Args:
-        name: A key of :data:`SYSTEMS`, or of an entry point of the group.
-
-    Returns:
-        The system.
+    """The system of a name: a key of :data:`SYSTEMS`, or of an entry point of the group.
 
     Raises:
         ValueError: if nothing has this name.

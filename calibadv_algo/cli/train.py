@@ -141,7 +141,7 @@ def train_config(
     engine: str | None = None,
     lora: int | None = None,
 ) -> TrainConfig:
-    """The settings that names stand for, before flags change them.
+    """The settings that names stand for, before flags change them; CalibAdv if nothing is named.
 
     Args:
         preset: A preset; "published" for the baseline's own settings.
@@ -149,9 +149,6 @@ def train_config(
         baseline: A baseline, or None.
         engine: An engine, as :func:`~calibadv_algo.rollout.engines.making.find_engine` reads it.
         lora: Rank of adapters.
-
-    Returns:
-        The preset with the algorithm put on it; CalibAdv if none is named.
 
     Raises:
         ValueError: if a name is not known, both an arm and a baseline are given, or
@@ -175,11 +172,7 @@ def _algorithm(preset: str, arm: str | None, baseline: str | None) -> TrainConfi
 
 
 def train_baseline(baseline: Baseline) -> None:
-    """Trains a system on the atlas, or as the flags of the process say.
-
-    Args:
-        baseline: The system; what its own file runs.
-    """
+    """Trains a system on the atlas, or as the flags of the process say: its own file runs this."""
     config = tyro.cli(
         TrainConfig,
         default=baseline.apply(ATLAS_TINY),
@@ -199,12 +192,6 @@ def _preset(name: str) -> TrainConfig:
 
 def run_training(config: TrainConfig) -> TrainResult:
     """Joins environment, engine and algorithm, and trains.
-
-    Args:
-        config: The settings.
-
-    Returns:
-        How the run ended.
 
     Raises:
         ValueError: if the model or the environment is not there, or the settings do not fit.

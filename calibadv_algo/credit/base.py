@@ -48,15 +48,8 @@ def search_mask(group: Group, who: str = "search_mask") -> Bool[np.ndarray, "gro
     The last turn of a trajectory is never marked, whatever it is: a search that was left
     dangling ends the episode like an answer and is treated as one.
 
-    Args:
-        group: Trajectories of one question.
-        who: Name of the part that asks, for the message of a missing key.
-
-    Returns:
-        True at search turns other than a trajectory's last.
-
     Raises:
-        MissingInfoKeyError: if a turn lacks the info key ``action``.
+        MissingInfoKeyError: if a turn lacks the info key ``action``; it names ``who`` asks.
     """
     mask = np.zeros((len(group), group.max_turns), dtype=np.bool_)
     for row, trajectory in enumerate(group.trajectories):

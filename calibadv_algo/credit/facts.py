@@ -54,7 +54,7 @@ def task_fact(trajectory: Trajectory, key: str, who: str) -> Any:
 
 
 def final_fact(trajectory: Trajectory, key: str, who: str, cut_off: Any = 0.0) -> Any:
-    """Reads a fact that stands at the end of an episode.
+    """A fact that stands at the end of an episode.
 
     Args:
         trajectory: The episode.

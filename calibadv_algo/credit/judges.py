@@ -204,14 +204,9 @@ class JudgeCredit(CreditRule):
 
 
 def transcript(trajectory: Trajectory) -> str:
-    """An episode as a judge reads it: question, accepted answers, numbered turns.
+    """An episode as a judge reads it: question, accepted answers, turns numbered from 1.
 
-    Args:
-        trajectory: A finished episode. Where ``reset`` reported no question the prompt stands
-            for it.
-
-    Returns:
-        The text. Turns are numbered from 1.
+    Where ``reset`` reported no question the prompt stands for it.
     """
     info = trajectory.reset_info
     golden = " | ".join(str(answer) for answer in info.get("golden_answers", ()))
@@ -226,14 +221,9 @@ def transcript(trajectory: Trajectory) -> str:
 
 
 def read_verdicts(reply: str, num_turns: int) -> list[Label]:
-    """Verdicts that a reply holds.
+    """One label a turn from a reply: the last verdict on it, None where there is none.
 
-    Args:
-        reply: Lines ``Turn 3: good``; other text is passed over.
-        num_turns: Turns of the episode.
-
-    Returns:
-        One label a turn: the last verdict on it, None where there is none.
+    Verdicts are lines such as ``Turn 3: good``; other text is passed over.
     """
     labels: list[Label] = [None] * num_turns
     for match in _VERDICT.finditer(reply):

@@ -76,13 +76,7 @@ def baseline_names() -> list[str]:
 
 
 def find_baseline(name: str) -> Baseline:
-    """Looks a system up.
-
-    Args:
-        name: One of `baseline_names`.
-
-    Returns:
-        The system; only its own file has been imported.
+    """The system of a name, of :func:`baseline_names`; only its own file is imported.
 
     Raises:
         ValueError: if there is no such system; the message lists those that there are.

@@ -219,13 +219,8 @@ def recorded_wall_time_s(output_dir: Path) -> float | None:
 def commit_facts(output_dir: Path, commit: str) -> dict[str, Any]:
     """The commit that a comparison began with, and later ones that went on with it.
 
-    Args:
-        output_dir: Folder of the comparison.
-        commit: The commit of this start.
-
-    Returns:
-        Facts for :func:`write_comparison`: ``git_commit`` and, if there are any,
-        ``later_commits``.
+    They are facts for :func:`write_comparison`: ``git_commit`` and, if there are any,
+    ``later_commits``.
 
     Raises:
         ComparisonError: if the record in the folder cannot be read.

@@ -242,12 +242,7 @@ def system_engine(
     engine: GenerationEngine | None,
     tokenizer: Tokenizer,
 ) -> GenerationEngine:
-    """The engine of a system.
-
-    Args:
-        system: Which one.
-        engine: Holds the policy; None for the oracle.
-        tokenizer: The policy's, or any for the oracle.
+    """The engine of a system; ``engine`` holds the policy, the oracle needs none.
 
     Raises:
         ValueError: if the system is unknown or needs an engine.

@@ -111,13 +111,6 @@ def resampled_means(
 ) -> Float[np.ndarray, "resample arm"]:
     """Mean score of every arm in every resample.
 
-    Args:
-        scores: One number an arm, seed and question.
-        resamples: Which seeds and questions to use.
-
-    Returns:
-        The means.
-
     Raises:
         ValueError: if shapes do not fit or a score is not finite.
     """
@@ -168,13 +161,6 @@ def resampled_interquartile_means(
     scores: Float[np.ndarray, "seed question"], resamples: Resamples
 ) -> Float[np.ndarray, " resample"]:
     """Interquartile mean of one arm in every resample.
-
-    Args:
-        scores: One number a seed and question.
-        resamples: Which seeds and questions to use.
-
-    Returns:
-        The interquartile means.
 
     Raises:
         ValueError: if shapes do not fit or a score is not finite.

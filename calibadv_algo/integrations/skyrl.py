@@ -63,30 +63,24 @@ def batch_facts(facts: BatchFacts) -> Iterator[None]:
 
 
 def sampled_runs(mask: Bool[np.ndarray, " token"]) -> list[tuple[int, int]]:
-    """Finds the turns of a row: runs of sampled tokens, which observations part.
+    """First token of each turn and the one behind its last: runs of sampled tokens.
 
-    Args:
-        mask: True at tokens of the response that were sampled.
-
-    Returns:
-        For each turn its first token and the one behind its last.
+    Observations part the runs; the mask is True at response tokens that were sampled.
     """
     edges = np.flatnonzero(np.diff(np.concatenate(([False], mask, [False])).astype(np.int8)))
     return [(int(first), int(end)) for first, end in edges.reshape(-1, 2)]
 
 
 def row_trajectory(runs: Spans, facts: TurnFacts | None, reward: float) -> Trajectory | None:
-    """Makes the trajectory of a row, with token counts in place of tokens.
+    """The trajectory of a row, with token counts in place of tokens.
 
-    An episode that was cut before its end has no valid format, so nothing of it is silver.
+    None for rows without a sampled token and for padding. An episode that was cut before its end
+    has no valid format, so nothing of it is silver.
 
     Args:
         runs: Its turns; fewer than facts where SkyRL cut the response.
         facts: Facts of the turns.
         reward: Sum of the row's rewards.
-
-    Returns:
-        The trajectory; None for rows without a sampled token and for padding.
 
     Raises:
         ValueError: if there are more runs of sampled tokens than turns.

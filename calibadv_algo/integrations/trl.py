@@ -77,13 +77,9 @@ class SearchRollout:
     _call: tuple[int, int] = field(default=(-1, 0), init=False, repr=False)
 
     def rows(self, task_indices: Iterable[int]) -> list[dict[str, Any]]:
-        """Rows of a data set: the first observation of each task as its prompt.
+        """Rows of a data set, one a task of the split, with the keys ``prompt`` and ``task_index``.
 
-        Args:
-            task_indices: Tasks of the environment's split.
-
-        Returns:
-            One row a task, with the keys ``prompt`` and ``task_index``.
+        The prompt is the first observation of the task.
         """
         rows = []
         for index in task_indices:
@@ -175,15 +171,11 @@ class SearchRollout:
 
 
 def as_trl(episodes: Sequence[Trajectory | None], filler: int) -> dict[str, Any]:
-    """Columns that a ``rollout_func`` returns.
+    """Columns that a ``rollout_func`` returns: lists by TRL's names.
 
-    Args:
-        episodes: One a prompt, None where it was lost.
-        filler: Token of a lost episode, which is masked out.
-
-    Returns:
-        Lists by TRL's names. An observation after the last action is left out, because nothing
-        is predicted from it; observed tokens have log-probability 0 and mask 0.
+    An observation after the last action is left out, because nothing is predicted from it;
+    observed tokens have log-probability 0 and mask 0. A lost episode is the ``filler`` token,
+    masked out.
     """
     rows = [
         Completion(ids=[filler], logprobs=[0.0], mask=[0], spans=[])

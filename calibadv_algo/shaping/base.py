@@ -78,14 +78,7 @@ def turn_rewards(group: Group) -> Float[np.ndarray, "group turn"]:
 
 
 def with_rewards(group: Group, rewards: Float[np.ndarray, "group turn"]) -> Group:
-    """Replaces the rewards of a group.
-
-    Args:
-        group: Trajectories of one question.
-        rewards: Reward of every turn; entries beyond a trajectory's turns are not read.
-
-    Returns:
-        A new group.
+    """The group with other rewards; entries beyond a trajectory's turns are not read.
 
     Raises:
         ValueError: if the shape is another or a reward is not finite.

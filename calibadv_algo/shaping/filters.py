@@ -25,14 +25,9 @@ Keep = Literal["highest", "lowest"]
 
 
 def is_overlong(trajectory: Trajectory, overlong: Overlong = "either") -> bool:
-    """Tells if an episode was cut short by a limit on its length.
+    """True if an episode was cut short by one of the limits on its length.
 
-    Args:
-        trajectory: The episode.
-        overlong: Limits that count.
-
-    Returns:
-        The verdict. An episode whose context was full is truncated, so it counts as ``budget``.
+    An episode whose context was full is truncated, so it counts as ``budget``.
     """
     is_cut = any(turn.is_cut for turn in trajectory.turns)
     if overlong == "tokens":

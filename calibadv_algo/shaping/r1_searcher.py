@@ -42,29 +42,22 @@ def normalize(text: str) -> str:
 
 
 def answer_f1(prediction: str, golden_answers: Sequence[str]) -> float:
-    """Highest F1 of words under :func:`normalize`; a verdict agrees with none but itself.
+    """Highest F1 of words under :func:`normalize`, 0 without accepted answers.
+
+    A verdict agrees with none but itself.
 
     **Source:** R1-Searcher, its reward servers: where one side is yes, no or noanswer and the
     other is not the same, the score is 0.
-
-    Args:
-        prediction: The answer.
-        golden_answers: Accepted answers.
-
-    Returns:
-        0 to 1; 0 without accepted answers.
     """
     return max((_one_f1(normalize(prediction), normalize(g)) for g in golden_answers), default=0.0)
 
 
 def covers(prediction: str, golden_answers: Sequence[str]) -> bool:
-    """Tells if all words of an accepted answer stand in the prediction, in any order.
+    """True if all words of an accepted answer stand in the prediction, in any order.
+
+    An accepted answer of which normalisation leaves nothing covers nothing.
 
     **Source:** R1-Searcher, the cover match of its first stage.
-
-    Args:
-        prediction: The answer.
-        golden_answers: Accepted answers; one of which nothing is left covers nothing.
     """
     words = Counter(normalize(prediction).split())
     return any(
@@ -148,13 +141,10 @@ class R1SearcherReward(RewardShaping):
 
 
 def has_consistent_markup(trajectory: Trajectory) -> bool:
-    """Tells if search markup stands exactly where searches were carried out, in pairs.
+    """True if search markup stands exactly where searches were carried out, in pairs.
 
-    Args:
-        trajectory: An episode with the info keys ``action`` and ``passage_ids``.
-
-    Returns:
-        The verdict; true for an episode without searches and without markup.
+    An episode needs the info keys ``action`` and ``passage_ids``; one without searches and without
+    markup is consistent.
     """
     if grammar_of(trajectory.prompt_text) == "markers":
         opening, closing = QUERY_OPEN, QUERY_CLOSE
@@ -173,15 +163,11 @@ def has_consistent_markup(trajectory: Trajectory) -> bool:
 
 
 def has_exact_tags(trajectory: Trajectory) -> bool:
-    """Tells if think and answer tags are exactly the required ones.
+    """True if think and answer tags are exactly the required ones.
 
-    Args:
-        trajectory: The episode.
-
-    Returns:
-        Under R1-Searcher's prompt, which opens the one thought itself: no ``<think>`` and one
-        each of ``</think>``, ``<answer>`` and ``</answer>``. Under other prompts: every turn is
-        well-formed and the last one answers.
+    Under R1-Searcher's prompt, which opens the one thought itself: no ``<think>`` and one each of
+    ``</think>``, ``<answer>`` and ``</answer>``. Under other prompts: every turn is well-formed and
+    the last one answers.
     """
     if grammar_of(trajectory.prompt_text) == "tags":
         is_answer = trajectory.turns[-1].action_text.rstrip().endswith("</answer>")

@@ -231,18 +231,10 @@ def _turn(
 
 
 def rescale(trajectory: Trajectory, low: float, high: float) -> Trajectory:
-    """Puts a trajectory's return on the scale of 0 to 1.
+    """The trajectory with its return, from ``low`` to ``high``, on the scale of 0 to 1.
 
     ``(reward - low) / (high - low)``; GRPO's advantages stay the same, but silver passages are
     those of rewards of at least 0.7 of this scale.
-
-    Args:
-        trajectory: With rewards from ``low`` to ``high``.
-        low: What becomes 0.
-        high: What becomes 1, more than ``low``.
-
-    Returns:
-        The same trajectory with other rewards.
 
     Raises:
         ValueError: if the range is empty.

@@ -70,8 +70,7 @@ class LogFile:
 def log_files(source: Path) -> list[Path]:
     """The files of a source: itself, or the JSON lines in a folder or in its ``trajectories``.
 
-    Returns:
-        At least one; those with numbers for names in the order of the numbers.
+    Those with numbers for names stand in the order of the numbers.
 
     Raises:
         TraceError: if there is none.

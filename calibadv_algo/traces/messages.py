@@ -35,7 +35,7 @@ def is_messages(record: Mapping[str, Any]) -> bool:
 def read_messages(
     record: Mapping[str, Any], where: str, step: int, group_by: str | None = None
 ) -> list[LoggedEpisode]:
-    """Reads one line.
+    """The rollout of one line.
 
     The messages before the first assistant message are the prompt. Where a conversation calls
     tools, or is offered some, its last message without a call is the answer.
@@ -46,9 +46,6 @@ def read_messages(
         where: File and line, for messages.
         step: The step, where the record has none.
         group_by: A further field that may name the group.
-
-    Returns:
-        The rollout.
 
     Raises:
         TraceError: if there is no assistant message, a message has no role, or the score is no

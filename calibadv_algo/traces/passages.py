@@ -22,16 +22,10 @@ def passage_id(passage: PassageText) -> str:
 
 
 def name_passages(observations: Iterable[Sequence[PassageText]]) -> list[tuple[str, ...]]:
-    """Names the passages of a group, so that one that was cut off has the name of the whole.
+    """Ids of each turn's passages in a group; one that was cut off has the name of the whole.
 
     A log may cut an observation at a number of tokens, so its last passage may end early. It is
     taken for the longest passage of the same title that begins with its text.
-
-    Args:
-        observations: The passages of every turn of the group.
-
-    Returns:
-        The ids of each turn's passages, in order.
     """
     turns = [list(passages) for passages in observations]
     by_title: dict[str, set[str]] = {}

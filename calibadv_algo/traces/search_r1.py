@@ -32,7 +32,7 @@ def is_search_r1(record: Mapping[str, Any]) -> bool:
 def read_search_r1(
     record: Mapping[str, Any], where: str, step: int, group_by: str | None = None
 ) -> list[LoggedEpisode]:
-    """Reads one line.
+    """The rollout of one line.
 
     Args:
         record: With a prompt (``prompt`` or ``input``; text or messages), a response
@@ -41,9 +41,6 @@ def read_search_r1(
         where: File and line, for messages.
         step: The step, where the record has none.
         group_by: A further field that may name the group.
-
-    Returns:
-        The rollout.
 
     Raises:
         TraceError: if prompt or response is missing or the score is no number.

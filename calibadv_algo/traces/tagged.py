@@ -20,18 +20,12 @@ _SPECIAL: Final = re.compile(r"(?:\s*(?:<\|im_end\|>|<\|endoftext\|>|<\|eot_id\|
 
 
 def split_response(response: str) -> tuple[LoggedTurn, ...]:
-    """Cuts a response into turns.
+    """Turns of a response, which is everything after the prompt; one empty turn for an empty one.
 
     A turn ends with ``</search>``, ``</answer>`` or ``</tool_call>``, whichever comes first; the
     block of ``<information>`` or ``<tool_response>`` behind it is the observation, with or
     without the role markers of a chat template round it. Search-R1's corrective sentence ends a
     malformed turn. What follows an answer belongs to it, since there is no observation.
-
-    Args:
-        response: Everything after the prompt.
-
-    Returns:
-        The turns in order; one empty turn for an empty response.
     """
     turns: list[LoggedTurn] = []
     position = 0

@@ -59,15 +59,7 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def compare_settings(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Names what differs, each as ``name 1 there, 2 here``.
-
-    Args:
-        found: What the folder was made with.
-        wanted: What is asked for now.
-
-    Returns:
-        One text a difference, in the order of the names; none if they agree.
-    """
+    """Differences of found and wanted settings, each as ``name 1 there, 2 here``, by name."""
     old, new = dict(_flat(found)), dict(_flat(wanted))
     return [
         f"{name} {_shown(old.get(name))} there, {_shown(new.get(name))} here"
@@ -115,11 +107,9 @@ def read_records(path: Path, expected: Sequence[str], chunk: int) -> list[EvalRe
 
 
 def append_chunk(path: Path, records: Sequence[EvalRecord]) -> None:
-    """Adds the records of a chunk and has them on disk before it returns.
+    """Adds the records of a whole chunk and has them on disk before it returns.
 
-    Args:
-        path: The file; made with its folder if need be.
-        records: Of a whole chunk.
+    File and folder are made if need be.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as stream:
@@ -130,10 +120,7 @@ def append_chunk(path: Path, records: Sequence[EvalRecord]) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds a folder for this process; a process that dies lets go of it.
-
-    Args:
-        folder: Made if need be.
+    """Holds a folder, made if need be, for this process; a process that dies lets go of it.
 
     Raises:
         SuiteError: if another process holds it.

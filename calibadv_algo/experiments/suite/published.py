@@ -84,15 +84,10 @@ CAVEATS: Final[tuple[str, ...]] = (
 
 
 def published_rows(metric: Metric, benchmarks: frozenset[str]) -> tuple[PublishedRow, ...]:
-    """The rows of a metric that say something about some benchmarks.
+    """The rows of a metric that say something about some benchmarks, in order of :data:`PUBLISHED`.
 
-    Args:
-        metric: Which score.
-        benchmarks: Names as in :data:`BENCHMARKS`; others are ignored.
-
-    Returns:
-        The rows in the order of :data:`PUBLISHED`. Those that print an average alone are there
-        if all seven are asked for.
+    Names are as in :data:`BENCHMARKS`; others are ignored. Rows that print an average alone are
+    there if all seven are asked for.
     """
     is_whole = benchmarks >= frozenset(BENCHMARKS)
     return tuple(

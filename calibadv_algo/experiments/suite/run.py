@@ -84,16 +84,10 @@ class SuitePlayer:
 
 
 def choose_tasks(num_tasks: int, subset: int | None, seed: int) -> list[int]:
-    """Chooses the questions of a split.
+    """Indices of the questions of a split, in its order: all, or a seeded sample of ``subset``.
 
-    Args:
-        num_tasks: Size of the split.
-        subset: How many are wanted; None takes all.
-        seed: Seed of the choice.
-
-    Returns:
-        Indices in the order of the split: all of them, or a seeded sample without repetition,
-        the same that ``calibadv data audit --max-tasks`` asks about with this seed.
+    The sample is without repetition, the same that ``calibadv data audit --max-tasks`` asks about
+    with this seed.
 
     Raises:
         ValueError: if the subset is not positive.

@@ -117,15 +117,10 @@ def score_part(name: str, records: Sequence[EvalRecord], num_samples: int) -> Pa
 
 
 def macro_average(parts: Sequence[PartScores]) -> dict[str, Interval | None]:
-    """Averages datasets, each with the same weight however many questions it has.
+    """Average and interval of every score over datasets, each with the same weight.
 
-    ``mean_d mean_q score``. The questions of each dataset are resampled for themselves.
-
-    Args:
-        parts: At least one.
-
-    Returns:
-        Score -> average and interval; None where a dataset does not know the score.
+    ``mean_d mean_q score``, however many questions a dataset has. The questions of each dataset
+    are resampled for themselves. None stands where a dataset does not know the score.
 
     Raises:
         ValueError: if there is no dataset.
