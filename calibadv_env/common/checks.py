@@ -44,10 +44,7 @@ class Checked:
 
 
 def check_fields(settings: Any) -> None:
-    """Checks the values of a dataclass against the ranges and choices of its annotations.
-
-    Args:
-        settings: A dataclass instance.
+    """Checks a dataclass instance against the ranges and choices of its annotations.
 
     Raises:
         ValueError: if a value is outside its range or no choice; it names field, rule, value.

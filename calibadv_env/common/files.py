@@ -66,11 +66,7 @@ def atomic_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes a text file in UTF-8 that is never seen half written.
-
-    Args:
-        path: The file; its folder must exist.
-        text: The content.
+    """Writes a text file in UTF-8 that is never seen half written; its folder must exist.
 
     Raises:
         OSError: if the file cannot be written; the old one is as it was.
@@ -130,11 +126,7 @@ def replace_folder(new: Path, place: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Waits until the names in a folder are on the disk.
-
-    Args:
-        folder: The folder.
-    """
+    """Waits until the names in a folder are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

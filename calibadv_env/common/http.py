@@ -176,14 +176,11 @@ class HttpClient:
         return self.post(url, body, {"content-type": "application/json", **headers}, read_json)
 
     def get(self, url: str, timeout_s: float | None = None) -> bytes:
-        """Sends one GET request; nothing is retried.
+        """The body of the reply to one GET request; nothing is retried.
 
         Args:
             url: The address.
             timeout_s: Most seconds; None takes that of the settings.
-
-        Returns:
-            The body of the reply.
 
         Raises:
             CallError: if there was no reply, or none of status 200.
@@ -313,8 +310,7 @@ class HttpClient:
 def bearer(variable: str) -> dict[str, str]:
     """Header with the key that an environment variable holds; empty without one.
 
-    Args:
-        variable: Name of the variable. It is read at each call and the key is stored nowhere.
+    The variable is read at each call, and the key is stored nowhere.
     """
     key = os.environ.get(variable, "").strip()
     return {"authorization": f"Bearer {key}"} if key else {}

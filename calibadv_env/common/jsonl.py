@@ -22,13 +22,7 @@ _GZIP_MAGIC: Final = b"\x1f\x8b"
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Reads the records of a JSONL file one by one.
-
-    Args:
-        path: A plain or gzip file.
-
-    Yields:
-        The number of the line, from 1, and its object.
+    """The records of a plain or gzip JSONL file, each with the number of its line, from 1.
 
     Raises:
         DataError: if the file cannot be read, or a line is not a JSON object in valid UTF-8.
@@ -75,15 +69,12 @@ def write_jsonl(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def text_field(record: Mapping[str, Any], key: str, *, allow_empty: bool = False) -> str:
-    """A string of a record, checked.
+    """A string of a record as it stands, checked.
 
     Args:
         record: A JSON object.
         key: The key wanted.
         allow_empty: If true, the empty string will do.
-
-    Returns:
-        The string as it stands.
 
     Raises:
         ValueError: if the key is missing, or its value is no string, empty, or holds half of a

@@ -32,13 +32,7 @@ class Peer:
 
 
 def require(peer: Peer) -> Any:
-    """Imports a peer.
-
-    Args:
-        peer: The package.
-
-    Returns:
-        Its module.
+    """Imports a peer and gives its module.
 
     Raises:
         MissingDependencyError: if it is not installed, its release is too old or too new, or it

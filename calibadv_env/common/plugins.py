@@ -35,10 +35,7 @@ class Plugin:
         return f"package {shown} ({self.entry.value})"
 
     def load(self) -> Any:
-        """Imports the package.
-
-        Returns:
-            The object that the entry point names.
+        """Imports the package and gives the object that the entry point names.
 
         Raises:
             DataError: if it cannot be imported.
@@ -52,13 +49,9 @@ class Plugin:
 
 
 def plugins(group: str) -> dict[str, Plugin]:
-    """The entry points of a group by name; no package is imported.
+    """The entry points of a group, such as ``calibadv_env.datasets``, by name.
 
-    Args:
-        group: Name of the group, such as ``calibadv_env.datasets``.
-
-    Returns:
-        Of several with one name the first in the order of ``sys.path``.
+    No package is imported. Of several with one name the first in the order of ``sys.path`` counts.
     """
     found: dict[str, Plugin] = {}
     for entry in entry_points(group=group):

@@ -84,18 +84,12 @@ _TASK_KEYS: Final = frozenset(
 
 
 def read_tasks(path: str | Path) -> list[QATask]:
-    """Reads tasks in FlashRAG's format.
+    """Reads tasks in FlashRAG's format from a plain or gzip JSONL file, in file order.
 
     Each line holds ``id``, ``question``, ``golden_answers`` and, if known, ``metadata`` (an
     object), ``gold_passages`` (for each hop a list of passage ids, any of which will do) and
     ``hops`` (by default the number of hops in ``gold_passages``). Any further key, such as
     ``choices``, is kept in the metadata under its own name.
-
-    Args:
-        path: A plain or gzip JSONL file.
-
-    Returns:
-        The tasks in file order, at least one.
 
     Raises:
         DataError: if the file cannot be read, is empty, has a malformed line or repeats an id.
@@ -107,13 +101,7 @@ def read_tasks(path: str | Path) -> list[QATask]:
 
 
 def read_task_lines(path: str | Path) -> Iterator[tuple[str, QATask]]:
-    """Reads tasks one by one, as :func:`read_tasks` does; ids may repeat.
-
-    Args:
-        path: A plain or gzip JSONL file.
-
-    Yields:
-        ``file:line`` and the task.
+    """The tasks that :func:`read_tasks` reads, each with its ``file:line``; ids may repeat.
 
     Raises:
         DataError: if the file cannot be read or has a malformed line.
@@ -126,13 +114,7 @@ def read_task_lines(path: str | Path) -> Iterator[tuple[str, QATask]]:
 
 
 def distinct(rows: Iterable[tuple[str, QATask]]) -> Iterator[QATask]:
-    """Passes tasks on whose ids differ.
-
-    Args:
-        rows: Tasks with their places.
-
-    Yields:
-        The tasks.
+    """The tasks of pairs of place and task, whose ids must differ.
 
     Raises:
         DataError: at an id that came before, with both places.
@@ -146,11 +128,7 @@ def distinct(rows: Iterable[tuple[str, QATask]]) -> Iterator[QATask]:
 
 
 def write_tasks(path: str | Path, tasks: Iterable[QATask]) -> None:
-    """Writes tasks so that :func:`read_tasks` gives them back.
-
-    Args:
-        path: The file to write, compressed if its name ends in ``.gz``.
-        tasks: The tasks, in order.
+    """Writes tasks so that :func:`read_tasks` gives them back; compressed to a name in ``.gz``.
 
     Raises:
         OSError: if the file cannot be written.
@@ -160,13 +138,7 @@ def write_tasks(path: str | Path, tasks: Iterable[QATask]) -> None:
 
 
 def parse_task(record: Mapping[str, Any]) -> QATask:
-    """Makes a task of one JSON object in the format of :func:`read_tasks`.
-
-    Args:
-        record: The object.
-
-    Returns:
-        The task.
+    """The task of one JSON object in the format of :func:`read_tasks`.
 
     Raises:
         ValueError: if a key is missing or a value has the wrong type, naming the key.

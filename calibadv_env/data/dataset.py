@@ -57,13 +57,10 @@ class Dataset:
             raise ValueError(f"lone_split must be one of {self.splits}, got {self.lone_split!r}")
 
     def found_by(self, find: Callable[[str], Dataset]) -> Self:
-        """Notes the function that finds this dataset by its name, for pickles of it.
+        """This dataset, with a note of the function that finds it by its name, for pickles of it.
 
         Args:
             find: A function of a module, such as :func:`calibadv_env.get_dataset`.
-
-        Returns:
-            The dataset itself.
         """
         self._finders[:] = [find]
         return self
@@ -85,15 +82,12 @@ class Dataset:
         return next((s for s in ("test", "dev", "train") if s in self.splits), self.splits[0])
 
     def tasks(self, split: str) -> TaskSet:
-        """The tasks of a split.
+        """The tasks of a split, the same object at every call.
 
         Args:
             split: One of ``splits``; where ``lone_split`` is set, also "train", "dev" or "test",
                 which then all mean the lone split; or "eval" for ``eval_split``. The ``split`` of
                 what is returned names the one that was meant.
-
-        Returns:
-            The tasks, the same object at every call.
 
         Raises:
             ValueError: if there is no such split.

@@ -52,9 +52,6 @@ def dataset_of(
         load_corpus: Loads the corpus at the first use, in place of ``corpus_source``.
         is_gold_checked: See :class:`Dataset`.
 
-    Returns:
-        The dataset.
-
     Raises:
         ValueError: if an argument has the wrong form, or an item of a list is faulty.
         DataError: if a file is missing or malformed, or names a passage that there is not.

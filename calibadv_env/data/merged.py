@@ -59,14 +59,11 @@ class MergedDataset(Dataset):
 
 
 def merge(parts: Sequence[Dataset]) -> MergedDataset:
-    """Joins datasets.
+    """Joins datasets into one that is named after them, with ``+`` between the names.
 
     Args:
         parts: At least two, no one twice. They have to search one corpus, which is looked at
             when it is first asked for, so that a search server elsewhere will do without.
-
-    Returns:
-        The dataset, with the parts' names joined by ``+``.
 
     Raises:
         ValueError: if there are fewer than two parts, one stands twice, or they share no split.

@@ -26,13 +26,7 @@ NAME: Final = re.compile(r"[A-Za-z0-9]+(?:[-_][A-Za-z0-9]+)*")
 
 
 def env_id_of(name: str) -> str:
-    """The id of the environment for a dataset.
-
-    Args:
-        name: As for :func:`calibadv_env.register_dataset`.
-
-    Returns:
-        ``DeepSearch-<Name>-v0``.
+    """The id of the environment for a dataset: ``DeepSearch-<Name>-v0``.
 
     Raises:
         ValueError: if the name is malformed.

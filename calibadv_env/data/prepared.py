@@ -89,11 +89,7 @@ def _open_folder(path: Path) -> Corpus:
 
 
 def write_note(folder: Path, note: Mapping[str, Any]) -> None:
-    """Writes the note of a folder, with the version of the prepared files.
-
-    Args:
-        folder: The folder.
-        note: Its facts, as plain JSON.
+    """Writes the note of a folder, plain JSON, with the version of the prepared files.
 
     Raises:
         OSError: if it cannot be written.
@@ -141,14 +137,11 @@ def own_names() -> dict[str, Path]:
 
 
 def own_corpus(folder: Path, note: Mapping[str, Any]) -> Corpus:
-    """The corpus of a dataset.
+    """The corpus of a dataset; where it lies elsewhere and is gone, that of ``CALIBADV_CORPUS``.
 
     Args:
         folder: Where the dataset lies.
         note: Its ``prepared.json``, with a corpus.
-
-    Returns:
-        The corpus; where it lies elsewhere and is gone, what ``CALIBADV_CORPUS`` names.
 
     Raises:
         DataError: if the corpus is not there, faulty, or not the one that was prepared with.

@@ -107,14 +107,11 @@ class Reader:
         return {}
 
     def rows(self, source: str, split: str = "") -> Iterator[Row]:
-        """The questions of a source, one by one.
+        """The questions of a source, one by one, in order.
 
         Args:
             source: A name that this reader reads.
             split: One of the values of :meth:`splits`; "" if it is not divided.
-
-        Yields:
-            The questions in order.
 
         Raises:
             DataError: if the source or a row is faulty, with its place.
@@ -122,13 +119,7 @@ class Reader:
         raise DataError(f"{source}: {self.name} holds no questions")
 
     def passages(self, source: str) -> Iterator[tuple[str, Passage]]:
-        """The documents of a source, one by one.
-
-        Args:
-            source: A name that this reader reads.
-
-        Yields:
-            The place and the passage, in order.
+        """The documents of a source, one by one, each with its place, in order.
 
         Raises:
             DataError: if the source or a row is faulty, with its place.
@@ -273,15 +264,12 @@ def corpus_file(folder: Path) -> Path | None:
 
 
 def read_split(source: TaskSource, place: str, split: str = "") -> list[QATask]:
-    """Reads tasks.
+    """Reads tasks, at least one, in order.
 
     Args:
         source: A file, a name that a reader fetches, or an iterable of tasks or of dicts.
         place: Name of an iterable in errors, such as "quiz/train".
         split: Split of the source, by the source's own name, if it is divided.
-
-    Returns:
-        The tasks, in order, at least one.
 
     Raises:
         DataError: if a file is faulty, with file and line.
@@ -309,9 +297,6 @@ def read_corpus(source: CorpusSource) -> Corpus:
     Args:
         source: A file, a name that a reader fetches, the folder of an index, a corpus, or an
             iterable of passages or of dicts.
-
-    Returns:
-        The corpus.
 
     Raises:
         DataError: if a file is faulty, with file and line.

@@ -105,7 +105,7 @@ class Listing:
 
 
 def get_dataset(name: str) -> Dataset:
-    """The dataset of a name.
+    """The dataset of a name, the same object at every call.
 
     Args:
         name: A built-in dataset (in any case: "hotpotqa" is "HotpotQA"), one given to
@@ -114,9 +114,6 @@ def get_dataset(name: str) -> Dataset:
             file of tasks, whose corpus lies beside it (a text with a path separator in it);
             ``hf:owner/name`` on the hub; or several of these joined by ``+``, whose tasks
             follow one another (:mod:`calibadv_env.data.merged`).
-
-    Returns:
-        The dataset, the same object at every call.
 
     Raises:
         ValueError: if nothing has this name.
@@ -245,8 +242,7 @@ def plugin_datasets() -> dict[str, Plugin]:
 def refuse_built_in_name(name: str) -> None:
     """Refuses a new dataset whose environment would have the id of a built-in one.
 
-    Args:
-        name: A name, or the path of a dataset, which may be any.
+    A path of a dataset may be any.
 
     Raises:
         ValueError: if the name is malformed or, in any case, that of a built-in dataset.

@@ -18,11 +18,7 @@ TASK_KEYS: Final = ("task_index", "task_id")
 
 
 def make_env(env_id: str, env_kwargs: Mapping[str, Any]) -> DeepSearchEnv:
-    """Makes an environment without wrappers.
-
-    Args:
-        env_id: A registered id of this package, as in ``gymnasium.make``.
-        env_kwargs: Its arguments.
+    """Makes an environment as ``gymnasium.make`` does, but without wrappers.
 
     Raises:
         ValueError: if the id belongs to an environment of another kind, or an argument is wrong.
@@ -34,13 +30,9 @@ def make_env(env_id: str, env_kwargs: Mapping[str, Any]) -> DeepSearchEnv:
 
 
 def task_options(*rows: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The reset options that the first row with a task index or a task id asks for.
+    """Options for ``reset`` from the first row with a task index or a task id, if there is one.
 
-    Args:
-        *rows: Where to look, in order; None is passed over.
-
-    Returns:
-        Options for ``reset``; None if no row names a task.
+    A row that is None is passed over.
     """
     for row in rows:
         for key in TASK_KEYS:

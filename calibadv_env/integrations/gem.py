@@ -45,14 +45,11 @@ class GemSearchEnv(_gem.Env):  # type: ignore[misc]
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
-        """Starts an episode.
+        """Starts an episode; gives the instruction with the question, and a ``ResetInfo``.
 
         Args:
             seed: Seeds the draw of the task; None lets the generator run on.
             options: As in :meth:`calibadv_env.env.DeepSearchEnv.reset`.
-
-        Returns:
-            The instruction with the question, and a ``ResetInfo``.
         """
         chosen = self._first_seed if seed is None else seed
         self._first_seed = None
@@ -72,7 +69,7 @@ class GemSearchEnv(_gem.Env):  # type: ignore[misc]
         """Makes another environment with the same arguments.
 
         Args:
-            same_state: Whether it goes on from this one's episode.
+            same_state: If true, it goes on from this one's episode.
             **kwargs: Arguments that differ.
 
         Raises:
@@ -89,11 +86,7 @@ class GemSearchEnv(_gem.Env):  # type: ignore[misc]
         return {"snapshot": self._env.clone_state()}
 
     def set_state(self, state: dict[str, Any]) -> str:
-        """Goes back, or over, to a state.
-
-        Returns:
-            The latest observation at that state.
-        """
+        """Goes back, or over, to a state; gives the latest observation there."""
         snapshot: Snapshot = state["snapshot"]
         return self._env.restore_state(snapshot)
 

@@ -45,15 +45,12 @@ class SearchServer(_gymnasium.GymnasiumServer):  # type: ignore[misc]
     async def reset(
         self, metadata: Mapping[str, Any], session_id: str | None = None
     ) -> tuple[str | None, dict[str, Any]]:
-        """Starts the episode of a session.
+        """Starts the episode of a session; gives instruction and question, and a ``ResetInfo``.
 
         Args:
             metadata: The row: ``task_index`` or ``task_id`` chooses the task, here or under
                 ``verifier_metadata``; ``seed`` seeds the draw of one.
             session_id: The session.
-
-        Returns:
-            The instruction with the question, and a ``ResetInfo``.
 
         Raises:
             ValueError: if there is no such task.

@@ -54,8 +54,8 @@ class SearchObservation(_core.Observation):  # type: ignore[misc]
 
     Attributes:
         text: The new text.
-        terminated: Whether the task came to its end.
-        truncated: Whether the turns ran out.
+        terminated: If true, the task came to its end.
+        truncated: If true, the turns ran out.
         kind: What the action turned out to be: "search", "answer" or "malformed".
     """
 
@@ -100,7 +100,7 @@ class SearchState(_core.State):  # type: ignore[misc]
     Attributes:
         task_id: Its task.
         task_index: The task's position in the split.
-        is_over: Whether it has ended.
+        is_over: If true, it has ended.
     """
 
     task_id: str = ""
@@ -201,15 +201,12 @@ class OpenEnvSearch(_core.Environment):  # type: ignore[misc]
 
 
 def create_app(env_id: str = DEFAULT_ENV_ID, *, max_sessions: int = 64, **env_kwargs: Any) -> Any:
-    """Makes the FastAPI application, for uvicorn.
+    """OpenEnv's FastAPI application, for uvicorn, with one environment a WebSocket session.
 
     Args:
         env_id: A registered id of this package, as in ``gymnasium.make``.
         max_sessions: Most episodes that are played at a time, at least 1.
         **env_kwargs: Arguments of the environment.
-
-    Returns:
-        OpenEnv's application, with one environment a WebSocket session.
 
     Raises:
         ValueError: if ``max_sessions`` is below 1.

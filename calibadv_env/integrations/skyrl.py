@@ -67,14 +67,11 @@ class SkyRLSearchEnv(_base.BaseTextEnv):  # type: ignore[misc]
         self._is_done = False
 
     def init(self, prompt: Conversation) -> tuple[Conversation, dict[str, Any]]:
-        """Starts the episode.
+        """Starts the episode; gives the conversation to begin with, and a ``ResetInfo``.
 
         Args:
             prompt: The row's prompt. Its system messages are kept; what the user says is replaced
                 by the environment's first observation.
-
-        Returns:
-            The conversation to begin with, and a ``ResetInfo``.
         """
         options = task_options(self._extras, self._extras.get("extra_info"))
         observation, info = self._env.reset(seed=self._extras.get("seed"), options=options)

@@ -31,9 +31,9 @@ class ToolStep:
     """Outcome of one call.
 
     Attributes:
-        action: What the environment was given.
-        observation: What it replied.
-        reward: What it paid.
+        action: The environment's input.
+        observation: Its reply.
+        reward: Its reward.
         info: Its facts, see ``calibadv_env.info.StepInfo``.
     """
 
@@ -117,14 +117,9 @@ class SearchTools:
 def environment_factory(
     env_id: str = "calibadv_env:DeepSearch-Atlas-v0", **env_kwargs: Any
 ) -> Callable[[], SearchTools]:
-    """Makes the argument ``environment_factory`` of ``GRPOTrainer``.
+    """The argument ``environment_factory`` of ``GRPOTrainer``, which makes one environment a call.
 
-    Args:
-        env_id: A registered environment, as in ``gymnasium.make``.
-        **env_kwargs: Its arguments.
-
-    Returns:
-        A function without arguments that makes one environment.
+    The arguments are those of ``gymnasium.make``.
     """
 
     def make() -> SearchTools:

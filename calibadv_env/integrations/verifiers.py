@@ -100,11 +100,7 @@ class SearchEnv(vf.Env[SearchEnvConfig]):  # type: ignore[misc]
     """Plays the user: every reply of the model is an action, every observation a user turn."""
 
     async def run(self, task: SearchTask, agents: Any) -> None:
-        """Plays one episode and records reward, scores and facts in its trace.
-
-        Args:
-            task: The task.
-            agents: The model, as ``agents.agent``.
+        """Plays one episode with ``agents.agent``; records reward, scores and facts in its trace.
 
         Raises:
             RetrieverError: if a search failed; the episode is then lost.
@@ -188,14 +184,11 @@ class ChatHarness(vf.Harness[ChatHarnessConfig]):  # type: ignore[misc]
 
 
 def load_environment(*, taskset: Mapping[str, Any] | None = None, **config: Any) -> SearchEnv:
-    """Makes the environment as ``vf-eval`` does.
+    """Makes the environment as ``vf-eval`` does, to be used inside its ``serving()``.
 
     Args:
         taskset: Fields of :class:`SearchTasksetConfig`.
         **config: Fields of :class:`SearchEnvConfig`.
-
-    Returns:
-        The environment, to be used inside its ``serving()``.
 
     Raises:
         ModuleNotFoundError: if the package ``calibadv_search`` is not installed.

@@ -48,13 +48,10 @@ class Backend:
 
 
 def lazily(reference: str) -> Callable[..., Any]:
-    """A function whose module is imported when it is first called.
+    """A function that passes its arguments on; the module is imported at the first call.
 
     Args:
         reference: ``package.module:function``; a class, or a method of one, will do.
-
-    Returns:
-        A function that passes its arguments on.
     """
     module, _, name = reference.partition(":")
 

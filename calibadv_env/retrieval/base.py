@@ -86,16 +86,7 @@ class TaskRetriever(Retriever, Protocol):
 def search_with_tasks(
     retriever: Retriever, queries: Sequence[str], top_k: int, tasks: Sequence[AskedTask]
 ) -> list[list[ScoredPassage]]:
-    """Searches, and tells the tasks to a retriever that takes them.
-
-    Args:
-        retriever: Any.
-        queries: The queries.
-        top_k: Number of passages wanted.
-        tasks: The task of each query.
-
-    Returns:
-        One list a query.
+    """Searches, and tells the task of each query to a retriever that takes tasks.
 
     Raises:
         RetrieverError: if the search could not be carried out.
@@ -134,13 +125,9 @@ def has_identity(retriever: object) -> bool:
 
 
 def retriever_identity(retriever: Retriever) -> dict[str, Any]:
-    """Identity of a retriever: everything that its answers depend on.
+    """Identity of a retriever: everything that its answers depend on, as a record for JSON.
 
-    Args:
-        retriever: One with a method ``identity() -> dict``.
-
-    Returns:
-        A record that JSON can hold. Equal records mean equal answers.
+    Equal records mean equal answers. The retriever has a method ``identity() -> dict``.
 
     Raises:
         ValueError: if the retriever has no such method. Its settings could not be told from
@@ -159,15 +146,12 @@ def retriever_identity(retriever: Retriever) -> dict[str, Any]:
 def identity_record(
     retriever: Retriever, corpus: Corpus | None = None, **settings: Any
 ) -> dict[str, Any]:
-    """The usual identity of a retriever: its class, its settings, its corpus.
+    """The usual identity of a retriever: ``kind``, its settings, hash and size of its corpus.
 
     Args:
         retriever: The retriever.
         corpus: Searched passages; None where only parts know them.
         settings: Everything else that answers depend on, as plain JSON.
-
-    Returns:
-        ``kind``, the settings, and hash and size of the corpus.
     """
     record: dict[str, Any] = {"kind": type(retriever).__name__, **settings}
     if corpus is not None:
@@ -186,14 +170,11 @@ _FEW: Final = 16
 
 
 def best_positions(scores: npt.NDArray[np.floating[Any]], count: int) -> Hits:
-    """Picks the best of an array, equal ones by position, and spoils the array.
+    """Positions and scores of the best of an array, equal ones by position; spoils the array.
 
     Args:
         scores: One score a passage; overwritten.
         count: How many to pick, 1 to ``len(scores)``.
-
-    Returns:
-        Positions and scores, best first.
     """
     best: Hits = []
     # For a few, argmax again and again beats a partial sort, and finds the first of equal scores.
@@ -214,12 +195,7 @@ def best_positions(scores: npt.NDArray[np.floating[Any]], count: int) -> Hits:
 def first_limit(count: int, limit: int) -> int:
     """Number of hits that :func:`with_ties` fetches first.
 
-    Args:
-        count: How many are wanted.
-        limit: How many there can be at most.
-
-    Returns:
-        A few more, so that one fetch mostly suffices.
+    A few more than are wanted, so that one fetch mostly suffices.
     """
     return min(count + _SPARE, limit)
 
@@ -250,15 +226,12 @@ def with_ties(fetch: Callable[[int], Sequence[tuple[int, float]]], count: int, l
 
 
 def filled_up(found: Sequence[tuple[int, float]], count: int, score: float) -> Hits:
-    """Adds the first other positions of the corpus until there are enough.
+    """Adds the first other positions of the corpus until there are ``count``.
 
     Args:
         found: Positions with their scores, best first.
         count: How many are wanted, at most the size of the corpus.
         score: Score of those that are added.
-
-    Returns:
-        ``count`` positions with their scores.
     """
     known = {position for position, _ in found}
     positions = (i for i in range(count + len(known)) if i not in known)

@@ -100,13 +100,6 @@ class CachedRetriever:
     def search(self, queries: Sequence[str], top_k: int) -> list[Hits]:
         """Ranks passages for each query; see :class:`calibadv_env.retrieval.base.Retriever`.
 
-        Args:
-            queries: Any text.
-            top_k: Number of passages wanted, at least 1.
-
-        Returns:
-            One list a query, as recorded.
-
         Raises:
             ValueError: if ``queries`` is a bare string or ``top_k`` is below 1.
             RetrieverError: if a query was not recorded in mode replay, if the answer changed in
@@ -118,14 +111,6 @@ class CachedRetriever:
         self, queries: Sequence[str], top_k: int, tasks: Sequence[AskedTask]
     ) -> list[Hits]:
         """Like :meth:`search`, and tells the tasks to a retriever that takes them.
-
-        Args:
-            queries: Any text.
-            top_k: Number of passages wanted, at least 1.
-            tasks: The task of each query.
-
-        Returns:
-            One list a query, as recorded.
 
         Raises:
             ValueError: as for :meth:`search`, or if there is not one task a query.

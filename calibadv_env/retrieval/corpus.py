@@ -35,17 +35,11 @@ class Corpus:
 
     @classmethod
     def from_jsonl(cls, path: str | Path) -> Corpus:
-        r"""Reads a corpus from a plain or gzip JSONL file.
+        r"""Reads a corpus from a plain or gzip JSONL file, in file order.
 
         A line is ``{"id", "title", "text"}``, or ``{"id", "contents"}`` where the first line of
         the contents is the title, with the quotes round it taken off (``"Title"\ntext``);
         contents of a single line are a text without a title. Other keys are ignored.
-
-        Args:
-            path: The file.
-
-        Returns:
-            The corpus, in file order.
 
         Raises:
             DataError: if the file cannot be read, is empty, has a malformed line or repeats an
@@ -63,10 +57,7 @@ class Corpus:
         return cls(passages)
 
     def to_jsonl(self, path: str | Path) -> None:
-        """Writes the corpus as lines of ``{"id", "title", "text"}``.
-
-        Args:
-            path: The file, compressed if its name ends in ``.gz``.
+        """Writes lines of ``{"id", "title", "text"}``, compressed if the name ends in ``.gz``.
 
         Raises:
             OSError: if the file cannot be written.
@@ -135,13 +126,7 @@ class Corpus:
 
 
 def read_passages(path: str | Path) -> Iterator[tuple[str, Passage]]:
-    """Reads passages one by one, as :meth:`Corpus.from_jsonl` does; ids may repeat.
-
-    Args:
-        path: A plain or gzip JSONL file.
-
-    Yields:
-        ``file:line`` and the passage.
+    """Passages as :meth:`Corpus.from_jsonl` reads them, each with ``file:line``; ids may repeat.
 
     Raises:
         DataError: if the file cannot be read or has a malformed line.
@@ -154,13 +139,7 @@ def read_passages(path: str | Path) -> Iterator[tuple[str, Passage]]:
 
 
 def parse_passage(record: Mapping[str, Any]) -> Passage:
-    """Makes a passage of one JSON object in a format of :meth:`Corpus.from_jsonl`.
-
-    Args:
-        record: The object.
-
-    Returns:
-        The passage.
+    """The passage of one JSON object in a format of :meth:`Corpus.from_jsonl`.
 
     Raises:
         ValueError: if a key is missing or a value has the wrong type, naming the key.

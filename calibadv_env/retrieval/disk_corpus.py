@@ -94,13 +94,7 @@ class DiskCorpus(Corpus):
         return self._manifest.corpus_sha256
 
     def read(self, position: int) -> Passage:
-        """Reads one passage.
-
-        Args:
-            position: 0 to ``len(corpus) - 1``.
-
-        Returns:
-            The passage.
+        """Reads the passage of a position, 0 to ``len(corpus) - 1``.
 
         Raises:
             RetrieverError: if the file no longer holds it.
@@ -200,7 +194,7 @@ class _Passages(Sequence[Passage]):
 def write_corpus(
     source: CorpusSource, folder: str | Path, progress: Progress = no_progress
 ) -> DiskCorpus:
-    """Brings a corpus into the form that :class:`DiskCorpus` opens.
+    """Brings a corpus into the form that :class:`DiskCorpus` opens, and opens it.
 
     The text streams through; what is held in memory is 8 bytes a passage, for the table of ids.
     A source that already has this form is linked, not copied, where the file system allows it.
@@ -210,9 +204,6 @@ def write_corpus(
             index; or a corpus.
         folder: Where to write; is made.
         progress: Is told how far it is.
-
-    Returns:
-        The corpus, open.
 
     Raises:
         DataError: if a line is malformed (with file and line), an id stands twice, or there is
@@ -236,14 +227,11 @@ def write_corpus(
 
 
 def estimate_passages(path: Path, sample_bytes: int = 1 << 20) -> int | None:
-    """Guesses from its beginning how many lines a file has, for a progress bar.
+    """Guess from a file's beginning how many lines it has, for a progress bar; None without one.
 
     Args:
         path: A plain JSONL file; for a compressed one there is no guess.
         sample_bytes: How much of it to look at.
-
-    Returns:
-        The guess; None if there is none.
     """
     try:
         with path.open("rb") as stream:

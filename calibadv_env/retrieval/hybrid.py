@@ -38,9 +38,6 @@ def reciprocal_rank_fusion(
         rankings: Lists of distinct items, best first.
         constant: How little the first ranks stand out, at least 0.
 
-    Returns:
-        The score of every item; empty for no rankings.
-
     Raises:
         ValueError: if the constant is negative.
     """
@@ -137,9 +134,6 @@ def write_hybrid(
         depth: See :class:`HybridRetriever`.
         constant: See :class:`HybridRetriever`.
         overwrite: If true, an index in this place gives way.
-
-    Returns:
-        The folder.
 
     Raises:
         ValueError: if a setting is out of range.

@@ -97,11 +97,7 @@ class HashedFile:
         self.num_bytes += len(raw)
 
     def close(self) -> FileFacts:
-        """Brings everything to the disk.
-
-        Returns:
-            Size and hash.
-        """
+        """Brings everything to the disk; gives size and hash."""
         self._stream.flush()
         os.fsync(self._stream.fileno())
         self._stream.close()
@@ -117,30 +113,16 @@ class HashedFile:
 
 
 def write_array(path: Path, array: npt.NDArray[Any]) -> FileFacts:
-    """Writes the raw values of an array.
-
-    Args:
-        path: The file.
-        array: The values.
-
-    Returns:
-        Size and hash.
-    """
+    """Writes the raw values of an array; gives size and hash of the file."""
     with HashedFile(path) as file:
         file.write(array)
         return file.close()
 
 
 def map_array(path: Path, dtype: str, *, in_memory: bool = False) -> npt.NDArray[Any]:
-    """Opens an array of raw values, read-only.
+    """A file of raw values as a read-only array ``[value]``.
 
-    Args:
-        path: The file.
-        dtype: Type of the values.
-        in_memory: If true, it is read; else it is mapped.
-
-    Returns:
-        One-dimensional array; mapped ones cost no memory of their own.
+    It is mapped, which costs no memory of its own, unless it is to be read ``in_memory``.
     """
     if in_memory or path.stat().st_size == 0:
         return np.fromfile(path, dtype=dtype)
@@ -159,15 +141,7 @@ def file_facts(path: Path) -> FileFacts:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> FileFacts:
-    """Writes the manifest of an index.
-
-    Args:
-        folder: The index.
-        manifest: Its manifest.
-
-    Returns:
-        Size and hash of the file.
-    """
+    """Writes the manifest of an index; gives size and hash of the file."""
     record = {"format": FORMAT, "version": VERSION, **asdict(manifest)}
     with HashedFile(folder / MANIFEST) as file:
         file.write(json.dumps(record, indent=1).encode() + b"\n")
@@ -175,14 +149,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> FileFacts:
 
 
 def read_manifest(folder: str | Path, kind: str | None = None) -> Manifest:
-    """Reads the manifest of an index.
-
-    Args:
-        folder: The index.
-        kind: The kind that it must have; None takes any.
-
-    Returns:
-        The manifest.
+    """Reads the manifest of an index, which must have the kind, if one is given.
 
     Raises:
         DataError: if the folder holds no index, one of another format version, or one of
@@ -247,12 +214,7 @@ def check_files(folder: Path, manifest: Manifest, *, verify: bool = False) -> No
 
 
 def check_settings(folder: str | Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Refuses an index that was built with other settings than this code has.
-
-    Args:
-        folder: The index, for the message.
-        there: The settings of its manifest.
-        wanted: The settings of this code.
+    """Refuses an index whose settings (``there``) are not those of this code (``wanted``).
 
     Raises:
         DataError: if a setting differs.
@@ -266,12 +228,7 @@ def check_settings(folder: str | Path, there: Mapping[str, Any], wanted: Mapping
 
 
 def check_corpus(folder: str | Path, manifest: Manifest, corpus_sha256: str) -> None:
-    """Refuses an index that was made from another corpus.
-
-    Args:
-        folder: The index, for the message.
-        manifest: Its manifest.
-        corpus_sha256: Hash of the corpus that is meant.
+    """Refuses an index that was made from another corpus than the one with this hash.
 
     Raises:
         DataError: if the hashes differ.

@@ -49,9 +49,6 @@ def make_retriever(spec: str | Retriever, corpus: Corpus) -> Retriever:
             any object with a method ``search``, which is given back as it is.
         corpus: Passages to search.
 
-    Returns:
-        The retriever.
-
     Raises:
         ValueError: if the name is unknown or the object cannot search.
         MissingDependencyError: if the package behind the name is not installed.
@@ -77,15 +74,12 @@ def make_retriever(spec: str | Retriever, corpus: Corpus) -> Retriever:
 def open_index(
     folder: str | Path, *, corpus: Corpus | None = None, verify: bool = False
 ) -> Retriever:
-    """Opens an index of whatever kind it is.
+    """Opens an index of whatever kind as a retriever, with its passages at ``.corpus``.
 
     Args:
         folder: Folder that `calibadv index` made.
         corpus: The corpus that it must be an index of; None takes any.
         verify: If true, every file is read and hashed first; else only sizes are compared.
-
-    Returns:
-        The retriever, with its passages at ``.corpus``.
 
     Raises:
         DataError: if there is no index, its files are not the ones that were written, or it was
@@ -103,13 +97,7 @@ def open_index(
 
 
 def verify_index(folder: str | Path) -> Manifest:
-    """Reads and hashes every file of an index and of those that it points to.
-
-    Args:
-        folder: The index.
-
-    Returns:
-        Its manifest.
+    """Reads and hashes every file of an index and of those it points to; gives its manifest.
 
     Raises:
         DataError: if a file is not the one that was written.
@@ -141,9 +129,6 @@ def write_pointer(
         settings: Settings of the search.
         overwrite: If true, an index in this place gives way.
 
-    Returns:
-        The folder.
-
     Raises:
         DataError: if a part is no index, or the parts are of different corpora.
     """
@@ -164,15 +149,7 @@ def write_pointer(
 
 
 def open_parts(folder: Path, manifest: Manifest, *, verify: bool) -> list[Any]:
-    """Opens the indexes that another one points to.
-
-    Args:
-        folder: The index.
-        manifest: Its manifest.
-        verify: See :func:`open_index`.
-
-    Returns:
-        The retrievers, each with the corpus that the manifest names.
+    """Opens the indexes that another one points to, each with the corpus that the manifest names.
 
     Raises:
         DataError: as for :func:`open_index`.

@@ -49,15 +49,7 @@ class EncoderScorer:
         return f"encoder:{self.encoder.fingerprint}"
 
     def score(self, query: str, passages: Sequence[Passage]) -> list[float]:
-        """Scores the passages of one query.
-
-        Args:
-            query: Any text.
-            passages: Passages to score.
-
-        Returns:
-            One score a passage.
-        """
+        """One score for each passage of a query; higher is better."""
         vector = self.encoder.encode_queries([query])[0]
         scores: list[float] = (self.encoder.encode_passages(passages) @ vector).tolist()
         return scores
@@ -148,9 +140,6 @@ def write_reranker(
             :data:`calibadv_env.retrieval.dense.families.FAMILIES`; None takes a cross-encoder.
         depth: See :class:`RerankingRetriever`.
         overwrite: If true, an index in this place gives way.
-
-    Returns:
-        The folder.
 
     Raises:
         ValueError: if a setting is out of range.

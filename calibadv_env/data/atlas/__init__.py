@@ -56,10 +56,7 @@ def load_wiki_dataset() -> Dataset:
 
 
 def load_world() -> AtlasWorld:
-    """The passages of the atlas with the facts and names that stand in them.
-
-    Returns:
-        The world, read from the cache or compiled.
+    """The passages of the atlas with their facts and names, from the cache or compiled.
 
     Raises:
         DataError: if a data package is missing or is not the expected version.

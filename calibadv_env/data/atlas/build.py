@@ -75,11 +75,7 @@ def cache_folder() -> Path:
 
 
 def compile_files() -> Files:
-    """Compiles the atlas from the two data packages, without looking at the cache.
-
-    Returns:
-        Name -> content of the files in ``FILES``.
-    """
+    """The content of ``FILES``, compiled from the two data packages without a look at the cache."""
     world = compile_world(read_factbook(), read_airports())
     tasks = task_records(select_chains(world, all_chains(world)))
     passages = ({"id": p.id, "title": p.title, "text": p.text} for p in world.passages)

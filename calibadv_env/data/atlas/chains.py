@@ -165,14 +165,7 @@ class FactIndex:
 
 
 def all_chains(world: AtlasWorld) -> Iterator[Chain]:
-    """Every sound chain of one to four hops, in a fixed order.
-
-    Args:
-        world: A compiled world.
-
-    Yields:
-        Chains; see :func:`is_sound`.
-    """
+    """Every sound chain of one to four hops in a fixed order; see :func:`is_sound`."""
     index = FactIndex(world)
     for fact in world.facts:
         for chain in _chains_from(index, fact):

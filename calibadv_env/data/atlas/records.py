@@ -131,15 +131,7 @@ def is_clean_name(name: str) -> bool:
 
 
 def country_record(state: State, entry: Mapping[str, Any]) -> CountryRecord:
-    """Cleans one Factbook entry.
-
-    Args:
-        state: Whose entry it is.
-        entry: Nested sections as the package has them.
-
-    Returns:
-        The record.
-    """
+    """The clean record of a state's Factbook entry, given as nested sections."""
     values = {
         "capital": _capital(state, entry),
         "currency": _currency(state, entry),

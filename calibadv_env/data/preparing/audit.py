@@ -153,9 +153,6 @@ def one_search_figures(
         tasks: At least one task, each with gold passages.
         retriever: Retriever to audit.
         top_k: How many passages the search gives.
-
-    Returns:
-        The shares.
     """
     results = retriever.search([task.question for task in tasks], top_k)
     first = every = answered = 0
@@ -318,9 +315,6 @@ def measure_coverage(
         passages: The corpus; gone through once.
         retriever: Retriever to audit; None leaves the searches out.
         top_k: How many passages a search gives.
-
-    Returns:
-        The figures.
     """
     scan = AnswerScan({answer for task in tasks for answer in telling_answers(task)})
     for passage in passages:

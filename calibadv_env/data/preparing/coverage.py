@@ -80,9 +80,6 @@ def audit_dataset(
         seed: Seed of the sample.
         progress: Is told how far it is.
 
-    Returns:
-        The figures.
-
     Raises:
         ValueError: if an argument is out of its range or names nothing that exists.
         DataError: if the data is missing or faulty.
@@ -133,11 +130,7 @@ def audit_path(name: str) -> Path:
 
 
 def write_audit(result: AuditResult, path: Path) -> None:
-    """Puts figures into a file, in place of earlier ones of the same split.
-
-    Args:
-        result: The figures.
-        path: The file; made with its folder if need be.
+    """Puts figures in place of earlier ones of the same split; makes the file if need be.
 
     Raises:
         DataError: if the file that is there cannot be read.

@@ -100,14 +100,7 @@ class GoldFinder:
                     self._by_sentence.setdefault((key, sentence), []).append(passage.id)
 
     def find(self, evidence: Evidence) -> Match:
-        """Matches of a piece of evidence among the passages so far.
-
-        Args:
-            evidence: One of those that the finder was made with.
-
-        Returns:
-            The passages and how they were found.
-        """
+        """The passages so far that match one of the finder's pieces of evidence, and how."""
         key = title_key(evidence.title)
         of_title = self._by_title.get(key, [])
         if not of_title:

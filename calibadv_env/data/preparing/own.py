@@ -78,9 +78,6 @@ def prepare_own(
         passage_words: Longer documents are cut into passages of so many words; None leaves them.
         seed: Seed of the deal.
 
-    Returns:
-        What was written.
-
     Raises:
         ValueError: if an argument is out of its range.
         DataError: if a file is faulty, a task names a document that there is not, or the folder
@@ -148,15 +145,12 @@ def cut_passages(document: Passage, words: int | None) -> list[Passage]:
 
 
 def deal_out(tasks: Sequence[QATask], shares: Shares, seed: int) -> dict[str, list[QATask]]:
-    """Deals tasks out to train, dev and test.
+    """Deals tasks out to those of train, dev and test that have a share, in the tasks' order.
 
     Args:
         tasks: The tasks. Those with equal questions go to one split.
         shares: Share of each split in the different questions; what is rounded away is train's.
         seed: Seed of the order.
-
-    Returns:
-        The tasks of each split with a share, in their order.
 
     Raises:
         ValueError: if there are fewer different questions than splits.

@@ -85,9 +85,6 @@ def prepare(
             None leaves the gold passages open.
         progress: Is told how far it is.
 
-    Returns:
-        What was written, in order.
-
     Raises:
         DataError: if a record, the corpus or the folder of a benchmark is faulty; the message
             names file and line. Benchmarks that are complete by then stay.

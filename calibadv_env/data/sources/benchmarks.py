@@ -113,13 +113,7 @@ class BenchmarkDataset(Dataset):
 
 
 def find_benchmark(name: str) -> Benchmark:
-    """The benchmark of a name.
-
-    Args:
-        name: In any case, such as "hotpotqa".
-
-    Returns:
-        The benchmark.
+    """The benchmark of a name in any case, such as "hotpotqa".
 
     Raises:
         ValueError: if there is none.

@@ -117,14 +117,7 @@ class FlashragHub:
 
 
 def how_to_fetch(name: str) -> str:
-    """Says what to download, from where, and where to put it.
-
-    Args:
-        name: FlashRAG's name of the benchmark.
-
-    Returns:
-        Two commands and an address, on lines of their own.
-    """
+    """Instructions for fetching a benchmark, by FlashRAG's name, and where to put it."""
     return (
         f"Get the files https://huggingface.co/datasets/{HUB}/resolve/main/{name}/"
         "{train,dev,test}.jsonl, as far as there are such, for instance on a machine with "
@@ -161,17 +154,11 @@ def split_file(folder: Path, split: str) -> Path | None:
 
 
 def parse_record(record: Mapping[str, Any]) -> tuple[QATask, int]:
-    """Makes a task of one record, its evidence in the metadata.
+    """The task of one of FlashRAG's records, with its evidence, and its number of blank answers.
 
     A whole number as an id is taken as its digits. Blank accepted answers are left out. The
     articles that come with a task (``context``, ``paragraphs``) are not kept, but for the
     supporting sentences.
-
-    Args:
-        record: A record of FlashRAG's.
-
-    Returns:
-        The task, and how many blank answers it had.
 
     Raises:
         ValueError: if a key is missing or a value has the wrong type, naming the key.

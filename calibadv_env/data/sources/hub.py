@@ -77,16 +77,13 @@ READERS: Final = (HubReader(),)
 
 
 def load_from_hub(repository: str, config: str | None, label: str, how_to_fetch: str) -> Any:
-    """Loads a dataset by the package ``datasets``, which keeps it.
+    """The splits of a dataset by name, loaded by the package ``datasets``, which keeps it.
 
     Args:
         repository: ``owner/name``, or the folder of a copy.
         config: Its configuration, None for the only or default one.
         label: Its name in a message.
         how_to_fetch: Instructions for a machine without internet access.
-
-    Returns:
-        Its splits by name.
 
     Raises:
         DataError: if it cannot be loaded, with what to do about that.

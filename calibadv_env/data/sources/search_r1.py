@@ -96,13 +96,7 @@ def source_name(row: Mapping[str, Any]) -> str:
 
 
 def record_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Makes a FlashRAG record of a row.
-
-    Args:
-        row: A row.
-
-    Returns:
-        The record, with the row's own ``id`` or else ``<split>_<index>``.
+    """A FlashRAG record of a row, with the row's own ``id`` or else ``<split>_<index>``.
 
     Raises:
         ValueError: if the row has no question or no accepted answers.

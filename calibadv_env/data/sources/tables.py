@@ -114,7 +114,7 @@ READERS: Final = (TableReader(),)
 
 
 def task_of_row(row: Mapping[str, Any], number: int) -> QATask:
-    """Makes a task of a row.
+    """The task of a row.
 
     Args:
         row: ``question``; the answers in ``golden_answers``, ``answers`` or ``answer`` (a list,
@@ -122,9 +122,6 @@ def task_of_row(row: Mapping[str, Any], number: int) -> QATask:
             separated by ``|``, one a hop), ``gold_passages``, ``hops`` and ``metadata``. Whatever
             else it has goes into the metadata.
         number: Its place from 1, for a row without ``id``, which becomes ``row<number>``.
-
-    Returns:
-        The task.
 
     Raises:
         ValueError: if a value is missing or has the wrong type, naming the column.

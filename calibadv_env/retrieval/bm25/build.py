@@ -71,9 +71,6 @@ def build_bm25_index(
         postings_per_range: Postings that are merged at a time; about 80 bytes each.
         progress: Is told how far it is.
 
-    Returns:
-        The folder.
-
     Raises:
         DataError: if the corpus is faulty, the place is taken, or the disk is full; nothing is
             left behind.
@@ -103,9 +100,6 @@ def inverse_document_frequency(
     Args:
         document_frequencies: For each word the number of passages that hold it.
         num_passages: N.
-
-    Returns:
-        One value a word.
     """
     values, where = np.unique(document_frequencies, return_inverse=True)
     logs = [math.log(1 + (num_passages - df + 0.5) / (df + 0.5)) for df in values.tolist()]
@@ -130,9 +124,6 @@ def bm25_scores(
         lengths: For each posting the number of words of the passage.
         mean_length: Mean over all passages.
         settings: k1 and b.
-
-    Returns:
-        One score a posting.
     """
     k1, b = settings.k1, settings.b
     tf = counts.astype(np.float64)

@@ -76,15 +76,7 @@ class PostingsScan:
         self._local = threading.local()
 
     def word(self, start: int, end: int) -> Word:
-        """Looks at the postings of a word.
-
-        Args:
-            start: Where they begin.
-            end: Where they end.
-
-        Returns:
-            What :meth:`search` takes.
-        """
+        """The postings of a word from ``start`` to ``end``, as :meth:`search` takes them."""
         firsts = np.array(self._firsts, dtype=np.int32)[1:]
         inner = start + np.searchsorted(self._positions[start:end], firsts)
         bound = float(self._scores[start:end].max(initial=0.0))

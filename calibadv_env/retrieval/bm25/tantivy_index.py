@@ -53,9 +53,6 @@ def build_tantivy_index(
         heap_bytes: Memory of the writer, at least 15,000,000.
         progress: Is told how far it is.
 
-    Returns:
-        The folder.
-
     Raises:
         DataError: if the corpus is faulty, the place is taken, or the disk is full; nothing is
             left behind.

@@ -111,14 +111,7 @@ class TransformerEncoder:
         return int(self._passages.config.hidden_size)
 
     def encode_queries(self, queries: Sequence[str]) -> npt.NDArray[np.float32]:
-        """One vector a query, independent of the other queries; see the class.
-
-        Args:
-            queries: Any text.
-
-        Returns:
-            Array ``[query, dimension]``.
-        """
+        """One vector a query, ``[query, dimension]``, independent of the others; see the class."""
         vectors = np.empty((len(queries), self.dimension), np.float32)
         if not queries:
             return vectors
@@ -142,14 +135,7 @@ class TransformerEncoder:
         return vectors
 
     def encode_passages(self, passages: Sequence[Passage]) -> npt.NDArray[np.float32]:
-        """One vector a passage.
-
-        Args:
-            passages: Any passages.
-
-        Returns:
-            Array ``[passage, dimension]``.
-        """
+        """One vector a passage, ``[passage, dimension]``."""
         vectors = np.empty((len(passages), self.dimension), np.float32)
         lengths = [len(p.title) + len(p.text) for p in passages]
         order = sorted(range(len(passages)), key=lengths.__getitem__)
@@ -237,15 +223,7 @@ class TransformerCrossEncoder:
         self.fingerprint = f"cross:{max_tokens}:{_model_fingerprint(model, self._model)}"
 
     def score(self, query: str, passages: Sequence[Passage]) -> list[float]:
-        """Scores the passages of one query.
-
-        Args:
-            query: Any text.
-            passages: Passages to score.
-
-        Returns:
-            One score a passage; higher is better.
-        """
+        """One score for each passage of a query; higher is better."""
         torch = _import("torch")
         scores: list[float] = []
         for start in range(0, len(passages), self.batch_size):

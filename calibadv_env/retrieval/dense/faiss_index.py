@@ -120,13 +120,7 @@ def to_record(settings: FaissSettings) -> dict[str, Any]:
 
 
 def from_record(record: Mapping[str, Any]) -> FaissSettings:
-    """The settings of a record.
-
-    Args:
-        record: As :func:`to_record` gives it.
-
-    Returns:
-        The settings.
+    """The settings of a record that :func:`to_record` gave.
 
     Raises:
         ValueError: if the kind is unknown or a value is out of range.

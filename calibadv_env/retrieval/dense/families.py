@@ -65,13 +65,7 @@ FAMILIES: Final[dict[str, EncoderFamily]] = {
 
 
 def family_of(model: str) -> str:
-    """Guesses the family of an encoder from its name or path.
-
-    Args:
-        model: A path or a name on the hub.
-
-    Returns:
-        A key of :data:`FAMILIES`.
+    """Guesses the family of an encoder, a key of :data:`FAMILIES`, from its name or path.
 
     Raises:
         ValueError: if the name does not tell; the family has to be named then.

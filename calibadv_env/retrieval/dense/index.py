@@ -74,9 +74,6 @@ def build_dense_index(
         dtype: "float32" or "float16" for the chunks on disk.
         progress: Is told how far it is.
 
-    Returns:
-        The folder.
-
     Raises:
         DataError: if the corpus is faulty, the place is taken, the disk is full, or the chunks
             there are come from another corpus, encoder or chunk size.
@@ -122,7 +119,7 @@ def encode_corpus(
     plan: dict[str, Any],
     progress: Progress = no_progress,
 ) -> list[Path]:
-    """Encodes the chunks that are not there yet.
+    """Encodes the chunks that are not there yet; gives the files of all chunks, in order.
 
     Args:
         corpus: The passages.
@@ -130,9 +127,6 @@ def encode_corpus(
         folder: Where the chunks stand.
         plan: Facts that the vectors depend on; kept beside the chunks.
         progress: Is told how far it is.
-
-    Returns:
-        The files of the chunks, in order.
 
     Raises:
         DataError: if chunks that are there were made by another plan.

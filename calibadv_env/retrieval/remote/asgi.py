@@ -34,28 +34,13 @@ class Reply:
 
 
 def failure(status: int, message: str, retry_after_s: int | None = None) -> Reply:
-    """A reply that says what went wrong.
-
-    Args:
-        status: The HTTP status.
-        message: What went wrong.
-        retry_after_s: When to ask again.
-
-    Returns:
-        The reply.
-    """
+    """A reply that says what went wrong, and after how many seconds to ask again."""
     body = json.dumps({"error": message}).encode("ascii")
     return Reply(status, body, JSON_TYPE, retry_after_s)
 
 
 async def send_reply(send: Send, reply: Reply, *headers: tuple[bytes, bytes]) -> None:
-    """Sends a reply in the terms of ASGI.
-
-    Args:
-        send: Takes the parts.
-        reply: What to send.
-        headers: More headers.
-    """
+    """Sends a reply, with more headers if need be, in the terms of ASGI."""
     pause = reply.retry_after_s
     start = {
         "type": "http.response.start",

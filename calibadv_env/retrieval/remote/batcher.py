@@ -224,16 +224,7 @@ class SearchBatcher:
 def search_in_parts(
     retriever: Retriever, queries: Sequence[str], top_k: int, max_batch: int
 ) -> dict[str, list[ScoredPassage]]:
-    """Searches distinct queries, so many at a time.
-
-    Args:
-        retriever: Answers.
-        queries: Distinct queries.
-        top_k: Passages a query.
-        max_batch: Most queries of a call.
-
-    Returns:
-        The passages of each query.
+    """Searches distinct queries, at most ``max_batch`` at a time.
 
     Raises:
         RetrieverError: if the retriever raises it, or answers another number of queries.

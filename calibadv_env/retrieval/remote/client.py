@@ -136,9 +136,6 @@ class HttpRetriever:
             spec: An address, with settings behind ``#`` if need be:
                 ``http://host:8000#dialect=gem&timeout_s=5``.
 
-        Returns:
-            The retriever.
-
         Raises:
             ValueError: if a setting is unknown or cannot be read.
         """
@@ -146,14 +143,7 @@ class HttpRetriever:
         return cls(url, **options)
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
-        """Ranks passages for each query; see :class:`calibadv_env.retrieval.base.Retriever`.
-
-        Args:
-            queries: Any text.
-            top_k: Number of passages wanted, at least 1.
-
-        Returns:
-            One list a query, best first, as the server ranks them.
+        """Passages as the server ranks them; see :class:`calibadv_env.retrieval.base.Retriever`.
 
         Raises:
             ValueError: if ``queries`` is a bare string or ``top_k`` is below 1.
@@ -286,15 +276,12 @@ class HttpRetriever:
 
 
 def split_batch(queries: Sequence[str], max_queries: int, max_chars: int) -> list[list[str]]:
-    """Cuts a batch into requests.
+    """Cuts a batch into requests, in order.
 
     Args:
         queries: The batch.
         max_queries: Most queries of a request.
         max_chars: Most characters of a request, unless a single query is longer.
-
-    Returns:
-        The parts, in order.
     """
     parts: list[list[str]] = []
     size = 0

@@ -115,15 +115,7 @@ class SearchService:
             executor.shutdown(wait=False, cancel_futures=True)
 
     async def retrieve(self, body: bytes, content_type: str | None) -> Reply:
-        """Answers a request.
-
-        Args:
-            body: Its bytes.
-            content_type: What its header says.
-
-        Returns:
-            The reply, whatever happens.
-        """
+        """Answers a request, given as bytes and the header's content type, whatever happens."""
         started = time.monotonic()
         reply = await self._retrieve(body, content_type)
         self.count(reply, started)

@@ -39,14 +39,7 @@ class Histogram:
         return sum(self._counts)
 
     def lines(self, name: str) -> list[str]:
-        """The lines of a histogram in the text format.
-
-        Args:
-            name: Name of the metric.
-
-        Returns:
-            Cumulative buckets, sum and count.
-        """
+        """Cumulative buckets, sum and count of a histogram in the text format of Prometheus."""
         lines: list[str] = []
         total = 0
         for bound, count in zip(self._bounds, self._counts, strict=False):
@@ -87,15 +80,7 @@ class ServerMetrics:
     search_s: Histogram = field(default_factory=lambda: Histogram(_SECONDS))
 
     def text(self, *, is_ready: bool, queue_length: int) -> str:
-        """All metrics.
-
-        Args:
-            is_ready: If true, the index is loaded.
-            queue_length: Queries that wait.
-
-        Returns:
-            The text that Prometheus reads.
-        """
+        """All metrics as the text that Prometheus reads."""
         lines: list[str] = []
 
         def add(name: str, kind: str, about: str, values: Sequence[str]) -> None:

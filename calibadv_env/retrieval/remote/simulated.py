@@ -111,9 +111,6 @@ def noise_probability(
         end: Share at the end, 0 to 1.
         base: How late the change comes, above 0.
 
-    Returns:
-        A probability between ``start`` and ``end``.
-
     Raises:
         ValueError: if an argument is out of its range.
     """
@@ -273,9 +270,6 @@ def simulated_from_spec(spec: str) -> SimulatedRetriever:
             left out, which is how finely the progress of a training is told apart) and
             :class:`ChatWriter`.
 
-    Returns:
-        The retriever.
-
     Raises:
         ValueError: if a setting is unknown, missing or cannot be read.
     """
@@ -297,9 +291,6 @@ def simulation_prompt(query: str, task: AskedTask | None, quality: Quality, coun
         task: The task that the query belongs to, None if it is not known.
         quality: What kind of passages to write.
         count: How many.
-
-    Returns:
-        The prompt.
     """
     rule = RULES[quality]
     if task is None:

@@ -8,14 +8,11 @@ from urllib.parse import parse_qsl, urldefrag
 
 
 def read_spec(spec: str, kinds: Mapping[str, type]) -> tuple[str, dict[str, Any]]:
-    """Splits a specification.
+    """The address in a specification, and the settings that it gives.
 
     Args:
         spec: Such as ``http://host:8000#dialect=gem&timeout_s=5``.
         kinds: The settings that there are, and the type of each.
-
-    Returns:
-        The address and the settings that are given.
 
     Raises:
         ValueError: if a setting is unknown or cannot be read.

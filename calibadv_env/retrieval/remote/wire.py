@@ -58,7 +58,7 @@ class BadReplyError(ValueError):
     """A reply that is not of the dialect it should be.
 
     Attributes:
-        is_readable: Whether it is JSON or msgpack at all; if not, something stood between.
+        is_readable: If true, it is JSON or msgpack at all; else something stood between.
     """
 
     def __init__(self, message: str, *, is_readable: bool = True) -> None:
@@ -131,15 +131,7 @@ def is_msgpack_body(body: bytes, content_type: str | None) -> bool:
 
 
 def parse_request(body: bytes, content_type: str | None, limits: RequestLimits) -> SearchRequest:
-    """Reads a request in any of the dialects.
-
-    Args:
-        body: The bytes.
-        content_type: What the header says.
-        limits: What may be asked for.
-
-    Returns:
-        The request.
+    """The request in a body and its content type, in any of the dialects.
 
     Raises:
         BadRequestError: if it is malformed or asks for too much; the message names the field.
@@ -167,14 +159,7 @@ def parse_request(body: bytes, content_type: str | None, limits: RequestLimits) 
 
 
 def encode_reply(request: SearchRequest, results: Results) -> tuple[bytes, str]:
-    """Writes the answer to a request.
-
-    Args:
-        request: What was asked.
-        results: The passages of each query.
-
-    Returns:
-        The body and its media type.
+    """Body and media type of the answer to a request: the passages of each query.
 
     Raises:
         ValueError: if a score is not finite.
@@ -189,16 +174,13 @@ def encode_reply(request: SearchRequest, results: Results) -> tuple[bytes, str]:
 def encode_request(
     dialect: Dialect, queries: Sequence[str], top_k: int, num_candidates: int
 ) -> tuple[bytes, str]:
-    """Writes a request.
+    """Body and media type of a request. Scores are always asked for.
 
     Args:
         dialect: The dialect.
         queries: What to search for; one, unless the dialect takes more.
         top_k: Passages a query.
         num_candidates: What a rerank server is told to choose from, at least.
-
-    Returns:
-        The body and its media type. Scores are always asked for.
     """
     record: dict[str, Any] = {"return_scores": True}
     if dialect == "rerank":
@@ -216,7 +198,7 @@ def encode_request(
 def decode_reply(
     dialect: Dialect, body: bytes, num_queries: int, top_k: int, *, is_probe: bool = False
 ) -> list[list[ScoredPassage]]:
-    """Reads a reply.
+    """The passages of each query in a reply, best first.
 
     Documents may be objects or strings in every dialect. A document without an id, as in rerank,
     gets one from its content.
@@ -226,11 +208,8 @@ def decode_reply(
         body: The bytes.
         num_queries: How many queries were sent.
         top_k: Passages that were asked for.
-        is_probe: Whether the dialect is only a guess. Strings then tell a rerank server, which
+        is_probe: If true, the dialect is only a guess: strings then tell a rerank server, which
             reads the same requests but not their ``topk``.
-
-    Returns:
-        The passages of each query, best first.
 
     Raises:
         BadReplyError: if the reply is not of this form, or its counts are wrong.

@@ -77,13 +77,7 @@ class ChatWriter:
         )
 
     def write(self, prompts: Sequence[str]) -> list[str]:
-        """Completes each prompt, several at a time.
-
-        Args:
-            prompts: Each is sent as one user message.
-
-        Returns:
-            The answers, in order.
+        """Answers to the prompts, in order: several at a time, each as one user message.
 
         Raises:
             RetrieverError: if the server could not be reached or its reply has no text.
