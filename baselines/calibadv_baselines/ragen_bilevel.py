@@ -10,7 +10,8 @@ Made of
     loss        clipped surrogate with clip-higher, 0.2 below and 0.28 above; token mean; no KL;
                 entropy bonus 0.001
 
-Published settings: 8 questions x 16 episodes, 200 updates; the environment is that of Search-R1.
+Published settings: 8 questions x 16 episodes, 200 updates, critic 1e-5; the environment is that of
+Search-R1.
 
 Run it: ``python -m calibadv_baselines.ragen_bilevel --output-dir runs/ragen-bilevel``
 """
@@ -23,6 +24,7 @@ from calibadv_algo.advantages.bilevel_gae import BiLevelGae
 from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
+from calibadv_algo.learner.config import CriticConfig
 from calibadv_algo.losses.clipped import ClippedSurrogate
 from calibadv_algo.shaping.turns import MalformedPenalty
 from calibadv_algo.training.config import TrainConfig
@@ -54,6 +56,7 @@ _RAGEN = replace(
         objective=CLIP_HIGHER,
         kl_coef=0.0,
         entropy_coef=0.001,
+        critic=CriticConfig(lr=1e-5),  # verl's ppo_trainer.yaml, which RAGEN's config inherits
     ),
 )
 

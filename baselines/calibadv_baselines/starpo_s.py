@@ -10,7 +10,8 @@ Made of
     loss        clipped surrogate with clip-higher, 0.2 below and 0.28 above; token mean; no KL;
                 entropy bonus 0.001
 
-Published settings: 8 questions x 16 episodes, 200 updates; the environment is that of Search-R1.
+Published settings: 8 questions x 16 episodes, 200 updates, critic 1e-5; the environment is that of
+Search-R1.
 
 Run it: ``python -m calibadv_baselines.starpo_s --output-dir runs/starpo-s``
 """
@@ -23,6 +24,7 @@ from calibadv_algo.advantages.gae import PpoGae
 from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
+from calibadv_algo.learner.config import CriticConfig
 from calibadv_algo.losses.clipped import ClippedSurrogate
 from calibadv_algo.shaping.filters import VarianceFilter
 from calibadv_algo.shaping.turns import MalformedPenalty
@@ -56,6 +58,7 @@ _RAGEN = replace(
         objective=CLIP_HIGHER,
         kl_coef=0.0,
         entropy_coef=0.001,
+        critic=CriticConfig(lr=1e-5),  # verl's ppo_trainer.yaml, which RAGEN's config inherits
     ),
 )
 
@@ -68,7 +71,6 @@ BASELINE = Baseline(
     departures=(
         "the paper's environments are games; here the setting is that of Search-R1",
         "at least one group stays, where the code may keep none of a small batch",
-        "the critic has the policy's learning rate unless the settings say otherwise",
     ),
     published=replace(
         _RAGEN,

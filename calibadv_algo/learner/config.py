@@ -30,8 +30,8 @@ def _default_objective() -> PolicyObjective:
 class CriticConfig(Checked):
     """The critic: a copy of the policy with a value head, where the advantage needs values."""
 
-    lr: Annotated[float, POSITIVE] = 3e-4
-    """Peak learning rate of AdamW; the other settings are the policy's."""
+    lr: Annotated[float | None, POSITIVE] = None
+    """Peak learning rate of AdamW; None is the policy's, as are the other settings."""
     warmup_fraction: Annotated[float, FRACTION] = 0.0
     """Share of the updates in which the learning rate rises from 0."""
     value_clip: Annotated[float, POSITIVE] = 0.5
@@ -109,6 +109,11 @@ class OptimConfig(Checked):
                 "mismatch must be NoCorrection unless old_logprobs is recomputed: the sampled ones "
                 f"do not differ from themselves; got {type(self.mismatch).__name__}"
             )
+
+    @property
+    def critic_lr(self) -> float:
+        """Peak learning rate of the critic: its own, or else the policy's."""
+        return self.lr if self.critic.lr is None else self.critic.lr
 
     @property
     def has_reference(self) -> bool:

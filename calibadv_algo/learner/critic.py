@@ -76,7 +76,7 @@ class Critic:
         self.stepper = Stepper(
             [each for each in self.module.parameters() if each.requires_grad],
             config,
-            lr=config.critic.lr,
+            lr=config.critic_lr,
             warmup_fraction=config.critic.warmup_fraction,
             ranks=ranks,
         )

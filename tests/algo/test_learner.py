@@ -362,7 +362,9 @@ def test_the_critic_does_not_depend_on_the_cut() -> None:
     batch = make_batch(model)
     found = []
     for budget in (10_000, 25):
-        config = OptimConfig(num_minibatches=1, micro_batch_tokens=budget, lr=1e-9)
+        config = OptimConfig(
+            num_minibatches=1, micro_batch_tokens=budget, critic=CriticConfig(lr=3e-4)
+        )
         critic = Learner(model, config, has_critic=True).critic
         assert critic is not None
         returns = torch.linspace(-1, 1, batch.num_action_tokens)
