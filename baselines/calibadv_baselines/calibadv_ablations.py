@@ -11,7 +11,7 @@ Made of CalibAdv's silver credit, opening tag and settings, with another advanta
     calibadv-aggressive         searches with a third of hits or more carry no penalty at all
     calibadv-solved-zero        searches that all of the group made perfectly carry no advantage
     calibadv-all-tokens         all turns are rebalanced together, not the answers alone
-    calibadv-turn-pools         every turn index is rebalanced by itself, and so are the answers
+    calibadv-turn-pools         every turn index is rebalanced over the batch, as are the answers
     calibadv-batch              answers are rebalanced over the batch, not in each group
     calibadv-risky              only groups that lean to the negative are rebalanced
     calibadv-negative-side      the negative answers are scaled in place of the positive ones
@@ -132,9 +132,10 @@ ALL_TOKENS = _ablation(
 
 TURN_POOLS = _ablation(
     "calibadv-turn-pools",
-    CalibAdvVariant(pools="turns"),
-    "every turn index is rebalanced by itself, and so are the answers",
+    CalibAdvVariant(pools="turns", scope="batch"),
+    "every turn index is rebalanced over the batch by itself, and so are the answers",
     "any number of searches, where the code has four",
+    "masses are summed over the batch (`in_group=False`); within groups the code skips answers",
 )
 
 BATCH = _ablation(
