@@ -335,8 +335,8 @@ class Plan:
 
 
 PLANS = (
-    Plan(QWEN25_7B, H100, num_devices=8, tensor_parallel=1, num_updates=410),
-    Plan(QWEN25_32B, H100_ACROSS_MACHINES, num_devices=32, tensor_parallel=4, num_updates=410),
+    Plan(QWEN25_7B, H100, num_devices=8, tensor_parallel=1, num_updates=205),
+    Plan(QWEN25_32B, H100_ACROSS_MACHINES, num_devices=32, tensor_parallel=4, num_updates=205),
 )
 
 

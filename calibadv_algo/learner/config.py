@@ -33,7 +33,7 @@ class CriticConfig(Checked):
     lr: Annotated[float | None, POSITIVE] = None
     """Peak learning rate of AdamW; None is the policy's, as are the other settings."""
     warmup_fraction: Annotated[float, FRACTION] = 0.0
-    """Share of the updates in which the learning rate rises from 0."""
+    """Share of the schedule's updates in which the learning rate rises from 0."""
     value_clip: Annotated[float, POSITIVE] = 0.5
     """Largest move of a value in an update before its loss is clipped."""
 
@@ -57,10 +57,12 @@ class OptimConfig(Checked):
     """AdamW's decoupled weight decay."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Decay of the learning rate after the warm-up."""
+    schedule_updates: Annotated[int | None, POSITIVE] = None
+    """Updates that warm-up and decay are laid out for; None means those of the run."""
     warmup_fraction: Annotated[float, FRACTION] = 0.0
-    """Share of the updates in which the learning rate rises from 0."""
+    """Share of the schedule's updates in which the learning rate rises from 0."""
     final_lr_fraction: Annotated[float, FRACTION] = 0.0
-    """Learning rate at the end, relative to the peak (linear and cosine)."""
+    """Learning rate at the schedule's end, relative to the peak (linear and cosine)."""
     num_minibatches: Annotated[int, POSITIVE] = 2
     """Optimiser steps for each pass over the episodes of an update."""
     num_epochs: Annotated[int, POSITIVE] = 1

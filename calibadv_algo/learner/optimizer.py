@@ -135,23 +135,25 @@ class Stepper:
 def lr_factor(update: int, config: OptimConfig, warmup_fraction: float | None = None) -> float:
     """Learning rate of an update relative to the peak.
 
-    It rises linearly over the first ``warmup_fraction`` of the updates, then stays or falls to
-    ``final_lr_fraction`` at the last update.
+    It rises linearly over the first ``warmup_fraction`` of the schedule's updates, then stays or
+    falls to ``final_lr_fraction`` at the last of them. The schedule is as long as the run unless
+    ``schedule_updates`` says otherwise.
 
     Args:
         update: Number of earlier updates.
-        config: Schedule, number of updates, warm-up and final share.
+        config: Schedule, its number of updates, warm-up and final share.
         warmup_fraction: Takes the place of the setting's; None keeps that.
 
     Returns:
         A factor between 0 and 1; never 0 in the warm-up.
     """
     fraction = config.warmup_fraction if warmup_fraction is None else warmup_fraction
-    num_warmup = round(fraction * config.num_updates)
+    num_updates = config.schedule_updates or config.num_updates
+    num_warmup = round(fraction * num_updates)
     if update < num_warmup:
         return (update + 1) / num_warmup
     if config.schedule == "constant":
         return 1.0
-    progress = min(1.0, (update - num_warmup) / max(1, config.num_updates - 1 - num_warmup))
+    progress = min(1.0, (update - num_warmup) / max(1, num_updates - 1 - num_warmup))
     fall = progress if config.schedule == "linear" else (1 - math.cos(math.pi * progress)) / 2
     return 1.0 - (1.0 - config.final_lr_fraction) * fall

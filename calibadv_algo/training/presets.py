@@ -37,7 +37,10 @@ _PAPER_ROLLOUT: Final = RolloutConfig(
 
 
 _PAPER_OPTIM: Final = OptimConfig(
-    num_updates=410,
+    # train_grpo.sh: one epoch of 90,447 + 15,000 questions; total_training_steps=410 is the length
+    # of the cosine alone, so the rate ends at half its peak.
+    num_updates=205,
+    schedule_updates=410,
     lr=5e-7,
     betas=(0.9, 0.999),
     weight_decay=0.01,
@@ -85,6 +88,7 @@ SEARCH_R1_GRPO: Final = TrainConfig(
     optim=replace(
         _PAPER_OPTIM,
         num_updates=1005,
+        schedule_updates=None,
         lr=1e-6,
         schedule="constant",
         warmup_fraction=0.285,

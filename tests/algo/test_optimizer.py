@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -100,3 +101,12 @@ def test_schedules(schedule: Any, expected: list[float]) -> None:
     )
     factors = [lr_factor(update, config) for update in range(6)]
     assert factors == pytest.approx(expected)
+
+
+def test_a_schedule_may_be_longer_than_the_run() -> None:
+    """A run that ends early has the rates of the first part of the schedule, warm-up included."""
+    whole = OptimConfig(num_updates=10, warmup_fraction=0.2, schedule="cosine")
+    part = replace(whole, num_updates=5, schedule_updates=10)
+    expected = [lr_factor(update, whole) for update in range(10)]
+    assert [lr_factor(update, part) for update in range(10)] == expected
+    assert lr_factor(4, replace(part, schedule_updates=None)) == 0

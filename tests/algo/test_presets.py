@@ -10,7 +10,14 @@ import pytest
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.experiments.baseline import find_baseline
 from calibadv_algo.learner.config import CriticConfig, OptimConfig
-from calibadv_algo.training.presets import ATLAS_TINY, SEARCH_R1_GRPO
+from calibadv_algo.learner.optimizer import lr_factor
+from calibadv_algo.training.presets import (
+    ATLAS_TINY,
+    CALIBADV_LLAMA32_3B,
+    CALIBADV_QWEN25_3B,
+    CALIBADV_QWEN25_7B,
+    SEARCH_R1_GRPO,
+)
 from tests.algo.test_advantages_ablations import counts_of, make_group
 
 
@@ -50,3 +57,11 @@ def test_turn_pools_are_those_of_the_whole_batch() -> None:
     for ours, before in zip(result, raw, strict=True):
         expected = np.where(before > 0, before * negative / positive, before)
         np.testing.assert_allclose(ours, expected, rtol=1e-6)
+
+
+def test_calibadv_trains_one_epoch_at_half_of_its_cosine() -> None:
+    """105,447 questions in batches of 512 are 205 updates; the cosine is laid out for 410."""
+    for preset in (CALIBADV_QWEN25_3B, CALIBADV_QWEN25_7B, CALIBADV_LLAMA32_3B):
+        assert preset.optim.num_updates == (90_447 + 15_000) // preset.rollout.num_questions == 205
+        assert lr_factor(0, preset.optim) == 1.0
+        assert lr_factor(204, preset.optim) == pytest.approx(0.5, abs=0.01)
