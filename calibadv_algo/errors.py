@@ -24,3 +24,7 @@ class RolloutError(CalibadvAlgoError):
 
 class EngineError(CalibadvAlgoError):
     """A generation engine failed or was given a request that it cannot serve."""
+
+
+class BadNumberError(CalibadvAlgoError):
+    """An environment or an engine gave NaN or infinity where a number is needed."""

@@ -7,6 +7,7 @@ known by construction: actions and observations are separate fields and are join
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -141,8 +142,19 @@ class Group:
 
 
 def group_rewards(group: Group) -> Float[np.ndarray, " group"]:
-    """Returns the undiscounted return of each trajectory."""
-    return np.array([trajectory.reward for trajectory in group.trajectories], dtype=np.float64)
+    """Returns the undiscounted return of each trajectory.
+
+    Raises:
+        ValueError: if one of them is NaN or infinite.
+    """
+    rewards = [trajectory.reward for trajectory in group.trajectories]
+    for index, reward in enumerate(rewards):
+        if not math.isfinite(reward):
+            raise ValueError(
+                f"reward of trajectory {index} of group {group.group_id!r} must be finite, "
+                f"got {reward}"
+            )
+    return np.array(rewards, dtype=np.float64)
 
 
 def token_counts(group: Group) -> Float[np.ndarray, "group turn"]:

@@ -192,12 +192,17 @@ class JudgeCredit(CreditRule):
         """Returns the correctness of every search, NaN where the judge gave no label.
 
         Raises:
-            JudgeError: if the judge failed.
+            JudgeError: if the judge failed, or gave something that is no label.
         """
         is_search = search_mask(group, "JudgeCredit")
         correctness = np.full(is_search.shape, np.nan)
         for row, labels in enumerate(self.judge.judge(group.trajectories)):
             for column, label in enumerate(labels):
+                if label not in (True, False, None):
+                    raise JudgeError(
+                        f"a label must be True, False or None, got {label!r} at turn {column + 1} "
+                        f"of task {group.trajectories[row].task_id!r}"
+                    )
                 if is_search[row, column] and label is not None:
                     correctness[row, column] = 1.0 if label else SCORED_BAD
         return correctness

@@ -125,6 +125,7 @@ class RelevanceCredit(CreditRule):
         Raises:
             MissingInfoKeyError: if a turn lacks ``action`` or ``passages``, or ``reset`` reported
                 no ``question`` or no ``golden_answers``.
+            ValueError: if the scorer gives NaN or infinity.
         """
         is_search = search_mask(group, "RelevanceCredit")
         correctness = np.full(is_search.shape, np.nan)
@@ -132,6 +133,11 @@ class RelevanceCredit(CreditRule):
             columns = np.flatnonzero(is_search[row])
             if len(columns):
                 scores = self._scores(trajectory, columns.tolist())
+                if not np.isfinite(scores).all():
+                    raise ValueError(
+                        f"scores of {type(self.scorer).__name__} must be finite, got "
+                        f"{scores.tolist()} for task {trajectory.task_id!r}"
+                    )
                 correctness[row, columns] = np.clip(scores, SCORED_BAD, 1.0)
         return correctness
 

@@ -6,15 +6,16 @@ encoded again; only the text of observations is encoded.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Final, Literal, Protocol
 
 import numpy as np
 from annotated_types import Ge
 
-from calibadv_algo.errors import RolloutError
+from calibadv_algo.errors import BadNumberError, RolloutError
 from calibadv_algo.rollout.engines.base import (
     Generation,
     GenerationRequest,
@@ -26,9 +27,15 @@ from calibadv_algo.rollout.slots import SlotFailure, SlotReset, SlotStart, SlotS
 from calibadv_algo.types import Group, Trajectory, Turn
 from calibadv_env.common.checks import NOT_NEGATIVE, Checked
 
-DropReason = Literal["reset_failed", "step_failed", "prompt_too_long"]
+DropReason = Literal["reset_failed", "step_failed", "prompt_too_long", "bad_number"]
+
+BadNumbers = Literal["raise", "drop"]
+"""Effect of a number from outside that is NaN or infinite."""
 
 OVERFLOW_KEY = "is_context_overflow"
+
+SCORE_KEYS: Final = ("em", "f1", "cover_em", "gold_recall", "think_similarity", "gold_similarity")
+"""Scores among the info keys, one number or a tuple of them; an unknown recall is NaN."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +95,7 @@ class RolloutStats:
         wait_s: Seconds in which nothing was generated because every episode waited for the
             environment.
         num_reused: Trajectories that were taken from the journal.
+        num_bad_numbers: Episodes among the dropped ones that gave NaN or infinity.
     """
 
     num_episodes: int
@@ -103,6 +111,7 @@ class RolloutStats:
     total_s: float
     wait_s: float = 0.0
     num_reused: int = 0
+    num_bad_numbers: int = 0
 
     @property
     def tokens_per_s(self) -> float:
@@ -138,6 +147,8 @@ class DriverConfig(Checked):
             policy's fault. The composition root names those of its environments.
         max_retries: Repetitions after the first failure, before the episode is dropped.
         backoff_s: Seconds before the first repetition; doubled for each further one.
+        bad_numbers: Effect of NaN or infinity as a reward, score or log-probability: an error, or
+            the loss of its episode.
     """
 
     max_context_tokens: Annotated[int | None, Ge(2)] = None
@@ -145,6 +156,7 @@ class DriverConfig(Checked):
     retry_on: tuple[type[Exception], ...] = (OSError,)
     max_retries: Annotated[int, NOT_NEGATIVE] = 3
     backoff_s: Annotated[float, NOT_NEGATIVE] = 0.25
+    bad_numbers: BadNumbers = "raise"
 
 
 @dataclass(slots=True)
@@ -249,7 +261,12 @@ class EpisodeBook:
     def advance(
         self, episode: Episode, generation: Generation, step: SlotStep | SlotFailure
     ) -> bool:
-        """Records a turn, or drops the episode if its step failed; says whether it is over."""
+        """Records a turn, or drops the episode if its step failed; says whether it is over.
+
+        Raises:
+            BadNumberError: if reward, score or log-probability is NaN or infinite, and no setting
+                says that its episode is dropped.
+        """
         if isinstance(step, SlotFailure):
             message = describe(step.error)
             self.drop(episode.index, episode.spec, "step_failed", message, len(episode.turns))
@@ -263,6 +280,9 @@ class EpisodeBook:
             info=step.info,
             is_cut=generation.finish_reason == "length",
         )
+        trouble = bad_number(turn)
+        if trouble is not None:
+            return self._refuse(episode, trouble)
         is_terminated, is_truncated = step.is_terminated, step.is_truncated
         if not (is_terminated or is_truncated):
             observed = tuple(self.tokenizer.encode(step.text, add_special_tokens=False))
@@ -311,6 +331,7 @@ class EpisodeBook:
             total_s=times.total_s,
             wait_s=times.wait_s,
             num_reused=self.num_reused,
+            num_bad_numbers=sum(each.reason == "bad_number" for each in dropped),
         )
         return RolloutBatch(trajectories, dropped, stats)
 
@@ -332,6 +353,15 @@ class EpisodeBook:
         if self.journal is not None:
             self.journal.record(episode.spec, trajectory)
 
+    def _refuse(self, episode: Episode, trouble: str) -> bool:
+        """Drops an episode with a bad number, which is over then, or raises."""
+        spec, num_turns = episode.spec, len(episode.turns)
+        place = f"turn {num_turns + 1} of episode {episode.episode_id} (task {spec.task_index})"
+        if self.config.bad_numbers == "raise":
+            raise BadNumberError(f"{trouble} at {place}; rollout.bad_numbers=drop leaves it out")
+        self.drop(episode.index, spec, "bad_number", f"{trouble} at {place}", num_turns)
+        return True
+
     def _has_room(self, context: Sequence[int]) -> bool:
         limit = self.config.max_context_tokens
         return limit is None or len(context) + self.params.max_tokens <= limit
@@ -346,6 +376,33 @@ class RolloutTimes:
     wait_s: float = 0.0
     total_s: float = 0.0
     num_retries: int = 0
+
+
+def bad_number(turn: Turn) -> str | None:
+    """Names the first number of a turn that is NaN or infinite.
+
+    Comparisons with NaN are false, so an estimator that compares rewards would go on and give a
+    whole group zeros.
+
+    Args:
+        turn: With the environment's reward and scores, and the engine's log-probabilities.
+
+    Returns:
+        Which number and its value; None if all are finite.
+    """
+    if not math.isfinite(turn.reward):
+        return f"reward is {turn.reward}"
+    for place, value in enumerate(turn.logprobs):
+        if not math.isfinite(value):
+            return f"log-probability of token {place} is {value}"
+    for key in SCORE_KEYS:
+        given = turn.info.get(key)
+        for value in given if isinstance(given, tuple | list) else (given,):
+            if value is None or math.isfinite(value):
+                continue
+            if not (key == "gold_recall" and math.isnan(value)):
+                return f"info {key!r} is {value}"
+    return None
 
 
 def slot_start(spec: EpisodeSpec) -> SlotStart:

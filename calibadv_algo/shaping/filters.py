@@ -13,7 +13,7 @@ from jaxtyping import Bool
 
 from calibadv_algo.credit.facts import fact
 from calibadv_algo.shaping.base import GroupFilter, LossMask, OnExhaust
-from calibadv_algo.types import Group, Trajectory
+from calibadv_algo.types import Group, Trajectory, group_rewards
 from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE
 
 Overlong = Literal["tokens", "budget", "either"]
@@ -50,7 +50,7 @@ def has_void_turn(trajectory: Trajectory) -> bool:
 
 def reward_std(group: Group) -> float:
     """Sample standard deviation (n - 1) of a group's rewards, 0 for a group of one."""
-    rewards = [trajectory.reward for trajectory in group.trajectories]
+    rewards = group_rewards(group).tolist()
     if len(rewards) < 2 or max(rewards) == min(rewards):
         return 0.0
     return float(np.std(rewards, ddof=1))
@@ -88,8 +88,8 @@ class DynamicSampling(GroupFilter):
     def _is_kept(self, group: Group) -> bool:
         if len(group) == 1:
             return self.singletons == "keep"
-        rewards = [trajectory.reward for trajectory in group.trajectories]
-        return max(rewards) - min(rewards) > self.min_range
+        rewards = group_rewards(group)
+        return float(rewards.max() - rewards.min()) > self.min_range
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +137,7 @@ class RewardBand(GroupFilter):
         return [
             group
             for group in groups
-            if self.low <= math.fsum(t.reward for t in group.trajectories) / len(group) <= self.high
+            if self.low <= math.fsum(group_rewards(group).tolist()) / len(group) <= self.high
         ]
 
 

@@ -74,6 +74,7 @@ def make_player(
         max_context_tokens=rollout.max_context,
         chat_template=config.prompt_style == "chat",
         retry_on=retry_on,
+        bad_numbers=rollout.bad_numbers,
     )
     if rollout.trees is not None:
         return TreePlayer(slots, engine, tokenizer, params, driver, tree=rollout.trees)

@@ -104,6 +104,8 @@ class RolloutConfig(Checked):
     overlap: Literal["none", "one-step"] = "none"
     """Collection of the next batch: after the update, or while the policy learns (one step off
     policy)."""
+    bad_numbers: Literal["raise", "drop"] = "raise"
+    """Effect of NaN or infinity as reward, score or log-prob: an error, or the episode dropped."""
 
     def __post_init__(self) -> None:
         """Checks ranges."""

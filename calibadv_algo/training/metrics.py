@@ -117,6 +117,8 @@ def selection_metrics(facts: UpdateFacts) -> dict[str, float]:
     """
     metrics: dict[str, float] = {}
     config, collection = facts.config, facts.collection
+    if config.rollout.bad_numbers == "drop":
+        metrics["episodes_bad_number"] = float(collection.stats.num_bad_numbers)
     if config.filters:
         metrics |= {
             "batches_collected": float(collection.num_batches),

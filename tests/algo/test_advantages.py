@@ -314,3 +314,13 @@ def test_pools_with_one_sign() -> None:
     assert not rebalance_pool(-advantages, counts, pool, keep_lone_positive=True).any()
     assert not is_risky(advantages, counts, pool, 1.0)
     assert is_risky(-advantages, counts, pool, 1.0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_reward_that_is_no_number_is_an_error(bad: float) -> None:
+    """Comparisons with NaN are false: its group would get zeros, and nobody would know."""
+    group = make_group([1.0, bad, 0.0], [[2], [3], [1]])
+    scores = np.full((3, group.max_turns), np.nan)
+    for estimator in (Grpo(), CalibAdv()):
+        with pytest.raises(ValueError, match=r"reward of trajectory 1 .* must be finite, got"):
+            estimator(group, scores)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -13,7 +15,7 @@ from gymnasium.spaces import Text
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from calibadv_algo.errors import RolloutError
+from calibadv_algo.errors import BadNumberError, RolloutError
 from calibadv_algo.rollout.driver import Player
 from calibadv_algo.rollout.engines.base import (
     Generation,
@@ -349,3 +351,66 @@ def test_regroup_keeps_orders_and_leaves_out_small_groups() -> None:
     ]
     assert len(regroup(trajectories, min_size=1)) == 3
     assert regroup([]) == []
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Task 2 reports other numbers at its second turn."""
+    step = Echo.step
+
+    def other(self: Echo, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        text, reward, is_over, is_cut, info = step(self, action)
+        if self.task == 2 and self.turn == 2:
+            reward = changes.get("reward", reward)
+            info |= {key: value for key, value in changes.items() if key != "reward"}
+        return text, reward, is_over, is_cut, info
+
+    monkeypatch.setattr(Echo, "step", other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"reward": math.nan}, "reward is nan"),
+        ({"reward": math.inf}, "reward is inf"),
+        ({"reward": np.float32("-inf")}, "reward is -inf"),
+        ({"f1": math.nan}, "info 'f1' is nan"),
+        ({"gold_recall": math.inf}, "info 'gold_recall' is inf"),
+        ({"gold_similarity": (0.5, np.float32("nan"))}, "info 'gold_similarity' is nan"),
+    ],
+)
+def test_a_number_that_is_none_names_its_episode(
+    tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    words: str,
+) -> None:
+    """GRPO would take NaN for the mean of its group and give the whole group zeros."""
+    spoil(monkeypatch, **changes)
+    with pytest.raises(BadNumberError, match=rf"{words} at turn 2 of episode 1:g2 \(task 2\)"):
+        run(tokenizer, specs(1, 2, 3))
+    batch = run(tokenizer, specs(1, 2, 3), config=DriverConfig(bad_numbers="drop"))
+    assert [each.task_id for each in batch.trajectories] == ["task-1", "task-3"]
+    (dropped,) = batch.dropped
+    assert (dropped.reason, dropped.num_turns) == ("bad_number", 1)
+    assert words in dropped.message
+    assert (batch.stats.num_dropped, batch.stats.num_bad_numbers) == (1, 1)
+
+
+def test_unknown_recall_is_no_fault(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, gold_recall=math.nan, f1=1, em=True, other=math.nan)
+    assert len(run(tokenizer, specs(1, 2)).trajectories) == 2
+
+
+def test_an_engine_s_log_probs_are_numbers(tokenizer: PreTrainedTokenizerFast) -> None:
+    class Broken(Recording):
+        def generate(
+            self, requests: Sequence[GenerationRequest], params: SamplingParams
+        ) -> list[Generation]:
+            found = super().generate(requests, params)
+            return [replace(each, logprobs=(-math.inf,) * len(each.logprobs)) for each in found]
+
+    engine = Broken(ScriptedEngine(lambda *_: "ab!", tokenizer))
+    with pytest.raises(BadNumberError, match=r"log-probability of token 0 is -inf at turn 1 of"):
+        run(tokenizer, specs(1), engine=engine)

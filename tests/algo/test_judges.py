@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -251,3 +251,14 @@ def test_settings_are_checked(changes: dict[str, Any], message: str) -> None:
         LlmJudge(**changes)
     with pytest.raises(ValueError, match="rule must be"):
         ScriptedJudge(rule="luck")  # type: ignore[arg-type]
+
+
+def test_a_verdict_that_is_no_label_is_an_error() -> None:
+    """NaN is true in Python, so a judge that failed would call its search good."""
+
+    class Broken(ScriptedJudge):
+        def judge(self, trajectories: Sequence[Trajectory]) -> list[list[Any]]:
+            return [[float("nan")] * len(each.turns) for each in trajectories]
+
+    with pytest.raises(JudgeError, match=r"True, False or None, got nan at turn 1 of task 't'"):
+        JudgeCredit(judge=Broken())(GROUP)

@@ -170,3 +170,14 @@ def test_a_reranker_scores_pairs_the_same_in_any_batch(classifier: Path) -> None
     assert CrossEncoder(model=str(classifier))([]).shape == (0,)
     scores = RelevanceCredit(scorer=CrossEncoder(model=str(classifier)))(GROUP)
     assert np.isfinite(scores[0, :2]).all()
+
+
+def test_a_score_that_is_no_number_names_its_task() -> None:
+    """NaN means that a search has no score; a scorer that fails must not pass for one."""
+
+    class Broken(WordOverlap):
+        def __call__(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+            return np.full(len(pairs), np.nan)
+
+    with pytest.raises(ValueError, match=r"scores of Broken must be finite.* for task 't'"):
+        RelevanceCredit(scorer=Broken())(GROUP)
