@@ -264,8 +264,8 @@ def transition(
     stop_reason = _stop_reason(config, state, move.action)
     after, facts = _advance(config, state, move, passages, stop_reason)
     if config.reward == "step_search":
-        texts = [f"{title} {text}" for title, text in facts["passages"]]
-        facts["gold_similarity"] = rewards.gold_similarity(texts, state.task.gold_texts)
+        bodies = [text for _, text in facts["passages"]]
+        facts["gold_similarity"] = rewards.gold_similarity(bodies, state.task.gold_texts)
     reward = 0.0
     if stop_reason is not None:
         answer = move.action.answer if isinstance(move.action, Answer) else None

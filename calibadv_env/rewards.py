@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final, Literal
 
-from calibadv_env.protocol.answers import AnswerScores
+from calibadv_env.protocol.answers import AnswerScores, normalize_answer
 
 RewardName = Literal["f1", "em", "cover_em", "step_search"]
 """Which answer metric is the reward. ``step_search`` is F1, and every step reports how far its
@@ -115,18 +115,22 @@ def tfidf_similarities(text: str, others: Sequence[str]) -> tuple[float, ...]:
 def gold_similarity(texts: Sequence[str], gold_texts: Sequence[str]) -> tuple[float, ...]:
     """How near the passages of a turn come to each piece of gold evidence.
 
-    **Source:** StepSearch (arXiv 2505.15107), the information gain of a search.
+    Both are normalised as answers are: articles and punctuation do not count.
+
+    **Source:** StepSearch (arXiv 2505.15107), the information gain of a search;
+    ``qa_step.py`` of its code compares bodies without titles.
 
     Args:
-        texts: The passages of one turn.
-        gold_texts: The gold evidence.
+        texts: Bodies of the passages of one turn.
+        gold_texts: Bodies of the gold evidence.
 
     Returns:
         For each gold text the highest cosine of a passage to it, 0 without passages.
     """
     if not texts:
         return (0.0,) * len(gold_texts)
-    rows = [tfidf_similarities(text, gold_texts) for text in texts]
+    golds = [normalize_answer(gold) for gold in gold_texts]
+    rows = [tfidf_similarities(normalize_answer(text), golds) for text in texts]
     return tuple(max(column) for column in zip(*rows, strict=True))
 
 

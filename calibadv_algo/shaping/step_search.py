@@ -101,6 +101,8 @@ def key_score(
         if not scores:
             return 0.0
         place = max(range(len(scores)), key=scores.__getitem__)
+        if scores[place] == 0:
+            continue  # It is matched with none, so it overwrites none.
         if rule == "last" or scores[place] > matched.get(place, 0.0):
             matched[place] = scores[place]
     return math.fsum(matched.values()) / len(gold_queries) if gold_queries else 0.0

@@ -93,18 +93,17 @@ def gold_texts(task: QATask, passage: Callable[[str], Passage]) -> tuple[str, ..
         passage: Gives the passage of an id.
 
     Returns:
-        For each hop with gold passages the title and the text of the first of them; for a hop
-        without any the title and the sentences of its evidence, where the dataset names these.
+        For each hop with gold passages the text of the first of them, without its title; for a
+        hop without any the sentences of its evidence, or its title where it names none.
     """
     evidence = task.metadata.get(EVIDENCE) or ()
     texts = []
     for hop, golds in enumerate(task.gold_passages or ((),) * len(evidence)):
         if golds:
-            found = passage(golds[0])
-            texts.append(f"{found.title} {found.text}")
+            texts.append(passage(golds[0]).text)
         elif hop < len(evidence):
             sentences = evidence[hop].get("sentences") or ()
-            texts.append(" ".join((evidence[hop]["title"], *sentences)))
+            texts.append(" ".join(sentences) or evidence[hop]["title"])
     return tuple(texts)
 
 

@@ -281,6 +281,8 @@ def test_key_score() -> None:
     repeated = ["Wau country", "Wau"]
     assert key_score(repeated, gold) == pytest.approx(0.5)
     assert key_score(repeated, gold, rule="last") == pytest.approx(1 / 3)
+    one = [["capital of France"], ["river of Rome"]]
+    assert key_score(["capital of France", "zzz qqq"], one, rule="last") == 0.5
     assert key_score([], gold) == 0
     assert key_score(["x"], []) == 0
 
@@ -295,7 +297,7 @@ def test_step_search_rewards_every_search() -> None:
 
 
 def test_step_search_with_the_similarity_that_the_environment_reports() -> None:
-    texts = tuple(" ".join(PASSAGES[pid]) for pid in ("wau", "ssp"))
+    texts = tuple(PASSAGES[pid][1] for pid in ("wau", "ssp"))
     steps = [SEARCH.format("Wau country"), ANSWER.format("dollar")]
     played = play(steps, [["wau"]], reward="step_search", gold_texts=texts)
     similarity = played.turns[0].info["gold_similarity"]

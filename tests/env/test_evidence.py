@@ -6,6 +6,7 @@ import pytest
 
 from calibadv_env.data.base import QATask
 from calibadv_env.data.evidence import gold_entities, gold_queries, gold_texts
+from calibadv_env.data.registry import get_dataset
 from calibadv_env.env import DeepSearchEnv
 from calibadv_env.protocol.passages import Passage
 from calibadv_env.rewards import gold_similarity, tfidf_similarities
@@ -43,13 +44,13 @@ def test_entities():
 
 def test_texts():
     assert gold_texts(task(gold_passages=(("a", "b"), ("b",))), CORPUS.__getitem__) == (
-        "Wau A city.",
-        "Money Pounds.",
+        "A city.",
+        "Pounds.",
     )
     evidence = {"evidence": [{"title": "T", "sentences": ["s", "u"]}, {"title": "V"}]}
-    assert gold_texts(task(metadata=evidence), CORPUS.__getitem__) == ("T s u", "V")
+    assert gold_texts(task(metadata=evidence), CORPUS.__getitem__) == ("s u", "V")
     partly = task(gold_passages=((), ("b",)), metadata=evidence)
-    assert gold_texts(partly, CORPUS.__getitem__) == ("T s u", "Money Pounds.")
+    assert gold_texts(partly, CORPUS.__getitem__) == ("s u", "Pounds.")
     assert gold_texts(task(), CORPUS.__getitem__) == ()
 
 
@@ -67,6 +68,22 @@ def test_the_nearest_passage_counts():
     assert gold_similarity(["xx", "aa bb"], ["aa bb", "yy"]) == pytest.approx((1.0, 0.0))
     assert gold_similarity([], ["aa", "bb"]) == (0.0, 0.0)
     assert gold_similarity(["aa"], []) == ()
+
+
+def test_texts_are_compared_as_answers_are():
+    """The reference strips articles and punctuation inside words before it counts them."""
+    assert gold_similarity(["The U.S. city's a-b"], ["us citys an ab"]) == pytest.approx((1.0,))
+    assert gold_similarity(["the a"], ["aa"]) == (0.0,)
+
+
+def test_titles_do_not_count_as_evidence():
+    env = DeepSearchEnv(dataset="toy", prompt="question", reward="step_search")
+    _, info = env.reset(seed=0)
+    *_, step = env.step(f"<think>t</think><search>{info['gold_queries'][0][0]}</search>")
+    bodies = [text for _, text in step["passages"]]
+    data = get_dataset("toy")
+    golds = gold_texts(data.tasks(info["split"])[info["task_index"]], data.corpus().by_id)
+    assert step["gold_similarity"] == gold_similarity(bodies, golds)
 
 
 def test_the_environment_reports_similarity_only_when_asked():
