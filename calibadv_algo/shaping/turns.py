@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import numpy as np
 from annotated_types import Le
 
-from calibadv_algo.credit.facts import fact, final_fact, is_search
+from calibadv_algo.credit.facts import fact, final_fact, is_search, task_fact
 from calibadv_algo.shaping.base import RewardShaping, turn_rewards, with_rewards
 from calibadv_algo.shaping.facts import well_formed_turns
 from calibadv_algo.types import Group, Trajectory
@@ -22,7 +22,8 @@ class MtGrpoRewards(RewardShaping):
     A search earns ``execution`` if it found passages and ``evidence`` if these hold an accepted
     answer. The last turn earns ``contained`` if the answer contains an accepted one, ``exact``
     if it equals one, ``form`` for a well-formed response and ``tags`` times the share of
-    well-formed turns. Outcome and turn rewards stay apart: the last turn's reward is the outcome.
+    well-formed turns. Answers are compared as plain strings, lower-cased: articles and
+    punctuation count. Outcome and turn rewards stay apart: the last turn's reward is the outcome.
 
     **Source:** Multi-Turn-RL-Agent, the code of "Reinforcing Multi-Turn Reasoning in LLM Agents
     via Turn-Level Reward Design" (arXiv 2505.11821); its weights.
@@ -49,9 +50,9 @@ class MtGrpoRewards(RewardShaping):
 
     @property
     def required_info_keys(self) -> frozenset[str]:
-        """Kinds of actions, passages, and the metrics of the answer."""
+        """Kinds of actions, passages, and the answer."""
         return frozenset(
-            {"action", "passage_ids", "answer_in_passages", "em", "cover_em", "is_format_valid"}
+            {"action", "passage_ids", "answer_in_passages", "answer", "is_format_valid"}
         )
 
     def __call__(self, group: Group) -> Group:
@@ -67,9 +68,14 @@ class MtGrpoRewards(RewardShaping):
 
     def _outcome(self, trajectory: Trajectory) -> float:
         is_sound = well_formed_turns(trajectory)
+        given = fact(trajectory.turns[-1], "answer", _MT_GRPO)
+        answer = str(given).lower()
+        accepted = () if given is None else task_fact(trajectory, "golden_answers", _MT_GRPO)
+        goldens = [str(each).lower() for each in accepted]
+        is_exact = any(golden.strip() == answer.strip() for golden in goldens)
         return float(
-            self.contained * final_fact(trajectory, "cover_em", _MT_GRPO)
-            + self.exact * final_fact(trajectory, "em", _MT_GRPO)
+            self.contained * any(golden in answer for golden in goldens)
+            + self.exact * is_exact
             + self.form * bool(final_fact(trajectory, "is_format_valid", _MT_GRPO))
             + self.tags * sum(is_sound) / len(is_sound)
         )

@@ -337,9 +337,22 @@ def test_e_grpo_reads_episodes() -> None:
 
 def test_mt_grpo_keeps_turns_and_outcome_apart() -> None:
     rows = rewards_of(MtGrpoRewards(), RIGHT, WRONG, MUTE)
-    assert rows[0] == pytest.approx([0.7, 0.5 + 1.0 + 0.2 + 0.2])
+    assert rows[0] == pytest.approx([0.7, 0.2 + 0.2])  # "pound" is not "the pound" there
     assert rows[1] == pytest.approx([0.2, 0.4])
     assert rows[2] == pytest.approx([0.0])
+    exact = play([SEARCH.format("Wau"), ANSWER.format("the pound")], [["ssp"]])
+    assert rewards_of(MtGrpoRewards(), exact)[0] == pytest.approx([0.7, 0.5 + 1.0 + 0.2 + 0.2])
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [("THE POUND ", 1.5), ("ssp", 1.5), ("pound", 0.0), ("the pound.", 0.5), ("xsspx", 0.5)],
+)
+def test_mt_grpo_compares_plain_strings(answer: str, expected: float) -> None:
+    """Its rubric lower-cases and strips; articles and punctuation count, parts of words too."""
+    played = play([ANSWER.format(answer)])
+    (row,) = rewards_of(MtGrpoRewards(form=0.0, tags=0.0), played)
+    assert row == pytest.approx([expected])
 
 
 def test_mt_ppo_adds_to_the_reward() -> None:
