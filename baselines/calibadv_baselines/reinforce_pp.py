@@ -38,7 +38,6 @@ BASELINE = Baseline(
     source="REINFORCE++, arXiv 2501.03262",
     departures=(
         "the paper's runs are not on search; here the setting is that of Search-R1",
-        "a return reaches the turns before an observation; verl's code stops it there",
         "the divergence is not taken off the rewards unless the settings say so",
     ),
     published=replace(SEARCH_R1_GRPO, advantage=ReinforcePlusPlus()),

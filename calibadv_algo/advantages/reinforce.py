@@ -17,7 +17,7 @@ from calibadv_algo.types import Group, group_rewards
 from calibadv_env.common.checks import NOT_NEGATIVE
 
 Observations = Literal["skip", "reset"]
-"""Effect of an observation on a return: none, or it ends the return there (verl)."""
+"""Effect of an observation on a return: none, or the return ends there (older verl)."""
 
 
 def discounted_returns(
@@ -31,11 +31,11 @@ def discounted_returns(
     summed up by itself.
 
     **Source:** REINFORCE++ (arXiv 2501.03262); verl's
-    ``compute_reinforce_plus_plus_outcome_advantage`` with ``turn_lengths``.
+    ``compute_reinforce_plus_plus_outcome_advantage``.
 
-    **Differs:** nothing. verl multiplies the running return by the mask, so that with
-    observations in between no reward reaches an earlier turn; without ``turn_lengths`` they
-    are skipped instead, which is what a method for several turns needs.
+    **Differs:** nothing. verl 0.9.1 carries the running return over observations, as is done
+    here without ``turn_lengths``; older versions multiplied it by the mask, so that no reward
+    reached an earlier turn, which is what ``turn_lengths`` repeats.
 
     Args:
         rewards: Reward of every action token, in order.
@@ -103,7 +103,7 @@ class ReinforcePlusPlus(AdvantageEstimator):
 
     Attributes:
         observations: ``skip`` lets a reward reach the turns before it. ``reset`` stops it at
-            the observation, as verl's code does: then turns without a reward of their own
+            the observation, as older versions of verl did: then turns without a reward of their own
             get the same advantage whatever the episode's outcome.
         ddof: What is subtracted from the number of tokens in the variance, 0 or 1.
         epsilon: Added to the variance.

@@ -140,11 +140,20 @@ def published_table(result: SuiteResult, score: str) -> Table | None:
     ours = {part.name: part.scores.means[score] for part in result.parts}
     macro = (result.macro or {}).get(score)
     own = (f"this evaluation: {result.model}", *(_mean(ours[name], ".3f") for name in names))
+    official: tuple[tuple[str, ...], ...] = ()
+    if score == "f1":
+        means = {part.name: part.scores.means.get("f1_official") for part in result.parts}
+        if any(means.values()):
+            cells = (_mean(means[name], ".3f") for name in names)
+            official = (
+                ("the same, official F1", *cells, NOTHING, "yes and no by HotpotQA's rule"),
+            )
     return Table(
         title=f"{SCORE_NAMES[score]} beside published {SCORE_NAMES[score]}",
         header=("System", *names, "Average", "Setting"),
         rows=(
             (*own, _mean(macro, ".3f"), "as above"),
+            *official,
             *(_published_row(row, names) for row in rows),
         ),
         emphasised=frozenset({0}),

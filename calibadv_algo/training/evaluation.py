@@ -16,6 +16,7 @@ from calibadv_algo.rollout.driver import Player
 from calibadv_algo.rollout.episodes import EpisodeSpec
 from calibadv_algo.training.collection import play_shared
 from calibadv_algo.types import Trajectory
+from calibadv_env.protocol.answers import official_f1
 
 _SHUFFLE_SEED = 20_260_418
 _SCORES = ("em", "f1", "cover_em")
@@ -49,6 +50,7 @@ class EvalRecord:
         answer: The answer, where there is one.
         seed: Seed of the episode's sampling.
         num_cut_turns: Turns that the token limit of a turn cut off.
+        f1_official: F1 by the rule of HotpotQA for yes and no, None without accepted answers.
     """
 
     update: int
@@ -67,6 +69,7 @@ class EvalRecord:
     answer: str | None
     seed: int
     num_cut_turns: int = 0
+    f1_official: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +184,7 @@ def to_record(
         answer=info.get("answer"),
         seed=trajectory.seed,
         num_cut_turns=sum(turn.is_cut for turn in trajectory.turns),
+        f1_official=_official_f1(trajectory, f1),
     )
 
 
@@ -191,9 +195,9 @@ def summarize(records: Sequence[EvalRecord]) -> dict[str, float]:
         records: At least one.
 
     Returns:
-        Means by name (``em``, ``f1``, ``cover_em``, ``reward``, ``searches``, ``format_valid``,
-        ``turns``, ``truncated``) as far as the environment gives them, and ``f1_hops_2`` and the
-        like for each number of hops.
+        Means by name (``em``, ``f1``, ``f1_official``, ``cover_em``, ``reward``, ``searches``,
+        ``format_valid``, ``turns``, ``truncated``) as far as the environment gives them, and
+        ``f1_hops_2`` and the like for each number of hops.
 
     Raises:
         ValueError: if there are no records.
@@ -203,6 +207,7 @@ def summarize(records: Sequence[EvalRecord]) -> dict[str, float]:
     columns: Mapping[str, list[float | None]] = {
         "em": [record.em for record in records],
         "f1": [record.f1 for record in records],
+        "f1_official": [record.f1_official for record in records],
         "cover_em": [record.cover_em for record in records],
         "reward": [record.reward for record in records],
         "searches": [float(record.num_searches) for record in records],
@@ -259,6 +264,15 @@ def _number(info: Mapping[str, Any], name: str, missing: float | None) -> float 
     """A number of an info, or what stands for a missing one."""
     value = info.get(name)
     return missing if value is None else float(value)
+
+
+def _official_f1(trajectory: Trajectory, f1: float | None) -> float | None:
+    """F1 by HotpotQA's rule, 0 where F1 is; None where F1 or the accepted answers are unknown."""
+    accepted = trajectory.reset_info.get("golden_answers")
+    if f1 is None or accepted is None:
+        return None
+    answer = trajectory.final_info.get("answer")
+    return official_f1(str(answer), accepted) if f1 and answer is not None else 0.0
 
 
 def _as_number(value: bool | None) -> float | None:

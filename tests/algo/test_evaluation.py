@@ -57,6 +57,16 @@ def test_a_record_holds_the_facts_of_the_end() -> None:
     assert (found.hops, found.answer, found.is_format_valid, found.update) == (2, "Oslo", True, 3)
 
 
+def test_official_f1_is_kept_beside_f1() -> None:
+    info = END | {"answer": "yes they are", "f1": 0.5}
+    yes = to_record(make_trajectory(info, golden_answers=("yes",)), update=0, split="dev")
+    assert (yes.f1, yes.f1_official) == (0.5, 0.0)
+    none = to_record(make_trajectory(info), update=0, split="dev")
+    assert (none.f1, none.f1_official) == (0.5, None)
+    assert summarize([yes, none])["f1_official"] == 0.0
+    assert record_from_json(record_to_json(yes)) == yes
+
+
 def test_an_episode_cut_off_scores_nothing() -> None:
     found = record({"num_searches": 1, "answer": None}, is_terminated=False)
     assert (found.em, found.f1, found.cover_em) == (0.0, 0.0, 0.0)

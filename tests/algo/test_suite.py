@@ -499,6 +499,19 @@ def test_what_makes_ours_special_is_said() -> None:
     assert "was not measured" not in plain
 
 
+def test_the_table_says_which_f1_it_shows() -> None:
+    """FlashRAG's row follows HotpotQA's rule for yes and no, CalibAdv's does not."""
+    records = [replace(RECORD, f1=0.5, f1_official=0.25)]
+    parts = [part_result("HotpotQA", scores=score_part("HotpotQA", records, 1))]
+    table = published_table(result_of(parts), "f1")
+    assert table is not None
+    assert [row[:2] for row in table.rows[:2]][1] == ("the same, official F1", "0.250")
+    assert table.rows[0][1] == "0.500"
+    other = published_table(result_of(parts), "em")
+    assert other is not None
+    assert "official" not in other.rows[1][0]
+
+
 def test_other_datasets_have_nothing_published_beside_them() -> None:
     result = result_of([part_result("atlas", published_size=None, coverage=None)])
     assert (result.published(), result.caveats()) == ({}, [])

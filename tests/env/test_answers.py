@@ -14,6 +14,7 @@ from calibadv_env.protocol.answers import (
     f1_score,
     grade_answer,
     normalize_answer,
+    official_f1,
     searchable_answers,
 )
 
@@ -60,6 +61,24 @@ def test_answers_of_which_nothing_is_left():
     assert exact_match("the", ["a"]) == 1
     assert cover_exact_match("the", ["a"]) == 1
     assert cover_exact_match("anything", ["a"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "goldens", "plain", "official"),
+    [
+        ("Yes, they are both American", ["yes"], 1 / 3, 0.0),
+        ("no one", ["no"], 2 / 3, 0.0),
+        ("Yes.", ["yes"], 1.0, 1.0),
+        ("no", ["yes no"], 2 / 3, 0.0),
+        ("no one", ["no", "no one else"], 0.8, 0.8),
+        ("noanswer", ["noanswer"], 1.0, 1.0),
+        ("the Eiffel tower", ["Eiffel"], 2 / 3, 2 / 3),
+    ],
+)
+def test_official_f1_of_yes_and_no(answer, goldens, plain, official):
+    """Numbers of hotpot_evaluate_v1.py; those of SQuAD give partial credit."""
+    assert f1_score(answer, goldens) == pytest.approx(plain)
+    assert official_f1(answer, goldens) == pytest.approx(official)
 
 
 def test_grade_answer():

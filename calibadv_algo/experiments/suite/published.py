@@ -77,6 +77,9 @@ CAVEATS: Final[tuple[str, ...]] = (
     "arXiv 2605.27881 finds that wiki-18 lacks what 37 % of sampled multi-hop questions need, and "
     "that mending it moves exact match by 2 to 6 points, more than one algorithm differs from "
     "another. Compare coverage before scores.",
+    "F1 is that of SQuAD and of CalibAdv's reward, with partial credit between yes or no and a "
+    "longer answer. The scripts of HotpotQA and 2WikiMultihopQA and FlashRAG's F1 give 0 there; "
+    "the row of official F1 follows them.",
     "Cover EM counts an answer that contains an accepted one, so it is at least EM; a long answer "
     "gains by it.",
 )
