@@ -11,14 +11,23 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import IO, Any, Final, Protocol, TypeVar, cast
 
 from calibadv_env.common.files import atomic_file
 from calibadv_env.errors import DataError
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
+_T = TypeVar("_T")
+
+
+class _HasId(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+_Named = TypeVar("_Named", bound=_HasId)
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -43,6 +52,35 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise DataError(f"{path}:{number}: {error}") from error.__cause__
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}:{number + 1}: cannot read the file: {error}") from error
+
+
+def read_parsed(
+    path: str | Path, parse: Callable[[Mapping[str, Any]], _T]
+) -> Iterator[tuple[str, _T]]:
+    """The values that a function makes of a JSONL file's records, each with its ``file:line``.
+
+    Raises:
+        DataError: as for :func:`read_jsonl`, or with the place where ``parse`` raises ValueError.
+    """
+    for number, record in read_jsonl(path):
+        try:
+            yield f"{path}:{number}", parse(record)
+        except ValueError as error:
+            raise DataError(f"{path}:{number}: {error}") from error
+
+
+def distinct(rows: Iterable[tuple[str, _Named]]) -> Iterator[_Named]:
+    """The items of pairs of place and item, whose ids must differ.
+
+    Raises:
+        DataError: at an id that came before, with both places.
+    """
+    places: dict[str, str] = {}
+    for place, item in rows:
+        if item.id in places:
+            raise DataError(f"{place}: id {item.id!r} stands at {places[item.id]} too")
+        places[item.id] = place
+        yield item
 
 
 def write_jsonl(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from calibadv_env.common.jsonl import read_jsonl, text_field, write_jsonl
+from calibadv_env.common.jsonl import distinct, read_parsed, text_field, write_jsonl
 from calibadv_env.errors import DataError
 
 
@@ -94,37 +94,10 @@ def read_tasks(path: str | Path) -> list[QATask]:
     Raises:
         DataError: if the file cannot be read, is empty, has a malformed line or repeats an id.
     """
-    tasks = list(distinct(read_task_lines(path)))
+    tasks = list(distinct(read_parsed(path, parse_task)))
     if not tasks:
         raise DataError(f"{path}: there is no question in it")
     return tasks
-
-
-def read_task_lines(path: str | Path) -> Iterator[tuple[str, QATask]]:
-    """The tasks that :func:`read_tasks` reads, each with its ``file:line``; ids may repeat.
-
-    Raises:
-        DataError: if the file cannot be read or has a malformed line.
-    """
-    for number, record in read_jsonl(path):
-        try:
-            yield f"{path}:{number}", parse_task(record)
-        except ValueError as error:
-            raise DataError(f"{path}:{number}: {error}") from error
-
-
-def distinct(rows: Iterable[tuple[str, QATask]]) -> Iterator[QATask]:
-    """The tasks of pairs of place and task, whose ids must differ.
-
-    Raises:
-        DataError: at an id that came before, with both places.
-    """
-    places: dict[str, str] = {}
-    for place, task in rows:
-        if task.id in places:
-            raise DataError(f"{place}: id {task.id!r} stands at {places[task.id]} too")
-        places[task.id] = place
-        yield task
 
 
 def write_tasks(path: str | Path, tasks: Iterable[QATask]) -> None:

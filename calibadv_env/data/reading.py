@@ -20,8 +20,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, TypeAlias, TypeVar
 
+from calibadv_env.common.jsonl import distinct
 from calibadv_env.common.plugins import plugins
-from calibadv_env.data.base import QATask, distinct, parse_task
+from calibadv_env.data.base import QATask, parse_task
 from calibadv_env.data.names import SPLITS
 from calibadv_env.errors import DataError
 from calibadv_env.protocol.passages import Passage

@@ -219,8 +219,7 @@ class CachedRetriever:
                     f"{self.path}: must hold the answers of one retriever to be replayed without "
                     f"it, got {len(rows)}; pass the retriever as inner"
                 )
-            self._sources[pid] = int(rows[0][0])
-            return self._sources[pid]
+            return self._sources.setdefault(pid, int(rows[0][0]))
         identity = json.dumps(retriever_identity(self.inner), sort_keys=True)
         if self.mode != "replay":
             with database:
@@ -228,8 +227,7 @@ class CachedRetriever:
         row = database.execute("SELECT id FROM source WHERE identity = ?", (identity,)).fetchone()
         if row is None:
             raise DataError(f"{self.path}: nothing was recorded from a retriever like {identity}")
-        self._sources[pid] = int(row[0])
-        return self._sources[pid]
+        return self._sources.setdefault(pid, int(row[0]))
 
     def _check(self, database: sqlite3.Connection) -> None:
         version = int(database.execute("PRAGMA user_version").fetchone()[0])

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from calibadv_env.common.jsonl import read_jsonl, text_field, write_jsonl
+from calibadv_env.common.jsonl import distinct, read_parsed, text_field, write_jsonl
 from calibadv_env.errors import DataError
 from calibadv_env.protocol.passages import Passage
 
@@ -45,13 +45,7 @@ class Corpus:
             DataError: if the file cannot be read, is empty, has a malformed line or repeats an
                 id; the message begins with ``file:line:``.
         """
-        passages: list[Passage] = []
-        places: dict[str, str] = {}
-        for place, passage in read_passages(path):
-            if passage.id in places:
-                raise DataError(f"{place}: id {passage.id!r} stands at {places[passage.id]} too")
-            places[passage.id] = place
-            passages.append(passage)
+        passages = list(distinct(read_parsed(path, parse_passage)))
         if not passages:
             raise DataError(f"{path}: there is no passage in it")
         return cls(passages)
@@ -123,19 +117,6 @@ class Corpus:
     def __repr__(self) -> str:
         """Names the size, not the content."""
         return f"Corpus({len(self)} passages)"
-
-
-def read_passages(path: str | Path) -> Iterator[tuple[str, Passage]]:
-    """Passages as :meth:`Corpus.from_jsonl` reads them, each with ``file:line``; ids may repeat.
-
-    Raises:
-        DataError: if the file cannot be read or has a malformed line.
-    """
-    for number, record in read_jsonl(path):
-        try:
-            yield f"{path}:{number}", parse_passage(record)
-        except ValueError as error:
-            raise DataError(f"{path}:{number}: {error}") from error
 
 
 def parse_passage(record: Mapping[str, Any]) -> Passage:

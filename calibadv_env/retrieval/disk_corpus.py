@@ -14,12 +14,12 @@ from typing import Any, Final, NoReturn, TypeAlias, overload
 
 import numpy as np
 
+from calibadv_env.common.jsonl import read_parsed
 from calibadv_env.errors import DataError, RetrieverError
 from calibadv_env.protocol.passages import Passage
-from calibadv_env.retrieval.corpus import Corpus, read_passages
+from calibadv_env.retrieval.corpus import Corpus, parse_passage
 from calibadv_env.retrieval.index_files import (
     MANIFEST,
-    FileFacts,
     HashedFile,
     Manifest,
     Progress,
@@ -221,8 +221,8 @@ def write_corpus(
         _write_files(_reporting(source, len(source), progress), folder, "the corpus")
     else:
         total = estimate_passages(Path(source))
-        passages = _reporting((passage for _, passage in read_passages(source)), total, progress)
-        _write_files(passages, folder, str(source))
+        passages = (passage for _, passage in read_parsed(source, parse_passage))
+        _write_files(_reporting(passages, total, progress), folder, str(source))
     return DiskCorpus(folder)
 
 
@@ -278,7 +278,10 @@ def _write_files(passages: Iterable[Passage], folder: Path, name: str) -> None:
         files = {_PASSAGES: lines.close(), _OFFSETS: offsets.close()}
     if not hashes:
         raise DataError(f"{name}:1: the file holds no passage")
-    files.update(_write_ids(hashes, folder))
+    values = np.frombuffer(hashes, dtype=np.uint64)
+    order = np.argsort(values, kind="stable")
+    files[_ID_HASHES] = write_array(folder / _ID_HASHES, values[order].astype("<u8"))
+    files[_ID_ORDER] = write_array(folder / _ID_ORDER, order.astype("<u4"))
     manifest = Manifest(
         kind="corpus",
         corpus_sha256=files[_PASSAGES].sha256,
@@ -287,15 +290,6 @@ def _write_files(passages: Iterable[Passage], folder: Path, name: str) -> None:
     )
     write_manifest(folder, manifest)
     _refuse_equal_ids(DiskCorpus(folder), name)
-
-
-def _write_ids(hashes: array.array[int], folder: Path) -> dict[str, FileFacts]:
-    values = np.frombuffer(hashes, dtype=np.uint64)
-    order = np.argsort(values, kind="stable")
-    return {
-        _ID_HASHES: write_array(folder / _ID_HASHES, values[order].astype("<u8")),
-        _ID_ORDER: write_array(folder / _ID_ORDER, order.astype("<u4")),
-    }
 
 
 def _refuse_equal_ids(corpus: DiskCorpus, name: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from calibadv_env.common.checks import require_not_negative, require_positive
-from calibadv_env.protocol.passages import Passage, ScoredPassage
+from calibadv_env.protocol.passages import ScoredPassage
 from calibadv_env.retrieval.backends import Backend
 from calibadv_env.retrieval.base import (
     Retriever,
@@ -110,12 +110,9 @@ class HybridRetriever:
         if len(best) > count:
             last = best[count - 1][1]
             best = [item for item in best if item[1] >= last]
-        hits = [(self._position(passage), score) for passage, score in best]
+        hits = [(self.corpus.index_of(passage.id), score) for passage, score in best]
         hits = sorted(hits, key=lambda hit: (-hit[1], hit[0]))[:count]
         return take(self.corpus.passages, filled_up(hits, count, 0.0))
-
-    def _position(self, passage: Passage) -> int:
-        return self.corpus.index_of(passage.id)
 
 
 def write_hybrid(

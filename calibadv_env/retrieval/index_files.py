@@ -31,7 +31,6 @@ FORMAT: Final = "calibadv-index"
 VERSION: Final = 1
 """Raised whenever the files change in a way that older code would misread."""
 MANIFEST: Final = "manifest.json"
-_BLOCK_BYTES: Final = 1 << 20
 
 Progress: TypeAlias = Callable[[str, int, int | None], None]
 """Called with the stage, how much of it is done, and how much there is (None: unknown)."""
@@ -131,13 +130,9 @@ def map_array(path: Path, dtype: str, *, in_memory: bool = False) -> npt.NDArray
 
 def file_facts(path: Path) -> FileFacts:
     """Size and hash of a file that is there."""
-    digest = hashlib.sha256()
-    num_bytes = 0
     with path.open("rb") as stream:
-        while block := stream.read(_BLOCK_BYTES):
-            digest.update(block)
-            num_bytes += len(block)
-    return FileFacts(num_bytes=num_bytes, sha256=digest.hexdigest())
+        digest = hashlib.file_digest(stream, "sha256")
+        return FileFacts(num_bytes=stream.tell(), sha256=digest.hexdigest())
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> FileFacts:

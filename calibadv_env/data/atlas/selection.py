@@ -7,6 +7,7 @@ whatever order they come.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -28,7 +29,7 @@ _TRAIN_SHARE = 70
 _DEV_SHARE = 10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Caps:
     """The most questions of one number of hops, so that no country and no kind dominates.
 
@@ -53,44 +54,14 @@ class Caps:
 
 CAPS: Mapping[int, Caps] = MappingProxyType(
     {
-        1: Caps(
-            total=3000,
-            per_family=600,
-            per_kind=500,
-            per_source=90,
-            per_target=90,
-            per_start=9,
-            per_answer=36,
-        ),
-        2: Caps(
-            total=4000,
-            per_family=1200,
-            per_kind=220,
-            per_source=70,
-            per_target=80,
-            per_start=3,
-            per_answer=36,
-        ),
-        3: Caps(
-            total=2200,
-            per_family=1200,
-            per_kind=180,
-            per_source=60,
-            per_target=140,
-            per_start=3,
-            per_answer=30,
-        ),
-        4: Caps(
-            total=800,
-            per_family=500,
-            per_kind=180,
-            per_source=60,
-            per_target=180,
-            per_start=3,
-            per_answer=30,
-        ),
+        # hops: total, family, kind, source, target, start, answer
+        1: Caps(3000, 600, 500, 90, 90, 9, 36),
+        2: Caps(4000, 1200, 220, 70, 80, 3, 36),
+        3: Caps(2200, 1200, 180, 60, 140, 3, 30),
+        4: Caps(800, 500, 180, 60, 180, 3, 30),
     }
 )
+"""The caps by the number of hops."""
 
 
 def split_of_chain(chain: Chain, clusters: Mapping[str, str]) -> str | None:
@@ -163,16 +134,17 @@ def select_chains(world: AtlasWorld, chains: Iterable[Chain]) -> list[tuple[str,
             found[key] = search.is_within(oracle_query(hop), hop.gold, TOP_K)
         return found[key]
 
-    counts: dict[tuple[Any, ...], int] = {}
+    counts: Counter[tuple[Any, ...]] = Counter()
     chosen = []
     for chain in sorted(chains, key=_order):
         split = split_of_chain(chain, clusters)
-        if split is None or not _has_room(chain, counts) or _tells_answer(chain):
+        limits = _limits(chain)
+        has_room = all(counts[key] < limit for key, limit in limits.items())
+        if split is None or not has_room or _tells_answer(chain):
             continue
         if not all(map(is_found, chain)):
             continue
-        for key, _ in _limits(chain):
-            counts[key] = counts.get(key, 0) + 1
+        counts.update(limits.keys())
         chosen.append((split, chain))
     return chosen
 
@@ -226,32 +198,25 @@ def _tells_answer(chain: Chain) -> bool:
     )
 
 
-def _has_room(chain: Chain, counts: Mapping[tuple[Any, ...], int]) -> bool:
-    return all(counts.get(key, 0) < limit for key, limit in _limits(chain))
-
-
-def _limits(chain: Chain) -> list[tuple[tuple[Any, ...], int]]:
-    """Quota that a chain counts towards, and its size."""
+def _limits(chain: Chain) -> dict[tuple[Any, ...], int]:
+    """Quotas that a chain counts towards, and their sizes."""
     hops = len(chain)
     caps = CAPS[hops]
     codes = [hop.country_code for hop in chain if hop.country_code]
     family = kind_of(chain[:-1]) if hops > 1 else chain[0].subject_kind
-    limits: list[tuple[tuple[Any, ...], int]] = [
-        ((hops,), caps.total),
-        ((hops, "family", family), caps.per_family),
-        ((hops, "kind", kind_of(chain)), caps.per_kind),
-        ((hops, "start", chain[0].subject), caps.per_start),
-        ((hops, "answer", chain[-1].object), _most_of_answer(chain[-1], caps)),
-    ]
+    # Airports get half: each of them answers one kind of question alone.
+    share = 2 if chain[-1].relation == "airport" else 1
+    limits: dict[tuple[Any, ...], int] = {
+        (hops,): caps.total,
+        (hops, "family", family): caps.per_family,
+        (hops, "kind", kind_of(chain)): caps.per_kind,
+        (hops, "start", chain[0].subject): caps.per_start,
+        (hops, "answer", chain[-1].object): caps.per_answer // share,
+    }
     if codes:
-        limits.append(((hops, "source", codes[0]), caps.per_source))
-        limits.append(((hops, "target", codes[-1]), caps.per_target))
+        limits[hops, "source", codes[0]] = caps.per_source
+        limits[hops, "target", codes[-1]] = caps.per_target
     return limits
-
-
-def _most_of_answer(last: Hop, caps: Caps) -> int:
-    """Airports get half: each of them answers one kind of question alone."""
-    return caps.per_answer // 2 if last.relation == "airport" else caps.per_answer
 
 
 def _signature(chain: Chain) -> str:

@@ -125,9 +125,7 @@ class AtlasWorld:
     @cached_property
     def facts_by_passage(self) -> Mapping[str, tuple[AtlasFact, ...]]:
         """Passage id -> the facts that it states."""
-        grouped: dict[str, list[AtlasFact]] = {}
-        for fact in self.facts:
-            grouped.setdefault(fact.passage_id, []).append(fact)
+        grouped = _by_passage(self.facts)
         return MappingProxyType({key: tuple(facts) for key, facts in grouped.items()})
 
     @cached_property
@@ -166,7 +164,8 @@ def compile_world(
         *_city_facts(places),
         *_element_facts(),
     ]
-    return AtlasWorld(_passages(facts), facts, places)
+    passages = [_render(passage_id, stated) for passage_id, stated in _by_passage(facts).items()]
+    return AtlasWorld(passages, facts, places)
 
 
 def phrase(name: str) -> str:
@@ -285,11 +284,11 @@ def _element_facts() -> Iterator[AtlasFact]:
                 )
 
 
-def _passages(facts: Iterable[AtlasFact]) -> list[Passage]:
+def _by_passage(facts: Iterable[AtlasFact]) -> dict[str, list[AtlasFact]]:
     grouped: dict[str, list[AtlasFact]] = {}
     for fact in facts:
         grouped.setdefault(fact.passage_id, []).append(fact)
-    return [_render(passage_id, stated) for passage_id, stated in grouped.items()]
+    return grouped
 
 
 def _render(passage_id: str, facts: Sequence[AtlasFact]) -> Passage:

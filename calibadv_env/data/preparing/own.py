@@ -14,7 +14,8 @@ import numpy as np
 
 from calibadv_env.common.checks import require_positive
 from calibadv_env.common.files import is_path, new_folder
-from calibadv_env.data.base import QATask, distinct, write_tasks
+from calibadv_env.common.jsonl import distinct
+from calibadv_env.data.base import QATask, write_tasks
 from calibadv_env.data.names import SPLITS
 from calibadv_env.data.prepared import (
     corpus_note,

@@ -72,7 +72,8 @@ class FlashragFolder:
         """See :class:`Source`."""
         found = tuple(split for split in SPLITS if split_file(self.folder, split))
         if not found:
-            raise DataError(f"{self.folder}: the folder holds none of {_file_names()}")
+            names = ", ".join(f"{split}.jsonl" for split in SPLITS)
+            raise DataError(f"{self.folder}: the folder holds none of {names}")
         return found
 
     def records(self, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -243,14 +244,7 @@ def _pairs(facts: Any) -> list[tuple[str, int]]:
     """The supporting facts as pairs, from columns or from a list of pairs."""
     key = "metadata.supporting_facts"
     if isinstance(facts, dict):
-        titles, numbers = facts.get("title"), facts.get("sent_id")
-        if not isinstance(titles, list) or not isinstance(numbers, list):
-            raise ValueError(f"{key} must have lists as title and sent_id")
-        if len(titles) != len(numbers):
-            raise ValueError(
-                f"{key} must have as many title as sent_id, got {len(titles)} and {len(numbers)}"
-            )
-        facts = list(zip(titles, numbers, strict=True))
+        facts = _zipped(key, facts.get("title"), facts.get("sent_id"), "sent_id", "sent_id")
     if not isinstance(facts, list):
         raise ValueError(f"{key} must be an object or a list, got {type(facts).__name__}")
     for fact in facts:
@@ -260,21 +254,25 @@ def _pairs(facts: Any) -> list[tuple[str, int]]:
     return [(fact[0], fact[1]) for fact in facts]
 
 
+def _zipped(key: str, titles: Any, others: Any, names: str, kind: str) -> list[tuple[Any, Any]]:
+    """Two columns as pairs; ``names`` and ``kind`` name the second one in messages."""
+    if not isinstance(titles, list) or not isinstance(others, list):
+        raise ValueError(f"{key} must have lists as title and {names}")
+    if len(titles) != len(others):
+        raise ValueError(
+            f"{key} must have as many title as {kind}, got {len(titles)} and {len(others)}"
+        )
+    return list(zip(titles, others, strict=True))
+
+
 def _articles(context: Any) -> dict[str, Sequence[str]]:
     """Title -> sentences, from columns or from a list of pairs; the first of equal titles."""
     key = "metadata.context"
     if not context:
         return {}
     if isinstance(context, dict):
-        titles = context.get("title")
         bodies = context.get("sentences", context.get("content"))
-        if not isinstance(titles, list) or not isinstance(bodies, list):
-            raise ValueError(f"{key} must have lists as title and as sentences or content")
-        if len(titles) != len(bodies):
-            raise ValueError(
-                f"{key} must have as many title as texts, got {len(titles)} and {len(bodies)}"
-            )
-        context = list(zip(titles, bodies, strict=True))
+        context = _zipped(key, context.get("title"), bodies, "as sentences or content", "texts")
     if not isinstance(context, list):
         raise ValueError(f"{key} must be an object or a list, got {type(context).__name__}")
     articles: dict[str, Sequence[str]] = {}
@@ -286,7 +284,3 @@ def _articles(context: Any) -> dict[str, Sequence[str]]:
             raise ValueError(f"{key} must hold texts as sentences, got {article!r:.80}")
         articles.setdefault(article[0], article[1])
     return articles
-
-
-def _file_names() -> str:
-    return ", ".join(f"{split}.jsonl" for split in SPLITS)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from calibadv_env.data.base import read_task_lines
+from calibadv_env.common.jsonl import read_parsed
+from calibadv_env.data.base import parse_task
 from calibadv_env.data.reading import Reader, Row
 from calibadv_env.protocol.passages import Passage
-from calibadv_env.retrieval.corpus import Corpus, read_passages
+from calibadv_env.retrieval.corpus import Corpus, parse_passage
 
 
 class JsonlReader(Reader):
@@ -19,12 +20,12 @@ class JsonlReader(Reader):
 
     def rows(self, source: str, split: str = "") -> Iterator[Row]:
         """Tasks as :func:`calibadv_env.data.base.read_tasks` reads them."""
-        for place, task in read_task_lines(source):
+        for place, task in read_parsed(source, parse_task):
             yield Row(place=place, task=task, split=task.metadata.get("split"))
 
     def passages(self, source: str) -> Iterator[tuple[str, Passage]]:
-        """Passages as :func:`calibadv_env.retrieval.corpus.read_passages` reads them."""
-        return read_passages(source)
+        """Passages as :meth:`Corpus.from_jsonl` reads them; ids may repeat."""
+        return read_parsed(source, parse_passage)
 
     def corpus(self, source: str) -> Corpus:
         """Passages as :meth:`Corpus.from_jsonl` reads them."""

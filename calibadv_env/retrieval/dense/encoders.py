@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,6 @@ _LEAST_TOKENS: Final = 16
 """From so many rows on, a matrix product of MKL gives each row the same bits in any company."""
 _QUERIES_PER_BATCH: Final = 64
 _THREADS: Final = threading.Lock()
-_T = TypeVar("_T")
 
 
 @runtime_checkable
@@ -142,26 +141,21 @@ class TransformerEncoder:
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
             texts, pairs = self._passage_texts([passages[i] for i in chosen])
-            vectors[chosen] = self._encode(self._passages, self._tokenizer, texts, pairs)
+            inputs = self._tokenizer(
+                _valid(texts),
+                None if pairs is None else _valid(pairs),
+                padding=True,
+                truncation="longest_first",
+                max_length=self.family.max_tokens,
+                return_tensors="pt",
+            )
+            vectors[chosen] = self._pooled(self._passages, inputs)
         return vectors
 
     def _passage_texts(self, passages: list[Passage]) -> tuple[list[str], list[str] | None]:
         if self.family.has_title_pair:
             return [p.title for p in passages], [p.text for p in passages]
         return [self.family.passage_prefix + indexed_text(p) for p in passages], None
-
-    def _encode(
-        self, model: Any, tokenizer: Any, texts: list[str], pairs: list[str] | None = None
-    ) -> npt.NDArray[np.float32]:
-        inputs = tokenizer(
-            _valid(texts),
-            None if pairs is None else _valid(pairs),
-            padding=True,
-            truncation="longest_first",
-            max_length=self.family.max_tokens,
-            return_tensors="pt",
-        )
-        return self._pooled(model, inputs)
 
     def _pooled(self, model: Any, inputs: Any) -> npt.NDArray[np.float32]:
         torch = _import("torch")
@@ -278,21 +272,17 @@ def _default_device() -> str:
 
 def _load(model: str, class_name: str) -> Any:
     loader = getattr(_import("transformers"), class_name)
-    return _or_data_error(model, lambda: loader.from_pretrained(model))
-
-
-def _load_model(model: str, class_name: str, device: str) -> Any:
-    return _load(model, class_name or "AutoModel").to(device).eval()
-
-
-def _or_data_error(model: str, load: Callable[[], _T]) -> _T:
     try:
-        return load()
+        return loader.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise DataError(
             f"the model must be a folder with a Hugging Face model or a name on the hub that can "
             f"be reached or is in the cache; {model!r} could not be loaded: {error}"
         ) from error
+
+
+def _load_model(model: str, class_name: str, device: str) -> Any:
+    return _load(model, class_name or "AutoModel").to(device).eval()
 
 
 def _model_fingerprint(model: str, loaded: Any) -> str:

@@ -88,7 +88,13 @@ def build_dense_index(
     with building(out, overwrite=overwrite, is_resumable=True) as folder:
         corpus = _corpus_of(source, folder, progress)
         vectors = folder / _VECTORS if vectors_dir is None else Path(vectors_dir)
-        plan = _plan(corpus, encoder, chunk_size, dtype)
+        plan = {
+            "corpus_sha256": corpus.sha256,
+            "encoder": encoder.fingerprint,
+            "dimension": encoder.dimension,
+            "chunk_size": chunk_size,
+            "dtype": dtype,
+        }
         paths = encode_corpus(corpus, encoder, vectors, plan, progress)
         progress("build the index", 0, None)
         build_faiss(settings, [np.load(path, mmap_mode="r") for path in paths], folder / _INDEX)
@@ -99,17 +105,6 @@ def build_dense_index(
         record = {"faiss": to_record(settings), **_encoder_record(encoder)}
         finish_index(folder, "dense", corpus, record, files)
     return Path(out)
-
-
-def _plan(corpus: DiskCorpus, encoder: Encoder, chunk_size: int, dtype: str) -> dict[str, Any]:
-    """Facts that the vectors depend on."""
-    return {
-        "corpus_sha256": corpus.sha256,
-        "encoder": encoder.fingerprint,
-        "dimension": encoder.dimension,
-        "chunk_size": chunk_size,
-        "dtype": dtype,
-    }
 
 
 def encode_corpus(
