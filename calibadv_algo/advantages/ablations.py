@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
-from calibadv_algo.advantages.base import fitting_counts, last_turns
+from calibadv_algo.advantages.base import AnyMatrix, fitting_counts, last_turns
 from calibadv_algo.advantages.calibadv import soft_penalty
 from calibadv_algo.advantages.grpo import GroupRelative
 from calibadv_algo.advantages.variants import (
+    Matrix,
     aggressive_penalty,
     clip_negatives,
     drop_solved_turns,
@@ -55,8 +56,6 @@ When = Literal["always", "risky"]
 
 Lone = Literal["zero", "keep-positive", "keep-negative"]
 """Result for a pool with one sign alone."""
-
-Matrix = Float[np.ndarray, "trajectory turn"]
 
 _PENALTIES: Final[Mapping[str, Callable[[Matrix, Matrix], Matrix]]] = {
     "soft": soft_penalty,
@@ -140,10 +139,10 @@ def balance(
 
 
 def over_batch(
-    matrices: Sequence[Float[np.ndarray, "_ _"]],
-    counts: Sequence[Float[np.ndarray, "_ _"]],
+    matrices: Sequence[AnyMatrix],
+    counts: Sequence[AnyMatrix],
     function: Callable[[Matrix, Matrix], Matrix],
-) -> list[Float[np.ndarray, "_ _"]]:
+) -> list[AnyMatrix]:
     """Calls a function of stacked advantages and token counts on all groups at once.
 
     The result is cut into matrices of the given shapes, one a group.
@@ -188,19 +187,13 @@ class CalibAdvVariant(GroupRelative):
     target_ratio: Annotated[float, POSITIVE] = 1.0
     adjust_positive: bool = True
 
-    def __call__(
-        self, group: Group, correctness: Float[np.ndarray, "group turn"]
-    ) -> Float[np.ndarray, "group turn"]:
+    def __call__(self, group: Group, correctness: Matrix) -> Matrix:
         """Returns the advantages, balanced if the scope is the group."""
         counts = fitting_counts(group, correctness)
         spared = spare(self.group_relative(group, counts), correctness, self.penalty, self.solved)
         return self.balanced(spared, counts) if self.scope == "group" else spared
 
-    def finish(
-        self,
-        advantages: list[Float[np.ndarray, "_ _"]],
-        counts: Sequence[Float[np.ndarray, "_ _"]],
-    ) -> list[Float[np.ndarray, "_ _"]]:
+    def finish(self, advantages: list[AnyMatrix], counts: Sequence[AnyMatrix]) -> list[AnyMatrix]:
         """Balances over the batch if that is the scope."""
         if self.scope == "group":
             return advantages
@@ -236,18 +229,12 @@ class ClippedCalibAdv(GroupRelative):
     penalty: Penalty = "soft"
     target_ratio: Annotated[float, POSITIVE] = 1.0
 
-    def __call__(
-        self, group: Group, correctness: Float[np.ndarray, "group turn"]
-    ) -> Float[np.ndarray, "group turn"]:
+    def __call__(self, group: Group, correctness: Matrix) -> Matrix:
         """Returns the advantages, to be cut by :meth:`finish`."""
         counts = fitting_counts(group, correctness)
         return spare(self.group_relative(group, counts), correctness, self.penalty)
 
-    def finish(
-        self,
-        advantages: list[Float[np.ndarray, "_ _"]],
-        counts: Sequence[Float[np.ndarray, "_ _"]],
-    ) -> list[Float[np.ndarray, "_ _"]]:
+    def finish(self, advantages: list[AnyMatrix], counts: Sequence[AnyMatrix]) -> list[AnyMatrix]:
         """Cuts negative advantages at the batch's mean positive one."""
         return over_batch(
             advantages,

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from calibadv_algo.advantages.base import fitting_counts, spread
+from calibadv_algo.advantages.base import Matrix, fitting_counts, spread
 from calibadv_algo.advantages.grpo import GroupRelative, group_normalized
 from calibadv_algo.types import Group, group_rewards
 
@@ -34,9 +34,7 @@ class AcceptableGrpo(GroupRelative):
     threshold: float = 0.7
     treatment: Treatment = "excuse"
 
-    def __call__(
-        self, group: Group, correctness: Float[np.ndarray, "group turn"]
-    ) -> Float[np.ndarray, "group turn"]:
+    def __call__(self, group: Group, correctness: Matrix) -> Matrix:
         """GRPO's advantages but for acceptable answers; the correctness is not used."""
         counts = fitting_counts(group, correctness)
         rewards = group_rewards(group)

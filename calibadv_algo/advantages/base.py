@@ -13,6 +13,18 @@ from jaxtyping import Bool, Float
 from calibadv_algo.types import Group, Trajectory, group_rewards, token_counts
 from calibadv_env.common.checks import Checked
 
+Matrix = Float[np.ndarray, "group turn"]
+"""One number for each turn of a group's trajectories."""
+
+AnyMatrix = Float[np.ndarray, "_ _"]
+"""Such a matrix where several groups, each of another shape, stand side by side."""
+
+Tokens = Float[np.ndarray, " token"]
+"""One number for each action token of a trajectory."""
+
+AnyVector = Float[np.ndarray, " _"]
+"""A vector where several of other lengths stand beside it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdvantageEstimator(Checked, ABC):
@@ -31,9 +43,7 @@ class AdvantageEstimator(Checked, ABC):
         return frozenset()
 
     @abstractmethod
-    def __call__(
-        self, group: Group, correctness: Float[np.ndarray, "group turn"]
-    ) -> Float[np.ndarray, "group turn"]:
+    def __call__(self, group: Group, correctness: Matrix) -> Matrix:
         """Advantages of a group's turns, 0 beyond the last turn of a trajectory.
 
         Args:
@@ -41,11 +51,7 @@ class AdvantageEstimator(Checked, ABC):
             correctness: Correctness of every turn, NaN without a score.
         """
 
-    def finish(
-        self,
-        advantages: list[Float[np.ndarray, "_ _"]],
-        counts: Sequence[Float[np.ndarray, "_ _"]],
-    ) -> list[Float[np.ndarray, "_ _"]]:
+    def finish(self, advantages: list[AnyMatrix], counts: Sequence[AnyMatrix]) -> list[AnyMatrix]:
         """Final advantages of all groups, for a last step that looks at the whole batch.
 
         Args:
@@ -56,10 +62,10 @@ class AdvantageEstimator(Checked, ABC):
 
     def reweight_tokens(
         self,
-        advantages: list[Float[np.ndarray, " _"]],
+        advantages: list[AnyVector],
         trajectories: Sequence[Trajectory],
         update: int,
-    ) -> list[Float[np.ndarray, " _"]]:
+    ) -> list[AnyVector]:
         """Final advantages of the action tokens, one vector a trajectory.
 
         Args:
@@ -77,9 +83,7 @@ class AdvantageEstimator(Checked, ABC):
 class ValueAdvantage(AdvantageEstimator):
     """Base of estimators that give every token an advantage, from rewards and a critic's values."""
 
-    def __call__(
-        self, group: Group, correctness: Float[np.ndarray, "group turn"]
-    ) -> Float[np.ndarray, "group turn"]:
+    def __call__(self, group: Group, correctness: Matrix) -> Matrix:
         """Raises TypeError: turns have no advantages before their tokens have."""
         raise TypeError(f"{type(self).__name__} needs the values of a critic")
 
@@ -87,9 +91,9 @@ class ValueAdvantage(AdvantageEstimator):
     def token_advantages(
         self,
         trajectory: Trajectory,
-        rewards: Float[np.ndarray, " token"],
-        values: Float[np.ndarray, " token"],
-    ) -> tuple[Float[np.ndarray, " token"], Float[np.ndarray, " token"]]:
+        rewards: Tokens,
+        values: Tokens,
+    ) -> tuple[Tokens, Tokens]:
         """Advantages of a trajectory's action tokens and the critic's targets.
 
         Args:
@@ -99,14 +103,12 @@ class ValueAdvantage(AdvantageEstimator):
             values: The critic's value before each token.
         """
 
-    def finish_tokens(
-        self, advantages: list[Float[np.ndarray, " _"]]
-    ) -> list[Float[np.ndarray, " _"]]:
+    def finish_tokens(self, advantages: list[AnyVector]) -> list[AnyVector]:
         """Final advantages of the batch, one vector a trajectory."""
         return advantages
 
 
-def last_turns(counts: Float[np.ndarray, "group turn"]) -> Bool[np.ndarray, "group turn"]:
+def last_turns(counts: Matrix) -> Bool[np.ndarray, "group turn"]:
     """True at the last turn of every trajectory, nowhere in a row without tokens.
 
     A turn that exists has at least one token.
@@ -117,16 +119,12 @@ def last_turns(counts: Float[np.ndarray, "group turn"]) -> Bool[np.ndarray, "gro
     return mask
 
 
-def spread(
-    values: Float[np.ndarray, " group"], counts: Float[np.ndarray, "group turn"]
-) -> Float[np.ndarray, "group turn"]:
+def spread(values: Float[np.ndarray, " group"], counts: Matrix) -> Matrix:
     """Copies a trajectory's value to all of its turns, 0 where there is no turn."""
     return np.where(counts > 0, values[:, None], 0.0)
 
 
-def fitting_counts(
-    group: Group, correctness: Float[np.ndarray, "_ _"]
-) -> Float[np.ndarray, "group turn"]:
+def fitting_counts(group: Group, correctness: AnyMatrix) -> Matrix:
     """Number of sampled tokens of every turn, 0 where there is none.
 
     Raises:
@@ -141,9 +139,7 @@ def fitting_counts(
     return counts
 
 
-def outcomes(
-    group: Group, correctness: Float[np.ndarray, "_ _"]
-) -> Float[np.ndarray, "group turn"]:
+def outcomes(group: Group, correctness: AnyMatrix) -> Matrix:
     """Return of its trajectory for every turn of a group, 0 where there is no turn.
 
     Raises:

@@ -13,9 +13,8 @@ from typing import Annotated
 
 import numpy as np
 from annotated_types import Lt
-from jaxtyping import Float
 
-from calibadv_algo.advantages.base import outcomes, spread
+from calibadv_algo.advantages.base import AnyMatrix, AnyVector, Matrix, outcomes, spread
 from calibadv_algo.advantages.grpo import Singleton, group_normalized
 from calibadv_algo.advantages.rloo import OutcomeBaseline
 from calibadv_algo.types import Group
@@ -23,11 +22,11 @@ from calibadv_env.common.checks import POSITIVE
 
 
 def batch_scaled(
-    rewards: Sequence[Float[np.ndarray, " _"]],
+    rewards: Sequence[AnyVector],
     *,
     epsilon: float = 1e-4,
     singleton: Singleton = "raw",
-) -> list[Float[np.ndarray, " _"]]:
+) -> list[AnyVector]:
     """Compares rewards with their group, in units of the batch's standard deviation.
 
     ``(reward - group mean) / (std over all rewards + epsilon)``, sample deviation.
@@ -57,11 +56,11 @@ def batch_scaled(
 
 
 def gpg_scaled(
-    rewards: Sequence[Float[np.ndarray, " _"]],
+    rewards: Sequence[AnyVector],
     *,
     f_norm: float = 1.0,
     singleton: Singleton = "raw",
-) -> list[Float[np.ndarray, " _"]]:
+) -> list[AnyVector]:
     """Scales group-centred rewards up by the share of trajectories that earned nothing.
 
     ``(B / number of nonzero rewards) * (reward - group mean) / f_norm`` with ``B``
@@ -98,17 +97,11 @@ class BatchScaledGrpo(OutcomeBaseline):
 
     epsilon: Annotated[float, POSITIVE] = 1e-4
 
-    def __call__(
-        self, group: Group, correctness: Float[np.ndarray, "group turn"]
-    ) -> Float[np.ndarray, "group turn"]:
+    def __call__(self, group: Group, correctness: Matrix) -> Matrix:
         """Rewards of the trajectories, from which :meth:`finish` makes advantages."""
         return outcomes(group, correctness)
 
-    def finish(
-        self,
-        advantages: list[Float[np.ndarray, "_ _"]],
-        counts: Sequence[Float[np.ndarray, "_ _"]],
-    ) -> list[Float[np.ndarray, "_ _"]]:
+    def finish(self, advantages: list[AnyMatrix], counts: Sequence[AnyMatrix]) -> list[AnyMatrix]:
         """Scaled advantages of all groups."""
         scaled = batch_scaled(
             [matrix[:, 0] for matrix in advantages],
@@ -128,17 +121,11 @@ class Gpg(OutcomeBaseline):
 
     f_norm: Annotated[float, POSITIVE, Lt(math.inf)] = 1.0
 
-    def __call__(
-        self, group: Group, correctness: Float[np.ndarray, "group turn"]
-    ) -> Float[np.ndarray, "group turn"]:
+    def __call__(self, group: Group, correctness: Matrix) -> Matrix:
         """Rewards of the trajectories, from which :meth:`finish` makes advantages."""
         return outcomes(group, correctness)
 
-    def finish(
-        self,
-        advantages: list[Float[np.ndarray, "_ _"]],
-        counts: Sequence[Float[np.ndarray, "_ _"]],
-    ) -> list[Float[np.ndarray, "_ _"]]:
+    def finish(self, advantages: list[AnyMatrix], counts: Sequence[AnyMatrix]) -> list[AnyMatrix]:
         """Scaled advantages of all groups."""
         scaled = gpg_scaled(
             [matrix[:, 0] for matrix in advantages],

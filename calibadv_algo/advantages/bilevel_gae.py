@@ -8,7 +8,8 @@ from typing import Annotated
 
 import numpy as np
 
-from calibadv_algo.advantages.gae import PpoGae, Tokens, gae
+from calibadv_algo.advantages.base import Tokens
+from calibadv_algo.advantages.gae import PpoGae, gae
 from calibadv_algo.types import Trajectory
 from calibadv_env.common.checks import FRACTION
 

@@ -10,19 +10,16 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
-from calibadv_algo.advantages.base import fitting_counts, last_turns
+from calibadv_algo.advantages.base import Matrix, fitting_counts, last_turns
 from calibadv_algo.advantages.grpo import GroupRelative
 from calibadv_algo.credit.base import SCORED_BAD
 from calibadv_algo.types import Group
 from calibadv_env.common.checks import POSITIVE
 
 
-def soft_penalty(
-    advantages: Float[np.ndarray, "group turn"],
-    correctness: Float[np.ndarray, "group turn"],
-) -> Float[np.ndarray, "group turn"]:
+def soft_penalty(advantages: Matrix, correctness: Matrix) -> Matrix:
     """Reduces the penalty of correct searches in negative trajectories.
 
     ``A * (1 - c)`` where ``A < 0`` and ``c`` is scored and not bad; all other turns keep ``A``.
@@ -46,12 +43,12 @@ def soft_penalty(
 
 
 def rebalance_answers(
-    advantages: Float[np.ndarray, "group turn"],
-    token_counts: Float[np.ndarray, "group turn"],
+    advantages: Matrix,
+    token_counts: Matrix,
     last_turn: Bool[np.ndarray, "group turn"],
     target_ratio: float = 1.0,
     adjust_positive: bool = True,
-) -> Float[np.ndarray, "group turn"]:
+) -> Matrix:
     """Brings the positive and the negative mass of a group's last turns into proportion.
 
     With ``P`` and ``N`` the sums of positive and of negative advantage over the *tokens* of
@@ -94,9 +91,7 @@ class SoftPenalty(GroupRelative):
 
     needs_correctness: ClassVar[bool] = True
 
-    def __call__(
-        self, group: Group, correctness: Float[np.ndarray, "group turn"]
-    ) -> Float[np.ndarray, "group turn"]:
+    def __call__(self, group: Group, correctness: Matrix) -> Matrix:
         """GRPO's advantages, with correct searches of poor trajectories spared."""
         counts = fitting_counts(group, correctness)
         return soft_penalty(self.group_relative(group, counts), correctness)
@@ -114,18 +109,12 @@ class Rebalance(GroupRelative):
     target_ratio: Annotated[float, POSITIVE] = 1.0
     adjust_positive: bool = True
 
-    def __call__(
-        self, group: Group, correctness: Float[np.ndarray, "group turn"]
-    ) -> Float[np.ndarray, "group turn"]:
+    def __call__(self, group: Group, correctness: Matrix) -> Matrix:
         """GRPO's advantages with balanced last turns; the correctness is not used."""
         counts = fitting_counts(group, correctness)
         return self.rebalanced(self.group_relative(group, counts), counts)
 
-    def rebalanced(
-        self,
-        advantages: Float[np.ndarray, "group turn"],
-        counts: Float[np.ndarray, "group turn"],
-    ) -> Float[np.ndarray, "group turn"]:
+    def rebalanced(self, advantages: Matrix, counts: Matrix) -> Matrix:
         """Applies :func:`rebalance_answers` with these settings."""
         return rebalance_answers(
             advantages, counts, last_turns(counts), self.target_ratio, self.adjust_positive
@@ -139,9 +128,7 @@ class CalibAdv(Rebalance):
     name: ClassVar[str] = "calibadv"
     needs_correctness: ClassVar[bool] = True
 
-    def __call__(
-        self, group: Group, correctness: Float[np.ndarray, "group turn"]
-    ) -> Float[np.ndarray, "group turn"]:
+    def __call__(self, group: Group, correctness: Matrix) -> Matrix:
         """CalibAdv's advantages."""
         counts = fitting_counts(group, correctness)
         return self.rebalanced(

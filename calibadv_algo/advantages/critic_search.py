@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from jaxtyping import Float
 
-from calibadv_algo.advantages.base import fitting_counts
+from calibadv_algo.advantages.base import Matrix, fitting_counts
 from calibadv_algo.advantages.grpo import GroupRelative, group_normalized
 from calibadv_algo.credit.base import SCORED_BAD
 from calibadv_algo.types import Group
@@ -22,13 +21,13 @@ Verdict = Literal["binary", "graded"]
 
 
 def mix_verdicts(
-    outcome: Float[np.ndarray, "group turn"],
-    verdicts: Float[np.ndarray, "group turn"],
+    outcome: Matrix,
+    verdicts: Matrix,
     *,
     alpha: float = 0.5,
     epsilon: float = 1e-6,
     pool: Pool = "group",
-) -> Float[np.ndarray, "group turn"]:
+) -> Matrix:
     """Mixes the comparison of verdicts into the advantages of the turns that have one.
 
     ``alpha * (r_iq - mean) / (std + epsilon) + (1 - alpha) * A_i``; turns without a verdict
@@ -79,9 +78,7 @@ class CriticSearch(GroupRelative):
     pool: Pool = "group"
     verdict: Verdict = "binary"
 
-    def __call__(
-        self, group: Group, correctness: Float[np.ndarray, "group turn"]
-    ) -> Float[np.ndarray, "group turn"]:
+    def __call__(self, group: Group, correctness: Matrix) -> Matrix:
         """Advantages of the outcome mixed with the compared verdicts."""
         counts = fitting_counts(group, correctness)
         verdicts = correctness

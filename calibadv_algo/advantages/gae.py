@@ -6,17 +6,14 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
-from jaxtyping import Float
 
-from calibadv_algo.advantages.base import ValueAdvantage
+from calibadv_algo.advantages.base import AnyVector, Tokens, ValueAdvantage
 from calibadv_algo.advantages.whitening import whiten_tokens
 from calibadv_algo.types import Trajectory
 from calibadv_env.common.checks import FRACTION
 
 Whitening = Literal["batch", "none"]
 """Scope of the whitening: the batch's action tokens, or none."""
-
-Tokens = Float[np.ndarray, " token"]
 
 
 def gae(
@@ -82,8 +79,6 @@ class PpoGae(ValueAdvantage):
         """Applies :func:`gae` to a trajectory's action tokens."""
         return gae(rewards, values, gamma=self.gamma, lam=self.lam)
 
-    def finish_tokens(
-        self, advantages: list[Float[np.ndarray, " _"]]
-    ) -> list[Float[np.ndarray, " _"]]:
+    def finish_tokens(self, advantages: list[AnyVector]) -> list[AnyVector]:
         """Whitens over the batch if asked to."""
         return whiten_tokens(advantages) if self.whitening == "batch" else advantages

@@ -12,7 +12,7 @@ from annotated_types import Interval
 from jaxtyping import Float, Int
 
 from calibadv_algo.advantages.anchors import AnchorKind, anchor_states
-from calibadv_algo.advantages.base import AdvantageEstimator, fitting_counts
+from calibadv_algo.advantages.base import AdvantageEstimator, Matrix, fitting_counts
 from calibadv_algo.advantages.grpo import Normalization, group_normalized
 from calibadv_algo.types import Group, group_rewards
 from calibadv_env.common.checks import FRACTION, NOT_NEGATIVE, POSITIVE
@@ -148,9 +148,7 @@ class GiGpo(AdvantageEstimator):
         """The passages, if they are the anchors."""
         return frozenset({"passage_ids"} if self.anchor == "passages" else ())
 
-    def __call__(
-        self, group: Group, correctness: Float[np.ndarray, "group turn"]
-    ) -> Float[np.ndarray, "group turn"]:
+    def __call__(self, group: Group, correctness: Matrix) -> Matrix:
         """Episode part plus weighted step part; the correctness is not used."""
         counts = fitting_counts(group, correctness)
         exists = counts > 0

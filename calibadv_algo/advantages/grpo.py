@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import numpy as np
 from jaxtyping import Float
 
-from calibadv_algo.advantages.base import AdvantageEstimator, fitting_counts, spread
+from calibadv_algo.advantages.base import AdvantageEstimator, Matrix, fitting_counts, spread
 from calibadv_algo.types import Group, group_rewards
 from calibadv_env.common.checks import POSITIVE
 
@@ -76,9 +76,7 @@ class GroupRelative(AdvantageEstimator):
     normalization: Normalization = "group"
     singleton: Singleton = "raw"
 
-    def group_relative(
-        self, group: Group, counts: Float[np.ndarray, "group turn"]
-    ) -> Float[np.ndarray, "group turn"]:
+    def group_relative(self, group: Group, counts: Matrix) -> Matrix:
         """GRPO's advantage of every turn, 0 where there is no turn."""
         advantages = group_normalized(
             group_rewards(group),
@@ -93,9 +91,7 @@ class GroupRelative(AdvantageEstimator):
 class Grpo(GroupRelative):
     """GRPO's advantage: one number a trajectory, whatever its turns did."""
 
-    def __call__(
-        self, group: Group, correctness: Float[np.ndarray, "group turn"]
-    ) -> Float[np.ndarray, "group turn"]:
+    def __call__(self, group: Group, correctness: Matrix) -> Matrix:
         """GRPO's advantages; the correctness is not used."""
         counts = fitting_counts(group, correctness)
         return self.group_relative(group, counts)

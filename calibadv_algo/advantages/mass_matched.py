@@ -10,19 +10,14 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float
 
-from calibadv_algo.advantages.base import fitting_counts
+from calibadv_algo.advantages.base import Matrix, fitting_counts
 from calibadv_algo.advantages.calibadv import CalibAdv
 from calibadv_algo.advantages.grpo import GroupRelative
 from calibadv_algo.types import Group
 
 
-def match_mass(
-    advantages: Float[np.ndarray, "group turn"],
-    target: Float[np.ndarray, "group turn"],
-    token_counts: Float[np.ndarray, "group turn"],
-) -> Float[np.ndarray, "group turn"]:
+def match_mass(advantages: Matrix, target: Matrix, token_counts: Matrix) -> Matrix:
     """Scales advantages to the total mass of other advantages.
 
     ``A * sum(n |T|) / sum(n |A|)`` with ``n`` the tokens of each turn and ``T`` the target.
@@ -59,9 +54,7 @@ class MassMatchedGrpo(GroupRelative):
 
     target: CalibAdv = field(default_factory=CalibAdv)
 
-    def __call__(
-        self, group: Group, correctness: Float[np.ndarray, "group turn"]
-    ) -> Float[np.ndarray, "group turn"]:
+    def __call__(self, group: Group, correctness: Matrix) -> Matrix:
         """GRPO's advantages in the size of the target's."""
         counts = fitting_counts(group, correctness)
         return match_mass(

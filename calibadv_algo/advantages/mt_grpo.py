@@ -8,7 +8,13 @@ from typing import Annotated, Literal
 import numpy as np
 from jaxtyping import Bool, Float
 
-from calibadv_algo.advantages.base import AdvantageEstimator, fitting_counts, last_turns, spread
+from calibadv_algo.advantages.base import (
+    AdvantageEstimator,
+    Matrix,
+    fitting_counts,
+    last_turns,
+    spread,
+)
 from calibadv_algo.advantages.grpo import Singleton, group_normalized
 from calibadv_algo.types import Group
 from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE
@@ -21,13 +27,13 @@ Without = Literal["combined", "outcome"]
 
 
 def turn_normalized(
-    rewards: Float[np.ndarray, "group turn"],
+    rewards: Matrix,
     is_inner: Bool[np.ndarray, "group turn"],
     *,
     epsilon: float = 1e-4,
     absent: Absent = "zero",
     singleton: Singleton = "raw",
-) -> Float[np.ndarray, "group turn"]:
+) -> Matrix:
     """Compares the rewards of the turns of one index with one another.
 
     ``(r_iq - mean_q) / (std_q + epsilon)`` with sample statistics over the group at index q.
@@ -91,9 +97,7 @@ class MtGrpo(AdvantageEstimator):
     without: Without = "combined"
     singleton: Singleton = "raw"
 
-    def __call__(
-        self, group: Group, correctness: Float[np.ndarray, "group turn"]
-    ) -> Float[np.ndarray, "group turn"]:
+    def __call__(self, group: Group, correctness: Matrix) -> Matrix:
         """Outcome part plus weighted turn part; the correctness is not used."""
         counts = fitting_counts(group, correctness)
         rewards = np.zeros_like(counts)

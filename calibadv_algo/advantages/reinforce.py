@@ -7,9 +7,16 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from jaxtyping import Float
 
-from calibadv_algo.advantages.base import AdvantageEstimator, fitting_counts, outcomes, spread
+from calibadv_algo.advantages.base import (
+    AdvantageEstimator,
+    AnyMatrix,
+    Matrix,
+    Tokens,
+    fitting_counts,
+    outcomes,
+    spread,
+)
 from calibadv_algo.advantages.grpo import group_normalized
 from calibadv_algo.advantages.rloo import OutcomeBaseline
 from calibadv_algo.advantages.whitening import whiten_batch
@@ -21,10 +28,10 @@ Observations = Literal["skip", "reset"]
 
 
 def discounted_returns(
-    rewards: Float[np.ndarray, " token"],
+    rewards: Tokens,
     gamma: float = 1.0,
     turn_lengths: Sequence[int] | None = None,
-) -> Float[np.ndarray, " token"]:
+) -> Tokens:
     """Sums up the rewards of a trajectory from each action token on.
 
     ``G_t = r_t + gamma * G_{t+1}`` over action tokens; with ``turn_lengths`` every turn is
@@ -57,9 +64,7 @@ def discounted_returns(
     return returns
 
 
-def turn_returns(
-    group: Group, observations: Observations = "skip"
-) -> Float[np.ndarray, "group turn"]:
+def turn_returns(group: Group, observations: Observations = "skip") -> Matrix:
     """Sums up the turns' rewards from each turn on, without a discount.
 
     The return of all tokens of a turn, as its reward is paid on its last token.
@@ -88,9 +93,7 @@ def turn_returns(
 class Reinforce(AdvantageEstimator):
     """Plain REINFORCE: the advantage is the reward, without a baseline (ZeroSearch)."""
 
-    def __call__(
-        self, group: Group, correctness: Float[np.ndarray, "group turn"]
-    ) -> Float[np.ndarray, "group turn"]:
+    def __call__(self, group: Group, correctness: Matrix) -> Matrix:
         """The reward of its trajectory for every turn; the correctness is not used."""
         return outcomes(group, correctness)
 
@@ -115,18 +118,12 @@ class ReinforcePlusPlus(AdvantageEstimator):
     ddof: Literal[0, 1] = 1
     epsilon: Annotated[float, NOT_NEGATIVE] = 1e-8
 
-    def __call__(
-        self, group: Group, correctness: Float[np.ndarray, "group turn"]
-    ) -> Float[np.ndarray, "group turn"]:
+    def __call__(self, group: Group, correctness: Matrix) -> Matrix:
         """Returns of the turns, to be whitened by :meth:`finish`."""
         fitting_counts(group, correctness)
         return turn_returns(group, self.observations)
 
-    def finish(
-        self,
-        advantages: list[Float[np.ndarray, "_ _"]],
-        counts: Sequence[Float[np.ndarray, "_ _"]],
-    ) -> list[Float[np.ndarray, "_ _"]]:
+    def finish(self, advantages: list[AnyMatrix], counts: Sequence[AnyMatrix]) -> list[AnyMatrix]:
         """Whitens over the tokens of the batch."""
         return whiten_batch(advantages, counts, ddof=self.ddof, epsilon=self.epsilon)
 
@@ -147,9 +144,7 @@ class ReinforcePlusPlusBaseline(OutcomeBaseline):
     ddof: Literal[0, 1] = 1
     epsilon: Annotated[float, NOT_NEGATIVE] = 1e-8
 
-    def __call__(
-        self, group: Group, correctness: Float[np.ndarray, "group turn"]
-    ) -> Float[np.ndarray, "group turn"]:
+    def __call__(self, group: Group, correctness: Matrix) -> Matrix:
         """Reward minus the group's mean, to be whitened by :meth:`finish`."""
         counts = fitting_counts(group, correctness)
         centred = group_normalized(
@@ -157,11 +152,7 @@ class ReinforcePlusPlusBaseline(OutcomeBaseline):
         )
         return spread(centred, counts)
 
-    def finish(
-        self,
-        advantages: list[Float[np.ndarray, "_ _"]],
-        counts: Sequence[Float[np.ndarray, "_ _"]],
-    ) -> list[Float[np.ndarray, "_ _"]]:
+    def finish(self, advantages: list[AnyMatrix], counts: Sequence[AnyMatrix]) -> list[AnyMatrix]:
         """Whitens over the tokens of the batch."""
         return whiten_batch(advantages, counts, ddof=self.ddof, epsilon=self.epsilon)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from calibadv_algo.advantages.base import AdvantageEstimator, fitting_counts, spread
+from calibadv_algo.advantages.base import AdvantageEstimator, Matrix, fitting_counts, spread
 from calibadv_algo.advantages.grpo import Singleton, group_normalized
 from calibadv_algo.types import Group, group_rewards
 
@@ -83,9 +83,7 @@ class OutcomeBaseline(AdvantageEstimator):
 class Rloo(OutcomeBaseline):
     """RLOO's advantage: a trajectory's reward minus the mean of its siblings'."""
 
-    def __call__(
-        self, group: Group, correctness: Float[np.ndarray, "group turn"]
-    ) -> Float[np.ndarray, "group turn"]:
+    def __call__(self, group: Group, correctness: Matrix) -> Matrix:
         """Reward minus baseline for every turn; the correctness is not used."""
         counts = fitting_counts(group, correctness)
         return spread(leave_one_out(group_rewards(group), singleton=self.singleton), counts)
@@ -95,9 +93,7 @@ class Rloo(OutcomeBaseline):
 class Opo(OutcomeBaseline):
     """OPO's advantage: a trajectory's reward minus the group's mean by length."""
 
-    def __call__(
-        self, group: Group, correctness: Float[np.ndarray, "group turn"]
-    ) -> Float[np.ndarray, "group turn"]:
+    def __call__(self, group: Group, correctness: Matrix) -> Matrix:
         """Reward minus baseline for every turn; the correctness is not used."""
         counts = fitting_counts(group, correctness)
         advantages = length_weighted(

@@ -8,15 +8,13 @@ from itertools import chain
 from typing import Annotated, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
-from calibadv_algo.advantages.base import fitting_counts
+from calibadv_algo.advantages.base import AnyVector, Matrix, Tokens, fitting_counts
 from calibadv_algo.advantages.calibadv import soft_penalty
 from calibadv_algo.advantages.grpo import GroupRelative
 from calibadv_algo.types import Group, Trajectory
 from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE
-
-Tokens = Float[np.ndarray, " token"]
 
 _RATIO_EPSILON = 1e-8
 
@@ -97,19 +95,17 @@ class TemplateBalanced(GroupRelative):
         if not self.token_ids:
             raise ValueError("token_ids must not be empty")
 
-    def __call__(
-        self, group: Group, correctness: Float[np.ndarray, "group turn"]
-    ) -> Float[np.ndarray, "group turn"]:
+    def __call__(self, group: Group, correctness: Matrix) -> Matrix:
         """GRPO's advantages after the soft penalty; the rest is token by token."""
         counts = fitting_counts(group, correctness)
         return soft_penalty(self.group_relative(group, counts), correctness)
 
     def reweight_tokens(
         self,
-        advantages: list[Float[np.ndarray, " _"]],
+        advantages: list[AnyVector],
         trajectories: Sequence[Trajectory],
         update: int,
-    ) -> list[Float[np.ndarray, " _"]]:
+    ) -> list[AnyVector]:
         """Balances the template tokens of the batch, then the last turns of each group."""
         if not trajectories:
             return []

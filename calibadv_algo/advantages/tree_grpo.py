@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from calibadv_algo.advantages.base import AdvantageEstimator, fitting_counts, spread
+from calibadv_algo.advantages.base import AdvantageEstimator, Matrix, fitting_counts, spread
 from calibadv_algo.advantages.grpo import Singleton, group_normalized
 from calibadv_algo.errors import MissingInfoKeyError
 from calibadv_algo.types import Group, group_rewards
@@ -80,9 +80,7 @@ class TreeGrpo(AdvantageEstimator):
     epsilon: Annotated[float, POSITIVE] = 1e-6
     lone_leaf: Singleton = "zero"
 
-    def __call__(
-        self, group: Group, correctness: Float[np.ndarray, "group turn"]
-    ) -> Float[np.ndarray, "group turn"]:
+    def __call__(self, group: Group, correctness: Matrix) -> Matrix:
         """Compared rewards of the leaves for every turn; the correctness is not used.
 
         Raises:

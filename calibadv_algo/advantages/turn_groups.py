@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
-from calibadv_algo.advantages.base import fitting_counts, spread
+from calibadv_algo.advantages.base import Matrix, fitting_counts, spread
 from calibadv_algo.advantages.grpo import GroupRelative, Singleton, group_normalized
 from calibadv_algo.credit.base import SCORED_BAD
 from calibadv_algo.types import Group, group_rewards
 from calibadv_env.common.checks import FRACTION
-
-Matrix = Float[np.ndarray, "group turn"]
 
 
 def scored_places(correctness: Matrix) -> Iterator[Bool[np.ndarray, "group turn"]]:

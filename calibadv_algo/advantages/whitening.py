@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from calibadv_algo.advantages.base import Matrix, Tokens
+
 _ROUNDING = 1e-12
 
 
@@ -57,12 +59,12 @@ def whiten(
 
 
 def whiten_batch(
-    advantages: Sequence[Float[np.ndarray, "group turn"]],
-    counts: Sequence[Float[np.ndarray, "group turn"]],
+    advantages: Sequence[Matrix],
+    counts: Sequence[Matrix],
     *,
     ddof: int = 1,
     epsilon: float = 1e-8,
-) -> list[Float[np.ndarray, "group turn"]]:
+) -> list[Matrix]:
     """Whitens the advantages of all groups together, each turn weighted by its tokens.
 
     **Source:** REINFORCE++ (arXiv 2501.03262); verl's ``masked_whiten`` over model tokens.
@@ -84,19 +86,16 @@ def whiten_batch(
     if not values:
         return []
     white = whiten(np.concatenate(values), np.concatenate(weights), ddof=ddof, epsilon=epsilon)
-    result, start = [], 0
-    for mask in masks:
-        matrix = np.zeros(mask.shape)
-        end = start + int(mask.sum())
-        matrix[mask] = white[start:end]
-        result.append(matrix)
-        start = end
+    result = [np.zeros(mask.shape) for mask in masks]
+    bounds = np.cumsum([mask.sum() for mask in masks])[:-1]
+    for matrix, mask, part in zip(result, masks, np.split(white, bounds), strict=True):
+        matrix[mask] = part
     return result
 
 
 def whiten_tokens(
-    advantages: Sequence[Float[np.ndarray, " token"]], *, ddof: int = 1, epsilon: float = 1e-8
-) -> list[Float[np.ndarray, " token"]]:
+    advantages: Sequence[Tokens], *, ddof: int = 1, epsilon: float = 1e-8
+) -> list[Tokens]:
     """Whitens advantages that differ from token to token, over the whole batch.
 
     **Source:** PPO as in verl; Search-R1 whitens over the retrieved tokens too.
