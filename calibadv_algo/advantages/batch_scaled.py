@@ -7,6 +7,7 @@ sees all groups, does the rest.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -88,7 +89,25 @@ def gpg_scaled(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchScaledGrpo(OutcomeBaseline):
+class BatchScale(OutcomeBaseline, ABC):
+    """Base of estimators that compare trajectories with a scale of the whole batch."""
+
+    def __call__(self, group: Group, correctness: Matrix) -> Matrix:
+        """Rewards of the trajectories, from which :meth:`finish` makes advantages."""
+        return outcomes(group, correctness)
+
+    @abstractmethod
+    def scaled(self, rewards: Sequence[AnyVector]) -> list[AnyVector]:
+        """Advantages of the trajectories of every group, from their rewards."""
+
+    def finish(self, advantages: list[AnyMatrix], counts: Sequence[AnyMatrix]) -> list[AnyMatrix]:
+        """Scaled advantages of all groups."""
+        scaled = self.scaled([matrix[:, 0] for matrix in advantages])
+        return [spread(row, count) for row, count in zip(scaled, counts, strict=True)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchScaledGrpo(BatchScale):
     """GRPO in units of the whole batch's standard deviation, not the group's.
 
     Attributes:
@@ -97,22 +116,13 @@ class BatchScaledGrpo(OutcomeBaseline):
 
     epsilon: Annotated[float, POSITIVE] = 1e-4
 
-    def __call__(self, group: Group, correctness: Matrix) -> Matrix:
-        """Rewards of the trajectories, from which :meth:`finish` makes advantages."""
-        return outcomes(group, correctness)
-
-    def finish(self, advantages: list[AnyMatrix], counts: Sequence[AnyMatrix]) -> list[AnyMatrix]:
-        """Scaled advantages of all groups."""
-        scaled = batch_scaled(
-            [matrix[:, 0] for matrix in advantages],
-            epsilon=self.epsilon,
-            singleton=self.singleton,
-        )
-        return [spread(row, count) for row, count in zip(scaled, counts, strict=True)]
+    def scaled(self, rewards: Sequence[AnyVector]) -> list[AnyVector]:
+        """Applies :func:`batch_scaled` with these settings."""
+        return batch_scaled(rewards, epsilon=self.epsilon, singleton=self.singleton)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gpg(OutcomeBaseline):
+class Gpg(BatchScale):
     """GPG's advantage.
 
     Attributes:
@@ -121,15 +131,6 @@ class Gpg(OutcomeBaseline):
 
     f_norm: Annotated[float, POSITIVE, Lt(math.inf)] = 1.0
 
-    def __call__(self, group: Group, correctness: Matrix) -> Matrix:
-        """Rewards of the trajectories, from which :meth:`finish` makes advantages."""
-        return outcomes(group, correctness)
-
-    def finish(self, advantages: list[AnyMatrix], counts: Sequence[AnyMatrix]) -> list[AnyMatrix]:
-        """Scaled advantages of all groups."""
-        scaled = gpg_scaled(
-            [matrix[:, 0] for matrix in advantages],
-            f_norm=self.f_norm,
-            singleton=self.singleton,
-        )
-        return [spread(row, count) for row, count in zip(scaled, counts, strict=True)]
+    def scaled(self, rewards: Sequence[AnyVector]) -> list[AnyVector]:
+        """Applies :func:`gpg_scaled` with these settings."""
+        return gpg_scaled(rewards, f_norm=self.f_norm, singleton=self.singleton)

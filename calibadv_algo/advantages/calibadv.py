@@ -74,15 +74,22 @@ def rebalance_answers(
     Returns:
         The advantages with other last turns; all other turns unchanged.
     """
-    answers = np.where(last_turn, advantages, 0.0)
-    masses = answers * token_counts
-    positive = float(np.maximum(masses, 0.0).sum())
-    negative = -float(np.minimum(masses, 0.0).sum())
+    positive, negative = masses(advantages, token_counts, last_turn)
     if positive == 0 or negative == 0:
         return np.where(last_turn, 0.0, advantages)
     if adjust_positive:
-        return np.where(answers > 0, answers * (negative / (positive * target_ratio)), advantages)
-    return np.where(answers < 0, answers * (positive / negative * target_ratio), advantages)
+        factor, side = negative / (positive * target_ratio), advantages > 0
+    else:
+        factor, side = positive / negative * target_ratio, advantages < 0
+    return np.where(last_turn & side, advantages * factor, advantages)
+
+
+def masses(
+    advantages: Matrix, token_counts: Matrix, pool: Bool[np.ndarray, "group turn"]
+) -> tuple[float, float]:
+    """Sums of positive and of negative advantage over the tokens of a pool, as magnitudes."""
+    values = np.where(pool, advantages * token_counts, 0.0)
+    return float(np.maximum(values, 0.0).sum()), -float(np.minimum(values, 0.0).sum())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

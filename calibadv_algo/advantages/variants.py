@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from calibadv_algo.advantages.base import last_turns
+from calibadv_algo.advantages.calibadv import masses, rebalance_answers
 from calibadv_algo.advantages.turn_groups import scored_places
 from calibadv_algo.credit.base import SCORED_BAD
 
@@ -143,7 +144,7 @@ def is_risky(
     Returns:
         False if there is positive mass and ``N / P <= target_ratio``.
     """
-    positive, negative = _masses(advantages, token_counts, pool)
+    positive, negative = masses(advantages, token_counts, pool)
     return positive == 0 or negative / positive > target_ratio
 
 
@@ -180,15 +181,10 @@ def rebalance_pool(
     Returns:
         The advantages; turns outside the pool unchanged.
     """
-    positive, negative = _masses(advantages, token_counts, pool)
-    if positive == 0 or negative == 0:
-        is_kept = (keep_lone_positive and negative == 0) or (keep_lone_negative and positive == 0)
-        return advantages if is_kept else np.where(pool, 0.0, advantages)
-    if adjust_positive:
-        factor, side = negative / (positive * target_ratio), advantages > 0
-    else:
-        factor, side = positive / negative * target_ratio, advantages < 0
-    return np.where(pool & side, advantages * factor, advantages)
+    positive, negative = masses(advantages, token_counts, pool)
+    if (keep_lone_positive and negative == 0) or (keep_lone_negative and positive == 0):
+        return advantages
+    return rebalance_answers(advantages, token_counts, pool, target_ratio, adjust_positive)
 
 
 def search_pools(token_counts: Matrix) -> Iterator[Bool[np.ndarray, "trajectory turn"]]:
@@ -202,11 +198,3 @@ def search_pools(token_counts: Matrix) -> Iterator[Bool[np.ndarray, "trajectory 
         pool[:, column] = inner[:, column]
         if pool.any():
             yield pool
-
-
-def _masses(
-    advantages: Matrix, token_counts: Matrix, pool: Bool[np.ndarray, "trajectory turn"]
-) -> tuple[float, float]:
-    """Sums positive and negative advantage over the tokens of a pool, both as magnitudes."""
-    masses = np.where(pool, advantages * token_counts, 0.0)
-    return float(np.maximum(masses, 0.0).sum()), -float(np.minimum(masses, 0.0).sum())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Final
 
 import tyro
@@ -17,7 +16,7 @@ Row = tuple[str, ...]
 """Name, one line about it, and whatever more columns its kind has."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class NameKind:
     """A kind of name.
 
@@ -102,82 +101,60 @@ def _datasets() -> Iterable[Row]:
         yield one.name, "; ".join(filter(None, (one.description.rstrip("."), one.origin)))
 
 
-def _parts(kind: str) -> Iterable[Row]:
-    from calibadv_algo.training.parts import describe_parts
+def _part(kind: str, meaning: str, flags: str = "") -> NameKind:
+    """A kind of part, as `parts.KINDS` has it, and the flags that it needs before its own."""
 
-    return describe_parts(kind)
+    def rows() -> Iterable[Row]:
+        from calibadv_algo.training.parts import describe_parts
 
+        return describe_parts(kind)
 
-_PARTS: Final = {
-    "advantages": ("advantage", "an estimator that turns rewards into advantages", ""),
-    "credits": ("credit", "a rule by which turns count as correct", ""),
-    "objectives": ("objective", "a policy loss", ""),
-    "mismatches": (
-        "mismatch",
-        "weights for the difference between engine and trainer",
-        "--optim.old-logprobs recomputed ",
-    ),
-    "filters": ("filter", "a rule that takes groups out of an update", ""),
-    "shapings": ("shaping", "a change of the rewards that are learnt from", ""),
-    "loss-masks": ("loss-mask", "a rule that keeps trajectories out of the loss", ""),
-}
-"""Kinds of parts by their plural: kind as `parts.KINDS` has it, meaning, flags it needs."""
+    usage = f"calibadv train {flags}--{kind} NAME"
+    return NameKind(kind, meaning, usage, rows, columns=("module",))
+
 
 KINDS: Final[Mapping[str, NameKind]] = {
     "presets": NameKind(
-        singular="preset",
-        meaning="all settings of a training run",
-        usage="calibadv train --preset NAME",
-        rows=_presets,
+        "preset", "all settings of a training run", "calibadv train --preset NAME", _presets
     ),
     "arms": NameKind(
-        singular="arm",
-        meaning="an algorithm put on a preset: advantage, credit and think tag",
-        usage="calibadv train --arm NAME",
-        rows=_arms,
+        "arm",
+        "an algorithm put on a preset: advantage, credit and think tag",
+        "calibadv train --arm NAME",
+        _arms,
     ),
     "baselines": NameKind(
-        singular="baseline",
-        meaning="a system with its paper's settings, in place of an arm",
-        usage="calibadv train --baseline NAME",
-        rows=_baselines,
+        "baseline",
+        "a system with its paper's settings, in place of an arm",
+        "calibadv train --baseline NAME",
+        _baselines,
         columns=("kind", "source"),
         note=_baseline_note,
     ),
     "comparisons": NameKind(
-        singular="comparison",
-        meaning="arms, seeds and a preset",
-        usage="calibadv compare --preset NAME",
-        rows=_comparisons,
+        "comparison", "arms, seeds and a preset", "calibadv compare --preset NAME", _comparisons
     ),
     "systems": NameKind(
-        singular="system",
-        meaning="a way to put a policy to use without training it",
-        usage="calibadv eval --suite atlas --system NAME",
-        rows=_systems,
+        "system",
+        "a way to put a policy to use without training it",
+        "calibadv eval --suite atlas --system NAME",
+        _systems,
     ),
-    "policies": NameKind(
-        singular="policy",
-        meaning="weights and a tokenizer",
-        usage="calibadv eval NAME",
-        rows=_policies,
-    ),
+    "policies": NameKind("policy", "weights and a tokenizer", "calibadv eval NAME", _policies),
     "datasets": NameKind(
-        singular="dataset",
-        meaning="questions and a corpus",
-        usage="calibadv train --env.dataset NAME",
-        rows=_datasets,
+        "dataset", "questions and a corpus", "calibadv train --env.dataset NAME", _datasets
     ),
-    **{
-        plural: NameKind(
-            singular=kind,
-            meaning=meaning,
-            usage=f"calibadv train {flags}--{kind} NAME",
-            rows=partial(_parts, kind),
-            columns=("module",),
-        )
-        for plural, (kind, meaning, flags) in _PARTS.items()
-    },
+    "advantages": _part("advantage", "an estimator that turns rewards into advantages"),
+    "credits": _part("credit", "a rule by which turns count as correct"),
+    "objectives": _part("objective", "a policy loss"),
+    "mismatches": _part(
+        "mismatch",
+        "weights for the difference between engine and trainer",
+        "--optim.old-logprobs recomputed ",
+    ),
+    "filters": _part("filter", "a rule that takes groups out of an update"),
+    "shapings": _part("shaping", "a change of the rewards that are learnt from"),
+    "loss-masks": _part("loss-mask", "a rule that keeps trajectories out of the loss"),
 }
 """The kinds that `calibadv list KIND` takes."""
 
@@ -196,26 +173,20 @@ class List:
         """Prints the table."""
         console = Console(highlight=False)
         if self.what == ALL:
-            console.print(_table_of_all())
-            for kind in KINDS.values():
-                console.print(f"{kind.singular}: {kind.meaning}", markup=False, soft_wrap=True)
-            return 0
-        console.print(_table_of(KINDS[self.what]))
-        console.print(_remarks(KINDS[self.what]), markup=False, soft_wrap=True)
+            rows = [
+                (name, kind.singular, line, kind.usage.replace("NAME", name))
+                for kind in KINDS.values()
+                for name, line, *_ in kind.rows()
+            ]
+            console.print(_table(("name", "kind", "what it is", "how to run it"), rows))
+            remarks = [f"{kind.singular}: {kind.meaning}" for kind in KINDS.values()]
+        else:
+            kind = KINDS[self.what]
+            console.print(_table(("name", "what it is", *kind.columns), list(kind.rows())))
+            remarks = [kind.note(), f"{kind.singular}: {kind.meaning}; {kind.usage}"]
+        for remark in filter(None, remarks):
+            console.print(remark, markup=False, soft_wrap=True)
         return 0
-
-
-def _table_of_all() -> Table:
-    rows = [
-        (name, kind.singular, line, kind.usage.replace("NAME", name))
-        for kind in KINDS.values()
-        for name, line, *_ in kind.rows()
-    ]
-    return _table(("name", "kind", "what it is", "how to run it"), rows)
-
-
-def _table_of(kind: NameKind) -> Table:
-    return _table(("name", "what it is", *kind.columns), list(kind.rows()))
 
 
 def _table(header: Row, rows: Sequence[Row]) -> Table:
@@ -227,9 +198,3 @@ def _table(header: Row, rows: Sequence[Row]) -> Table:
     for row in rows:
         table.add_row(*map(Text, row))
     return table
-
-
-def _remarks(kind: NameKind) -> str:
-    note = kind.note()
-    first = f"{kind.singular}: {kind.meaning}; {kind.usage}"
-    return f"{note}\n{first}" if note else first
