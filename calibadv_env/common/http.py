@@ -191,14 +191,9 @@ class HttpClient:
             raise _failed(url, error, 1, {}) from error
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        """Applies a function that makes calls of this client to many items at a time.
+        """Results in order of a function that makes calls of this client, for many items at a time.
 
-        Args:
-            function: Makes the calls.
-            items: Its arguments.
-
-        Returns:
-            The results in order. After the first exception no call is begun or repeated.
+        After the first exception no call is begun or repeated.
         """
         chosen = list(items)
         if len(chosen) == 1:
@@ -328,13 +323,9 @@ def require_http(**urls: str) -> None:
 
 
 def retry_after_s(header: str | None) -> float | None:
-    """Reads a Retry-After header.
+    """Seconds from now, at least 0, in a Retry-After header, which holds seconds or a date.
 
-    Args:
-        header: Seconds or a date; None without one.
-
-    Returns:
-        Seconds from now, at least 0; None if there is none that can be read.
+    None without a header, and for one that cannot be read.
     """
     if header is None:
         return None

@@ -48,12 +48,8 @@ def gold_hops(task: QATask) -> tuple[tuple[str, ...], ...]:
 def gold_queries(task: QATask) -> tuple[tuple[str, ...], ...]:
     """For each hop the wordings of a query that finds its evidence.
 
-    Args:
-        task: Any task.
-
-    Returns:
-        What stands under ``metadata["search_keys"]``; else one query a hop where the task has a
-        chain, see :func:`chain_queries`; else nothing.
+    They are what stands under ``metadata["search_keys"]``; else one query a hop where the task has
+    a chain, see :func:`chain_queries`; else nothing.
     """
     keys = task.metadata.get(SEARCH_KEYS)
     if keys:
@@ -66,13 +62,9 @@ def gold_queries(task: QATask) -> tuple[tuple[str, ...], ...]:
 def gold_entities(task: QATask) -> tuple[str, ...]:
     """Names that a correct chain of reasoning comes past, each once.
 
-    Args:
-        task: Any task.
-
-    Returns:
-        What stands under ``metadata["entities"]``; else what each fact of ``metadata["chain"]``
-        leads to (what it starts from stands in the question or is led to before); else the
-        titles of the evidence; else nothing.
+    They are what stands under ``metadata["entities"]``; else what each fact of
+    ``metadata["chain"]`` leads to (what it starts from stands in the question or is led to before);
+    else the titles of the evidence; else nothing.
     """
     metadata = task.metadata
     names: Iterable[str] = ()
@@ -110,14 +102,10 @@ def gold_texts(task: QATask, passage: Callable[[str], Passage]) -> tuple[str, ..
 def chain_queries(task: QATask) -> tuple[str, ...]:
     """One query a hop, for a searcher that knows the whole chain.
 
-    Args:
-        task: Any task.
-
-    Returns:
-        "subject relation" of each fact in ``metadata["chain"]``; else the steps of
-        ``metadata["question_decomposition"]``, with the right answers put in where a step refers
-        to an earlier one; else the titles of the evidence. Empty where the task names none of
-        these, or not one for each hop.
+    The queries are "subject relation" of each fact in ``metadata["chain"]``; else the steps of
+    ``metadata["question_decomposition"]``, with the right answers put in where a step refers to an
+    earlier one; else the titles of the evidence. There are none where the task names none of these,
+    or not one for each hop.
     """
     hops = gold_hops(task)
     metadata = task.metadata

@@ -53,14 +53,11 @@ def read_prepared(folder: Path) -> dict[str, Any] | None:
 
 
 def open_corpus(path: str | Path) -> Corpus:
-    """Opens the user's corpus.
+    """The user's corpus, the same object at every call while the file stays as it is.
 
     Args:
         path: A file of documents, which is read into memory; or the folder of an index that
             ``calibadv index`` made, whose passages stay on disk.
-
-    Returns:
-        The corpus, the same object at every call while the file stays as it is.
 
     Raises:
         DataError: if there is no such file or folder, or it is faulty.

@@ -144,14 +144,10 @@ class Reader:
 
 
 def find_reader(source: str | Path) -> Reader:
-    """The reader of a source.
+    """The reader of a name or a path.
 
-    Args:
-        source: A name or a path.
-
-    Returns:
-        The first that reads it: those of this package by name, then those of others; lines of
-        JSON where none does.
+    It is the first that reads it: those of this package by name, then those of others; lines of
+    JSON where none does.
 
     Raises:
         DataError: if another package cannot be imported.

@@ -62,13 +62,9 @@ def lazily(reference: str) -> Callable[..., Any]:
 
 
 def find_backend(word: str) -> Backend | None:
-    """The backend of a name or of a scheme.
+    """The backend of a retriever's name, an index's kind or an address's scheme, if there is one.
 
-    Args:
-        word: Name of a retriever, kind of an index, or scheme of an address.
-
-    Returns:
-        That of this package, else that of another one, which is imported now; None without any.
+    That of this package comes before that of another one, which is imported now.
 
     Raises:
         DataError: if the other package cannot be imported or gives something else.

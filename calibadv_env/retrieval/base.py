@@ -67,15 +67,7 @@ class TaskRetriever(Retriever, Protocol):
     def search_for(
         self, queries: Sequence[str], top_k: int, tasks: Sequence[AskedTask]
     ) -> list[list[ScoredPassage]]:
-        """Ranks passages for each query.
-
-        Args:
-            queries: Any text.
-            top_k: Number of passages wanted, at least 1.
-            tasks: For each query the task of the episode that it came from.
-
-        Returns:
-            One list a query, best first.
+        """Ranks passages as :meth:`search` does; ``tasks`` holds that of each query's episode.
 
         Raises:
             RetrieverError: if the search could not be carried out.
@@ -99,15 +91,9 @@ def search_with_tasks(
 
 
 def check_search(queries: Sequence[str], top_k: int, corpus: Corpus | None = None) -> int:
-    """Checks the arguments of a search.
+    """Checks the arguments of a search; gives the number of passages that it has to find.
 
-    Args:
-        queries: The queries.
-        top_k: Number of passages wanted.
-        corpus: Searched passages, where they are at hand.
-
-    Returns:
-        The number of passages to give: ``top_k``, or the size of a smaller corpus.
+    That is ``top_k``, or the size of a smaller corpus, where one is at hand.
 
     Raises:
         ValueError: if ``queries`` is a bare string or ``top_k`` is below 1.

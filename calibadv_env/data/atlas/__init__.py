@@ -24,11 +24,8 @@ __all__ = ["AtlasFact", "AtlasWorld", "load_dataset", "load_wiki_dataset", "load
 def load_dataset() -> Dataset:
     """The dataset ``atlas`` with the splits train, dev and test.
 
-    Nothing is read or compiled before the first split or the corpus is asked for.
-
-    Returns:
-        The dataset; loading from it raises :class:`DataError` where a data package is missing or
-        is not the expected version.
+    Nothing is read or compiled before the first split or the corpus is asked for. Loading then
+    raises :class:`DataError` where a data package is missing or is not the expected version.
     """
     return Dataset(
         name="atlas",
@@ -42,9 +39,8 @@ def load_dataset() -> Dataset:
 def load_wiki_dataset() -> Dataset:
     """The dataset ``atlas-wiki``: the tasks of the atlas, its passages and Wikipedia's.
 
-    Returns:
-        The dataset; loading its corpus raises :class:`MissingDependencyError` where the extra
-        ``wiki`` is not installed, and :class:`DataError` as for ``atlas``.
+    Loading its corpus raises :class:`MissingDependencyError` where the extra ``wiki`` is not
+    installed, and :class:`DataError` as for ``atlas``.
     """
     return Dataset(
         name="atlas-wiki",

@@ -64,11 +64,9 @@ def load_files() -> Files:
 
 
 def cache_folder() -> Path:
-    """Where the compiled files are kept.
+    """The folder of the compiled files, named by the expected hash.
 
-    Returns:
-        A folder named by the expected hash under ``$CALIBADV_CACHE``, or under the user's cache
-        folder if that is not set.
+    It lies under ``$CALIBADV_CACHE``, or under the user's cache folder if that is not set.
     """
     root = os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("calibadv")
     return Path(root) / f"atlas-{EXPECTED_SHA256[:16]}"

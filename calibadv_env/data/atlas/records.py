@@ -312,14 +312,9 @@ def _heritage(entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def clean_places(rows: Sequence[Mapping[str, str]]) -> Places:
-    """Cleans the airport table.
+    """The airports with an IATA code and clean names in sovereign states, by the airport table.
 
-    Args:
-        rows: Every row of the table.
-
-    Returns:
-        The airports with an IATA code and clean names in sovereign states, and what the whole
-        table says about the names of cities.
+    With them comes what the whole table says about the names of cities.
     """
     countries: dict[str, set[str]] = {}
     counts: dict[tuple[str, str], int] = {}

@@ -95,11 +95,8 @@ def split_of_name(name: str) -> str:
 def country_clusters(world: AtlasWorld) -> dict[str, str]:
     """Groups countries that are linked as only land neighbours, so that a split holds both.
 
-    Args:
-        world: The facts.
-
-    Returns:
-        ISO code -> the ISO code that stands for its group; lone countries are left out.
+    Each one's ISO code is mapped to the code that stands for its group; lone countries are left
+    out.
     """
     leaders: dict[str, str] = {}
 
@@ -155,14 +152,7 @@ def oracle_query(hop: Hop) -> str:
 
 
 def task_records(chosen: Sequence[tuple[str, Chain]]) -> dict[str, list[dict[str, Any]]]:
-    """Makes the tasks.
-
-    Args:
-        chosen: As :func:`select_chains` gives them.
-
-    Returns:
-        Split -> tasks in the form of a JSONL file, ids in order of the choice.
-    """
+    """The tasks of each split in the form of a JSONL file, ids in the order of the choice."""
     records: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     seen = set()
     for number, (split, chain) in enumerate(chosen):

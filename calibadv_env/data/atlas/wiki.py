@@ -27,10 +27,7 @@ _INSTALL: Final = "pip install 'calibadv[wiki]'"
 
 
 def load_wiki_passages() -> list[Passage]:
-    """Reads the summaries.
-
-    Returns:
-        One passage an article, sorted by title: the short description, then the summary.
+    """One passage a Wikipedia summary, sorted by title: the short description, then the summary.
 
     Raises:
         MissingDependencyError: if the package of the extra ``wiki`` is not installed.

@@ -185,14 +185,9 @@ _QUESTIONS: Mapping[tuple[str, str, bool], tuple[str, ...]] = MappingProxyType(
 
 
 def paraphrases(chain: Chain) -> tuple[str, ...]:
-    """Words a chain as questions.
+    """Two or three different questions that mean the same chain.
 
-    Args:
-        chain: One or more hops.
-
-    Returns:
-        Two or three different questions that mean the same; the name that the chain starts from
-        stands in each as it is written in the chain.
+    The name that the chain starts from stands in each as it is written in the chain.
     """
     last = chain[-1]
     questions = _QUESTIONS[_key(last)]

@@ -128,16 +128,10 @@ def majority_share(tasks: Sequence[QATask]) -> float:
 def unreachable_tasks(
     tasks: Sequence[QATask], retriever: Retriever, top_k: int = 3
 ) -> list[QATask]:
-    """The tasks whose chain a perfect searcher cannot follow.
+    """The tasks whose chain a perfect searcher cannot follow with searches for ``top_k`` passages.
 
-    Args:
-        tasks: Tasks with a chain, see :func:`chain_queries`.
-        retriever: Retriever to audit.
-        top_k: How many passages a search gives.
-
-    Returns:
-        The tasks without a chain, and those for which at some hop its query finds no gold
-        passage.
+    They are those without a chain (:func:`chain_queries`), and those for which at some hop its
+    query finds no gold passage.
     """
     queries = dict.fromkeys(query for task in tasks for query in chain_queries(task))
     found = _search(retriever, list(queries), top_k)

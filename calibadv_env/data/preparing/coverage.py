@@ -110,14 +110,10 @@ def audit_dataset(
 
 
 def audit_path(name: str) -> Path:
-    """Where the audits of a dataset are kept.
+    """The file with the audits of a dataset, given by its name or folder.
 
-    Args:
-        name: Name or folder of the dataset.
-
-    Returns:
-        ``audit.json`` in its folder; beside a file, ``<file>.audit.json``; for any other name,
-        in the folder of that name under :func:`calibadv_env.data.names.data_root`.
+    It is ``audit.json`` in the folder; beside a file, ``<file>.audit.json``; for any other name, in
+    the folder of that name under :func:`calibadv_env.data.names.data_root`.
     """
     path = Path(name)
     if is_path(name) and (MARK not in name or path.exists()):

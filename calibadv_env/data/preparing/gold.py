@@ -161,16 +161,10 @@ def evidence_of(task: QATask) -> tuple[Evidence, ...]:
 
 
 def with_gold(task: QATask, matches: Sequence[Match]) -> QATask:
-    """The task with the gold passages that were found.
+    """The task with the gold passages that were found, by the match of each piece of its evidence.
 
-    Args:
-        task: A task with evidence.
-        matches: Match of each piece, in order.
-
-    Returns:
-        The task with one entry of ``gold_passages`` for each hop whose evidence was found. The
-        metadata names the passages of every hop, none where nothing was found, and ``hops`` stays
-        the number of all hops.
+    ``gold_passages`` has one entry for each hop whose evidence was found. The metadata names the
+    passages of every hop, none where nothing was found, and ``hops`` stays the number of all hops.
     """
     pieces: list[dict[str, Any]] = [
         {**piece, "passages": list(match.passages)}

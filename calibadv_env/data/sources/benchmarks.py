@@ -130,14 +130,9 @@ def benchmark_folder(benchmark: Benchmark) -> Path:
 
 
 def size_warnings(benchmark: Benchmark, found: Mapping[str, int]) -> list[str]:
-    """Compares sizes with the published ones.
+    """A sentence for each split whose number of tasks is not the published one.
 
-    Args:
-        benchmark: The benchmark.
-        found: Number of tasks by split.
-
-    Returns:
-        A sentence for each split that has another size, is missing, or is not a published one.
+    A split may also be missing, or not be a published one.
     """
     warnings = []
     for split, expected in benchmark.sizes.items():
@@ -156,14 +151,10 @@ def size_warnings(benchmark: Benchmark, found: Mapping[str, int]) -> list[str]:
 
 
 def load_benchmark(name: str) -> Dataset:
-    """The dataset of a benchmark.
+    """The dataset of a benchmark in :data:`SEVEN`, with the published splits.
 
-    Args:
-        name: One of :data:`SEVEN`.
-
-    Returns:
-        The dataset, with the published splits. Loading from it raises :class:`DataError`, with
-        what to do about it, where the tasks or the corpus are not on this machine.
+    Loading from it raises :class:`DataError`, with what to do about it, where the tasks or the
+    corpus are not on this machine.
     """
     benchmark = SEVEN[name]
     sizes = ", ".join(f"{split} {size:,}" for split, size in benchmark.sizes.items())

@@ -187,15 +187,11 @@ def parse_record(record: Mapping[str, Any]) -> tuple[QATask, int]:
 
 
 def parse_evidence(metadata: Mapping[str, Any]) -> tuple[Evidence, ...]:
-    """Reads the evidence out of a record's metadata.
+    """The evidence that a record's metadata names; may be none.
 
-    Args:
-        metadata: Of a record; need not name any evidence.
-
-    Returns:
-        For HotpotQA and 2WikiMultihopQA one piece an article, in the order in which the
-        supporting facts name them; for MuSiQue one a step of the decomposition. A supporting
-        sentence that the context does not hold is left out; its title is not.
+    For HotpotQA and 2WikiMultihopQA it is one piece an article, in the order in which the
+    supporting facts name them; for MuSiQue one a step of the decomposition. A supporting sentence
+    that the context does not hold is left out; its title is not.
 
     Raises:
         ValueError: if a value has the wrong type, naming the key.

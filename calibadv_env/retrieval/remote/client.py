@@ -191,10 +191,7 @@ class HttpRetriever:
         self._is_awaited = True
 
     def identity(self) -> dict[str, Any]:
-        """Everything that the answers depend on, as far as the server tells.
-
-        Returns:
-            What our server says of its corpus and settings, or the address of another server.
+        """Corpus and settings of a server of ours, as it tells them; the address of another server.
 
         Raises:
             RetrieverError: if the server does not answer.

@@ -274,14 +274,7 @@ def run_server(
 
 
 def open_port(host: str, port: int) -> socket.socket:
-    """Listens on a port.
-
-    Args:
-        host: An address or a name of this machine.
-        port: The port; 0 for a free one.
-
-    Returns:
-        The socket.
+    """Socket that listens on a port (0: a free one) of an address or name of this machine.
 
     Raises:
         OSError: if the port is taken or the address is not of this machine, naming both.

@@ -185,12 +185,7 @@ class SimulatedRetriever:
     def search(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
         """Answers queries whose tasks are not known: the model then sees the query alone.
 
-        Args:
-            queries: Any text.
-            top_k: Number of passages wanted, at least 1.
-
-        Returns:
-            One list a query. It is shorter than ``top_k`` if the model wrote fewer.
+        A query's list is shorter than ``top_k`` if the model wrote fewer passages.
 
         Raises:
             ValueError: if ``queries`` is a bare string or ``top_k`` is below 1.
@@ -201,15 +196,7 @@ class SimulatedRetriever:
     def search_for(
         self, queries: Sequence[str], top_k: int, tasks: Sequence[AskedTask]
     ) -> list[list[ScoredPassage]]:
-        """Answers queries, each for its own task.
-
-        Args:
-            queries: Any text.
-            top_k: Number of passages wanted, at least 1.
-            tasks: The task of each query.
-
-        Returns:
-            One list a query. It is shorter than ``top_k`` if the model wrote fewer.
+        """Answers queries, each for its own task; else as :meth:`search`.
 
         Raises:
             ValueError: if ``queries`` is a bare string, has another length than ``tasks``, or

@@ -114,15 +114,9 @@ class SearchRequest:
 
 
 def is_msgpack_body(body: bytes, content_type: str | None) -> bool:
-    """Tells if a body is msgpack: by its type, else by its first byte.
+    """True for a body in msgpack: by its type, else (GEM's client sends none) by its first byte.
 
-    Args:
-        body: The bytes.
-        content_type: What the header says, None without one. GEM's client sends none.
-
-    Returns:
-        True for msgpack, false for JSON. A msgpack map begins with a byte that no JSON text can
-        begin with.
+    A msgpack map begins with a byte that no JSON text can begin with.
     """
     kind = (content_type or "").partition(";")[0].strip().lower()
     if kind in _MSGPACK_TYPES:
