@@ -188,7 +188,7 @@ class CalibAdvVariant(GroupRelative):
     adjust_positive: bool = True
 
     def __call__(self, group: Group, correctness: Matrix) -> Matrix:
-        """Returns the advantages, balanced if the scope is the group."""
+        """The advantages, balanced if the scope is the group."""
         counts = fitting_counts(group, correctness)
         spared = spare(self.group_relative(group, counts), correctness, self.penalty, self.solved)
         return self.balanced(spared, counts) if self.scope == "group" else spared
@@ -230,7 +230,7 @@ class ClippedCalibAdv(GroupRelative):
     target_ratio: Annotated[float, POSITIVE] = 1.0
 
     def __call__(self, group: Group, correctness: Matrix) -> Matrix:
-        """Returns the advantages, to be cut by :meth:`finish`."""
+        """The advantages, to be cut by :meth:`finish`."""
         counts = fitting_counts(group, correctness)
         return spare(self.group_relative(group, counts), correctness, self.penalty)
 

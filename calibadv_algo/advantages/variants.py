@@ -129,7 +129,9 @@ def is_risky(
     pool: Bool[np.ndarray, "trajectory turn"],
     target_ratio: float,
 ) -> bool:
-    """Tells whether a pool of turns leans to the negative by more than the target.
+    """True if the masses of a pool of turns lean to the negative by more than the target.
+
+    False only if there is positive mass and ``N / P <= target_ratio``.
 
     **Source:** CalibAdv's code, ``only_apply_risky``: pools that are not risky are left alone.
 
@@ -140,9 +142,6 @@ def is_risky(
         token_counts: Number of sampled tokens of each turn.
         pool: The turns that count.
         target_ratio: Negative over positive mass that is still no risk.
-
-    Returns:
-        False if there is positive mass and ``N / P <= target_ratio``.
     """
     positive, negative = masses(advantages, token_counts, pool)
     return positive == 0 or negative / positive > target_ratio

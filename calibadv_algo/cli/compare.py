@@ -139,7 +139,7 @@ def run_comparison(config: CompareConfig, console: Console) -> Summary:
         with Live(console=console, refresh_per_second=2, transient=True) as live:
             run_jobs(
                 jobs,
-                _train_quietly,
+                run_training,
                 config.num_workers,
                 lambda running: live.update(_progress_table(jobs, running, started)),
             )
@@ -171,10 +171,6 @@ def write_results(comparison_dir: Path, console: Console) -> Summary:
     for path in (comparison_dir / "table.md", *written):
         console.print(f"wrote {path}", markup=False, soft_wrap=True)
     return summary
-
-
-def _train_quietly(config: TrainConfig) -> None:
-    run_training(config)
 
 
 def _progress_table(jobs: Sequence[Job], running: Sequence[Job], started: float) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -302,22 +302,20 @@ def _prepared_table(prepared: Iterable[Prepared]) -> Table:
         for split, facts in done.splits.items():
             gold = facts.gold
             cells: Sequence[int | None] = (None,) * 4
+            lost = ""
             if gold:
+                outcomes = gold.by_outcome
+                lost = f"{outcomes['no_title']:,} no title, {outcomes['no_sentence']:,} no sentence"
                 cells = (
                     gold.tasks_with_evidence,
                     gold.tasks_complete,
                     gold.tasks_partial,
                     gold.tasks_missing,
                 )
-            lost = _lost_hops(gold.by_outcome) if gold else ""
             mark = " (eval)" if split == done.benchmark.eval_split else ""
             numbers = [facts.tasks, facts.expected, facts.blank_answers, *cells]
             table.add_row(done.benchmark.name, split + mark, *map(_number, numbers), lost)
     return table
-
-
-def _lost_hops(outcomes: Mapping[Any, int]) -> str:
-    return f"{outcomes['no_title']:,} no title, {outcomes['no_sentence']:,} no sentence"
 
 
 def _task_record(task: Any) -> dict[str, Any]:

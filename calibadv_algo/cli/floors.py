@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Untrained(System):
     """A system whose turns, or parts of them, an engine of its own writes."""
 
-    system: ClassVar[SystemName]
+    name: ClassVar[SystemName]
 
     def engine(
         self, engine: GenerationEngine | None, tokenizer: Tokenizer, data: SystemData
@@ -24,7 +24,7 @@ class Untrained(System):
         Raises:
             ValueError: if a policy is needed and there is none.
         """
-        return system_engine(self.system, engine, tokenizer)
+        return system_engine(self.name, engine, tokenizer)
 
 
 class ClosedBook(Untrained):
@@ -32,7 +32,6 @@ class ClosedBook(Untrained):
 
     name = "closed-book"
     description = "floor: the policy thinks and answers, without a search"
-    system = "closed-book"
 
 
 class SingleRetrieval(Untrained):
@@ -40,7 +39,6 @@ class SingleRetrieval(Untrained):
 
     name = "rag"
     description = "floor: one search, made with the question, then the policy answers"
-    system = "rag"
 
 
 class Oracle(Untrained):
@@ -49,4 +47,3 @@ class Oracle(Untrained):
     name = "oracle"
     description = "ceiling: a script follows the gold chain and answers if the answer was retrieved"
     needs_model = False
-    system = "oracle"

@@ -162,24 +162,15 @@ class KindNames:
 
     def __init__(self, world: AtlasWorld, at_least: int = 600) -> None:
         self._world = world
-        self._names = tuple(
-            name
-            for kind in sorted(world.names_by_kind)
-            for name in _repeated(world.names_by_kind[kind], at_least)
+        kinds = [world.names_by_kind[kind] for kind in sorted(world.names_by_kind)]
+        self.names = tuple(
+            name for names in kinds for name in list(names) * max(1, at_least // len(names))
         )
-
-    @property
-    def names(self) -> Sequence[str]:
         """Every name, rare kinds several times."""
-        return self._names
 
     def entities_of(self, passage_id: str) -> Sequence[str]:
         """Names that stand in a passage."""
         return self._world.entities_of(passage_id)
-
-
-def _repeated(names: Sequence[str], at_least: int) -> list[str]:
-    return list(names) * max(1, at_least // len(names))
 
 
 def name_source(dataset: Dataset, tasks: TaskSet) -> NameSource:

@@ -189,7 +189,7 @@ class JudgeCredit(CreditRule):
         return frozenset({"action"}) | self.judge.required_info_keys
 
     def __call__(self, group: Group) -> Float[np.ndarray, "group turn"]:
-        """Returns the correctness of every search, NaN where the judge gave no label.
+        """Correctness of every search, NaN where the judge gave no label.
 
         Raises:
             JudgeError: if the judge failed, or gave something that is no label.

@@ -33,7 +33,7 @@ class GoldCredit(CreditRule):
         return frozenset({"action", "gold_new", "gold_recall"})
 
     def __call__(self, group: Group) -> Float[np.ndarray, "group turn"]:
-        """Returns 1 for searches with a new gold passage, SCORED_BAD for others."""
+        """1 for searches with a new gold passage, SCORED_BAD for others."""
 
         def score(turn: Turn) -> float:
             recall = float(fact(turn, "gold_recall", "GoldCredit"))
@@ -54,7 +54,7 @@ class AnswerMatchCredit(CreditRule):
         return frozenset({"action", "answer_in_passages"})
 
     def __call__(self, group: Group) -> Float[np.ndarray, "group turn"]:
-        """Returns 1 for searches whose passages hold an answer, SCORED_BAD for others."""
+        """1 for searches whose passages hold an answer, SCORED_BAD for others."""
 
         def score(turn: Turn) -> float:
             is_match = fact(turn, "answer_in_passages", "AnswerMatchCredit")
@@ -84,7 +84,7 @@ class RandomCredit(CreditRule):
         return frozenset({"action"})
 
     def __call__(self, group: Group) -> Float[np.ndarray, "group turn"]:
-        """Returns 1 or SCORED_BAD for every search."""
+        """1 or SCORED_BAD for every search."""
         digest = hashlib.sha256(group.group_id.encode("utf-8", "surrogatepass")).digest()
         correctness = np.full((len(group), group.max_turns), np.nan)
         for row, trajectory in enumerate(group.trajectories):
@@ -112,7 +112,7 @@ class InvertedCredit(CreditRule):
         return self.base.required_info_keys
 
     def __call__(self, group: Group) -> Float[np.ndarray, "group turn"]:
-        """Returns the inverted scores: bad becomes 1, perfect becomes SCORED_BAD."""
+        """The inverted scores: bad becomes 1, perfect becomes SCORED_BAD."""
         base = self.base(group)
         inverted = np.where(base <= SCORED_BAD, 1.0, np.maximum(1.0 - base, SCORED_BAD))
         return np.where(np.isnan(base), np.nan, inverted)

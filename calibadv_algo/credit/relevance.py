@@ -120,7 +120,7 @@ class RelevanceCredit(CreditRule):
         return frozenset({"action", "passages"})
 
     def __call__(self, group: Group) -> Float[np.ndarray, "group turn"]:
-        """Returns the score of every search, at least ``SCORED_BAD``; NaN for other turns.
+        """Score of every search, at least ``SCORED_BAD``; NaN for other turns.
 
         Raises:
             MissingInfoKeyError: if a turn lacks ``action`` or ``passages``, or ``reset`` reported

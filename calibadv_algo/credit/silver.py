@@ -93,19 +93,11 @@ def silver_correctness(
 
 
 def is_more_similar(first: Sequence[str], second: Sequence[str], threshold: float) -> bool:
-    """Tells whether two texts are more similar, word by word, than a threshold.
+    """True if two texts, as words, are strictly more similar than a threshold.
 
     The similarity is ``1 - distance / longer length``; two empty texts have similarity 0.
 
     **Source:** CalibAdv, the redundancy check of the authors' reward manager.
-
-    Args:
-        first: Words of one text.
-        second: Words of the other.
-        threshold: Similarity that must be exceeded.
-
-    Returns:
-        Whether the similarity is strictly greater.
     """
     longest = max(len(first), len(second))
     if longest == 0:

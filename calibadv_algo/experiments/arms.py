@@ -53,22 +53,17 @@ class Arm:
         return replace(config, advantage=self.advantage, credit=credit, env=env)
 
 
-def _calibadv_with(credit: CreditRule, labels: str) -> Arm:
+def _calibadv_with(credit: CreditRule, labels: str, lam: float = 1.0) -> Arm:
     return Arm(
         description=f"CalibAdv with {labels}",
-        advantage=CalibAdv(),
+        advantage=CalibAdv(target_ratio=1 / lam),
         credit=credit,
         prepend_think=True,
     )
 
 
 def _calibadv_with_lambda(value: float) -> Arm:
-    return Arm(
-        description=f"CalibAdv with lambda = {value:g}",
-        advantage=CalibAdv(target_ratio=1 / value),
-        credit=SilverCredit(),
-        prepend_think=True,
-    )
+    return _calibadv_with(SilverCredit(), f"lambda = {value:g}", lam=value)
 
 
 ARMS: Final = MappingProxyType(

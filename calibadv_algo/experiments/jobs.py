@@ -22,7 +22,6 @@ from calibadv_algo.training.config import TrainConfig
 POLL_INTERVAL_S: Final = 0.5
 """How often the parent looks after its runs."""
 
-
 STOP_TIMEOUT_S: Final = 10.0
 """How long a run that was told to stop may take before it is killed."""
 
@@ -47,7 +46,7 @@ class Job:
 
 def run_jobs(
     jobs: Sequence[Job],
-    target: Callable[[TrainConfig], None],
+    target: Callable[[TrainConfig], object],
     num_workers: int,
     on_poll: Callable[[Sequence[Job]], None],
 ) -> None:
@@ -91,7 +90,7 @@ def _num_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _start(target: Callable[[TrainConfig], None], job: Job) -> BaseProcess:
+def _start(target: Callable[[TrainConfig], object], job: Job) -> BaseProcess:
     """Starts a run in a process of its own, with one thread."""
     job.config.output_dir.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
@@ -146,7 +145,7 @@ def _exit_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _run_job(target: Callable[[TrainConfig], None], job: Job) -> None:
+def _run_job(target: Callable[[TrainConfig], object], job: Job) -> None:
     """In the child: everything it prints goes to the run's log."""
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     log = os.open(job.config.output_dir / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -53,21 +53,19 @@ class TurnAdvantages:
         return self._defines("finish")
 
     def _defines(self, hook: str) -> bool:
-        """Tells if the estimator replaces the default of a hook."""
+        """True if the estimator replaces the default of a hook."""
         return getattr(type(self.estimator), hook) is not getattr(AdvantageEstimator, hook)
 
     def __call__(
         self, rows: Sequence[Trajectory | None], groups: Sequence[Hashable]
     ) -> list[Float[np.ndarray, " turn"]]:
-        """Computes the advantages of a batch.
+        """For each row of a batch one advantage a turn.
+
+        Lost rows get no turns, rows of groups with fewer than two trajectories get zeros.
 
         Args:
             rows: One trajectory a row; None where the episode was lost.
             groups: Name of each row's group; trajectories are compared within it.
-
-        Returns:
-            For each row one advantage a turn. Lost rows get no turns, rows of groups with fewer
-            than two trajectories get zeros.
 
         Raises:
             ValueError: if the lengths differ or an advantage is not finite.

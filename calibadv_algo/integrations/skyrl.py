@@ -104,16 +104,13 @@ def token_advantages(
     batch: BatchFacts,
     advantages: TurnAdvantages,
 ) -> Float[Tensor, "row token"]:
-    """Computes the advantages of a batch and puts each turn's onto its sampled tokens.
+    """Advantages of a batch, each turn's on its sampled tokens, 0 elsewhere and in groups of one.
 
     Args:
         token_level_rewards: Rewards; only their sum over a row counts.
         index: Name of each row's group.
         batch: Mask and facts.
         advantages: Credit and estimator.
-
-    Returns:
-        Advantages, 0 at tokens that were not sampled, in padding and in groups of one.
 
     Raises:
         ValueError: if there are more facts than rows, or the turns do not fit the mask.
@@ -147,7 +144,7 @@ class Estimator:
         batch: BatchFacts | None = None,
         **_: Any,
     ) -> tuple[Float[Tensor, "row token"], Float[Tensor, "row token"]]:
-        """Computes advantages and returns, which are the same.
+        """Advantages and returns, which are the same.
 
         Args:
             token_level_rewards: Rewards of the response tokens.
@@ -155,9 +152,6 @@ class Estimator:
             index: SkyRL's uids: rows with the same one answer the same prompt.
             batch: Mask and facts; None takes those of the surrounding :func:`batch_facts`.
             **_: SkyRL's settings for other estimators.
-
-        Returns:
-            The advantages, twice.
 
         Raises:
             ValueError: if nobody gave facts.

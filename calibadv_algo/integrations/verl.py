@@ -63,7 +63,7 @@ _facts: ContextVar[Sequence[Sequence[Mapping[str, Any]] | None] | None] = Contex
 
 @contextmanager
 def turn_facts(rows: Sequence[Sequence[Mapping[str, Any]] | None]) -> Iterator[None]:
-    """Puts the facts of a batch in reach of the estimators called within.
+    """Facts of a batch for the estimators called within the block.
 
     Args:
         rows: For each row of the batch what the agent loop sent as ``calibadv_turns``; None
@@ -77,14 +77,9 @@ def turn_facts(rows: Sequence[Sequence[Mapping[str, Any]] | None]) -> Iterator[N
 
 
 def make_estimator(advantages: TurnAdvantages) -> Estimate:
-    """Makes an estimator of verl's form.
+    """An estimator of verl's form, ``(token_level_rewards, response_mask, index)``.
 
-    Args:
-        advantages: Credit and estimator.
-
-    Returns:
-        A function ``(token_level_rewards, response_mask, index) -> (advantages, returns)``; both
-        results are the advantages, as with verl's GRPO, 0 on observed tokens.
+    Advantages and returns are both the advantages, as with verl's GRPO, 0 on observed tokens.
     """
 
     def estimate(
@@ -138,9 +133,6 @@ def compute_advantage(data: Any, adv_estimator: str, **kwargs: Any) -> Any:
         data: A ``DataProto`` with the field ``calibadv_turns``.
         adv_estimator: Name of an estimator.
         **kwargs: As verl's function takes them.
-
-    Returns:
-        The batch with ``advantages`` and ``returns``.
     """
     compute = part_of("verl.trainer.ppo.ray_trainer", "compute_advantage")
     with turn_facts(list(data.non_tensor_batch[FACTS])):
@@ -148,14 +140,11 @@ def compute_advantage(data: Any, adv_estimator: str, **kwargs: Any) -> Any:
 
 
 def rebuild(turns: Sequence[Mapping[str, Any]], rewards: Float[np.ndarray, " token"]) -> Trajectory:
-    """Makes a trajectory of what an agent loop sent along.
+    """The trajectory of what an agent loop sent along: lengths, facts and rewards; token ids are 0.
 
     Args:
         turns: As `turns_of` wrote them.
         rewards: Reward of each token of the response, as verl has it after its own changes.
-
-    Returns:
-        A trajectory whose turns have the right lengths, facts and rewards; token ids are 0.
     """
     ends = [*(turn["start"] for turn in turns[1:]), len(rewards)]
     return trajectory_of(

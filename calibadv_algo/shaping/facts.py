@@ -38,7 +38,7 @@ def well_formed_turns(trajectory: Trajectory) -> list[bool]:
 
 
 def is_well_formed_response(trajectory: Trajectory) -> bool:
-    """Tells if every turn is well-formed, all but the last are searches and the last answers.
+    """True if every turn is well-formed, all but the last are searches and the last answers.
 
     **Source:** the state machine of Search-R1's ``main_ppo_format`` (v0.3): rounds of think,
     search, information, then think and answer. A response without any search can be valid.

@@ -36,7 +36,7 @@ def is_overlong(trajectory: Trajectory, overlong: Overlong = "either") -> bool:
 
 
 def has_void_turn(trajectory: Trajectory) -> bool:
-    """Tells if some turn neither searches nor answers.
+    """True if some turn neither searches nor answers.
 
     **Source:** SimpleTIR (arXiv 2509.02479), where a void turn holds neither a complete block of
     code nor a final answer. Here it holds neither a complete search nor a complete answer.

@@ -30,7 +30,7 @@ RE_ENCODED: Final = "re-encoded"
 def build_groups(
     log: LogFile, rules: Rules, *, reward: RewardSource = "logged", validity: Validity = "turns"
 ) -> list[Group]:
-    """Makes trajectories of a file.
+    """Groups of trajectories of a file, in order.
 
     The info of every turn holds ``action``, ``think``, ``query``, ``answer``, ``passage_ids``,
     ``passages``, ``turn``, ``num_searches``, ``num_passages_new``, ``num_passages_seen``,
@@ -38,15 +38,6 @@ def build_groups(
     one ``is_format_valid`` and, where they are known, ``em``, ``f1`` and ``cover_em``. Gold
     passages are unknown, so ``gold_new`` and ``gold_recall`` are missing. Log-probabilities that
     the log lacks are NaN.
-
-    Args:
-        log: The file.
-        rules: How turns are read.
-        reward: Where rewards come from.
-        validity: When the format counts as valid.
-
-    Returns:
-        The groups in order.
 
     Raises:
         TraceError: naming file and line, if a rollout has no reward, or no accepted answers to

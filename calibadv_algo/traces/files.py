@@ -7,35 +7,25 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from calibadv_algo.traces.base import GROUP_KEYS, LoggedEpisode, TraceError, TraceFormat
 from calibadv_algo.traces.messages import is_messages, read_messages
 from calibadv_algo.traces.search_r1 import is_search_r1, read_search_r1
 from calibadv_algo.traces.verifiers import is_verifiers, read_verifiers
 
+Sign = Callable[[Mapping[str, Any]], bool]
+"""True for a record of a format."""
 
-class Reader(Protocol):
-    """Reads one record of a format."""
+Reader = Callable[[Mapping[str, Any], str, int, str | None], list[LoggedEpisode]]
+"""Rollouts of a record, given its place, its step if it has none, and a field to group by."""
 
-    def __call__(
-        self, record: Mapping[str, Any], where: str, step: int, group_by: str | None = None
-    ) -> list[LoggedEpisode]:
-        """Returns the rollouts of a record."""
-        ...
-
-
-READERS: Final[dict[TraceFormat, Reader]] = {
-    "verifiers": read_verifiers,
-    "messages": read_messages,
-    "search-r1": read_search_r1,
+FORMATS: Final[dict[TraceFormat, tuple[Sign, Reader]]] = {
+    "verifiers": (is_verifiers, read_verifiers),
+    "messages": (is_messages, read_messages),
+    "search-r1": (is_search_r1, read_search_r1),
 }
-
-_SIGNS: Final[dict[TraceFormat, Callable[[Mapping[str, Any]], bool]]] = {
-    "verifiers": is_verifiers,
-    "messages": is_messages,
-    "search-r1": is_search_r1,
-}
+"""Sign and reader of each format, in the order in which the signs are looked for."""
 
 PROMPT: Final = "prompt"
 """Groups by identical prompts."""
@@ -58,13 +48,6 @@ class LogFile:
     groups: Mapping[str, tuple[LoggedEpisode, ...]]
     grouped_by: str
     num_left_out: int
-
-    @property
-    def label(self) -> str:
-        """Label of the file: its name, or that of its folder where the name says nothing."""
-        stem = self.path.stem
-        is_plain = stem.isdigit() or stem in ("results", "traces", "rollouts", "trajectories")
-        return (self.path.absolute().parent.name or stem) if is_plain else stem
 
 
 def log_files(source: Path) -> list[Path]:
@@ -132,12 +115,12 @@ def _object(value: Any, where: str) -> Mapping[str, Any]:
 
 
 def detect_format(record: Mapping[str, Any], where: str) -> TraceFormat:
-    """Tells the format of a record by its fields.
+    """The format of a record, by its fields.
 
     Raises:
         TraceError: if it is none that is known.
     """
-    for name, is_it in _SIGNS.items():
+    for name, (is_it, _) in FORMATS.items():
         if is_it(record):
             return name
     raise TraceError(
@@ -149,7 +132,7 @@ def detect_format(record: Mapping[str, Any], where: str) -> TraceFormat:
 def read_log(
     path: Path, format: TraceFormat | None = None, *, group_by: str | None = None
 ) -> LogFile:
-    """Reads one file.
+    """The rollouts of one file, in groups.
 
     Args:
         path: The file.
@@ -158,9 +141,6 @@ def read_log(
             ``prompt``. None takes the first of the usual fields that all records have and that
             joins at least two of them, else the prompt. Rollouts of different steps are never
             joined.
-
-    Returns:
-        The rollouts in groups.
 
     Raises:
         TraceError: naming file and line, if a line cannot be read; if there is no rollout; if
@@ -171,7 +151,8 @@ def read_log(
     num_left_out = 0
     for where, record in iterate_records(path):
         format = format or detect_format(record, where)
-        found = READERS[format](record, where, step, group_by)
+        _, read = FORMATS[format]
+        found = read(record, where, step, group_by)
         num_left_out += not found
         episodes += found
     if not episodes or format is None:

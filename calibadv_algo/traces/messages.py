@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from calibadv_algo.traces.base import (
@@ -27,7 +28,7 @@ MESSAGE_KEYS: Final = ("messages", "conversation", "conversations", "trajectory"
 
 
 def is_messages(record: Mapping[str, Any]) -> bool:
-    """Tells if a record holds a conversation."""
+    """True if a record holds a conversation."""
     value = first_of(record, MESSAGE_KEYS)
     return isinstance(value, list) and all(isinstance(each, Mapping) for each in value)
 
@@ -98,13 +99,7 @@ def conversation_turns(messages: Sequence[Mapping[str, Any]]) -> tuple[LoggedTur
         elif turns:
             last = turns[-1]
             joined = "\n".join(part for part in (last.observation, content_of(message)) if part)
-            turns[-1] = LoggedTurn(
-                action=last.action,
-                text=last.text,
-                observation=joined,
-                action_ids=last.action_ids,
-                logprobs=last.logprobs,
-            )
+            turns[-1] = replace(last, observation=joined)
     return tuple(turns)
 
 
@@ -116,7 +111,7 @@ def turns_of_message(message: Mapping[str, Any]) -> tuple[LoggedTurn, ...]:
 
 
 def plain_text_of(turns: Sequence[LoggedTurn], *, has_tools: bool) -> PlainText:
-    """Tells if plain text at the end is an answer: in conversations with tools."""
+    """Reading of plain text at the end: an answer in conversations with tools, else malformed."""
     is_calling = any(
         isinstance(turn.action, Mapping) or "<tool_call>" in turn.text for turn in turns
     )

@@ -25,7 +25,7 @@ RESPONSE_KEYS: Final = ("response", "output", "completion", "responses", "soluti
 
 
 def is_search_r1(record: Mapping[str, Any]) -> bool:
-    """Tells if a record holds a prompt and a response as texts."""
+    """True if a record holds a response as text."""
     return isinstance(first_of(record, RESPONSE_KEYS), str)
 
 

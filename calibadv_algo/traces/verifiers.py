@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from calibadv_algo.traces.base import (
@@ -29,25 +30,25 @@ from calibadv_algo.traces.search_r1 import read_search_r1
 
 
 def is_verifiers(record: Mapping[str, Any]) -> bool:
-    """Tells if a record is a result of vf-eval, an episode of version 1, or one of its traces."""
+    """True for a result of vf-eval, an episode of version 1, or one of its traces."""
     is_result = "completion" in record and "prompt" in record and "example_id" in record
     return is_result or is_episode(record) or is_trace(record)
 
 
 def is_episode(record: Mapping[str, Any]) -> bool:
-    """Tells if a record is an episode of version 1: a task and the traces of its agents."""
+    """True for an episode of version 1: a task and the traces of its agents."""
     return isinstance(record.get("traces"), list) and isinstance(record.get("task"), Mapping)
 
 
 def is_trace(record: Mapping[str, Any]) -> bool:
-    """Tells if a record is a single trace of version 1."""
+    """True for a single trace of version 1."""
     return isinstance(record.get("nodes"), list) and isinstance(record.get("task"), Mapping)
 
 
 def read_verifiers(
     record: Mapping[str, Any], where: str, step: int, group_by: str | None = None
 ) -> list[LoggedEpisode]:
-    """Reads one line.
+    """Rollouts of one line; none of a rollout that failed before the policy wrote anything.
 
     Args:
         record: A result with ``prompt``, ``completion``, ``reward`` and ``example_id``; or an
@@ -57,9 +58,6 @@ def read_verifiers(
         where: File and line, for messages.
         step: The step, where the record has none.
         group_by: A further field that may name the group.
-
-    Returns:
-        The rollouts; none of a rollout that failed before the policy wrote anything.
 
     Raises:
         TraceError: if a part is missing or of another kind.
@@ -97,7 +95,7 @@ def _read_result(
 
 
 def _is_trained(trace: Any) -> bool:
-    """Tells if a trace is the policy's; other agents of an episode may be judges or users."""
+    """True for a trace of the policy; other agents of an episode may be judges or users."""
     agent = trace.get("agent") if isinstance(trace, Mapping) else None
     return not isinstance(agent, Mapping) or agent.get("trainable", True) is not False
 
@@ -115,8 +113,8 @@ def _read_trace(trace: Any, where: str, step: int, group: str | None) -> list[Lo
         if node.get("sampled"):
             turns += _sampled(node, message)
         elif content_of(message):
-            before = turns[-1].observation
-            turns[-1] = _with_observation(turns[-1], f"{before}\n{content_of(message)}".lstrip())
+            joined = f"{turns[-1].observation}\n{content_of(message)}".lstrip()
+            turns[-1] = replace(turns[-1], observation=joined)
     data = trace["task"].get("data") or {}
     prompt = "\n".join(content_of(message) for message in messages[:begin])
     question = first_of(data, QUESTION_KEYS)
@@ -161,24 +159,9 @@ def _sampled(node: Mapping[str, Any], message: Mapping[str, Any]) -> tuple[Logge
         return turns
     sampled = tuple(token for token, is_sampled in zip(ids, mask, strict=True) if is_sampled)
     logprobs = tuple(node.get("logprobs") or ())
-    return (
-        LoggedTurn(
-            action=turns[0].action,
-            text=turns[0].text,
-            action_ids=sampled,
-            logprobs=logprobs if len(logprobs) == len(sampled) else (),
-        ),
-    )
-
-
-def _with_observation(turn: LoggedTurn, observation: str) -> LoggedTurn:
-    return LoggedTurn(
-        action=turn.action,
-        text=turn.text,
-        observation=observation,
-        action_ids=turn.action_ids,
-        logprobs=turn.logprobs,
-    )
+    if len(logprobs) != len(sampled):
+        logprobs = ()
+    return (replace(turns[0], action_ids=sampled, logprobs=logprobs),)
 
 
 def _total(rewards: Any, where: str) -> float | None:
