@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Final
 
-from calibadv_env.data.base import QATask, TaskSet
+from calibadv_env.data.base import TaskSet
 from calibadv_env.data.dataset import Dataset
 from calibadv_env.data.names import EVAL, SPLITS
 from calibadv_env.errors import DataError
@@ -93,15 +93,14 @@ def _has_split(part: Dataset, split: str) -> bool:
 
 def _tasks(parts: Sequence[Dataset], name: str, split: str) -> TaskSet:
     found = [(part, part.tasks(split)) for part in parts]
-    tasks = [_renamed(part, task) for part, of_part in found for task in of_part]
+    tasks = [
+        replace(task, id=f"{part.name}:{task.id}", metadata={**task.metadata, "dataset": part.name})
+        for part, of_part in found
+        for task in of_part
+    ]
     names = list(dict.fromkeys(of_part.split for _, of_part in found))
     shown = MARK.join(names) if split == EVAL else split
     return TaskSet(tasks, name=name, split=shown)
-
-
-def _renamed(part: Dataset, task: QATask) -> QATask:
-    metadata = {**task.metadata, "dataset": part.name}
-    return replace(task, id=f"{part.name}:{task.id}", metadata=metadata)
 
 
 def _corpus(parts: Sequence[Dataset], name: str) -> Corpus:

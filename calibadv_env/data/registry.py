@@ -152,19 +152,13 @@ def describe_datasets() -> tuple[Listing, ...]:
 
     Nothing is loaded, and no other package is imported.
     """
-    brought, own = plugin_datasets(), own_names()
+    origins = {name: f"prepared in {folder}" for name, folder in own_names().items()}
+    origins |= {name: plugin.origin for name, plugin in plugin_datasets().items()}
+    origins |= {**_origins, **dict.fromkeys(_BUILT_IN, "built in")}
     listings = []
     for name in list_datasets():
-        dataset = _datasets.get(name)
-        if name in _BUILT_IN:
-            listing = Listing(name, "built in", get_dataset(name).description)
-        elif name in _origins:
-            listing = Listing(name, _origins[name], dataset.description if dataset else "")
-        elif name in brought:
-            listing = Listing(name, brought[name].origin, dataset.description if dataset else "")
-        else:
-            listing = Listing(name, f"prepared in {own[name]}", "")
-        listings.append(listing)
+        dataset = get_dataset(name) if name in _BUILT_IN else _datasets.get(name)
+        listings.append(Listing(name, origins[name], dataset.description if dataset else ""))
     return tuple(listings)
 
 

@@ -150,8 +150,6 @@ Hits: TypeAlias = list[tuple[int, float]]
 
 
 _SPARE: Final = 8
-
-
 _FEW: Final = 16
 
 

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -79,7 +80,7 @@ def compile_files() -> Files:
     passages = ({"id": p.id, "title": p.title, "text": p.text} for p in world.passages)
     return {
         "corpus.jsonl": _jsonl(passages),
-        "facts.jsonl": _jsonl(_fact_record(fact) for fact in world.facts),
+        "facts.jsonl": _jsonl(map(asdict, world.facts)),
         **{f"tasks-{split}.jsonl": _jsonl(tasks[split]) for split in SPLITS},
     }
 
@@ -116,10 +117,6 @@ def _write_cached(folder: Path, files: Files) -> None:
     with suppress(OSError), new_folder(folder) as partial:
         for name, content in files.items():
             (partial / name).write_bytes(content)
-
-
-def _fact_record(fact: AtlasFact) -> dict[str, Any]:
-    return {name: getattr(fact, name) for name in AtlasFact.__dataclass_fields__}
 
 
 def _jsonl(records: Iterable[Mapping[str, Any]]) -> bytes:

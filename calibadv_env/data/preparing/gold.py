@@ -12,7 +12,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from calibadv_env.data.base import QATask
 from calibadv_env.data.evidence import EVIDENCE, Evidence
@@ -135,20 +135,15 @@ class GoldTally:
 
     def counts(self) -> GoldCounts:
         """The sums so far."""
-        complete, partial, missing = (
-            self._tasks[kind] for kind in ("complete", "partial", "missing")
-        )
+        tasks = self._tasks
         return GoldCounts(
-            tasks=self._tasks["tasks"],
-            tasks_with_evidence=complete + partial + missing,
-            tasks_complete=complete,
-            tasks_partial=partial,
-            tasks_missing=missing,
+            tasks=tasks["tasks"],
+            tasks_with_evidence=tasks["complete"] + tasks["partial"] + tasks["missing"],
+            tasks_complete=tasks["complete"],
+            tasks_partial=tasks["partial"],
+            tasks_missing=tasks["missing"],
             evidence=self._outcomes.total(),
-            by_outcome={
-                outcome: self._outcomes[outcome]
-                for outcome in ("title", "sentence", "no_sentence", "no_title")
-            },
+            by_outcome={outcome: self._outcomes[outcome] for outcome in get_args(Outcome)},
         )
 
 

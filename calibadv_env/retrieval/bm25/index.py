@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -104,19 +105,15 @@ class Bm25Index(DiskIndex):
 
     def _find_word(self, word: str) -> int | None:
         """Binary search among the sorted words."""
+
+        def word_at(place: int) -> bytes:
+            start, end = self._word_starts[place : place + 2].tolist()
+            return self._words[start:end].tobytes()
+
         wanted = word.encode("utf-8", "surrogatepass")
-        low, high = 0, len(self._word_ids)
-        while low < high:
-            middle = (low + high) // 2
-            start, end = self._word_starts[middle : middle + 2].tolist()
-            found = self._words[start:end].tobytes()
-            if found == wanted:
-                return int(self._word_ids[middle])
-            if found < wanted:
-                low = middle + 1
-            else:
-                high = middle
-        return None
+        size = len(self._word_ids)
+        place = bisect_left(range(size), wanted, key=word_at)
+        return int(self._word_ids[place]) if place < size and word_at(place) == wanted else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles by path."""

@@ -152,8 +152,10 @@ class PostingsScan:
                 break
             start, end = word.edges[0], word.edges[-1]
             surplus = end - start - wanted
-            chosen = slice(None) if surplus <= 0 else _largest(self._scores[start:end], surplus)
-            seeds.append(self._positions[start:end][chosen])
+            listed = self._positions[start:end]
+            if surplus > 0:
+                listed = listed[np.argpartition(self._scores[start:end], surplus)[surplus:]]
+            seeds.append(listed)
         positions = np.unique(np.concatenate(seeds))
         return _last_of(self._sums_of(positions, query), count)
 
@@ -269,8 +271,3 @@ def _last_of(scores: Float32[np.ndarray, " candidate"], count: int) -> float:
     """The last of the best so many scores; 0 if there are fewer."""
     surplus = len(scores) - count
     return float(np.partition(scores, surplus)[surplus]) if surplus >= 0 else 0.0
-
-
-def _largest(scores: Float32[np.ndarray, " posting"], surplus: int) -> Int[np.ndarray, " posting"]:
-    chosen: Int[np.ndarray, " posting"] = np.argpartition(scores, surplus)[surplus:]
-    return chosen
