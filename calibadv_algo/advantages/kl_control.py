@@ -45,7 +45,7 @@ class FixedKl(Checked):
     coef: Annotated[float, NOT_NEGATIVE] = 0.001
 
     def updated(self, kl: float, num_episodes: int) -> FixedKl:
-        """Returns the controller of the next update: this one."""
+        """The controller of the next update: this one."""
         return self
 
 

@@ -85,13 +85,13 @@ class TurnGroup(GroupRelative):
     query_coef: Annotated[float, FRACTION] = 0.5
 
     def __call__(self, group: Group, correctness: Matrix) -> Matrix:
-        """Returns the advantages."""
+        """The advantages."""
         counts = fitting_counts(group, correctness)
         searches, outcome = self.parts(group, correctness, counts)
         return self.query_coef * searches + (1 - self.query_coef) * outcome
 
     def parts(self, group: Group, correctness: Matrix, counts: Matrix) -> tuple[Matrix, Matrix]:
-        """Returns the advantages of the searches and those of the outcome."""
+        """The advantages of the searches and those of the outcome."""
         searches = place_normalized(
             np.nan_to_num(correctness), correctness, epsilon=self.epsilon, singleton=self.singleton
         )
@@ -115,7 +115,7 @@ class PenaltyTurnGroup(GroupRelative):
     needs_correctness: ClassVar[bool] = True
 
     def __call__(self, group: Group, correctness: Matrix) -> Matrix:
-        """Returns the advantages."""
+        """The advantages."""
         counts = fitting_counts(group, correctness)
         rewards = spread(group_rewards(group), counts)
         best = float(group_rewards(group).max())
@@ -147,7 +147,7 @@ class QueryGroup(GroupRelative):
     query_coef: Annotated[float, FRACTION] = 0.7
 
     def __call__(self, group: Group, correctness: Matrix) -> Matrix:
-        """Returns the advantages."""
+        """The advantages."""
         counts = fitting_counts(group, correctness)
         advantages = self.group_relative(group, counts)
         is_scored = ~np.isnan(correctness)
@@ -185,7 +185,7 @@ class GoodQueryPositive(GroupRelative):
     good_from: Annotated[float, FRACTION] = 0.1
 
     def __call__(self, group: Group, correctness: Matrix) -> Matrix:
-        """Returns the advantages."""
+        """The advantages."""
         counts = fitting_counts(group, correctness)
         advantages = self.group_relative(group, counts)
         best = float(advantages.max())

@@ -73,7 +73,7 @@ def final_fact(trajectory: Trajectory, key: str, who: str, cut_off: Any = 0.0) -
 
 
 def is_search(turn: Turn, who: str) -> bool:
-    """Tells if a turn searches and its search was carried out, as far as passages tell."""
+    """True if a turn searches and its search was carried out, as far as passages tell."""
     return bool(fact(turn, "action", who) == "search" and len(fact(turn, "passage_ids", who)))
 
 

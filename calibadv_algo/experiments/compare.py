@@ -64,7 +64,7 @@ def as_algorithm(arm: ArmLike) -> Algorithm:
 
 
 def _comma_separated(kind: type, metavar: str) -> tyro.constructors.PrimitiveConstructorSpec[Any]:
-    """Tells tyro to read a tuple whose items stand apart by spaces or commas."""
+    """Reading of a tuple whose items stand apart by spaces or commas, for tyro."""
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs="*",
         metavar=f"[{metavar} [{metavar} ...]]",
