@@ -37,6 +37,8 @@ BASELINE = Baseline(
         "passages are compared by id and not by their printed text",
         "groups without a negative advantage give zeros where the original divides by zero",
         "the token mean is taken over the whole minibatch, not over micro-batches one by one",
+        "three passages are asked for; the published run reranks 20 of E5 to three, which is a "
+        "setting of the retriever (docs/models.md)",
         "the opening tag is given as the paper says; the published script leaves it off",
     ),
     published=CALIBADV_QWEN25_3B,

@@ -53,6 +53,8 @@ BASELINE = Baseline(
     description="GRPO with clip-higher, dynamic sampling, and care for over-long responses",
     source="DAPO, arXiv 2503.14476",
     departures=(
+        "over-long responses are masked and penalised; verl's recipe has the penalty alone, a "
+        "weight decay of 0.1 and a dual clip of 10",
         "the paper trains on mathematics in one turn; here the setting is that of Search-R1",
         "where ten collections do not fill an update, it goes on with what there is",
         "put on other settings, the limit is one on the tokens of a turn, not of a response",

@@ -10,8 +10,8 @@ Made of
     loss        clipped surrogate, 0.2 on both sides; the sum over an episode's tokens divided by a
                 constant; no KL, no importance weights
 
-Published settings: 64 questions x 8 responses, learning rate 1e-6. The environment is that of
-Search-R1, because the paper's task is mathematics.
+Published settings: 64 questions x 8 responses in four steps, learning rate 1e-6. The environment
+is that of Search-R1, because the paper's task is mathematics.
 
 Run it: ``python -m calibadv_baselines.fp16 --output-dir runs/fp16``
 """
@@ -62,7 +62,7 @@ BASELINE = Baseline(
             SEARCH_R1_GRPO.optim,
             lr=1e-6,
             warmup_fraction=0.0,
-            num_minibatches=1,
+            num_minibatches=4,
             dtype="fp16",
             aggregation="seq-mean-token-sum-norm",
             length_norm=5 * 500,

@@ -41,6 +41,7 @@ BASELINE = Baseline(
     description="GRPO with one clipped ratio for a whole trajectory",
     source="GSPO, arXiv 2507.18071",
     departures=(
+        "warm-up, entropy bonus and nucleus are Search-R1's; verl's recipe has 0.05, 0 and 1",
         "the paper trains on mathematics in one turn; here the setting is that of Search-R1",
         "the ratio is over the sampled tokens of all turns; observations are left out",
     ),

@@ -12,8 +12,8 @@ Made of
 `ANSWER_MASKED` is LLDS-MA: tokens of the answer bear less of the penalty, the more so the fewer
 searches there are.
 
-Published settings: Search-R1's GRPO with learning rate 1e-6 and up to 3 searches; four steps of
-the optimiser for each collection, without which the penalty is always 0.
+Published settings: Search-R1's GRPO on Qwen2.5-3B-Instruct with learning rate 1e-6 and up to 3
+searches; ten steps of the optimiser for each collection. With one the penalty is always 0.
 
 Run it: ``python -m calibadv_baselines.llds --output-dir runs/llds``; LLDS-MA:
 ``calibadv train --baseline llds-ma --output-dir runs/llds-ma``.
@@ -59,8 +59,9 @@ def _with(config: TrainConfig, objective: Llds) -> TrainConfig:
 
 _PUBLISHED = replace(
     SEARCH_R1_GRPO,
+    model="Qwen/Qwen2.5-3B-Instruct",
     env=replace(SEARCH_R1_GRPO.env, max_turns=3),
-    optim=replace(SEARCH_R1_GRPO.optim, num_minibatches=4),
+    optim=replace(SEARCH_R1_GRPO.optim, num_minibatches=10),  # 512 x 5 rows by 256
 )
 _DEPARTURES = (
     "turns are known from the environment; the code takes runs of the loss mask for them",

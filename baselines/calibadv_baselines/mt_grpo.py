@@ -11,8 +11,8 @@ Made of
                 the same index
     loss        clipped surrogate, 0.2 on both sides, token mean, two passes, no KL
 
-Published settings: groups of 21, one search, learning rate 1e-6, 300 updates of two passes each,
-gradient norm 0.1.
+Published settings: TriviaQA on Qwen2.5-7B, 16 questions x 21 episodes, one search, learning rate
+1e-6 after a warm-up of 20 steps, 150 updates of two passes each, gradient norm 0.1.
 
 Run it: ``python -m calibadv_baselines.mt_grpo --output-dir runs/mt-grpo``
 """
@@ -54,15 +54,19 @@ BASELINE = Baseline(
     ),
     published=replace(
         SEARCH_R1_GRPO,
+        model="Qwen/Qwen2.5-7B",
         advantage=MtGrpo(),
         shaping=(MtGrpoRewards(),),
-        env=replace(SEARCH_R1_GRPO.env, max_turns=1),
-        rollout=replace(SEARCH_R1_GRPO.rollout, num_questions=8, group_size=21, top_p=1.0),
+        env=replace(SEARCH_R1_GRPO.env, dataset="triviaqa", max_turns=1),
+        # 7 GPUs x 12 rows x 4 accumulated steps are 16 questions of 21 episodes.
+        rollout=replace(SEARCH_R1_GRPO.rollout, num_questions=16, group_size=21, top_p=1.0),
         optim=replace(
             SEARCH_R1_GRPO.optim,
-            num_updates=300,
+            num_updates=150,  # max_steps=300 counts both passes
             lr=1e-6,
-            warmup_fraction=0.0,
+            betas=(0.9, 0.99),
+            weight_decay=0.0,
+            warmup_fraction=20 / 300,
             num_minibatches=1,
             num_epochs=2,
             grad_clip=0.1,

@@ -4,6 +4,7 @@ Source: "RAGEN: Understanding Self-Evolution in LLM Agents via Multi-Turn RL", a
 the estimator is in its code and in VAGEN's.
 
 Made of
+    filters     `VarianceFilter`: the quarter of the groups with the largest deviation of rewards
     shaping     `MalformedPenalty`: -0.1 for a malformed turn
     advantage   `BiLevelGae`: turns are discounted by 0.95, tokens by 1; a turn's last token takes
                 over the turn's return
@@ -26,6 +27,7 @@ from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.learner.config import CriticConfig
 from calibadv_algo.losses.clipped import ClippedSurrogate
+from calibadv_algo.shaping.filters import VarianceFilter
 from calibadv_algo.shaping.turns import MalformedPenalty
 from calibadv_algo.training.config import TrainConfig
 from calibadv_algo.training.presets import SEARCH_R1_GRPO
@@ -38,6 +40,7 @@ def apply(config: TrainConfig) -> TrainConfig:
     return replace(
         find_arm("grpo").apply(config),
         advantage=BiLevelGae(),
+        filters=(VarianceFilter(share=0.25),),
         shaping=(MalformedPenalty(),),
         env=replace(config.env, invalid_action="continue"),
         optim=replace(config.optim, objective=CLIP_HIGHER, kl_coef=0.0, entropy_coef=0.001),
@@ -67,11 +70,17 @@ BASELINE = Baseline(
     description="PPO with advantages from turn to turn and then from token to token",
     source="RAGEN (bi-level GAE), arXiv 2504.20073",
     departures=(
+        "at least one group stays, where the code may keep none of a small batch",
         "the paper's environments are games; here the setting is that of Search-R1",
         "the ends of turns are known; the code takes every token with a reward for one, so that "
         "a turn without a reward is none and a last reward of 0 is an error",
     ),
-    published=replace(_RAGEN, advantage=BiLevelGae(), shaping=(MalformedPenalty(),)),
+    published=replace(
+        _RAGEN,
+        advantage=BiLevelGae(),
+        filters=(VarianceFilter(share=0.25),),
+        shaping=(MalformedPenalty(),),
+    ),
     apply=apply,
 )
 

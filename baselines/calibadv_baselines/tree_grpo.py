@@ -10,7 +10,8 @@ Made of
                 leaves of the same tree
     loss        clipped surrogate, 0.2 on both sides, token mean; k3 divergence 0.001 in the loss
 
-Published settings: 2 trees, 2 expansions in 1 round, 3 leaves, 3 turns, warm-up over 28.5 %;
+Published settings: 2 trees, 2 expansions in 1 round, 3 leaves, 3 turns, warm-up over 28.5 % of 180
+updates of eight steps;
 other sizes and rates are those of Search-R1 (arXiv 2503.09516).
 
 Run it: ``python -m calibadv_baselines.tree_grpo --output-dir runs/tree-grpo``
@@ -24,6 +25,7 @@ from calibadv_algo.advantages.tree_grpo import TreeGrpo
 from calibadv_algo.cli.train import train_baseline
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
+from calibadv_algo.losses.clipped import ClippedSurrogate
 from calibadv_algo.rollout.tree_config import TreeSearch
 from calibadv_algo.shaping.search_r1 import SearchR1Format
 from calibadv_algo.training.config import TrainConfig
@@ -70,6 +72,12 @@ BASELINE = Baseline(
         shaping=(SearchR1Format(),),
         env=replace(SEARCH_R1_GRPO.env, max_turns=3),
         rollout=replace(SEARCH_R1_GRPO.rollout, group_size=6, trees=TreeSearch()),
+        optim=replace(
+            SEARCH_R1_GRPO.optim,
+            num_updates=180,
+            num_minibatches=8,
+            objective=ClippedSurrogate(dual_clip=3.0),
+        ),
     ),
     apply=apply,
 )

@@ -41,6 +41,7 @@ BASELINE = Baseline(
     description="GRPO with F1 on passages that a language model writes, noisier as training goes",
     source="ZeroSearch, arXiv 2505.04588",
     departures=(
+        "the two steps of an update have 160 episodes each; the code's have 256 and 64",
         "put on other settings, the search engine is theirs: a simulated one needs a language "
         "model",
         "a simulated answer is made for the episode's own question; the code mixes questions up "
@@ -57,7 +58,7 @@ BASELINE = Baseline(
             SEARCH_R1_GRPO.optim,
             num_updates=203,
             warmup_fraction=0.95,
-            num_minibatches=1,
+            num_minibatches=2,
             kl_coef=0.001,
         ),
     ),

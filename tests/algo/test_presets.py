@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from calibadv_algo.advantages.grpo import Grpo
-from calibadv_algo.experiments.baseline import find_baseline
+from calibadv_algo.experiments.baseline import baseline_names, find_baseline
 from calibadv_algo.learner.config import CriticConfig, OptimConfig
 from calibadv_algo.learner.optimizer import lr_factor
 from calibadv_algo.training.presets import (
@@ -65,3 +68,51 @@ def test_calibadv_trains_one_epoch_at_half_of_its_cosine() -> None:
         assert preset.optim.num_updates == (90_447 + 15_000) // preset.rollout.num_questions == 205
         assert lr_factor(0, preset.optim) == 1.0
         assert lr_factor(204, preset.optim) == pytest.approx(0.5, abs=0.01)
+
+
+TABLE = Path(__file__).parents[2] / "docs" / "presets.md"
+PARTS = {"advantage", "credit", "filters", "shaping", "loss_masks", "optim.objective"}
+"""Parts of the algorithm, which the files of the baselines describe."""
+MACHINE = {"output_dir", "seed", "engine", "evaluation", "env.retriever", "rollout.num_slots"}
+
+
+def settings_of(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted name, as deep as the rooms of a run go."""
+    found: dict[str, Any] = {}
+    for item in fields(config):
+        name, value = prefix + item.name, getattr(config, item.name)
+        if item.name in ("env", "rollout", "optim", "critic"):
+            found |= settings_of(value, f"{name}.")
+        elif name not in PARTS | MACHINE:
+            found[name] = value
+    return found
+
+
+def table_rows() -> list[tuple[str, str, str, str]]:
+    lines = TABLE.read_text(encoding="utf-8").splitlines()
+    start = lines.index("| --- | --- | --- | --- |") + 1
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start:]]
+    return [(name, key.strip("`"), value.strip("`"), source) for name, key, value, source in rows]
+
+
+def test_the_table_holds_the_settings_of_the_presets() -> None:
+    rows = table_rows()
+    assert len({row[:2] for row in rows}) == len(rows) > 150
+    for name, key, value, source in rows:
+        assert repr(settings_of(find_baseline(name).published)[key]) == value, (name, key)
+        assert re.match(
+            r"[\w.-]+/[\w.-]+@[0-9a-f]{7}:\S+:\d+$|inferred from .+|departs because .+", source
+        ), (name, key, source)
+
+
+def test_every_setting_that_a_publication_changes_has_a_row() -> None:
+    known = {(name, key) for name, key, _, _ in table_rows()}
+    usual = settings_of(SEARCH_R1_GRPO)
+    published = {n: b for n in baseline_names() if (b := find_baseline(n)).kind == "published"}
+    missing = [
+        (name, key)
+        for name, baseline in published.items()
+        for key, value in settings_of(baseline.published).items()
+        if value != usual[key] and (name, key) not in known
+    ]
+    assert missing == []
