@@ -56,7 +56,8 @@ def group_normalized(
     else:
         mean = math.fsum(values) / len(values)
         rounding = _ROUNDING * max(map(abs, values))
-        deviations = [value - mean if abs(value - mean) > rounding else 0.0 for value in values]
+        # Comparisons with NaN are false: it passes on here, where `> rounding` would make it 0.
+        deviations = [0.0 if abs(value - mean) <= rounding else value - mean for value in values]
         std = math.sqrt(math.fsum(d * d for d in deviations) / (len(values) - 1))
     scale = std + epsilon if normalization == "group" else 1.0
     return np.array(deviations) / scale

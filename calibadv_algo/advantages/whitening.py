@@ -51,7 +51,7 @@ def whiten(
     mean = math.fsum(values * counts) / total
     deviations = values - mean
     rounding = _ROUNDING * float(np.abs(values).max(initial=0.0, where=counts > 0))
-    deviations = np.where(np.abs(deviations) > rounding, deviations, 0.0)
+    deviations = np.where(np.abs(deviations) <= rounding, 0.0, deviations)
     variance = math.fsum(deviations * deviations * counts) / (total - ddof)
     if variance == 0:
         return np.zeros_like(values)

@@ -20,6 +20,7 @@ from calibadv_algo.advantages.calibadv import (
     soft_penalty,
 )
 from calibadv_algo.advantages.grpo import Grpo, group_normalized
+from calibadv_algo.advantages.rloo import leave_one_out
 from calibadv_algo.advantages.variants import (
     aggressive_penalty,
     clip_negatives,
@@ -29,6 +30,7 @@ from calibadv_algo.advantages.variants import (
     rebalance_pool,
     search_pools,
 )
+from calibadv_algo.advantages.whitening import whiten_batch
 from calibadv_algo.types import Group, Trajectory, Turn, token_counts
 
 NAN = math.nan
@@ -324,3 +326,14 @@ def test_a_reward_that_is_no_number_is_an_error(bad: float) -> None:
     for estimator in (Grpo(), CalibAdv()):
         with pytest.raises(ValueError, match=r"reward of trajectory 1 .* must be finite, got"):
             estimator(group, scores)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_plain_formulas_pass_nan_on(bad: float) -> None:
+    """As in verl: whoever calls them with other numbers is told by what comes out."""
+    rewards = np.array([bad, 1.0, 0.0, 1.0])
+    assert np.isnan(group_normalized(rewards)).any()
+    assert not np.isfinite(leave_one_out(rewards)).all()
+    with np.errstate(invalid="ignore"):
+        (whitened,) = whiten_batch([rewards[:, None]], [np.ones((4, 1))])
+    assert np.isnan(whitened).any()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ import torch
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.learner.learner import CriticResult, TokenScores, UpdateResult
+from calibadv_algo.training.config import RolloutConfig, TrainConfig
 from calibadv_algo.training.metrics import (
     alarm,
     credit_metrics,
     learner_metrics,
     rollout_metrics,
+    selection_metrics,
     text_metrics,
 )
 from calibadv_algo.types import Group, Trajectory, Turn
@@ -128,3 +131,11 @@ def test_the_alarm_reads_the_logged_names() -> None:
     assert not alarm([good] * 10)
     assert not alarm([{"eval_f1": 0.2}, *[good] * 4])
     assert alarm([*[good] * 10, *[bad] * 5])
+
+
+def test_episodes_with_bad_numbers_are_counted_where_they_are_dropped() -> None:
+    collection = SimpleNamespace(stats=SimpleNamespace(num_bad_numbers=3))
+    for bad_numbers, expected in (("drop", {"episodes_bad_number": 3.0}), ("raise", {})):
+        config = TrainConfig(rollout=RolloutConfig(bad_numbers=bad_numbers))
+        facts: Any = SimpleNamespace(config=config, collection=collection, estimate=None)
+        assert selection_metrics(facts) == expected
