@@ -71,7 +71,7 @@ def silver_correctness(
     if calculator not in ("old", "mean", "max"):
         raise ValueError(f"calculator must be old, mean or max, got {calculator!r}")
     width = group.max_turns
-    searches = [_readsearches_of(trajectory) for trajectory in group.trajectories]
+    searches = [_read_searches(trajectory) for trajectory in group.trajectories]
     frequencies = _silver_frequencies(group, searches, answer_threshold)
     if frequencies is None:
         return np.full((len(group), width), np.nan)
@@ -150,7 +150,7 @@ class _Search(NamedTuple):
     thought: str
 
 
-def _readsearches_of(trajectory: Trajectory) -> list[_Search] | None:
+def _read_searches(trajectory: Trajectory) -> list[_Search] | None:
     """Reads the searches of a trajectory; None if its format is invalid."""
     if not fact(trajectory.turns[-1], "is_format_valid", _SILVER):
         return None
