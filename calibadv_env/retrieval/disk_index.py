@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +21,7 @@ from calibadv_env.retrieval.index_files import (
 )
 
 
-class DiskIndex:
+class DiskIndex(ABC):
     """Base of the indexes that hold their own corpus: checks and opens what they share.
 
     Attributes:
@@ -45,9 +46,9 @@ class DiskIndex:
         check_files(self.folder, self.manifest, verify=verify)
         self.corpus = DiskCorpus(self.folder, verify=verify)
 
+    @abstractmethod
     def search(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
         """Ranks passages for each query; see :meth:`Retriever.search`."""
-        raise NotImplementedError
 
     def identity(self) -> dict[str, Any]:
         """Everything that answers depend on; see :class:`Retriever`."""
