@@ -52,7 +52,13 @@ GROWTH = 1.25
 ATTENTION_BLOCK = 512
 """Columns that PyTorch's attention on a CPU takes at a time."""
 UNSPLIT_COLUMNS = 256
-"""Columns of a block whose sums come out the same whether the block is full or has ended."""
+"""Columns of a block whose sums come out the same in a decoding step, full block or not."""
+UNSPLIT_PREFILL_COLUMNS = 192
+"""Columns of a block whose sums come out the same where several tokens of a row are read.
+
+There attention is a matrix product, and MKL cuts its sum over more columns than this into parts
+whose lengths depend on the whole (measured with its AVX2 kernels; those for AVX-512 take 256).
+"""
 
 
 @dataclass(slots=True)
@@ -396,7 +402,9 @@ class RunningBatch:
         is_real = offset >= padding
         positions = np.where(is_real, start + offset - padding, 0)
         columns = np.where(is_real, positions, start + counts[:, None] + offset)
-        longest = max(aligned_columns(end, self._limits.align) for end in start[:, 0] + counts)
+        align = self._limits.align
+        ends = (start[:, 0] + counts).tolist()
+        longest = max(aligned_columns(end, align, UNSPLIT_PREFILL_COLUMNS) for end in ends)
         self._reserve(max(longest, int(columns.max()) + 1))
         is_front = rows == list(range(len(rows)))
         index = None if is_front else torch.tensor(rows, device=self._device)
@@ -406,19 +414,20 @@ class RunningBatch:
         return self._forward(torch.from_numpy(token_ids), torch.from_numpy(positions), longest)
 
 
-def aligned_columns(end: int, align: int) -> int:
+def aligned_columns(end: int, align: int, unsplit: int = UNSPLIT_COLUMNS) -> int:
     """Columns that a pass reads of a context that ends at ``end``.
 
     Args:
         end: Length of the context.
         align: Multiple to round up to; 1 rounds nothing.
+        unsplit: Columns of a block that may be rounded up to the multiple; more fill the block.
 
     Returns:
         Columns such that any larger result gives the same numbers for this context.
     """
     if align == 1:
         return end
-    step = align if 0 < end % ATTENTION_BLOCK <= UNSPLIT_COLUMNS else ATTENTION_BLOCK
+    step = align if 0 < end % ATTENTION_BLOCK <= unsplit else ATTENTION_BLOCK
     return -(-end // step) * step
 
 
