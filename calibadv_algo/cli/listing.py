@@ -158,6 +158,9 @@ KINDS: Final[Mapping[str, NameKind]] = {
 }
 """The kinds that `calibadv list KIND` takes."""
 
+FILE_WIDTH: Final = 160
+"""Width of tables that go into a file or a pipe, where nothing says how wide it is."""
+
 ALL: Final = "all"
 _CHOICES: Final = tyro.extras.literal_type_from_choices([ALL, *KINDS])
 
@@ -172,17 +175,21 @@ class List:
     def run(self) -> int:
         """Prints the table."""
         console = Console(highlight=False)
+        if not console.is_terminal:
+            console.width = max(console.width, FILE_WIDTH)
         if self.what == ALL:
             rows = [
                 (name, kind.singular, line, kind.usage.replace("NAME", name))
                 for kind in KINDS.values()
                 for name, line, *_ in kind.rows()
             ]
-            console.print(_table(("name", "kind", "what it is", "how to run it"), rows))
+            header: Row = ("name", "kind", "what it is", "how to run it")
+            console.print(_table(header, rows), crop=False)
             remarks = [f"{kind.singular}: {kind.meaning}" for kind in KINDS.values()]
         else:
             kind = KINDS[self.what]
-            console.print(_table(("name", "what it is", *kind.columns), list(kind.rows())))
+            header = ("name", "what it is", *kind.columns)
+            console.print(_table(header, list(kind.rows())), crop=False)
             remarks = [kind.note(), f"{kind.singular}: {kind.meaning}; {kind.usage}"]
         for remark in filter(None, remarks):
             console.print(remark, markup=False, soft_wrap=True)

@@ -320,6 +320,15 @@ def test_list_arms_and_presets(capfd: pytest.CaptureFixture[str]) -> None:
     assert all(name in out for name in PRESETS)
 
 
+def test_list_cuts_no_command(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    out = output_of(capfd)
+    for name in ARMS:
+        assert f"calibadv train --arm {name} " in out
+    for name in baseline_names():
+        assert f"calibadv train --baseline {name} " in out
+
+
 def test_list_baselines_says_what_they_are(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "baselines"]) == 0
     out = " ".join(output_of(capfd).split())
