@@ -14,8 +14,6 @@ from typing import Any
 from benchmarks.gpu_stages.common import Stage
 
 ROOT = Path(__file__).parents[2]
-KEPT = ("metrics.jsonl", "evals.jsonl", "config.json", "provenance.json")
-"""Files of a run that come back; checkpoints and trajectories stay behind."""
 
 
 def run_comparison(
