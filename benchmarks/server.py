@@ -41,6 +41,7 @@ from calibadv_env.data.registry import get_dataset
 TOP_K = 3
 UNBATCHED = ("--batch.max-batch", "1", "--batch.max-wait-ms", "0")
 TICKS = os.sysconf("SC_CLK_TCK")
+_STRAIGHT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass
@@ -101,12 +102,12 @@ class Server:
     def is_ready(self) -> bool:
         """True if it answers."""
         with contextlib.suppress(OSError):
-            return urllib.request.urlopen(f"http://127.0.0.1:{self.port}/ready").status == 200
+            return _STRAIGHT.open(f"http://127.0.0.1:{self.port}/ready").status == 200
         return False
 
     def metric(self, name: str) -> float:
         """A number of /metrics."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics") as reply:
+        with _STRAIGHT.open(f"http://127.0.0.1:{self.port}/metrics") as reply:
             return float(re.search(rf"^{name} (\S+)", reply.read().decode(), re.M).group(1))
 
     def processes(self) -> list[int]:

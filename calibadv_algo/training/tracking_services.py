@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from packaging.version import Version
 
 from calibadv_algo.training.tracking import Metrics, TensorBoardTracker, Tracker
+from calibadv_env.common.proxies import spare_loopback
 
 TrackerName = Literal["tensorboard", "wandb", "trackio", "mlflow"]
 """Trackers that a run can be given; ``metrics.jsonl`` is written in any case."""
@@ -214,6 +215,8 @@ class MlflowTracker:
 def open_trackers(names: Sequence[TrackerName], run: RunFacts) -> list[Tracker]:
     """Opens trackers by name; if one cannot be opened, those before it are closed again.
 
+    A tracker's server on this machine is reached past the proxies that the environment names.
+
     Args:
         names: Which ones, in order.
         run: What they are told.
@@ -227,6 +230,7 @@ def open_trackers(names: Sequence[TrackerName], run: RunFacts) -> list[Tracker]:
     """
     if len(set(names)) != len(names):
         raise ValueError(f"trackers must be distinct, got {', '.join(names)}")
+    spare_loopback()
     opened: list[Tracker] = []
     try:
         for name in names:

@@ -2,7 +2,8 @@
 
 The transport is httpx (the extra ``http``), imported when a client is made. The loop over attempts
 is our own: what may be repeated depends on how the reply reads, not on its status alone, and a
-call that waits for its next attempt gives up once another of the same batch has failed.
+call that waits for its next attempt gives up once another of the same batch has failed. Requests
+to this machine never take a proxy; others take the one that the environment names.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from typing import Annotated, Any, Final, Self, TypeVar
 
 from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE, Checked
 from calibadv_env.common.extras import import_extra
+from calibadv_env.common.proxies import is_local, proxy_of
+from calibadv_env.errors import MissingDependencyError
 
 RETRIED_STATUSES: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """Refusals of a server that may pass."""
@@ -95,11 +98,12 @@ class HttpSettings(Checked):
 class _Process:
     """Resources of one process, which must not cross a fork."""
 
-    client: Any
     executor: ThreadPoolExecutor
     slots: threading.BoundedSemaphore
     random: random.Random
     lock: threading.Lock = field(default_factory=threading.Lock)
+    clients: dict[bool, Any] = field(default_factory=dict)
+    """Transports by whether they go straight, past every proxy."""
 
 
 class HttpClient:
@@ -219,7 +223,8 @@ class HttpClient:
         process = self._processes.pop(os.getpid(), None)
         if process is not None:
             process.executor.shutdown()
-            process.client.close()
+            for client in process.clients.values():
+                client.close()
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickles the settings alone."""
@@ -242,22 +247,44 @@ class HttpClient:
         pid = os.getpid()
         process = self._processes.get(pid)
         if process is None:
-            mine = self._open(pid)
-            process = self._processes.setdefault(pid, mine)
-            if process is not mine:
-                mine.client.close()
+            process = self._processes.setdefault(pid, self._open(pid))
         return process
 
     def _open(self, pid: int) -> _Process:
         settings = self.settings
-        count = settings.max_connections or settings.max_concurrency
-        limits = self._httpx.Limits(max_connections=count, max_keepalive_connections=count)
         return _Process(
-            client=self._httpx.Client(limits=limits, timeout=settings.timeout_s),
             executor=ThreadPoolExecutor(settings.max_concurrency, "calibadv-http"),
             slots=threading.BoundedSemaphore(settings.max_concurrency),
             random=random.Random(f"{settings.seed}:{pid}"),
         )
+
+    def _client(self, process: _Process, url: str) -> Any:
+        """Connections for an address: past every proxy to this machine, else as is set."""
+        is_straight = is_local(url)
+        with process.lock:
+            if is_straight not in process.clients:
+                process.clients[is_straight] = self._connect(is_straight)
+            return process.clients[is_straight]
+
+    def _connect(self, is_straight: bool) -> Any:
+        httpx, settings = self._httpx, self.settings
+        count = settings.max_connections or settings.max_concurrency
+        limits = httpx.Limits(max_connections=count, max_keepalive_connections=count)
+        if is_straight:  # a transport of one's own takes no proxy from the environment
+            transport = httpx.HTTPTransport(limits=limits)
+            return httpx.Client(transport=transport, timeout=settings.timeout_s)
+        try:
+            return httpx.Client(limits=limits, timeout=settings.timeout_s)
+        except ImportError as error:
+            raise MissingDependencyError(
+                "the environment names a SOCKS proxy (ALL_PROXY, HTTP_PROXY or HTTPS_PROXY), which "
+                "needs a package: pip install 'httpx[socks]', or take the server out by NO_PROXY"
+            ) from error
+        except ValueError as error:
+            raise ValueError(
+                f"a proxy that the environment names (ALL_PROXY, HTTP_PROXY or HTTPS_PROXY) cannot "
+                f"be used: {error}"
+            ) from error
 
     def _send(
         self, method: str, url: str, body: bytes, headers: Mapping[str, str], timeout_s: float
@@ -266,7 +293,7 @@ class HttpClient:
         process = self._process()
         with process.slots:
             deadline = time.monotonic() + timeout_s
-            with process.client.stream(
+            with self._client(process, url).stream(
                 method, url, content=body, headers=dict(headers), timeout=timeout_s
             ) as reply:
                 chunks = []
@@ -351,7 +378,9 @@ def _failed(url: str, error: Exception, attempts: int, headers: Mapping[str, str
     is_ours = isinstance(error, StatusError | UnusableReplyError)
     cause = str(error) if is_ours else describe(error)
     times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
-    message = _without_key(headers, f"{url}: {cause} ({times})")
+    proxy = proxy_of(url)
+    way = f"; asked by way of the proxy {proxy}" if proxy else ""
+    message = _without_key(headers, f"{url}: {cause} ({times}){way}")
     if isinstance(error, StatusError):
         return CallError(message, error.status, error.text)
     return CallError(message)
