@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from gymnasium.error import CustomSpaceError
 from gymnasium.spaces import Text
+from gymnasium.spaces.utils import flatten_space
 from gymnasium.vector.utils import create_shared_memory
 from numpy.typing import NDArray
 
@@ -81,4 +82,13 @@ def _refuse_shared_memory(space: UnicodeText, n: int = 1, ctx: Any = None) -> No
     """Says what to do instead, where the stock code would fail on the first accent."""
     raise CustomSpaceError(
         f"{space!r} cannot live in shared memory; make the AsyncVectorEnv with shared_memory=False"
+    )
+
+
+@flatten_space.register(UnicodeText)
+def _refuse_flattening(space: UnicodeText) -> None:
+    """Refuses at once; the stock code would make a space that the first ";" does not fit into."""
+    raise CustomSpaceError(
+        f"{space!r} cannot be flattened: its text has no fixed alphabet and no fixed length; "
+        "encode observations with the policy's tokenizer instead"
     )

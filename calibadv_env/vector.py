@@ -73,8 +73,9 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], npt.N
     in one call.
 
     Slots do not reset themselves (``AutoresetMode.DISABLED``). One whose episode has ended idles
-    until it is reset: its action is not looked at, its observation is "", its reward 0, its
-    terminated and truncated flags stay as they were, and ``infos["is_idle"]`` is true for it.
+    until it is reset: its action is not looked at, its observation is "", its reward 0, both flags
+    are false, and ``infos["is_idle"]`` is true for it. Flags are events: each is true in the one
+    step that ends an episode, so that wrappers which count them count episodes.
 
     Args:
         num_envs: Number of slots, at least 1.
@@ -144,8 +145,6 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], npt.N
         self._states: list[EpisodeState | None] = [None] * num_envs
         self._generators: list[np.random.Generator | None] = [None] * num_envs
         self._observations = [""] * num_envs
-        self._terminated: BoolArray = np.zeros(num_envs, dtype=np.bool_)
-        self._truncated: BoolArray = np.zeros(num_envs, dtype=np.bool_)
         self._transcripts: list[list[str]] = [[] for _ in range(num_envs)]
 
     def reset(
@@ -188,8 +187,6 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], npt.N
             self._observations[slot] = observation
             self._transcripts[slot] = [observation]
             infos.append(info)
-        self._terminated[slots] = False
-        self._truncated[slots] = False
         return tuple(self._observations), batch_infos(infos, slots, self.num_envs)
 
     def step(
@@ -203,8 +200,8 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], npt.N
                 ``is_idle`` true.
 
         Returns:
-            Observations, rewards, terminated, truncated, and infos in Gymnasium's vector form:
-            for each key an array and, under the key with an underscore before it, which slots
+            Observations, rewards, terminated, truncated (both of this step alone: false for idle
+            slots), and infos in Gymnasium's vector form: for each key an array and, under the key with an underscore before it, which slots
             have it. Only ``is_idle`` is there for all slots.
 
         Raises:
@@ -215,6 +212,7 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], npt.N
         """
         slots, results = self._play(self._read_actions(actions))
         rewards = np.zeros(self.num_envs)
+        terminated, truncated = np.zeros((2, self.num_envs), dtype=np.bool_)
         pairs = zip(self._observations, actions, strict=True)
         self._observations = [text if action is None else "" for text, action in pairs]
         is_idle = np.ones(self.num_envs, dtype=np.bool_)
@@ -223,20 +221,14 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], npt.N
             self._observations[slot] = result.observation
             if result.state.stop_reason is not None:
                 rewards[slot] = result.reward
-                self._terminated[slot] = result.terminated
-                self._truncated[slot] = result.truncated
+                terminated[slot] = result.terminated
+                truncated[slot] = result.truncated
             if self.render_mode is not None:
                 self._transcripts[slot] += [str(actions[slot]), result.observation]
         is_idle[slots] = False
         infos = batch_infos([result.info for result in results], slots, self.num_envs)
         infos["is_idle"], infos["_is_idle"] = is_idle, np.ones(self.num_envs, dtype=np.bool_)
-        return (
-            tuple(self._observations),
-            rewards,
-            self._terminated.copy(),
-            self._truncated.copy(),
-            infos,
-        )
+        return tuple(self._observations), rewards, terminated, truncated, infos
 
     def clone_state(self, slot: int) -> Snapshot:
         """The episode of one slot as it stands, to go on from there later, in any slot.
@@ -261,12 +253,9 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], npt.N
         Returns:
             The latest observation at that state.
         """
-        reason = snapshot.state.stop_reason
         self._states[slot] = snapshot.state
         self._observations[slot] = snapshot.observation
         self._transcripts[slot] = list(snapshot.transcript)
-        self._terminated[slot] = reason is not None and reason != "no_answer"
-        self._truncated[slot] = reason == "no_answer"
         return snapshot.observation
 
     def render(self) -> tuple[str, ...] | None:

@@ -72,7 +72,9 @@ def test_slots_of_a_vector_environment_branch_too():
     ended = env.clone_state(2)
     assert ended.state.stop_reason == "malformed"
     env.restore_state(0, ended)
-    assert env.step(["", "", ""])[2].tolist() == [True, True, True]
+    *_, terminated, _, infos = env.step(["", "", ""])
+    assert infos["is_idle"].all()
+    assert not terminated.any()
 
 
 def test_single_and_vector_environments_understand_each_other():

@@ -89,7 +89,7 @@ def test_same_trajectories_as_single_environments(settings, seed):
         for slot, single in enumerate(singles):
             if done[slot]:
                 assert (observations[slot], rewards[slot]) == ("", 0)
-                assert terminated[slot] or truncated[slot]
+                assert not (terminated[slot] or truncated[slot])
                 assert unbatch(infos, slot) == {}
                 continue
             observation, reward, is_terminated, is_truncated, info = single.step(actions[slot])
@@ -97,7 +97,7 @@ def test_same_trajectories_as_single_environments(settings, seed):
             assert rewards[slot] == reward
             assert (terminated[slot], truncated[slot]) == (is_terminated, is_truncated)
             assert_same_info(unbatch(infos, slot), info)
-        done = terminated | truncated
+        done |= terminated | truncated
         if done.sum() >= 3:
             num_ended += int(done.sum())
             before = observations
@@ -128,7 +128,7 @@ def test_one_retriever_call_a_step_for_searching_slots_alone():
     assert len(retriever.batches) == 2
     assert observations == ("",) * 4
     assert rewards.tolist() == [0] * 4
-    assert terminated.all()
+    assert not terminated.any()
     assert not truncated.any()
     assert infos["is_idle"].all()
     assert set(infos) == {"is_idle", "_is_idle"}

@@ -147,6 +147,115 @@ def test_statistics_over_our_own_vector_environment() -> None:
     assert infos["episode"]["l"].tolist() == [1, 3]
 
 
+def test_statistics_count_each_episode_once_where_slots_idle() -> None:
+    env = vector_wrappers.RecordEpisodeStatistics(
+        gymnasium.make_vec(
+            ENV_ID, num_envs=3, vectorization_mode="vector_entry_point", format_gate=False
+        )
+    )
+    _, infos = env.reset(seed=0)
+    right = [f"<think>t</think><answer>{golden[0]}</answer>" for golden in infos["golden_answers"]]
+    for turn in range(5):  # slot i answers in its turn i; the others idle by then
+        env.step([right[slot] if turn >= slot else SEARCH for slot in range(3)])
+    assert env.episode_count == 3
+    assert list(env.return_queue) == [1, 1, 1]
+    assert list(env.length_queue) == [1, 2, 3]
+
+
+def per_slot(wrapper: Any, single: Any, space: str | None = None, **settings: Any) -> Any:
+    """A wrapper that applies another one to every slot."""
+
+    def wrap(env: Any) -> Any:
+        spaces = {} if space is None else {space: getattr(env, f"single_{space}")}
+        return wrapper(env, single, **settings, **spaces)
+
+    return wrap
+
+
+def upper(texts: Any) -> tuple[str, ...]:
+    return tuple(text.upper() for text in texts)
+
+
+def same(value: Any) -> Any:
+    return value
+
+
+def twice(value: Any) -> Any:
+    return 2 * value
+
+
+TEXT_WRAPPERS = {
+    "VectorizeTransformObservation": per_slot(
+        vector_wrappers.VectorizeTransformObservation,
+        gymnasium.wrappers.TransformObservation,
+        "observation_space",
+        func=str.upper,
+    ),
+    "VectorizeTransformAction": per_slot(
+        vector_wrappers.VectorizeTransformAction,
+        gymnasium.wrappers.TransformAction,
+        "action_space",
+        func=same,
+    ),
+    "VectorizeTransformReward": per_slot(
+        vector_wrappers.VectorizeTransformReward, gymnasium.wrappers.TransformReward, func=twice
+    ),
+    "DictInfoToList": vector_wrappers.DictInfoToList,
+    "TransformObservation": partial(vector_wrappers.TransformObservation, func=upper),
+    "TransformAction": partial(vector_wrappers.TransformAction, func=same),
+    "TransformReward": partial(vector_wrappers.TransformReward, func=twice),
+    "ClipReward": partial(vector_wrappers.ClipReward, min_reward=0, max_reward=0.5),
+    "NormalizeReward": vector_wrappers.NormalizeReward,
+    "RecordEpisodeStatistics": vector_wrappers.RecordEpisodeStatistics,
+}
+"""Vector wrappers of Gymnasium that make sense round text."""
+
+NUMBER_WRAPPERS = {
+    "FilterObservation": partial(vector_wrappers.FilterObservation, filter_keys=["a"]),
+    "FlattenObservation": vector_wrappers.FlattenObservation,
+    "GrayscaleObservation": vector_wrappers.GrayscaleObservation,
+    "ResizeObservation": partial(vector_wrappers.ResizeObservation, shape=(3, 3)),
+    "ReshapeObservation": partial(vector_wrappers.ReshapeObservation, shape=(3, 3)),
+    "RescaleObservation": partial(vector_wrappers.RescaleObservation, min_obs=0, max_obs=1),
+    "DtypeObservation": partial(vector_wrappers.DtypeObservation, dtype=np.float32),
+    "NormalizeObservation": vector_wrappers.NormalizeObservation,
+    "ClipAction": vector_wrappers.ClipAction,
+    "RescaleAction": partial(vector_wrappers.RescaleAction, min_action=0, max_action=1),
+    "RecordVideo": partial(vector_wrappers.RecordVideo, video_folder="nowhere"),
+    "HumanRendering": vector_wrappers.HumanRendering,
+}
+"""Those that need numbers, images or another mode of resetting, and say so."""
+
+ARRAY_WRAPPERS = {"ArrayConversion", "JaxToNumpy", "JaxToTorch", "NumpyToTorch"}
+"""Those that turn arrays of numbers into other arrays; infos hold text."""
+
+
+def test_every_vector_wrapper_of_gymnasium_is_named_here() -> None:
+    assert {*TEXT_WRAPPERS, *NUMBER_WRAPPERS, *ARRAY_WRAPPERS} == {*vector_wrappers.__all__}
+
+
+@pytest.mark.parametrize("name", TEXT_WRAPPERS)
+def test_vector_wrappers_see_every_episode_end_once(name: str) -> None:
+    env = TEXT_WRAPPERS[name](vectors("vector_entry_point"))
+    env.reset(seed=0)
+    ends = []
+    for actions in ([ANSWER, SEARCH], [SEARCH, SEARCH], [SEARCH, ANSWER], [ANSWER, ANSWER]):
+        texts, rewards, terminated, truncated, _ = env.step(actions)
+        assert len(texts) == len(rewards) == 2
+        assert not np.any(truncated)
+        ends.append(np.asarray(terminated).tolist())
+    assert ends == [[True, False], [False, False], [False, True], [False, False]]
+    texts, _ = env.reset(options={"reset_mask": np.array([True, False])})
+    assert texts[0]
+
+
+@pytest.mark.parametrize("name", NUMBER_WRAPPERS)
+def test_vector_wrappers_of_numbers_refuse_text_at_once(name: str) -> None:
+    env = vectors("vector_entry_point", render_mode="ansi")
+    with pytest.raises((ValueError, TypeError, CustomSpaceError), match=r"\w+ \w+ \w+"):
+        NUMBER_WRAPPERS[name](env)
+
+
 def test_tool_calls_over_our_own_vector_environment() -> None:
     def to_tags(actions: Any) -> list[str]:
         return [GRAMMAR.to_tags(action) for action in actions]
