@@ -273,12 +273,8 @@ def transition(
         is_valid = after.is_format_valid and after.num_searches > 0 and answer is not None
         facts["em"], facts["f1"], facts["cover_em"] = scores.em, scores.f1, scores.cover_em
         facts["is_format_valid"] = is_valid
-        reward = rewards.compose_reward(
-            scores,
-            reward=config.reward,
-            is_format_valid=is_valid,
-            format_gate=config.format_gate,
-        )
+        earned = rewards.answer_reward(answer, state.task.golden_answers, scores, config.reward)
+        reward = rewards.gated(earned, is_format_valid=is_valid, format_gate=config.format_gate)
     return Transition(
         state=after,
         observation=_observe(config, move, passages, stop_reason),

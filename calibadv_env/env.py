@@ -245,7 +245,8 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
         retriever: "bm25", "rank_bm25", "memory", or an object that searches.
         top_k: Passages a search.
         max_turns: Searches in an episode, at most.
-        reward: "f1", "em", "cover_em", or "step_search": F1, and facts for rewards of searches.
+        reward: "f1", "em", "cover_em" (whole words in a short answer), "cover_em_substring" (the
+            metric of the references), or "step_search": F1, and facts for rewards of searches.
         format_gate: Whether an ill-formed response earns nothing.
         invalid_action: "end", as in CalibAdv, or "continue", as in Search-R1.
         prompt: "search_r1", "question", "r1_searcher", which has an action grammar of its own,
@@ -259,7 +260,8 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
 
     ## Version History
 
-    * v0: first version.
+    * v0: first version. Until its release: the reward "cover_em" pays whole words in an answer
+      of bounded length; what it paid before is "cover_em_substring".
     """
 
     metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]

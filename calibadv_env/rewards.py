@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final, Literal
 
-from calibadv_env.protocol.answers import AnswerScores, normalize_answer
+from calibadv_env.protocol.answers import AnswerScores, covers_words, normalize_answer
 
-RewardName = Literal["f1", "em", "cover_em", "step_search"]
-"""Which answer metric is the reward. ``step_search`` is F1, and every step reports how far its
-passages agree with the gold evidence, from which StepSearch makes a reward for each search."""
+RewardName = Literal["f1", "em", "cover_em", "cover_em_substring", "step_search"]
+"""Which answer metric is the reward. ``cover_em`` counts whole words in an answer of bounded
+length, ``cover_em_substring`` is the metric of that name. ``step_search`` is F1, and every step
+reports how far its passages agree with the gold evidence, from which StepSearch makes a reward for
+each search."""
 
 
 _WORD: Final = re.compile(r"\b\w\w+\b")
@@ -134,23 +136,52 @@ def gold_similarity(texts: Sequence[str], gold_texts: Sequence[str]) -> tuple[fl
     return tuple(max(column) for column in zip(*rows, strict=True))
 
 
-def compose_reward(
-    scores: AnswerScores, *, reward: RewardName, is_format_valid: bool, format_gate: bool
+def answer_reward(
+    answer: str | None,
+    golden_answers: Sequence[str],
+    scores: AnswerScores,
+    reward: RewardName,
 ) -> float:
-    """The reward of an episode: an answer metric, times the format gate.
+    """What an answer earns by the metric that is the reward.
+
+    **Differs:** the references pay ``cover_em`` for an accepted answer anywhere in the letters of
+    the answer, however long that is, so that one constant answer with all candidates is always
+    right and "Puncak Jaya" contains ".ca". Here it counts whole words and bounds the answer's
+    length (:func:`calibadv_env.protocol.answers.covers_words`); ``cover_em_substring`` pays what
+    the references do.
+
+    Args:
+        answer: What the agent answered; None if it did not.
+        golden_answers: Accepted answers.
+        scores: Metrics of the answer.
+        reward: Which one counts.
+
+    Returns:
+        0 to 1.
+    """
+    match reward:
+        case "cover_em":
+            return float(answer is not None and covers_words(answer, golden_answers))
+        case "cover_em_substring":
+            return scores.cover_em
+        case "em":
+            return scores.em
+        case _:
+            return scores.f1
+
+
+def gated(score: float, *, is_format_valid: bool, format_gate: bool) -> float:
+    """The reward of an episode: what its answer earns, times the format gate.
 
     **Source:** CalibAdv's reward manager, where the format multiplies the score and adds
     nothing.
 
     Args:
-        scores: Metrics of the answer.
-        reward: Which one counts.
+        score: What the answer earns.
         is_format_valid: Whether the response is well-formed.
         format_gate: Whether an ill-formed response earns nothing.
 
     Returns:
         0 to 1.
     """
-    if format_gate and not is_format_valid:
-        return 0.0
-    return float(scores.f1 if reward == "step_search" else getattr(scores, reward))
+    return 0.0 if format_gate and not is_format_valid else float(score)

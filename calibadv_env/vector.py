@@ -201,8 +201,9 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], npt.N
 
         Returns:
             Observations, rewards, terminated, truncated (both of this step alone: false for idle
-            slots), and infos in Gymnasium's vector form: for each key an array and, under the key with an underscore before it, which slots
-            have it. Only ``is_idle`` is there for all slots.
+            slots), and infos in Gymnasium's vector form: for each key an array and, under the key
+            with an underscore before it, which slots have it. Only ``is_idle`` is there for all
+            slots.
 
         Raises:
             ResetNeeded: if a slot that is given an action was never reset.

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from calibadv_algo.cli.evaluate import Eval, evaluate_split
+from calibadv_algo.learner.checkpoint import non_finite_weight
 from calibadv_algo.learner.pretrained import silence_transformers
 from calibadv_algo.learner.warmstart import (
     CloningConfig,
@@ -83,6 +84,12 @@ class WarmStart:
                 progress.update(bar, completed=step + 1, loss=loss, speed=speed)
 
             clone(model, tokenizer, self._demonstrations(tasks, names), self.cloning, on_step)
+        broken = non_finite_weight(model)
+        if broken is not None:
+            raise ValueError(
+                f"cloning.lr must be smaller, got {self.cloning.lr}: cloning diverged ({broken} "
+                "holds NaN or infinity), and nothing was saved"
+            )
         model.save_pretrained(self.output_dir)
         tokenizer.save_pretrained(self.output_dir)
         self._write_recipe(dataset, model.num_parameters(), seen, time.monotonic() - started)

@@ -100,8 +100,12 @@ def save_checkpoint(
 
     Raises:
         ValueError: if ``keep`` is not positive.
+        CheckpointError: if a weight is NaN or infinite; nothing is written or removed then.
     """
     require_positive(keep=keep)
+    _check_finite(model, state.update, directory)
+    if critic is not None:
+        _check_finite(critic[0], state.update, directory)
     directory.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(directory)
     target = directory / f"update_{state.update:06d}"
@@ -239,6 +243,30 @@ def load_checkpoint(
         _restore_weights(critic[0], critic_weights, path)
         _restore_optimizer(*critic, critic_moments, path)
     return state
+
+
+def _check_finite(module: nn.Module, update: int, directory: Path) -> None:
+    """Refuses weights that no policy can have; the checkpoints before stay as they are."""
+    name = non_finite_weight(module)
+    if name is None:
+        return
+    earlier = list_checkpoints(directory)
+    kept = f"the last good one is {earlier[-1]}" if earlier else "there is none before"
+    raise CheckpointError(
+        f"weights after update {update} are no numbers ({name} holds NaN or infinity), so no "
+        f"checkpoint was written; {kept}. The run diverged: begin again, or from that one, with a "
+        "smaller optim.lr or optim.grad_clip"
+    )
+
+
+def non_finite_weight(module: nn.Module) -> str | None:
+    """Name of the first weight that holds NaN or infinity, None if all are finite."""
+    for name, tensor in module.state_dict().items():
+        # A finite sum needs no second look; one of large weights may overflow.
+        is_doubtful = tensor.is_floating_point() and not bool(tensor.sum().isfinite())
+        if is_doubtful and not bool(tensor.isfinite().all()):
+            return name
+    return None
 
 
 def _save_policy(model: PreTrainedModel, folder: Path) -> None:

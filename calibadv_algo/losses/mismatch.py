@@ -20,7 +20,7 @@ from calibadv_algo.losses.ratios import (
     probability_ratio,
     sequence_sum,
 )
-from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE
+from calibadv_env.common.checks import MAY_BE_INFINITE, NOT_NEGATIVE, POSITIVE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,10 +31,10 @@ class _TruncatedWeights(MismatchCorrection):
     """Importance weights that are bounded from above.
 
     Attributes:
-        cap: Largest weight.
+        cap: Largest weight; infinity for none.
     """
 
-    cap: Annotated[float, POSITIVE] = 2.0
+    cap: Annotated[float, POSITIVE, MAY_BE_INFINITE] = 2.0
 
     def is_truncated(self, weights: Float[Tensor, " token"]) -> Bool[Tensor, " token"]:
         """Tokens whose weight is at the cap."""
@@ -99,12 +99,12 @@ class MaskedIs(MismatchCorrection):
     Attributes:
         level: Weights of tokens, or one for a whole trajectory.
         low: Least weight that is kept.
-        high: Largest weight that is kept; 3 in TRL.
+        high: Largest weight that is kept; 3 in TRL, infinity for none.
     """
 
     level: Literal["token", "sequence"] = "sequence"
     low: Annotated[float, NOT_NEGATIVE] = 0.0
-    high: Annotated[float, POSITIVE] = 3.0
+    high: Annotated[float, POSITIVE, MAY_BE_INFINITE] = 3.0
 
     def weights(
         self,

@@ -16,6 +16,7 @@ from calibadv_algo.shaping.facts import outcome_only
 from calibadv_algo.shaping.filters import Overlong, is_overlong
 from calibadv_algo.types import Group, Trajectory
 from calibadv_env.common.checks import FRACTION
+from calibadv_env.protocol.answers import covers_words
 
 _WHO: Final = "EntityReward"
 
@@ -78,7 +79,8 @@ class EntityReward(RewardShaping):
 
     Attributes:
         alpha: Reward of a wrong trajectory with the group's best match rate.
-        metric: Metric that tells right from wrong.
+        metric: Metric that tells right from wrong; ``cover_em`` as it is paid elsewhere, whole
+            words in an answer of bounded length.
         threshold: Least value of it that is right.
         overlong: Limits on the length that count.
     """
@@ -91,12 +93,13 @@ class EntityReward(RewardShaping):
     @property
     def required_info_keys(self) -> frozenset[str]:
         """Thoughts, the metric, and the verdict on the format."""
-        return frozenset({"think", "is_format_valid", self.metric})
+        more = {"answer"} if self.metric == "cover_em" else set()
+        return frozenset({"think", "is_format_valid", self.metric} | more)
 
     def __call__(self, group: Group) -> Group:
         """Group with this reward on each last turn."""
         members = group.trajectories
-        scores = [float(final_fact(each, self.metric, _WHO)) for each in members]
+        scores = [self._score(each) for each in members]
         rewards = entity_rewards(
             np.array([score >= self.threshold for score in scores], dtype=np.bool_),
             np.array([self._is_error(each) for each in members], dtype=np.bool_),
@@ -104,6 +107,15 @@ class EntityReward(RewardShaping):
             self.alpha,
         )
         return outcome_only(group, rewards)
+
+    def _score(self, trajectory: Trajectory) -> float:
+        """The metric; cover_em as it is paid: whole words, in an answer of bounded length."""
+        score = float(final_fact(trajectory, self.metric, _WHO))
+        if self.metric != "cover_em" or not score:
+            return score
+        answer = final_fact(trajectory, "answer", _WHO)
+        golden = task_fact(trajectory, "golden_answers", _WHO)
+        return float(answer is not None and covers_words(answer, golden))
 
     def _is_error(self, trajectory: Trajectory) -> bool:
         is_valid = final_fact(trajectory, "is_format_valid", _WHO, cut_off=False)

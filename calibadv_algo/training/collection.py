@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 from torch import nn
 
-from calibadv_algo.errors import MissingInfoKeyError, RolloutError
+from calibadv_algo.errors import CalibadvAlgoError, MissingInfoKeyError, RolloutError
 from calibadv_algo.learner.ranks import Ranks, RanksError, SingleRank, own_share
 from calibadv_algo.rollout.async_driver import AsyncPlayer
 from calibadv_algo.rollout.driver import Player
@@ -343,16 +343,17 @@ def play_shared(
 
     Raises:
         RolloutError: if every episode of every rank was dropped.
+        CalibadvAlgoError: what another rank ended with (a bad number, a broken engine), on each.
         RanksError: if another rank is gone.
     """
     if ranks.world_size == 1:
         return player.play(specs, policy_version=policy_version, journal=journal)
     own = set(own_share(list(dict.fromkeys(spec.group_id for spec in specs)), ranks))
     share = [spec for spec in specs if spec.group_id in own]
-    outcome: RolloutBatch | RolloutError
+    outcome: RolloutBatch | CalibadvAlgoError
     try:
         outcome = player.play(share, policy_version=policy_version, journal=journal)
-    except RolloutError as error:
+    except CalibadvAlgoError as error:
         outcome = error
     return _joined(ranks.gather((outcome, len(share))))
 
@@ -475,10 +476,13 @@ def _total(stats: Sequence[RolloutStats]) -> RolloutStats:
     return RolloutStats(**{name: sum(getattr(each, name) for each in stats) for name in names})
 
 
-def _joined(outcomes: Sequence[tuple[RolloutBatch | RolloutError, int]]) -> RolloutBatch:
+def _joined(outcomes: Sequence[tuple[RolloutBatch | CalibadvAlgoError, int]]) -> RolloutBatch:
     """All ranks' episodes: counts add up, times are those of the slowest."""
     batches = [each for each, _ in outcomes if isinstance(each, RolloutBatch)]
-    errors = [each for each, _ in outcomes if isinstance(each, RolloutError)]
+    errors = [each for each, _ in outcomes if isinstance(each, CalibadvAlgoError)]
+    fatal = [each for each in errors if not isinstance(each, RolloutError)]
+    if fatal:
+        raise fatal[0]
     if errors and not any(batch.trajectories for batch in batches):
         raise errors[0]
     stats: dict[str, Any] = {}

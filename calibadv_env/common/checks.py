@@ -6,11 +6,13 @@
         mode: Literal["token", "sequence"] = "token"
 
 ``Clip(low=0)`` raises ``ValueError: low must be positive, got 0``. Ranges are those of the package
-annotated-types. None passes wherever the annotation allows it.
+annotated-types. None passes wherever the annotation allows it. Every number must be finite,
+whatever its range says; where infinity means something, ``MAY_BE_INFINITE`` stands beside the range.
 """
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Hashable, Iterator
 from dataclasses import fields
@@ -23,6 +25,14 @@ POSITIVE: Final = Gt(0)
 NOT_NEGATIVE: Final = Ge(0)
 FRACTION: Final = Interval(ge=0, le=1)
 """In [0, 1]."""
+
+
+class _MayBeInfinite:
+    """Type of :data:`MAY_BE_INFINITE`."""
+
+
+MAY_BE_INFINITE: Final = _MayBeInfinite()
+"""Says of a number that infinity is one of its values, usually "no limit"; NaN never is."""
 
 
 class Checked:
@@ -47,7 +57,8 @@ def check_fields(settings: Any) -> None:
     """Checks a dataclass instance against the ranges and choices of its annotations.
 
     Raises:
-        ValueError: if a value is outside its range or no choice; it names field, rule, value.
+        ValueError: if a value is outside its range, no choice, NaN or infinite; it names field,
+            rule and value.
     """
     for name, annotation in _checked_fields(cast("Hashable", type(settings))):
         value = getattr(settings, name)
@@ -70,10 +81,18 @@ def require_fraction(**values: float | None) -> None:
     _require(FRACTION, values)
 
 
+def require_finite(**values: float | None) -> None:
+    """Raises ValueError for NaN and infinity; None passes."""
+    for name, value in values.items():
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"{name} must be finite, got {value!r}")
+
+
 def _require(rule: object, values: dict[str, float | None]) -> None:
     for name, value in values.items():
         if value is not None and not _holds(rule, value):
             raise ValueError(f"{name} must {_words(rule)}, got {value!r}")
+    require_finite(**values)
 
 
 @cache
@@ -88,23 +107,31 @@ def _broken_rules(annotation: Any, value: Any) -> Iterator[str]:
     origin = get_origin(annotation)
     if origin is Annotated:
         inner, *rules = get_args(annotation)
-        yield from _broken_rules(inner, value)
+        may_be_infinite = MAY_BE_INFINITE in rules and not _is_nan(value)
         if value is not None:
             yield from (_words(rule) for rule in rules if not _holds(rule, value))
+        if not may_be_infinite:
+            yield from _broken_rules(inner, value)
     elif origin is Literal:
         choices = get_args(annotation)
         if value not in choices:
             yield f"be {_joined([str(choice) for choice in choices])}"
     elif origin in (Union, types.UnionType):
         arms = [arm for arm in get_args(annotation) if arm is not type(None)]
-        if value is not None and len(arms) == 1:
-            yield from _broken_rules(arms[0], value)
+        if value is not None:
+            yield from _broken_rules(arms[0] if len(arms) == 1 else Any, value)
     elif origin is tuple and isinstance(value, tuple):
         inner = get_args(annotation)
         if len(inner) == 2 and inner[1] is Ellipsis:
             inner = (inner[0],) * len(value)
         for each, item in zip(inner, value, strict=False):
             yield from _broken_rules(each, item)
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield "be finite"
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _holds(rule: object, value: Any) -> bool:

@@ -16,6 +16,10 @@ _DELETE_PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
 _CLOSED_ANSWERS: Final = frozenset({"yes", "no", "noanswer"})
 _ARTICLES: Final = re.compile(r"\b(?:a|an|the)\b")
 
+MAX_WORDS_ROUND_ANSWER: Final = 10
+"""Most words that an answer may have beyond the accepted one where covering it is the reward: room
+for a sentence, none for a list of candidates."""
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerScores:
@@ -172,6 +176,33 @@ def contains_words(text: str, words: str) -> bool:
     """Tells if words stand in a text at word boundaries, both normalised; no words never do."""
     wanted = normalize_answer(words)
     return bool(wanted) and f" {wanted} " in f" {normalize_answer(text)} "
+
+
+def covers_words(answer: str, golden_answers: Iterable[str]) -> bool:
+    """Tells if an accepted answer stands in an answer as whole words, with few words round it.
+
+    This is ``cover_em`` as a reward. "Puncak Jaya" does not cover ".ca"; a list of all candidates
+    covers nothing. Like every test of containment it pays "not Rabat", and an answer that hedges
+    between a few candidates.
+
+    Args:
+        answer: What the agent answered.
+        golden_answers: Accepted answers.
+
+    Returns:
+        True if one of them stands in the answer after normalisation and the answer has at most
+        ``MAX_WORDS_ROUND_ANSWER`` words more; an accepted answer without words is only equalled.
+    """
+    if not answer.strip():
+        return False
+    predicted = normalize_answer(answer)
+    num_words = len(predicted.split())
+    for golden in golden_answers:
+        wanted = normalize_answer(golden)
+        is_short = num_words <= len(wanted.split()) + MAX_WORDS_ROUND_ANSWER
+        if wanted == predicted or (wanted and is_short and f" {wanted} " in f" {predicted} "):
+            return True
+    return False
 
 
 def searchable_answers(golden_answers: Iterable[str]) -> tuple[str, ...]:

@@ -155,6 +155,38 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         load_checkpoint(path, model=wider, optimizer=make_optimizer(wider), config_hash="abc")
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part", ["policy", "critic"])
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path, part: str, bad: float) -> None:
+    model, critic = make_model(), make_model(1)
+    optimizer, critic_optimizer = make_optimizer(model), make_optimizer(critic)
+
+    def save(update: int) -> Path:
+        state = make_state(update)
+        parts = (critic, critic_optimizer)
+        return save_checkpoint(
+            tmp_path, state, model=model, optimizer=optimizer, critic=parts, keep=1
+        )
+
+    good = save(1)
+    broken = model if part == "policy" else critic
+    with torch.no_grad():
+        broken.lm_head.weight[3, 2] = bad
+    with pytest.raises(CheckpointError, match=r"after update 2 are no numbers \(.*update_000001"):
+        save(2)
+    assert list_checkpoints(tmp_path) == [good]
+    assert find_checkpoint(tmp_path) == good
+    assert [path.name for path in tmp_path.iterdir()] == [good.name]
+
+
+def test_large_weights_are_numbers(tmp_path: Path) -> None:
+    model = make_model()
+    with torch.no_grad():
+        model.lm_head.weight.fill_(3e38)  # their sum overflows
+    save_checkpoint(tmp_path, make_state(1), model=model, optimizer=make_optimizer(model))
+    assert find_checkpoint(tmp_path) is not None
+
+
 def test_keep_must_be_positive(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="keep must be positive, got 0"):
         save(tmp_path, 1, keep=0)

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file
 
 from calibadv_algo.batching import TokenBatch, build_token_batch
-from calibadv_algo.errors import RolloutError
+from calibadv_algo.errors import BadNumberError, CalibadvAlgoError, EngineError, RolloutError
 from calibadv_algo.learner.ranks import (
     AccelerateRanks,
     RanksError,
@@ -224,16 +224,16 @@ def stats_of(num_episodes: int, seconds: float) -> RolloutStats:
 
 
 class FakePlayer:
-    """Plays an episode of one turn for each spec; those of odd groups fail if asked to."""
+    """Plays an episode of one turn for each spec, or fails if asked to."""
 
-    def __init__(self, *, fails: bool = False) -> None:
+    def __init__(self, *, fails: bool = False, error: Exception | None = None) -> None:
         self.played: list[EpisodeSpec] = []
-        self.fails = fails
+        self.error = RolloutError("all episodes were dropped") if fails else error
 
     def play(self, specs: Sequence[EpisodeSpec], **_: Any) -> RolloutBatch:
         self.played += specs
-        if self.fails:
-            raise RolloutError("all episodes were dropped")
+        if self.error is not None:
+            raise self.error
         turn = Turn(action_ids=(1,), action_text="a", logprobs=(-1.0,))
         found = [replace(trajectory_of(s.group_id, turn), seed=s.seed) for s in specs]
         return RolloutBatch(tuple(found), (), stats_of(len(found), float(len(found))))
@@ -260,7 +260,7 @@ def play_on_threads(players: Sequence[FakePlayer], specs: Sequence[EpisodeSpec])
                 Threaded(rank=rank),
                 policy_version=0,
             )
-        except RolloutError as error:
+        except CalibadvAlgoError as error:
             results[rank] = error
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
@@ -288,6 +288,16 @@ def test_a_rank_that_lost_everything_leaves_the_others_to_learn() -> None:
     assert results[0].stats.num_dropped == 2
     results = play_on_threads([FakePlayer(fails=True), FakePlayer(fails=True)], specs_of(2))
     assert all(isinstance(each, RolloutError) for each in results)
+
+
+@pytest.mark.parametrize("error", [BadNumberError("reward is nan"), EngineError("gone")])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_ends_one_rank_ends_all_with_the_same_words(error: Exception, rank: int) -> None:
+    """The others would wait for it until their time is up."""
+    players = [FakePlayer(), FakePlayer()]
+    players[rank].error = error
+    results = play_on_threads(players, specs_of(2))
+    assert [str(each) for each in results] == [str(error)] * 2
 
 
 def start(arguments: Sequence[str], world_size: int, **extra: str) -> list[subprocess.Popen[bytes]]:

@@ -335,6 +335,14 @@ def test_e_grpo_reads_episodes() -> None:
     assert [row[-1] for row in rewards_of(EntityReward(alpha=0.0), RIGHT, WRONG)] == [1.0, 0.0]
 
 
+def test_e_grpo_pays_no_answer_that_lists_all_candidates() -> None:
+    stuffed = play([SEARCH.format("Wau"), ANSWER.format("pound euro " * 9)], [["wau"]])
+    short = play([SEARCH.format("Wau"), ANSWER.format("the South Sudanese pound")], [["wau"]])
+    assert stuffed.final_info["cover_em"] == short.final_info["cover_em"] == 1
+    rows = rewards_of(EntityReward(metric="cover_em", alpha=0.0), stuffed, short)
+    assert [row[-1] for row in rows] == [0.0, 1.0]
+
+
 def test_mt_grpo_keeps_turns_and_outcome_apart() -> None:
     rows = rewards_of(MtGrpoRewards(), RIGHT, WRONG, MUTE)
     assert rows[0] == pytest.approx([0.7, 0.2 + 0.2])  # "pound" is not "the pound" there

@@ -5,11 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibadv_env.protocol.answers import (
+    MAX_WORDS_ROUND_ANSWER,
     NO_ANSWER,
     AnswerScores,
     contains_answer,
     contains_words,
     cover_exact_match,
+    covers_words,
     exact_match,
     f1_score,
     grade_answer,
@@ -132,3 +134,25 @@ def test_contains_answer(title, text, golds, expected):
 )
 def test_words_stand_at_word_boundaries(text, words, stands):
     assert contains_words(text, words) is stands
+
+
+@pytest.mark.parametrize(
+    ("answer", "golden", "is_covered"),
+    [
+        ("The capital is Rabat.", "Rabat", True),
+        ("rabat", "Rabat", True),
+        ("Romania", "Oman", False),
+        ("Puncak Jaya", ".ca", False),
+        ("the .ca domain", ".ca", True),
+        ("not Rabat", "Rabat", True),  # containment cannot tell; the docs say so
+        ("one " * MAX_WORDS_ROUND_ANSWER + "Rabat", "Rabat", True),
+        ("one " * (MAX_WORDS_ROUND_ANSWER + 1) + "Rabat", "Rabat", False),
+        ("one " * MAX_WORDS_ROUND_ANSWER + "New York", "New York", True),
+        (" ", "the", False),
+        ("", "Rabat", False),
+        ("anything", "?", False),
+    ],
+)
+def test_covering_as_a_reward_counts_whole_words_in_a_short_answer(answer, golden, is_covered):
+    assert covers_words(answer, [golden]) is is_covered
+    assert covers_words(answer, ["Lima", golden]) is is_covered

@@ -9,6 +9,7 @@ from annotated_types import Interval
 
 from calibadv_env.common.checks import (
     FRACTION,
+    MAY_BE_INFINITE,
     NOT_NEGATIVE,
     POSITIVE,
     Checked,
@@ -28,6 +29,11 @@ class Settings(Checked):
     size: Annotated[int, POSITIVE] | None = None
     mode: Literal["token", "sequence", "none"] = "token"
     betas: tuple[Annotated[float, Interval(ge=0, lt=1)], ...] = (0.9, 0.99)
+    bare: float = 0.0
+    maybe: float | None = None
+    number: float | int | None = None
+    weights: tuple[float, ...] = ()
+    cap: Annotated[float, POSITIVE, MAY_BE_INFINITE] = math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +53,15 @@ class Narrower(Settings):
         ({"open_share": 1}, r"open_share must be in \(0, 1\), got 1"),
         ({"limit": 0}, "limit must be positive, got 0"),
         ({"size": -1}, "size must be positive, got -1"),
+        ({"rate": math.inf}, "rate must be finite, got inf"),
+        ({"weight": math.inf}, "weight must be finite, got inf"),
+        ({"bare": math.nan}, "bare must be finite, got nan"),
+        ({"bare": -math.inf}, "bare must be finite, got -inf"),
+        ({"maybe": math.inf}, "maybe must be finite, got inf"),
+        ({"number": math.nan}, "number must be finite, got nan"),
+        ({"weights": (1.0, math.inf)}, r"weights must be finite, got \(1.0, inf\)"),
+        ({"cap": math.nan}, "cap must be positive, got nan"),
+        ({"cap": -math.inf}, "cap must be positive, got -inf"),
         ({"mode": "word"}, "mode must be token, sequence or none, got 'word'"),
         ({"betas": (0.9, 1.0)}, r"betas must be in \[0, 1\), got \(0.9, 1.0\)"),
     ],
@@ -71,6 +86,8 @@ def test_values_within_their_ranges_pass() -> None:
         (require_positive, 0.1, 0.0, "be positive"),
         (require_not_negative, 0.0, -0.1, "not be negative"),
         (require_fraction, 1.0, 1.1, r"be in \[0, 1\]"),
+        (require_positive, 1.0, math.inf, "be finite"),
+        (require_not_negative, 0.0, math.inf, "be finite"),
     ],
 )
 def test_arguments_of_functions(require: Any, good: float, bad: float, words: str) -> None:

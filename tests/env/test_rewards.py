@@ -6,17 +6,24 @@ import pickle
 import pytest
 
 from calibadv_env.protocol.answers import AnswerScores
-from calibadv_env.rewards import compose_reward, gold_recall, new_gold
+from calibadv_env.rewards import answer_reward, gated, gold_recall, new_gold
 
 
 def test_reward_is_the_named_metric_behind_the_gate():
     scores = AnswerScores(em=0.0, f1=0.5, cover_em=1.0)
-    for name, value in (("em", 0.0), ("f1", 0.5), ("cover_em", 1.0)):
-        assert compose_reward(scores, reward=name, is_format_valid=True, format_gate=True) == value
-        assert (
-            compose_reward(scores, reward=name, is_format_valid=False, format_gate=False) == value
-        )
-        assert compose_reward(scores, reward=name, is_format_valid=False, format_gate=True) == 0
+    for name, value in (
+        ("em", 0.0),
+        ("f1", 0.5),
+        ("step_search", 0.5),
+        ("cover_em", 0.0),
+        ("cover_em_substring", 1.0),
+    ):
+        assert answer_reward("Oslo or Rome", ["Paris"], scores, name) == value
+    assert answer_reward("It is Oslo.", ["Oslo"], scores, "cover_em") == 1
+    assert answer_reward(None, ["Oslo"], scores, "cover_em") == 0
+    assert gated(0.5, is_format_valid=True, format_gate=True) == 0.5
+    assert gated(0.5, is_format_valid=False, format_gate=False) == 0.5
+    assert gated(0.5, is_format_valid=False, format_gate=True) == 0
 
 
 def test_new_gold_is_in_rank_order_and_counts_once():

@@ -89,7 +89,7 @@ def test_same_trajectories_as_single_environments(settings, seed):
         for slot, single in enumerate(singles):
             if done[slot]:
                 assert (observations[slot], rewards[slot]) == ("", 0)
-                assert not (terminated[slot] or truncated[slot])
+                assert (terminated[slot], truncated[slot]) == (False, False)
                 assert unbatch(infos, slot) == {}
                 continue
             observation, reward, is_terminated, is_truncated, info = single.step(actions[slot])
