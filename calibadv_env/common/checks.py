@@ -7,7 +7,7 @@
 
 ``Clip(low=0)`` raises ``ValueError: low must be positive, got 0``. Ranges are those of the package
 annotated-types. None passes wherever the annotation allows it. Every number must be finite,
-whatever its range says; where infinity means something, ``MAY_BE_INFINITE`` stands beside the range.
+whatever its range; where infinity means something, ``MAY_BE_INFINITE`` stands beside the range.
 """
 
 from __future__ import annotations
