@@ -72,7 +72,7 @@ class JournalStep:
         own = folder / f"{stem}.rank{rank}.jsonl"
         self._known: dict[EpisodeSpec, Trajectory] = {}
         for file in sorted(folder.glob(f"{stem}.rank*.jsonl")):
-            lines = list(_intact_lines(file))
+            lines = list(intact_lines(file))
             is_ours = bool(lines) and key.fits(json.loads(lines[0]))
             for line in lines[1:] if is_ours else ():
                 record = json.loads(line)
@@ -100,7 +100,7 @@ class JournalStep:
         """
         head = json.dumps(asdict(spec), separators=(",", ":"))
         line = f'{{"spec":{head},"trajectory":{trajectory_to_json(trajectory)}}}'
-        data = memoryview(_framed(line.encode("utf-8", "surrogatepass")))
+        data = memoryview(framed(line.encode("utf-8", "surrogatepass")))
         while data:
             data = data[self._file.write(data) :]
         self._known[spec] = trajectory
@@ -194,11 +194,12 @@ def weights_digest(model: torch.nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _framed(line: bytes) -> bytes:
+def framed(line: bytes) -> bytes:
+    """A line with its checksum in front, as it stands in a journal."""
     return b"%08x %s\n" % (zlib.crc32(line), line)
 
 
-def _intact_lines(file: Path) -> Iterator[bytes]:
+def intact_lines(file: Path) -> Iterator[bytes]:
     """Lines whose checksum is right; nothing if the header's is not."""
     for number, line in enumerate(file.read_bytes().split(b"\n")):
         checksum, _, body = line.partition(b" ")
@@ -210,7 +211,7 @@ def _intact_lines(file: Path) -> Iterator[bytes]:
 
 def _rewrite(file: Path, lines: list[bytes]) -> None:
     """Replaces a file in one step, unless it holds just that."""
-    data = b"".join(_framed(line) for line in lines)
+    data = b"".join(framed(line) for line in lines)
     if file.exists() and file.read_bytes() == data:
         return
     with atomic_file(file, "wb") as stream:

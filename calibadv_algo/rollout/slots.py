@@ -169,6 +169,11 @@ class ListSlots:
                 )
         return results
 
+    @property
+    def can_clone(self) -> bool:
+        """True if the environments have ``clone_state`` and ``restore_state``."""
+        return all(_can_clone(env.unwrapped) for env in self._envs)
+
     def clone_state(self, slot: int) -> Any:
         """The episode of a slot, by the environment's own ``clone_state``."""
         return _method(self._envs[slot].unwrapped, "clone_state")()
@@ -298,6 +303,11 @@ class VectorSlots:
             for slot in actions
         }
 
+    @property
+    def can_clone(self) -> bool:
+        """True if the environment has ``clone_state`` and ``restore_state``."""
+        return _can_clone(self._env.unwrapped)
+
     def clone_state(self, slot: int) -> Any:
         """The episode of a slot, by the environment's own ``clone_state``."""
         return _method(self._env.unwrapped, "clone_state")(slot)
@@ -313,6 +323,10 @@ class VectorSlots:
     def close(self) -> None:
         """Closes the environment."""
         self._env.close()
+
+
+def _can_clone(env: Any) -> bool:
+    return hasattr(env, "clone_state") and hasattr(env, "restore_state")
 
 
 def _method(env: Any, name: str) -> Callable[..., Any]:

@@ -8,15 +8,15 @@ sampled or searched twice.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, cast
 
 import numpy as np
 
-from calibadv_algo.rollout.driver import LockStep, Player
+from calibadv_algo.rollout.branching import Branching, Node
+from calibadv_algo.rollout.driver import Player
 from calibadv_algo.rollout.episodes import (
-    Episode,
     EpisodeBook,
     EpisodeSpec,
     FinishedEpisodes,
@@ -29,19 +29,6 @@ from calibadv_algo.rollout.tree_config import TREE_KEY, TreeSearch
 from calibadv_algo.types import Trajectory
 
 _CHAIN_STREAM, _CHOICE_STREAM = 2, 3
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A state of an episode before one of its turns, from which another episode can go on.
-
-    Attributes:
-        episode: The episode as it was then.
-        snapshot: State of the environment.
-    """
-
-    episode: Episode
-    snapshot: Any
 
 
 @dataclass(slots=True)
@@ -165,7 +152,7 @@ class TreePlayer(Player):
     ) -> _Round:
         """Plays first chains, or the expansions of one round."""
         book = self.open_book(specs, policy_version)
-        steps = _Branching(self, book, starts=starts, slots=cast(CloneableSlots, self.slots))
+        steps = Branching(self, book, starts=starts, slots=cast(CloneableSlots, self.slots))
         return _Round(steps.run(), book, steps.nodes, starts)
 
 
@@ -173,41 +160,6 @@ def chain_seed(question_seed: int, tree: int, chain: int) -> int:
     """Seed of one chain of a tree: 63 bits."""
     sequence = np.random.SeedSequence(question_seed, spawn_key=(_CHAIN_STREAM, tree, chain))
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-@dataclass
-class _Branching(LockStep):
-    """Plays episodes from their start or from a node, and remembers the nodes on the way."""
-
-    starts: Mapping[int, Node] = field(kw_only=True)
-    slots: CloneableSlots = field(kw_only=True)
-    nodes: dict[int, list[Node]] = field(default_factory=dict)
-
-    def start_episodes(self) -> None:
-        if not self.starts:
-            before = set(self.live)
-            super().start_episodes()
-            self._remember(slot for slot in self.live if slot not in before)
-            return
-        free = [slot for slot in range(self.slots.num_slots) if slot not in self.live]
-        for slot in free[: len(self.book.waiting)]:
-            index, spec = self.book.waiting.popleft()
-            node = self.starts[index]
-            self.slots.restore_state(slot, node.snapshot)
-            turns = list(node.episode.turns)
-            self.live[slot] = replace(node.episode, index=index, spec=spec, turns=turns)
-
-    def take_turns(self) -> None:
-        super().take_turns()
-        self._remember(self.live)
-
-    def _remember(self, slots: Iterable[int]) -> None:
-        for slot in slots:
-            episode = self.live[slot]
-            # Turns of the live episode are still added to; those of a node are not.
-            still = replace(episode, turns=list(episode.turns))
-            node = Node(still, self.slots.clone_state(slot))
-            self.nodes.setdefault(episode.index, []).append(node)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,288 @@
+"""The audit: every candidate against the measured truth, with intervals, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from calibadv_algo.experiments.statistics import Interval
+from calibadv_algo.experiments.truth.candidates import (
+    REFERENCE,
+    Candidate,
+    Field,
+    apply_all,
+)
+from calibadv_algo.experiments.truth.intervals import (
+    Difference,
+    Score,
+    Weights,
+    compare,
+    draw_clusters,
+    mean_score,
+    score,
+)
+from calibadv_algo.experiments.truth.metrics import (
+    METRICS,
+    Judged,
+    Mask,
+    Metric,
+    correlation_terms,
+    judge,
+    reliability,
+)
+from calibadv_algo.experiments.truth.turns import UNKNOWN, Column, Turns, collect_turns, flatten
+from calibadv_algo.experiments.truth.values import MeasuredGroup
+from calibadv_algo.types import Group
+
+PARTS: Final = ("searches", "answers", "all")
+"""Turns that metrics are taken over: searches, last turns, all turns."""
+
+MIN_GROUP: Final = 3
+"""Smallest group of which one member less still compares something."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How a candidate stands on some of the turns.
+
+    Attributes:
+        scores: By metric.
+        against: Its differences from the reference by metric.
+    """
+
+    scores: dict[str, Interval]
+    against: dict[str, Difference] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worth:
+    """What some turns were truly worth.
+
+    Attributes:
+        what: Which turns.
+        count: Number of them.
+        advantage: Mean true advantage.
+        clear_good: Turns more than two standard errors above 0.
+        clear_bad: Turns more than two standard errors below 0.
+    """
+
+    what: str
+    count: int
+    advantage: Interval
+    clear_good: int
+    clear_bad: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """Candidates against the truth, on the same groups.
+
+    Attributes:
+        standings: By part of the turns and candidate, in the order of the candidates.
+        jackknife: Share of an estimate's variance that comes from which siblings were drawn.
+        worth: What kinds of turns were worth.
+        reliability: Share of the measured truth's variance that is no noise, by part.
+        num_turns: By part.
+        num_clusters: Questions, or entities that they share.
+        left_out: Candidates that could not be applied, with the reason.
+        turns: The turns.
+        advantages: Estimates by candidate, one number a turn.
+        cosines: Cosine of a candidate's gradient with the true one, where measured.
+    """
+
+    standings: dict[str, dict[str, Standing]]
+    jackknife: dict[str, float]
+    worth: tuple[Worth, ...]
+    reliability: dict[str, Interval]
+    num_turns: dict[str, int]
+    num_clusters: int
+    left_out: dict[str, str]
+    turns: Turns
+    advantages: dict[str, Column]
+    cosines: dict[str, Standing] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, without the turns."""
+        return {
+            "num_turns": self.num_turns,
+            "num_clusters": self.num_clusters,
+            "reliability": {part: asdict(each) for part, each in self.reliability.items()},
+            "worth": [asdict(each) for each in self.worth],
+            "standings": {
+                part: {name: asdict(each) for name, each in standings.items()}
+                for part, standings in self.standings.items()
+            },
+            "redrawn_groups": self.jackknife,
+            "gradient": {name: asdict(each) for name, each in self.cosines.items()},
+            "left_out": self.left_out,
+        }
+
+
+def part_masks(turns: Turns) -> dict[str, Mask]:
+    """Masks of the parts of the turns."""
+    everything = np.ones_like(turns.is_search)
+    return {"searches": turns.is_search, "answers": turns.is_last, "all": everything}
+
+
+def audit(
+    measured: Sequence[MeasuredGroup],
+    candidates: Field,
+    *,
+    cluster: str | None = None,
+    reference: str = REFERENCE,
+    seed: int = 0,
+) -> Audit:
+    """Holds candidates against the measured truth of the same groups.
+
+    Args:
+        measured: Groups whose states were measured.
+        candidates: What is held against it; the reference must be among them.
+        cluster: Key of the reset info by which questions hang together; None for each its own.
+        reference: Candidate that the others are compared with.
+        seed: Of the resamples.
+
+    Raises:
+        ValueError: if the reference cannot be applied, or there is no group.
+    """
+    groups = [each.group for each in measured]
+    turns = collect_turns(measured, cluster)
+    matrices, applied = apply_all(candidates, groups)
+    if reference not in matrices:
+        raise ValueError(
+            f"reference must be a candidate that can be applied, got {reference!r}: "
+            f"{applied.left_out.get(reference, 'there is none of this name')}"
+        )
+    advantages = {name: flatten(each, groups) for name, each in matrices.items()}
+    weights = draw_clusters(len(turns.clusters), seed)
+    judged = judge(turns)
+    masks = part_masks(turns)
+    return Audit(
+        standings={
+            part: standings(advantages, turns, judged, mask, weights, reference)
+            for part, mask in masks.items()
+        },
+        jackknife={
+            each.name: redrawn_share(each, groups, advantages[each.name])
+            for each in applied.candidates
+        },
+        worth=tuple(worths(turns, advantages[reference], weights)),
+        reliability={
+            part: _reliability(turns, judged, mask, weights) for part, mask in masks.items()
+        },
+        num_turns={part: int(mask.sum()) for part, mask in masks.items()},
+        num_clusters=len(turns.clusters),
+        left_out=applied.left_out,
+        turns=turns,
+        advantages=advantages,
+    )
+
+
+def standings(
+    advantages: Mapping[str, Column],
+    turns: Turns,
+    judged: Judged,
+    mask: Mask,
+    weights: Weights,
+    reference: str,
+) -> dict[str, Standing]:
+    """Every metric of every candidate over some turns, and differences from the reference."""
+    by_metric: dict[str, dict[str, Score]] = {
+        metric.name: {
+            name: score(metric, turns, judged, estimate, mask, weights)
+            for name, estimate in advantages.items()
+        }
+        for metric in METRICS
+    }
+    differences = {
+        metric.name: compare(by_metric[metric.name], reference, metric.best)
+        for metric in METRICS
+        if metric.name != "search_bias"
+    }
+    return {
+        name: Standing(
+            scores={metric: scores[name].interval for metric, scores in by_metric.items()},
+            against={metric: each[name] for metric, each in differences.items() if name in each},
+        )
+        for name in advantages
+    }
+
+
+def _reliability(turns: Turns, judged: Judged, mask: Mask, weights: Weights) -> Interval:
+    metric = Metric(
+        name="reliability", title="", meaning="", terms=correlation_terms, combine=reliability
+    )
+    return score(metric, turns, judged, turns.truth, mask, weights).interval
+
+
+def redrawn_share(candidate: Candidate, groups: Sequence[Group], full: Column) -> float:
+    """Share of an estimate's variance that comes from which siblings were drawn.
+
+    The jackknife over siblings: each member of a group is left out in turn, and the estimates of
+    the others' turns are compared. ``(n - 1) / n`` times the sum of squares, ``n`` siblings, is
+    the variance of a turn's advantage over redrawn groups.
+
+    Returns:
+        The mean variance over the variance of the estimates; NaN where groups are too small, or
+        the estimates are all equal.
+    """
+    size = min(len(group) for group in groups)
+    spread = float(np.var(full))
+    if size < MIN_GROUP or spread == 0:
+        return float("nan")
+    totals: dict[tuple[int, int], list[np.ndarray]] = {}
+    for out in range(size):
+        chosen = [
+            Group(tuple(each for i, each in enumerate(group.trajectories) if i != out))
+            for group in groups
+        ]
+        try:
+            matrices = candidate.advantages(chosen)
+        except (ValueError, TypeError, KeyError):
+            return float("nan")
+        for g, (group, matrix) in enumerate(zip(groups, matrices, strict=True)):
+            rows = [i for i in range(len(group)) if i != out]
+            for row, member in enumerate(rows):
+                length = len(group.trajectories[member].turns)
+                totals.setdefault((g, member), []).append(matrix[row, :length])
+    variances = [
+        np.var(np.stack(each), axis=0) * (len(each) - 1)
+        for each in totals.values()
+        if len(each) > 1
+    ]
+    return float(np.mean(np.concatenate(variances)) / spread)
+
+
+def worths(turns: Turns, grpo: Column, weights: Weights) -> list[Worth]:
+    """What kinds of turns were worth: by kind, search number, hop, label, and GRPO's verdict."""
+    search = turns.is_search
+    rows: list[tuple[str, Mask]] = [("all searches", search), ("last turns", turns.is_last)]
+    for label, values in (("gold", turns.gold), ("silver", turns.silver)):
+        for verdict, name in ((1, "correct"), (0, "wrong"), (UNKNOWN, "unlabelled")):
+            rows.append((f"searches {name} by {label}", search & (values == verdict)))
+    for number in sorted(set(turns.number[search].tolist())):
+        here = search & (turns.number == number)
+        rows.append((f"search {number}", here))
+        for verdict, name in ((1, "correct"), (0, "wrong")):
+            rows.append((f"search {number}, {name} by gold", here & (turns.gold == verdict)))
+    for hops in sorted(set(turns.hops.tolist())):
+        rows.append((f"searches of questions with {hops} hops", search & (turns.hops == hops)))
+    punished = search & (grpo < 0)
+    rows.append(("searches that GRPO punishes", punished))
+    for label, values in (("gold", turns.gold), ("silver", turns.silver)):
+        for verdict, name in ((1, "correct"), (0, "wrong")):
+            rows.append((f"… of them {name} by {label}", punished & (values == verdict)))
+    return [_worth(what, turns, mask, weights) for what, mask in rows if mask.any()]
+
+
+def _worth(what: str, turns: Turns, mask: Mask, weights: Weights) -> Worth:
+    z = turns.truth / np.maximum(turns.error, 1e-12)
+    return Worth(
+        what=what,
+        count=int(mask.sum()),
+        advantage=mean_score(turns.truth, turns, mask, weights).interval,
+        clear_good=int((mask & (z > 2)).sum()),
+        clear_bad=int((mask & (z < -2)).sum()),
+    )

@@ -1,0 +1,58 @@
+"""`calibadv credit` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from calibadv_algo.cli.credit import parse_seconds
+from calibadv_algo.cli.main import main
+
+FLAGS = ("--questions", "3", "--group-size", "3", "--continuations", "4")
+
+
+def credit(folder: Path, *more: str) -> int:
+    return main(["credit", "atlas-tiny", *FLAGS, "--output", str(folder), *more])
+
+
+def test_the_command_measures_compares_and_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert credit(tmp_path, "--env.dataset", "toy") == 0
+    out = capsys.readouterr().out
+    assert "calibadv/silver" in out
+    assert "searches that GRPO punishes" in out or "all searches" in out
+    first = json.loads((tmp_path / "credit.json").read_text())
+    assert first["facts"]["questions"] == 3
+    assert {"searches", "answers", "all"} == set(first["standings"])
+    assert "against" in first["standings"]["all"]["calibadv/gold"]
+    assert "ppo-gae" in first["left_out"]
+    size = (tmp_path / "measurements.jsonl").stat().st_size
+    assert credit(tmp_path, "--env.dataset", "toy", "--estimators", "calibadv/gold") == 0
+    again = json.loads((tmp_path / "credit.json").read_text())
+    assert (tmp_path / "measurements.jsonl").stat().st_size == size, "nothing is sampled again"
+    assert set(again["standings"]["all"]) == {"grpo", "calibadv/gold"}
+    assert again["worth"] == first["worth"]
+
+
+def test_a_folder_of_another_measurement_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "measurements.jsonl").write_bytes(b"")
+    assert credit(tmp_path, "--env.dataset", "toy", "--estimators", "rloo") == 0
+    assert credit(tmp_path, "--env.dataset", "toy", "--seed", "5") == 1
+    assert "other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("5m", 300), ("1.5h", 5400), ("45", 45)]
+)
+def test_budgets(text: str, seconds: float) -> None:
+    assert parse_seconds(text) == seconds
+
+
+def test_a_budget_that_is_no_time() -> None:
+    with pytest.raises(ValueError, match="budget must be a time"):
+        parse_seconds("soon")
