@@ -194,7 +194,7 @@ def measure(name: str, arguments: argparse.Namespace) -> float:
     """Plays with both drivers in turns, prints, and returns the ratio of the medians."""
     retriever = SlowRetriever(get_dataset("atlas").retriever("bm25"), arguments.retrieval_s)
     kwargs = {"retriever": retriever, "prompt": "question", "max_turns": NUM_SEARCHES + 1}
-    slots = make_slots("calibadv_env:DeepSearch-v0", arguments.slots, {"dataset": "atlas"} | kwargs)
+    slots = make_slots("calibadv_env:DeepSearch-v1", arguments.slots, {"dataset": "atlas"} | kwargs)
     tokenizer = AutoTokenizer.from_pretrained(POLICY)
     specs = [
         EpisodeSpec(task_index=i // 8, group_id=str(i // 8), seed=i)

@@ -149,7 +149,7 @@ def main() -> None:
 
     def make(retriever: object) -> gymnasium.vector.VectorEnv:
         return gymnasium.make_vec(
-            "DeepSearch-v0",
+            "DeepSearch-v1",
             num_envs=args.num_envs,
             vectorization_mode="vector_entry_point",
             dataset="throughput",

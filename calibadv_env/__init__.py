@@ -1,8 +1,8 @@
 """Gymnasium environments in which a language model learns to search.
 
-Importing the package registers ``DeepSearch-v0``, ``DeepSearch-Atlas-v0``,
-``DeepSearch-AtlasWiki-v0`` and ``DeepSearch-Toy-v0``; no data is read and no torch is imported
-before an environment is made.
+Importing the package registers ``DeepSearch-v1``, ``DeepSearch-Atlas-v1``,
+``DeepSearch-AtlasWiki-v1`` and ``DeepSearch-Toy-v1``, and the same with ``v0``, which behave as
+they did; no data is read and no torch is imported before an environment is made.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from calibadv_env.data.registry import (
     list_datasets,
     plugin_datasets,
     register_dataset,
-    register_env_id,
+    register_versions,
 )
 from calibadv_env.errors import (
     CalibadvEnvError,
@@ -49,10 +49,10 @@ def register_envs() -> None:
     Known are the built-in ones and those of installed packages, none of which is imported.
     """
     names = (*plugin_datasets(), *built_in_datasets())
-    ids = {"DeepSearch-v0": None} | {env_id_of(name): name for name in names}
+    ids = {"DeepSearch-v1": None} | {env_id_of(name): name for name in names}
     for env_id, dataset in ids.items():
         if env_id not in _gymnasium_registry:
-            register_env_id(env_id, dataset)
+            register_versions(dataset)
 
 
 register_envs()

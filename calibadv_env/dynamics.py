@@ -36,6 +36,9 @@ from calibadv_env.rewards import RewardName
 InvalidAction = Literal["end", "continue"]
 """Effect of a malformed action on the episode."""
 
+NoHits = Literal["none", "first"]
+"""Passages of a search that finds too little: none, or the first of the corpus (version 0)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpisodeConfig(Checked):
@@ -51,6 +54,8 @@ class EpisodeConfig(Checked):
         prepend_think: Whether observations end with the opening think tag that the policy then
             does not write.
         max_observation_chars: Most characters of passages in an observation, None for all.
+        no_hits: What a search gives that finds fewer passages than are wanted: nothing more, and
+            a sentence where it finds none; or the first other passages of the corpus.
     """
 
     max_turns: Annotated[int, Ge(1)] = 4
@@ -61,6 +66,7 @@ class EpisodeConfig(Checked):
     prompt: str = "search_r1"
     prepend_think: bool = False
     max_observation_chars: Annotated[int, NOT_NEGATIVE] | None = None
+    no_hits: NoHits = "none"
 
     def __post_init__(self) -> None:
         """Checks every field, and that the prompt leaves the thought to the policy."""
@@ -304,10 +310,11 @@ def _observe(
     if move.query is not None and prompts.grammar_of(config.prompt) == "markers":
         return printed.marked_documents(passages, config.max_observation_chars)
     if move.query is not None:
+        is_said = not passages and config.no_hits == "none"
         block = printed.information_block(
-            printed.format_passages(passages),
+            printed.NO_PASSAGES if is_said else printed.format_passages(passages),
             compact=prompts.is_compact(config.prompt),
-            max_chars=config.max_observation_chars,
+            max_chars=None if is_said else config.max_observation_chars,
         )
         return _open_think(config, block)
     if stop_reason == "malformed":

@@ -17,6 +17,7 @@ from calibadv_env.dynamics import (
     EpisodeConfig,
     EpisodeState,
     InvalidAction,
+    NoHits,
     TaskFacts,
     TrainingTask,
     begin,
@@ -26,6 +27,7 @@ from calibadv_env.dynamics import (
 from calibadv_env.errors import RetrieverError
 from calibadv_env.protocol.passages import Passage, ScoredPassage
 from calibadv_env.retrieval.base import Retriever, search_with_tasks
+from calibadv_env.retrieval.filled import with_fillers
 from calibadv_env.rewards import RewardName
 from calibadv_env.spaces import UnicodeText
 
@@ -69,7 +71,10 @@ class World:
         """
         data = get_dataset(dataset) if isinstance(dataset, str) else dataset
         passage = data.corpus().by_id if config.reward == "step_search" else None
-        return cls(data.tasks(split), data.retriever(retriever), config, passage)
+        searcher = data.retriever(retriever)
+        if config.no_hits == "first":
+            searcher = with_fillers(searcher)
+        return cls(data.tasks(split), searcher, config, passage)
 
     def facts(self, index: int, training_progress: float | None = None) -> TaskFacts:
         """The task at an index, prepared; worked out once.
@@ -211,7 +216,8 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
     ## Observation Space
 
     ``UnicodeText``: only the new text. At reset the instruction and the question; after a search
-    the passages between ``<information>`` and ``</information>``; after a malformed action a
+    the passages between ``<information>`` and ``</information>``, or a sentence that there are
+    none; after a malformed action a
     sentence that says what is wrong with it; after an answer, and after a search in the last
     turn, nothing. With ``prepend_think`` every observation but the last ends with ``<think>``.
 
@@ -253,6 +259,9 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
             or a template that holds ``{question}``.
         prepend_think: Whether observations end with ``<think>``; actions then come without it.
         max_observation_chars: Most characters of passages in an observation, None for all.
+        no_hits: Passages of a search that finds fewer than ``top_k``: "none" gives what matches,
+            and says so where nothing does; "first" fills up with the first passages of the
+            corpus, at the score 0.
         render_mode: "ansi" for a transcript, or None.
 
     Raises:
@@ -260,8 +269,12 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
 
     ## Version History
 
-    * v0: first version. Until its release: the reward "cover_em" pays whole words in an answer
-      of bounded length; what it paid before is "cover_em_substring".
+    * v1: a search gives only passages that match. Of one that finds nothing the observation says
+      so (``no_hits="none"``).
+    * v0: first version. A search that found too little was filled up with the first passages of the
+      corpus, which could count as gold hits (``no_hits="first"``). Until its release: the reward
+      "cover_em" pays whole words in an answer of bounded length; what it paid before is
+      "cover_em_substring".
     """
 
     metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
@@ -284,6 +297,7 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
         prompt: str = "search_r1",
         prepend_think: bool = False,
         max_observation_chars: int | None = None,
+        no_hits: NoHits = "none",
         render_mode: RenderMode | None = None,
     ) -> None:
         check_render_mode(render_mode)
@@ -296,6 +310,7 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
             prompt=prompt,
             prepend_think=prepend_think,
             max_observation_chars=max_observation_chars,
+            no_hits=no_hits,
         )
         self.render_mode = render_mode
         self.action_space = UnicodeText(MAX_ACTION_CHARS)

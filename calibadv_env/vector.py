@@ -18,6 +18,7 @@ from calibadv_env.dynamics import (
     EpisodeConfig,
     EpisodeState,
     InvalidAction,
+    NoHits,
     Transition,
     begin,
     plan,
@@ -90,6 +91,7 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], npt.N
         prompt: See there.
         prepend_think: See there.
         max_observation_chars: See there.
+        no_hits: See there.
         render_mode: See there.
 
     Raises:
@@ -119,6 +121,7 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], npt.N
         prompt: str = "search_r1",
         prepend_think: bool = False,
         max_observation_chars: int | None = None,
+        no_hits: NoHits = "none",
         render_mode: RenderMode | None = None,
     ) -> None:
         if num_envs < 1:
@@ -133,6 +136,7 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], npt.N
             prompt=prompt,
             prepend_think=prepend_think,
             max_observation_chars=max_observation_chars,
+            no_hits=no_hits,
         )
         self.num_envs = num_envs
         self.render_mode = render_mode

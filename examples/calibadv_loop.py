@@ -27,7 +27,7 @@ num_updates, num_questions, group_size = [int(each) for each in sys.argv[1:]] or
 
 # The policy, the environment that it acts in, and the engine that samples its turns.
 model, tokenizer = load_policy("atlas-tiny")
-slots = make_slots("calibadv_env:DeepSearch-v0", 64, {"dataset": "atlas", "prompt": "question"})
+slots = make_slots("calibadv_env:DeepSearch-v1", 64, {"dataset": "atlas", "prompt": "question"})
 engine = HfEngine(model, tokenizer, max_slots=64, max_context=1024)
 sampling = SamplingParams(temperature=1.0, max_tokens=40, stop=STOP_STRINGS)
 player = Player(slots, engine, tokenizer, sampling, DriverConfig(max_context_tokens=1024))

@@ -59,7 +59,7 @@ BASELINE = Baseline(
         apply(SEARCH_R1_GRPO),
         env=replace(
             SEARCH_R1_GRPO.env,
-            env_id="calibadv_env:DeepSearch-MuSiQue-v0",
+            env_id="calibadv_env:DeepSearch-MuSiQue-v1",
             reward="step_search",
             max_turns=5,
         ),

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 RESULT: Final = "result.json"
 MARKDOWN: Final = "result.md"
-ENV_ID: Final = "calibadv_env:DeepSearch-v0"
+ENV_ID: Final = "calibadv_env:DeepSearch-v1"
 WIDE: Final = 120
 """Columns of a terminal from which intervals fit into the table."""
 

@@ -183,7 +183,7 @@ class SearchAgentLoop(AgentLoopBase):  # type: ignore[misc]
     def __init__(
         self,
         *args: Any,
-        env_id: str = "calibadv_env:DeepSearch-Atlas-v0",
+        env_id: str = "calibadv_env:DeepSearch-Atlas-v1",
         env_kwargs: Mapping[str, Any] | None = None,
         max_turn_tokens: int = 512,
         chat_template: bool = False,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import tyro
 from annotated_types import Interval
@@ -23,6 +24,9 @@ from calibadv_algo.rollout.engines.config import EngineConfig, HfEngineConfig
 from calibadv_algo.rollout.tree_config import TreeSearch
 from calibadv_algo.shaping.base import GroupFilter, LossMask, RewardShaping
 from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE, Checked
+
+_ANY_DATASET: Final = re.compile(r"(^|:)DeepSearch-v\d+$")
+"""Ids of environments that take the name of a dataset."""
 
 
 def _default_advantage() -> AdvantageEstimator:
@@ -41,10 +45,10 @@ def _default_credit() -> CreditRule:
 class EnvConfig(Checked):
     """Which environment, and how it is set up."""
 
-    env_id: str = "calibadv_env:DeepSearch-v0"
+    env_id: str = "calibadv_env:DeepSearch-v1"
     """Registered id of the environment, with the module that registers it."""
     dataset: str = "atlas"
-    """Name of a dataset, several joined by +, or a path; for the id DeepSearch-v0 alone."""
+    """Name of a dataset, several joined by +, or a path; for the ids DeepSearch-v1, -v0 alone."""
     split: str = "train"
     """Split whose tasks are trained on."""
     retriever: str = "bm25"
@@ -70,11 +74,11 @@ class EnvConfig(Checked):
     def kwargs(self, split: str | None = None) -> dict[str, Any]:
         """Keyword arguments for ``gymnasium.make``, for another split on request.
 
-        An id of a single dataset, such as ``DeepSearch-HotpotQA-v0``, keeps its own.
+        An id of a single dataset, such as ``DeepSearch-HotpotQA-v1``, keeps its own.
         """
         given = {item.name: getattr(self, item.name) for item in fields(self)}
         del given["env_id"]
-        if not self.env_id.endswith("DeepSearch-v0"):
+        if not _ANY_DATASET.search(self.env_id):
             del given["dataset"]
         given["split"] = split or self.split
         return {name: value for name, value in given.items() if value is not None}

@@ -25,8 +25,16 @@ NAME: Final = re.compile(r"[A-Za-z0-9]+(?:[-_][A-Za-z0-9]+)*")
 """Form of the name of a registered dataset."""
 
 
-def env_id_of(name: str) -> str:
-    """The id of the environment for a dataset: ``DeepSearch-<Name>-v0``.
+VERSION: Final = 1
+"""Version of the environments; ids of earlier ones go on to behave as they did."""
+
+
+def env_id_of(name: str, version: int = VERSION) -> str:
+    """The id of the environment for a dataset: ``DeepSearch-<Name>-v1``.
+
+    Args:
+        name: The dataset.
+        version: Version of the environment.
 
     Raises:
         ValueError: if the name is malformed.
@@ -36,7 +44,7 @@ def env_id_of(name: str) -> str:
             f"name must be ASCII letters and digits in words joined by '-' or '_', got {name!r}"
         )
     camel = "".join(word[0].upper() + word[1:] for word in re.split("[-_]", name))
-    return f"DeepSearch-{camel}-v0"
+    return f"DeepSearch-{camel}-v{version}"
 
 
 def data_root() -> Path:

@@ -2,7 +2,7 @@
 
 A process holds each dataset, corpus and index once, however many environments use it. A process
 started by *fork* inherits what was registered. One started by *spawn* begins empty: there the
-registration has to run again. ``gymnasium.make("my_module:DeepSearch-MyTrivia-v0")``, called in the
+registration has to run again. ``gymnasium.make("my_module:DeepSearch-MyTrivia-v1")``, called in the
 worker, imports the module that calls :func:`register_dataset`. No registration is needed for a
 folder or file that is named by its path, for what ``calibadv data prepare`` has made, and for
 datasets that an installed package brings. Such a package has in its ``pyproject.toml``::
@@ -57,11 +57,14 @@ __all__ = [
     "get_dataset",
     "list_datasets",
     "register_dataset",
-    "register_env_id",
+    "register_versions",
 ]
 
 GROUP: Final = "calibadv_env.datasets"
 """Group of the entry points by which other packages bring datasets."""
+
+RULES: Final[tuple[dict[str, str], ...]] = ({"no_hits": "first"}, {})
+"""For each version of the environments the arguments in which it differs from the present one."""
 
 _BUILT_IN: Final = {
     "atlas": ("calibadv_env.data.atlas", "load_dataset"),
@@ -169,7 +172,7 @@ def register_dataset(
     *,
     overwrite: bool = False,
 ) -> str:
-    """Makes ``DeepSearch-<Name>-v0`` from tasks and a corpus.
+    """Makes ``DeepSearch-<Name>-v1`` from tasks and a corpus.
 
     Files and sequences are read and checked at once, so a dataset that is registered from them is
     a sound one; if anything is wrong, nothing is registered. Any other iterable, such as a
@@ -177,7 +180,7 @@ def register_dataset(
 
     Args:
         name: Letters and digits in words joined by ``-`` or ``_``. In the id each word begins
-            with a capital: "my-trivia" and "MyTrivia" both give ``DeepSearch-MyTrivia-v0``.
+            with a capital: "my-trivia" and "MyTrivia" both give ``DeepSearch-MyTrivia-v1``.
         path_or_tasks: One file, JSONL or a table (CSV, TSV), or one iterable of tasks (of
             :class:`QATask`, or of dicts with the keys of a JSONL file), which becomes the split
             "test" and is also given when "train" or "dev" is asked for; or a folder with some of
@@ -211,8 +214,7 @@ def register_dataset(
             _datasets[name] = dataset_of(name, path_or_tasks, corpus).found_by(get_dataset)
             _loaders.pop(name, None)
         _origins[name] = f"registered by this process from {_origin_of(path_or_tasks)}"
-        gymnasium_registry.pop(env_id, None)
-        register_env_id(env_id, name)
+        register_versions(name)
     return env_id
 
 
@@ -246,20 +248,22 @@ def refuse_built_in_name(name: str) -> None:
         raise ValueError(f"name must not be that of a built-in dataset, got {name!r}")
 
 
-def register_env_id(env_id: str, dataset: str | None = None) -> None:
-    """Registers an id with Gymnasium.
+def register_versions(dataset: str | None = None) -> None:
+    """Registers the ids of a dataset with Gymnasium, one a version, in place of earlier ones.
 
     Args:
-        env_id: The id, such as ``DeepSearch-Toy-v0``.
-        dataset: The dataset that the id stands for; None leaves the choice to the environment's
-            own default.
+        dataset: The dataset that the ids stand for; None for the ids ``DeepSearch-v1`` and the
+            like, which leave the choice to the environment's own default.
     """
-    register(
-        id=env_id,
-        entry_point="calibadv_env.env:DeepSearchEnv",
-        vector_entry_point="calibadv_env.vector:DeepSearchVectorEnv",
-        kwargs={} if dataset is None else {"dataset": dataset},
-    )
+    for version, rules in enumerate(RULES):
+        env_id = f"DeepSearch-v{version}" if dataset is None else env_id_of(dataset, version)
+        gymnasium_registry.pop(env_id, None)
+        register(
+            id=env_id,
+            entry_point="calibadv_env.env:DeepSearchEnv",
+            vector_entry_point="calibadv_env.vector:DeepSearchVectorEnv",
+            kwargs=rules if dataset is None else {"dataset": dataset, **rules},
+        )
 
 
 def _refuse_taken_name(name: str, env_id: str, *, overwrite: bool) -> None:

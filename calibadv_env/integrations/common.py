@@ -10,7 +10,7 @@ import gymnasium
 
 from calibadv_env.env import DeepSearchEnv
 
-DEFAULT_ENV_ID: Final = "calibadv_env:DeepSearch-Atlas-v0"
+DEFAULT_ENV_ID: Final = "calibadv_env:DeepSearch-Atlas-v1"
 """The environment that adapters make where none is named."""
 
 TASK_KEYS: Final = ("task_index", "task_id")

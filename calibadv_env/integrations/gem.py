@@ -1,7 +1,7 @@
 """The environments in GEM: importing this module registers them for ``gem.make``.
 
-The ids are ``calibadv:DeepSearch-Atlas-v0``, ``calibadv:DeepSearch-AtlasWiki-v0`` and
-``calibadv:DeepSearch-Toy-v0``.
+The ids are ``calibadv:DeepSearch-Atlas-v1``, ``calibadv:DeepSearch-AtlasWiki-v1`` and
+``calibadv:DeepSearch-Toy-v1``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from calibadv_env.integrations.versions import GEM
 _gem: Any = require(GEM)
 _registration: Any = importlib.import_module("gem.envs.registration")
 
-NAMES: Final = ("DeepSearch-Atlas-v0", "DeepSearch-AtlasWiki-v0", "DeepSearch-Toy-v0")
+NAMES: Final = ("DeepSearch-Atlas-v1", "DeepSearch-AtlasWiki-v1", "DeepSearch-Toy-v1")
 """Environments that are registered, here under ``calibadv:`` and in Gymnasium."""
 
 

@@ -115,7 +115,7 @@ class SearchTools:
 
 
 def environment_factory(
-    env_id: str = "calibadv_env:DeepSearch-Atlas-v0", **env_kwargs: Any
+    env_id: str = "calibadv_env:DeepSearch-Atlas-v1", **env_kwargs: Any
 ) -> Callable[[], SearchTools]:
     """The argument ``environment_factory`` of ``GRPOTrainer``, which makes one environment a call.
 

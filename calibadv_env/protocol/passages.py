@@ -13,6 +13,9 @@ from calibadv_env.info import DOCUMENTS_CLOSE, DOCUMENTS_OPEN, PassageText
 HEAD: Final = r"Doc \d+\(Title:"
 """Pattern of :func:`passage_head`."""
 
+NO_PASSAGES: Final = "No passages found."
+"""Body of the observation after a search that found nothing."""
+
 _OPENING: Final = re.compile(rf"<information>|<tool_response>|{re.escape(DOCUMENTS_OPEN)}")
 _CLOSING: Final = re.compile(rf"</information>|</tool_response>|{re.escape(DOCUMENTS_CLOSE)}")
 _DOC: Final = re.compile(r"(?:^|(?<=\n))[ \t]*(?:Doc(?:ument)?\s*|\[)(\d+)\]?[ \t]*(?=[(:\n\[\w])")
@@ -121,7 +124,7 @@ def parse_passages(observation: str) -> list[PassageText]:
 
     Returns:
         Titles and texts in order. An observation in another form is one passage without a
-        title; one without text is none.
+        title; one without text is none, and so is :data:`NO_PASSAGES`.
     """
     starts = [found.start() for found in _OPENING.finditer(observation)]
     if not starts:
@@ -147,6 +150,8 @@ def _of_piece(piece: str) -> list[PassageText]:
 
 
 def _of_block(block: str) -> list[PassageText]:
+    if block == NO_PASSAGES:
+        return []
     if block[:1] in ("{", "["):
         try:
             return _of_value(json.loads(block))

@@ -35,9 +35,10 @@ class Retriever(Protocol):
             top_k: Number of passages wanted, at least 1.
 
         Returns:
-            One list a query, best first, at most ``top_k`` long and shorter only if the corpus
-            is. Ties are broken by corpus order, so the answer is deterministic and does not
-            depend on which queries share the batch.
+            One list a query, best first, at most ``top_k`` long. It is shorter where fewer
+            passages match, and empty where none does: a lexical retriever gives no passage that
+            holds no word of the query. Ties are broken by corpus order, so the answer is
+            deterministic and does not depend on which queries share the batch.
 
         Raises:
             ValueError: if ``queries`` is a bare string or ``top_k`` is below 1.
@@ -88,6 +89,11 @@ def search_with_tasks(
         return retriever.search(queries, top_k)
     found: list[list[ScoredPassage]] = search_for(queries, top_k, tasks)
     return found
+
+
+ONLY_MATCHES: Final = "only_matches"
+"""Key of the identities of retrievers that give no passage without a match. Recordings of answers
+that were filled up lack it, so they are not taken for answers of these."""
 
 
 def check_search(queries: Sequence[str], top_k: int, corpus: Corpus | None = None) -> int:
@@ -149,6 +155,13 @@ Hits: TypeAlias = list[tuple[int, float]]
 """Positions in the corpus with their scores, best first."""
 
 
+def only_matches(hits: Hits) -> Hits:
+    """Hits without those whose score is 0: passages that hold no word of the query, or none."""
+    if hits and hits[-1][1] > 0:
+        return hits
+    return [hit for hit in hits if hit[1] > 0]
+
+
 _SPARE: Final = 8
 _FEW: Final = 16
 
@@ -207,20 +220,6 @@ def with_ties(fetch: Callable[[int], Sequence[tuple[int, float]]], count: int, l
         if is_all or found[-1][1] < found[count - 1][1]:
             return sorted(found, key=lambda hit: (-hit[1], hit[0]))[:count]
         wanted = min(4 * wanted, limit)
-
-
-def filled_up(found: Sequence[tuple[int, float]], count: int, score: float) -> Hits:
-    """Adds the first other positions of the corpus until there are ``count``.
-
-    Args:
-        found: Positions with their scores, best first.
-        count: How many are wanted, at most the size of the corpus.
-        score: Score of those that are added.
-    """
-    known = {position for position, _ in found}
-    positions = (i for i in range(count + len(known)) if i not in known)
-    filler = [(next(positions), score) for _ in range(count - len(found))]
-    return [*found, *filler]
 
 
 def take(passages: Sequence[Passage], hits: Iterable[tuple[int, float]]) -> list[ScoredPassage]:

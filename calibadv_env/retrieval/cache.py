@@ -26,6 +26,7 @@ from calibadv_env.retrieval.base import (
     retriever_identity,
     search_with_tasks,
 )
+from calibadv_env.retrieval.filled import with_fillers
 
 CacheMode = Literal["record", "replay", "record_or_replay"]
 
@@ -129,6 +130,15 @@ class CachedRetriever:
             row = database.execute("SELECT identity FROM source WHERE id = ?", (source,)).fetchone()
         record: dict[str, Any] = json.loads(row[0])
         return record
+
+    def with_fillers(self) -> CachedRetriever:
+        """This retriever as environments of version 0 know it.
+
+        Without an inner retriever it is this one: it replays whatever was recorded.
+        """
+        if self.inner is None:
+            return self
+        return CachedRetriever(with_fillers(self.inner), self.path, self.mode)
 
     def __len__(self) -> int:
         """Number of answers in the file."""

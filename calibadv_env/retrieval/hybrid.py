@@ -10,14 +10,15 @@ from calibadv_env.common.checks import require_not_negative, require_positive
 from calibadv_env.protocol.passages import ScoredPassage
 from calibadv_env.retrieval.backends import Backend
 from calibadv_env.retrieval.base import (
+    ONLY_MATCHES,
     Retriever,
     check_search,
-    filled_up,
     identity_record,
     retriever_identity,
     take,
 )
 from calibadv_env.retrieval.corpus import Corpus
+from calibadv_env.retrieval.filled import FilledUp, with_fillers
 from calibadv_env.retrieval.index_files import read_manifest
 from calibadv_env.retrieval.opening import open_parts, write_pointer
 
@@ -52,8 +53,8 @@ def reciprocal_rank_fusion(
 class HybridRetriever:
     """Asks several retrievers over one corpus and fuses what they give.
 
-    A passage with the score 0 is one that BM25 gives when it has no match, and is left out. Ties
-    stand in corpus order; if too few passages are left, the first others follow with the score 0.
+    A passage with the score 0 is one that a BM25 elsewhere gives when it has no match, and is left
+    out. Ties stand in corpus order.
 
     Args:
         corpus: Passages that all of them search.
@@ -101,7 +102,14 @@ class HybridRetriever:
         """
         parts = [retriever_identity(part) for part in self.retrievers]
         settings = {"depth": self.depth, "constant": self.constant, "parts": parts}
-        return identity_record(self, self.corpus, **settings)
+        return identity_record(self, self.corpus, **settings, **{ONLY_MATCHES: True})
+
+    def with_fillers(self) -> FilledUp:
+        """This retriever as environments of version 0 know it."""
+        parts = [with_fillers(part) for part in self.retrievers]
+        return FilledUp(
+            HybridRetriever(self.corpus, parts, depth=self.depth, constant=self.constant)
+        )
 
     def _fuse(self, parts: Sequence[Sequence[ScoredPassage]], count: int) -> list[ScoredPassage]:
         rankings = [[hit.passage for hit in part if hit.score != 0.0] for part in parts]
@@ -112,7 +120,7 @@ class HybridRetriever:
             best = [item for item in best if item[1] >= last]
         hits = [(self.corpus.index_of(passage.id), score) for passage, score in best]
         hits = sorted(hits, key=lambda hit: (-hit[1], hit[0]))[:count]
-        return take(self.corpus.passages, filled_up(hits, count, 0.0))
+        return take(self.corpus.passages, hits)
 
 
 def write_hybrid(

@@ -9,15 +9,16 @@ from typing import Any, Final
 
 from calibadv_env.protocol.passages import ScoredPassage
 from calibadv_env.retrieval.backends import Backend
-from calibadv_env.retrieval.base import check_search, identity_record
+from calibadv_env.retrieval.base import ONLY_MATCHES, check_search, identity_record
 from calibadv_env.retrieval.corpus import Corpus
+from calibadv_env.retrieval.filled import FilledUp
 
 
 class MemoryRetriever:
     """A table of known queries and their passages, in the order given.
 
-    The k-th of them scores ``1/k``. A list shorter than ``top_k`` is filled up with the first
-    other passages of the corpus at the score 0, and an unknown query gets these alone.
+    The k-th of them scores ``1/k``; an unknown query finds nothing. Without any answers it stands
+    for a search that takes no time: every query gets the first passages at the score 0.
 
     Args:
         corpus: Passages to search.
@@ -51,15 +52,19 @@ class MemoryRetriever:
             return identity_record(self, self.corpus)
         text = json.dumps(sorted(self._answers.items()))
         answers_sha256 = hashlib.sha256(text.encode("ascii")).hexdigest()
-        return identity_record(self, self.corpus, answers_sha256=answers_sha256)
+        settings = {"answers_sha256": answers_sha256, ONLY_MATCHES: True}
+        return identity_record(self, self.corpus, **settings)
+
+    def with_fillers(self) -> FilledUp:
+        """This retriever as environments of version 0 know it."""
+        return FilledUp(self)
 
     def _search_one(self, query: str, count: int) -> list[ScoredPassage]:
         passages = self.corpus.passages
+        if not self._answers:
+            return [ScoredPassage(passages[i], 0.0) for i in range(count)]
         known = self._answers.get(query, ())[:count]
-        found = [ScoredPassage(passages[i], 1.0 / k) for k, i in enumerate(known, start=1)]
-        others = (i for i in range(len(passages)) if i not in known)
-        filler = [next(others) for _ in range(count - len(known))]
-        return found + [ScoredPassage(passages[i], 0.0) for i in filler]
+        return [ScoredPassage(passages[i], 1.0 / k) for k, i in enumerate(known, start=1)]
 
 
 BACKENDS: Final = (Backend(name="memory", build=MemoryRetriever),)

@@ -19,6 +19,7 @@ from calibadv_env.common.checks import require_positive
 from calibadv_env.errors import RetrieverError
 from calibadv_env.protocol.passages import ScoredPassage
 from calibadv_env.retrieval.base import Retriever, retriever_identity
+from calibadv_env.retrieval.filled import with_fillers
 
 _LEAST_PER_PROCESS: Final = 4
 _LEAST_OWN: Final = 0.25
@@ -61,6 +62,10 @@ class ParallelRetriever:
     def identity(self) -> dict[str, Any]:
         """That of the retriever: how many processes there are changes no answer."""
         return retriever_identity(self.retriever)
+
+    def with_fillers(self) -> ParallelRetriever:
+        """This retriever as environments of version 0 know it."""
+        return ParallelRetriever(with_fillers(self.retriever), self.num_processes)
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
         """Ranks passages for each query; see :meth:`Retriever.search`.

@@ -16,6 +16,7 @@ from calibadv_env.retrieval.dense.encoders import (
     TransformerCrossEncoder,
     TransformerEncoder,
 )
+from calibadv_env.retrieval.filled import with_fillers
 from calibadv_env.retrieval.index_files import read_manifest
 from calibadv_env.retrieval.opening import open_parts, write_pointer
 
@@ -112,8 +113,14 @@ class RerankingRetriever:
         settings = {"depth": self.depth, "parts": parts, "scorer": fingerprint}
         return identity_record(self, getattr(self, "corpus", None), **settings)
 
+    def with_fillers(self) -> RerankingRetriever:
+        """This retriever as environments of version 0 know it."""
+        return RerankingRetriever(with_fillers(self.retriever), self.scorer, depth=self.depth)
+
     def _rerank(self, query: str, hits: Sequence[ScoredPassage]) -> list[ScoredPassage]:
         passages = [hit.passage for hit in hits]
+        if not passages:
+            return []
         scores = self.scorer.score(query, passages)
         if len(scores) != len(passages):
             raise RetrieverError(f"the scorer must give {len(passages)} scores, got {len(scores)}")

@@ -56,7 +56,7 @@ class Played:
 
 def play(num_questions: int = 6, group_size: int = 4) -> list[Played]:
     """Plays scripts: found and answered, found and answered wrongly, lost, malformed."""
-    env = gymnasium.make("DeepSearch-Toy-v0", invalid_action="continue")
+    env = gymnasium.make("DeepSearch-Toy-v1", invalid_action="continue")
     rng = random.Random(3)
     episodes = []
     for question in range(num_questions):

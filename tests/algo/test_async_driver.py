@@ -303,7 +303,7 @@ def test_deep_search_is_the_same_either_way(tokenizer: PreTrainedTokenizerFast) 
     kwargs = {"dataset": "atlas", "split": "train", "max_turns": 4, "prompt": "question"}
     tasks = [EpisodeSpec(task_index=i % 5, group_id=str(i % 5), seed=i) for i in range(14)]
     params = SamplingParams(max_tokens=400, stop=STOP_STRINGS)
-    slots = make_slots("calibadv_env:DeepSearch-v0", 6, kwargs)
+    slots = make_slots("calibadv_env:DeepSearch-v1", 6, kwargs)
     assert slots.can_step_part
     lock = Player(slots, paced(tokenizer, script), tokenizer, params).play(tasks)
     free = AsyncPlayer(slots, paced(tokenizer, script), tokenizer, params).play(tasks)

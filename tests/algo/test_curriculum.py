@@ -53,8 +53,8 @@ def test_the_curriculum_of_a_simulated_search_follows_a_real_training(tmp_path: 
         output_dir=tmp_path / "run",
         quiet=True,
     )
-    slots = make_slots("calibadv_env:DeepSearch-v0", 4, kwargs)
-    eval_slots = make_slots("calibadv_env:DeepSearch-v0", 2, {**kwargs, "split": "dev"})
+    slots = make_slots("calibadv_env:DeepSearch-v1", 4, kwargs)
+    eval_slots = make_slots("calibadv_env:DeepSearch-v1", 2, {**kwargs, "split": "dev"})
     policy_engine = HfEngine(model, tokenizer, max_slots=4, max_context=1024)
     player = make_player(config, slots, policy_engine, tokenizer)
     eval_player = make_eval_player(config, player, eval_slots)
@@ -90,9 +90,9 @@ def test_only_environments_that_ask_for_it_are_told(is_vector: bool) -> None:
 
     kwargs = {"dataset": "toy", "retriever": Probe()}
     if is_vector:
-        slots: Any = make_slots("calibadv_env:DeepSearch-v0", 2, kwargs)
+        slots: Any = make_slots("calibadv_env:DeepSearch-v1", 2, kwargs)
     else:
-        envs = [gymnasium.make("calibadv_env:DeepSearch-v0", **kwargs) for _ in range(2)]
+        envs = [gymnasium.make("calibadv_env:DeepSearch-v1", **kwargs) for _ in range(2)]
         slots = ListSlots(envs)
     slots.reset({0: start, 1: SlotStart(1, 1)}, ())
     slots.step(dict.fromkeys(range(2), "<think>x</think><search>q</search>"), ())

@@ -85,7 +85,7 @@ def play(
     system: Any, tokenizer: PreTrainedTokenizerFast, text: str = "hm</x", **kwargs: Any
 ) -> tuple[EvalResult, Babbler]:
     engine = Babbler(tokenizer, text)
-    slots = make_slots("calibadv_env:DeepSearch-Toy-v0", 3, {"prompt": "question"} | kwargs)
+    slots = make_slots("calibadv_env:DeepSearch-Toy-v1", 3, {"prompt": "question"} | kwargs)
     try:
         result = play_system(system, slots, engine, tokenizer, range(5), PARAMS, split="train")
     finally:
@@ -189,7 +189,7 @@ def test_the_oracle_does_not_count_its_own_queries_as_read(
     )
     register_dataset("oracle-query", [task], passages)
     slots = make_slots(
-        "calibadv_env:DeepSearch-v0", 1, {"dataset": "oracle-query", "split": "test"}
+        "calibadv_env:DeepSearch-v1", 1, {"dataset": "oracle-query", "split": "test"}
     )
     result = play_system("oracle", slots, None, tokenizer, range(1), PARAMS, split="test")
     slots.close()

@@ -143,7 +143,7 @@ def test_markers_have_their_own_openings() -> None:
 
 
 def test_tokens_that_are_not_counted_are_unknown() -> None:
-    slots = make_slots("calibadv_env:DeepSearch-Toy-v0", 1, {"split": "test"})
+    slots = make_slots("calibadv_env:DeepSearch-Toy-v1", 1, {"split": "test"})
     spec = EpisodeSpec(task_index=0, group_id="g", seed=0)
     for counts, expected in ((True, 2), (False, None)):
         with server.serve(lambda body: ANSWER, counts_tokens=counts) as endpoint:
@@ -282,7 +282,7 @@ def test_requests_run_side_by_side_within_bounds_and_keep_their_order() -> None:
 
 def test_the_policy_never_reads_an_error() -> None:
     turns = iter([SEARCH, SEARCH, ANSWER])
-    slots = make_slots("calibadv_env:DeepSearch-Toy-v0", 1, {"split": "test"})
+    slots = make_slots("calibadv_env:DeepSearch-Toy-v1", 1, {"split": "test"})
     with server.serve(lambda body: next(turns)) as endpoint:
         engine = engine_of(endpoint)
         bad = (server.Fault(status=503, content=b"FAILURE"), server.Fault(content=b"FAILURE"))

@@ -31,7 +31,7 @@ QUERIES = (("river in a country", "capital"), ("currency", "born in a city"))
 
 def play(prompt: str = "question") -> Group:
     """Plays two episodes of one task of the toy world, one of them to a right answer."""
-    env = gymnasium.make("DeepSearch-Toy-v0", prompt=prompt)
+    env = gymnasium.make("DeepSearch-Toy-v1", prompt=prompt)
     search = MARKED if prompt == "r1_searcher" else SEARCH
     members = []
     for number, queries in enumerate(QUERIES):

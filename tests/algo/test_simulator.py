@@ -95,7 +95,7 @@ def test_a_real_model_writes_passages_for_an_environment(shipped):
         writer=EngineWriter(engine, tokenizer, params=params, max_batch=4), num_steps=10, end=0.9
     )
     env = gymnasium.make_vec(
-        "calibadv_env:DeepSearch-v0", num_envs=3, dataset="toy", retriever=retriever, top_k=2
+        "calibadv_env:DeepSearch-v1", num_envs=3, dataset="toy", retriever=retriever, top_k=2
     )
     env.reset(seed=0, options={"training_progress": 1.0})
     actions = [f"<think>x</think><search>capital {i}</search>" for i in range(3)]

@@ -114,7 +114,7 @@ def part_of(engine: Any, num_tasks: int = 10, name: str = "toy", **changes: Any)
 
     def open_player() -> SuitePlayer:
         kwargs = {"split": "eval", "prompt": "question"}
-        slots = make_slots("calibadv_env:DeepSearch-Toy-v0", 4, kwargs)
+        slots = make_slots("calibadv_env:DeepSearch-Toy-v1", 4, kwargs)
         player = Player(
             slots,
             engine,

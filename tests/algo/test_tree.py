@@ -83,10 +83,10 @@ def grow(
     engine: Counting | None = None,
 ) -> RolloutBatch:
     if is_vector:
-        slots: Any = make_slots("calibadv_env:DeepSearch-Toy-v0", num_slots, {"prompt": "question"})
+        slots: Any = make_slots("calibadv_env:DeepSearch-Toy-v1", num_slots, {"prompt": "question"})
     else:
         slots = ListSlots(
-            [gymnasium.make("DeepSearch-Toy-v0", prompt="question") for _ in range(num_slots)]
+            [gymnasium.make("DeepSearch-Toy-v1", prompt="question") for _ in range(num_slots)]
         )
     try:
         engine = engine or Counting(tokenizer)
@@ -116,7 +116,7 @@ def test_a_branch_equals_an_episode_from_the_start(
     """Every leaf, played again from the start with the same actions, is the same episode."""
     tree = TreeSearch(num_trees=1, num_expansions=4, num_rounds=2, num_leaves=9)
     batch = grow(tokenizer, tree, (3, 5), is_vector=is_vector)
-    env = gymnasium.make("DeepSearch-Toy-v0", prompt="question")
+    env = gymnasium.make("DeepSearch-Toy-v1", prompt="question")
     for leaf in batch.trajectories:
         text, info = env.reset(options={"task_index": leaf.reset_info["task_index"]})
         assert text == leaf.prompt_text
@@ -166,7 +166,7 @@ def test_as_a_player_of_groups(tokenizer: PreTrainedTokenizerFast) -> None:
         for t in (0, 1, 2)
         for member in range(tree.group_size)
     ]
-    slots = make_slots("calibadv_env:DeepSearch-Toy-v0", 4, {"prompt": "question"})
+    slots = make_slots("calibadv_env:DeepSearch-Toy-v1", 4, {"prompt": "question"})
     batch = TreePlayer(slots, Counting(tokenizer), tokenizer, PARAMS, tree=tree).play(specs)
     slots.close()
     assert batch.trajectories == grow(tokenizer, tree).trajectories
@@ -184,7 +184,7 @@ def test_groups_that_a_journal_holds_whole_are_not_grown_again(
     ]
 
     def play(specs: Sequence[EpisodeSpec], step: Any) -> tuple[RolloutBatch, int]:
-        slots = make_slots("calibadv_env:DeepSearch-Toy-v0", 4, {"prompt": "question"})
+        slots = make_slots("calibadv_env:DeepSearch-Toy-v1", 4, {"prompt": "question"})
         engine = Counting(tokenizer)
         player = TreePlayer(slots, engine, tokenizer, PARAMS, tree=tree)
         batch = player.play(specs, journal=step)

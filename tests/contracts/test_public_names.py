@@ -28,10 +28,10 @@ PUBLIC = {
     "register_envs",
 }
 IDS = {
-    "DeepSearch-v0": {},
-    "DeepSearch-Atlas-v0": {"dataset": "atlas"},
-    "DeepSearch-AtlasWiki-v0": {"dataset": "atlas-wiki"},
-    "DeepSearch-Toy-v0": {"dataset": "toy"},
+    "DeepSearch-v1": {},
+    "DeepSearch-Atlas-v1": {"dataset": "atlas"},
+    "DeepSearch-AtlasWiki-v1": {"dataset": "atlas-wiki"},
+    "DeepSearch-Toy-v1": {"dataset": "toy"},
 }
 
 
@@ -74,9 +74,9 @@ def test_importing_registers_the_ids() -> None:
 @pytest.mark.parametrize(
     "lines",
     [
-        "import calibadv_env\nenv = gymnasium.make('DeepSearch-Toy-v0')",
-        "env = gymnasium.make('calibadv_env:DeepSearch-v0', dataset='toy')",
-        "import calibadv_env\nenv = gymnasium.make('DeepSearch-v0', dataset='toy', split='dev')",
+        "import calibadv_env\nenv = gymnasium.make('DeepSearch-Toy-v1')",
+        "env = gymnasium.make('calibadv_env:DeepSearch-v1', dataset='toy')",
+        "import calibadv_env\nenv = gymnasium.make('DeepSearch-v1', dataset='toy', split='dev')",
     ],
 )
 def test_making_an_environment_takes_an_import_and_no_more(lines: str) -> None:
@@ -89,7 +89,7 @@ def test_making_an_environment_takes_an_import_and_no_more(lines: str) -> None:
 def test_a_vector_environment_can_be_made_from_the_module_alone() -> None:
     done = run(
         "import gymnasium\n"
-        "env = gymnasium.make_vec('calibadv_env:DeepSearch-v0', num_envs=2, dataset='toy',\n"
+        "env = gymnasium.make_vec('calibadv_env:DeepSearch-v1', num_envs=2, dataset='toy',\n"
         "                         vectorization_mode='vector_entry_point')\n"
         "print(len(env.reset(seed=0)[0]), type(env).__name__)"
     )

@@ -79,12 +79,12 @@ def test_the_dataset_is_built_in() -> None:
     dataset = calibadv_env.get_dataset("atlas-wiki")
     assert dataset.name == "atlas-wiki"
     assert dataset.splits == calibadv_env.get_dataset("atlas").splits
-    assert gymnasium.spec("DeepSearch-AtlasWiki-v0").kwargs == {"dataset": "atlas-wiki"}
+    assert gymnasium.spec("DeepSearch-AtlasWiki-v1").kwargs == {"dataset": "atlas-wiki"}
 
 
 @pytest.mark.parametrize(
     ("env_id", "arguments"),
-    [("DeepSearch-v0", {"dataset": "atlas-wiki"}), ("DeepSearch-AtlasWiki-v0", {})],
+    [("DeepSearch-v1", {"dataset": "atlas-wiki"}), ("DeepSearch-AtlasWiki-v1", {})],
 )
 def test_making_the_environment_without_the_extra_names_it(
     env_id: str, arguments: dict[str, str], monkeypatch: pytest.MonkeyPatch
@@ -100,10 +100,10 @@ def test_making_the_environment_without_the_extra_names_it(
 
 def test_the_environment_searches_atlas_and_wikipedia() -> None:
     try:
-        env = gymnasium.make("DeepSearch-v0", dataset="atlas-wiki", split="dev")
+        env = gymnasium.make("DeepSearch-v1", dataset="atlas-wiki", split="dev")
     except MissingDependencyError:
         pytest.skip("the extra 'wiki' is not installed")
-    plain = gymnasium.make("DeepSearch-v0", dataset="atlas", split="dev")
+    plain = gymnasium.make("DeepSearch-v1", dataset="atlas", split="dev")
     assert env.reset(options={"task_index": 7}) == plain.reset(options={"task_index": 7})
     action = "<think>t</think><search>Dorothy Hodgkin chemist</search>"
     passage_ids = env.step(action)[-1]["passage_ids"]

@@ -23,13 +23,13 @@ PASSAGES = [
     {"id": "p2", "contents": '"Cairo"\nCairo is the capital of Egypt.'},
 ]
 IDS = [
-    "DeepSearch-NQ-v0",
-    "DeepSearch-TriviaQA-v0",
-    "DeepSearch-PopQA-v0",
-    "DeepSearch-HotpotQA-v0",
-    "DeepSearch-2WikiMultihopQA-v0",
-    "DeepSearch-MuSiQue-v0",
-    "DeepSearch-Bamboogle-v0",
+    "DeepSearch-NQ-v1",
+    "DeepSearch-TriviaQA-v1",
+    "DeepSearch-PopQA-v1",
+    "DeepSearch-HotpotQA-v1",
+    "DeepSearch-2WikiMultihopQA-v1",
+    "DeepSearch-MuSiQue-v1",
+    "DeepSearch-Bamboogle-v1",
 ]
 SEARCH = "<think>t</think><search>capital of Egypt</search>"
 ANSWER = "<think>t</think><answer>Cairo</answer>"
@@ -261,7 +261,7 @@ def test_a_user_may_take_the_name_of_a_benchmark_in_another_case(monkeypatch, tm
     before = dict(gymnasium.registry)
     tasks = [{"id": "a", "question": "q", "golden_answers": ["a"]}]
     env_id = registry.register_dataset("nq", tasks, [{"id": "p", "title": "", "text": "t"}])
-    assert env_id == "DeepSearch-Nq-v0"
+    assert env_id == "DeepSearch-Nq-v1"
     assert get_dataset("nq").name == "nq"
     assert get_dataset("NQ").name == "NQ"
     gymnasium.registry.clear()

@@ -100,7 +100,7 @@ def test_a_million_characters_and_a_nul_byte_are_queries(index):
     long, nul, *none = index.search(queries, 3)
     assert [h.passage for h in long] == [h.passage for h in MEMORY.search(["word3"], 3)[0]]
     assert nul == MEMORY.search(["word3 word4"], 3)[0]
-    assert all([h.passage for h in row] == list(CORPUS.passages[:3]) for row in none)
+    assert none == [[], []]
 
 
 @pytest.mark.parametrize("texts", [["?", "the"], ["alpha", "beta"], ["", ""]])

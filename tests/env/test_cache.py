@@ -17,6 +17,7 @@ from calibadv_env.retrieval.base import identity_record, retriever_identity
 from calibadv_env.retrieval.bm25.memory import Bm25Retriever
 from calibadv_env.retrieval.bm25.rank_bm25 import RankBm25Retriever
 from calibadv_env.retrieval.cache import CachedRetriever
+from calibadv_env.retrieval.filled import with_fillers
 from calibadv_env.retrieval.hybrid import HybridRetriever
 from calibadv_env.retrieval.parallel import ParallelRetriever
 
@@ -216,7 +217,7 @@ def test_a_full_disk_is_a_retriever_error(path):
 def play(retriever, num_envs=4):
     """All that a few episodes show, with searches that depend on what was found."""
     env = gymnasium.make_vec(
-        "calibadv_env:DeepSearch-v0", num_envs=num_envs, dataset="toy", retriever=retriever
+        "calibadv_env:DeepSearch-v1", num_envs=num_envs, dataset="toy", retriever=retriever
     )
     observations, infos = env.reset(seed=3)
     queries = list(infos["question"])
@@ -239,7 +240,7 @@ def test_a_run_is_repeated_without_its_retriever(path):
 def test_worker_processes_record_into_one_file(path):
     cached = CachedRetriever(BM25, path)
     envs = gymnasium.vector.AsyncVectorEnv(
-        [lambda: gymnasium.make("calibadv_env:DeepSearch-v0", dataset="toy", retriever=cached)] * 3,
+        [lambda: gymnasium.make("calibadv_env:DeepSearch-v1", dataset="toy", retriever=cached)] * 3,
         shared_memory=False,
         context="fork",
     )
@@ -255,11 +256,13 @@ def test_worker_processes_record_into_one_file(path):
 
 
 def test_a_recording_is_opened_read_only_to_replay(path):
-    CachedRetriever(BM25, path).search(["a"], 3)
+    CachedRetriever(BM25, path).search(["a", "city"], 3)
     path.chmod(0o444)
     path.parent.chmod(0o555)
     try:
-        assert len(CachedRetriever(None, path, "replay").search(["a"], 3)[0]) == 3
+        found = CachedRetriever(None, path, "replay").search(["a", "city"], 3)
+        assert found == BM25.search(["a", "city"], 3)
+        assert found[0] == []
     finally:
         path.parent.chmod(0o755)
 
@@ -312,16 +315,28 @@ def test_retrievers_that_differ_in_one_setting_share_no_answers(path):
 RECORDED = {"corpus_sha256": BM25.corpus.sha256, "num_passages": 224}
 
 
-def test_recordings_of_earlier_versions_go_on_to_match():
+def test_recordings_of_earlier_versions_go_on_to_match_in_environments_of_theirs():
     bm25 = {"kind": "Bm25Retriever", "k1": 1.2, "b": 0.75, **RECORDED}
-    assert BM25.identity() == bm25
+    okapi = RankBm25Retriever(BM25.corpus)
+    fused = HybridRetriever(BM25.corpus, [BM25, BM25], depth=7)
     assert MemoryRetriever(BM25.corpus).identity() == {"kind": "MemoryRetriever", **RECORDED}
-    assert RankBm25Retriever(BM25.corpus).identity() == {"kind": "RankBm25Retriever", **RECORDED}
-    assert ParallelRetriever(BM25, 2).identity() == bm25
-    assert HybridRetriever(BM25.corpus, [BM25, BM25], depth=7).identity() == {
+    assert with_fillers(BM25).identity() == bm25
+    assert with_fillers(okapi).identity() == {"kind": "RankBm25Retriever", **RECORDED}
+    assert with_fillers(ParallelRetriever(BM25, 2)).identity() == bm25
+    assert with_fillers(fused).identity() == {
         "kind": "HybridRetriever",
         "depth": 7,
         "constant": 60.0,
         "parts": [bm25, bm25],
         **RECORDED,
     }
+    for retriever in (BM25, okapi, fused):
+        assert retriever.identity() != with_fillers(retriever).identity()
+
+
+def test_what_was_recorded_with_fillers_is_no_answer_of_a_retriever_without(path):
+    CachedRetriever(with_fillers(BM25), path).search(["zzz"], 3)
+    with pytest.raises(DataError, match="nothing was recorded from a retriever like"):
+        CachedRetriever(BM25, path, "replay").search(["zzz"], 3)
+    old = CachedRetriever(BM25, path, "replay").with_fillers()
+    assert len(old.search(["zzz"], 3)[0]) == 3

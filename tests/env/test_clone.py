@@ -93,6 +93,6 @@ def test_there_must_be_an_episode():
 
 
 def test_wrapped_environments_are_cloned_through_unwrapped():
-    env = gymnasium.make("DeepSearch-Toy-v0")
+    env = gymnasium.make("DeepSearch-Toy-v1")
     env.reset(seed=0)
     assert env.unwrapped.clone_state().state.turn == 0

@@ -116,7 +116,7 @@ def test_garbage_and_slowness_are_errors_that_leave_the_episode_as_it_was(body, 
     server = reply_with(body, **options)
     address = f"http://127.0.0.1:{server.server_port}"
     env = gymnasium.make(
-        "calibadv_env:DeepSearch-v0",
+        "calibadv_env:DeepSearch-v1",
         dataset="toy",
         retriever=HttpRetriever(
             address, dialect="search_r1", max_retries=1, backoff_s=0.01, timeout_s=0.4
@@ -149,8 +149,8 @@ def test_garbage_and_slowness_are_errors_that_leave_the_episode_as_it_was(body, 
     ids=["one long word", "many words", "NUL", "NUL in a text"],
 )
 def test_odd_queries_of_a_policy_are_answered_as_they_are_in_process(toy_server, query):
-    local = gymnasium.make("calibadv_env:DeepSearch-v0", dataset="toy")
-    remote = gymnasium.make("calibadv_env:DeepSearch-v0", dataset="toy", retriever=toy_server.url)
+    local = gymnasium.make("calibadv_env:DeepSearch-v1", dataset="toy")
+    remote = gymnasium.make("calibadv_env:DeepSearch-v1", dataset="toy", retriever=toy_server.url)
     infos = []
     for env in (local, remote):
         env.reset(seed=0)
@@ -161,7 +161,7 @@ def test_odd_queries_of_a_policy_are_answered_as_they_are_in_process(toy_server,
 
 
 def test_a_query_past_the_limit_of_the_server_is_an_error_that_names_it(toy_server):
-    env = gymnasium.make("calibadv_env:DeepSearch-v0", dataset="toy", retriever=toy_server.url)
+    env = gymnasium.make("calibadv_env:DeepSearch-v1", dataset="toy", retriever=toy_server.url)
     env.reset(seed=0)
     with pytest.raises(RetrieverError, match=r"status 413: .*at most 1,000,000 characters, got 1"):
         env.step(search("x" * 1_000_001))
@@ -191,7 +191,7 @@ def test_a_server_does_not_start_with_a_corrupt_index(tmp_path):
     assert done.returncode == 1
     assert "positions.i32: must have" in done.stderr
     with pytest.raises(DataError, match=r"positions\.i32: must have"):
-        gymnasium.make("calibadv_env:DeepSearch-v0", dataset="toy", retriever=str(index))
+        gymnasium.make("calibadv_env:DeepSearch-v1", dataset="toy", retriever=str(index))
 
 
 def test_an_index_is_refused_when_its_corpus_has_changed(tmp_path, monkeypatch):
@@ -203,7 +203,7 @@ def test_an_index_is_refused_when_its_corpus_has_changed(tmp_path, monkeypatch):
     (folder / "test.jsonl").write_text(json.dumps(task) + "\n")
     index = build_bm25_index(folder / "corpus.jsonl", tmp_path / "index")
     options = {"dataset": str(folder), "split": "test", "retriever": str(index)}
-    env = gymnasium.make("calibadv_env:DeepSearch-v0", **options)
+    env = gymnasium.make("calibadv_env:DeepSearch-v1", **options)
     with (folder / "corpus.jsonl").open("a") as file:
         file.write('{"id": "new", "title": "", "text": "a late passage"}\n')
     env.reset(seed=0)
@@ -211,7 +211,7 @@ def test_an_index_is_refused_when_its_corpus_has_changed(tmp_path, monkeypatch):
     assert info["passage_ids"][0] == PASSAGES[5].id
     registry._folders.clear()
     with pytest.raises(DataError, match="made from another corpus"):
-        gymnasium.make("calibadv_env:DeepSearch-v0", **options)
+        gymnasium.make("calibadv_env:DeepSearch-v1", **options)
 
 
 FULL = """

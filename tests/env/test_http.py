@@ -127,7 +127,7 @@ def test_environments_in_worker_processes(toy_server, context):
     retriever.search(QUERIES[:1], 1)
     kwargs = {"dataset": "toy", "retriever": retriever}
     envs = gymnasium.vector.AsyncVectorEnv(
-        [lambda: gymnasium.make("calibadv_env:DeepSearch-v0", **kwargs)] * 2,
+        [lambda: gymnasium.make("calibadv_env:DeepSearch-v1", **kwargs)] * 2,
         shared_memory=False,
         context=context,
     )
@@ -165,7 +165,7 @@ def test_the_environment_gives_the_error_and_no_text_and_goes_on_afterwards(star
     server = start_server()
     server.wait_until_ready()
     retriever = HttpRetriever(server.url, max_retries=0, **FAST)
-    env = gymnasium.make("calibadv_env:DeepSearch-v0", dataset="toy", retriever=retriever)
+    env = gymnasium.make("calibadv_env:DeepSearch-v1", dataset="toy", retriever=retriever)
     env.reset(seed=0)
     action = f"<think>x</think><search>{QUERIES[0]}</search>"
     server.stop(signal.SIGKILL)

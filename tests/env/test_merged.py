@@ -66,7 +66,7 @@ def test_each_part_is_evaluated_on_its_own_split():
     tasks = merged.tasks("eval")
     assert [one.id for one in tasks] == ["first:train_3", "second:train_1", "second:train_9"]
     assert tasks.split == "test+dev"
-    env = gymnasium.make("calibadv_env:DeepSearch-v0", dataset="first+second", split="eval")
+    env = gymnasium.make("calibadv_env:DeepSearch-v1", dataset="first+second", split="eval")
     _, info = env.reset(options={"task_id": "second:train_9"})
     assert (info["split"], info["num_tasks"]) == ("test+dev", 3)
     *_, info = env.step("<think>x</think><search>Nile</search>")

@@ -58,7 +58,7 @@ def test_a_table_becomes_a_dataset_that_every_process_knows(questions, documents
     dataset = get_dataset("capitals")
     assert dataset is get_dataset("Capitals")
     assert dataset.name == "Capitals"
-    env = gymnasium.make("calibadv_env:DeepSearch-v0", dataset="capitals", split="test")
+    env = gymnasium.make("calibadv_env:DeepSearch-v1", dataset="capitals", split="test")
     _, info = env.reset(seed=0)
     assert (info["split"], info["num_tasks"], info["has_gold"]) == ("test", 2, True)
     program = (
@@ -161,7 +161,7 @@ def test_without_documents_a_server_elsewhere_is_needed(questions):
     with pytest.raises(DataError, match=r"has no corpus: put corpus\.jsonl .* or name a search"):
         dataset.corpus()
     env = gymnasium.make(
-        "calibadv_env:DeepSearch-v0", dataset="bare", retriever="http://127.0.0.1:9"
+        "calibadv_env:DeepSearch-v1", dataset="bare", retriever="http://127.0.0.1:9"
     )
     env.reset(seed=0)
 

@@ -31,13 +31,20 @@ def test_a_score_worked_by_hand():
     assert found[0].score == pytest.approx(expected)
 
 
-def test_ties_and_unknown_words_follow_corpus_order():
+def test_ties_follow_corpus_order_and_unknown_words_find_nothing():
     retriever = RankBm25Retriever(CORPUS)
-    [tied, unknown] = retriever.search(["norway oslo", "zzz"], 3)
+    [tied, unknown, empty] = retriever.search(["norway oslo", "zzz", ""], 3)
     assert [item.passage.id for item in tied][:2] == ["c", "d"]
-    assert [item.passage.id for item in unknown] == ["a", "b", "c"]
-    [empty] = retriever.search([""], 9)
-    assert [item.passage.id for item in empty] == list("abcde")
+    assert unknown == empty == []
+
+
+def test_a_match_counts_whatever_its_score():
+    corpus = Corpus([Passage(str(i), "", text) for i, text in enumerate(["x", "oslo x1", "oslo"])])
+    retriever = RankBm25Retriever(corpus)
+    [found] = retriever.search(["oslo"], 3)
+    assert sorted(item.passage.id for item in found) == ["1", "2"]
+    [filled] = retriever.with_fillers().search(["oslo"], 3)
+    assert [item.score for item in filled] == sorted([0.0, *(item.score for item in found)])[::-1]
 
 
 def test_it_mostly_agrees_with_the_default_on_the_toy_world():
@@ -65,7 +72,9 @@ def test_the_idf_is_all_that_reorders():
 
 
 def test_a_corpus_without_words_can_be_searched():
-    [found] = RankBm25Retriever(Corpus([Passage("a", "", "?")])).search(["the"], 2)
+    retriever = RankBm25Retriever(Corpus([Passage("a", "", "?")]))
+    assert retriever.search(["the"], 2) == [[]]
+    [found] = retriever.with_fillers().search(["the"], 2)
     assert [(item.passage.id, item.score) for item in found] == [("a", 0.0)]
 
 

@@ -65,12 +65,12 @@ def folder(tmp_path):
 @pytest.mark.parametrize(
     ("name", "env_id"),
     [
-        ("my-trivia", "DeepSearch-MyTrivia-v0"),
-        ("my_trivia", "DeepSearch-MyTrivia-v0"),
-        ("MyTrivia", "DeepSearch-MyTrivia-v0"),
-        ("nq", "DeepSearch-Nq-v0"),
-        ("2wiki-HQ", "DeepSearch-2wikiHQ-v0"),
-        ("atlas-wiki", "DeepSearch-AtlasWiki-v0"),
+        ("my-trivia", "DeepSearch-MyTrivia-v1"),
+        ("my_trivia", "DeepSearch-MyTrivia-v1"),
+        ("MyTrivia", "DeepSearch-MyTrivia-v1"),
+        ("nq", "DeepSearch-Nq-v1"),
+        ("2wiki-HQ", "DeepSearch-2wikiHQ-v1"),
+        ("atlas-wiki", "DeepSearch-AtlasWiki-v1"),
     ],
 )
 def test_the_id_is_the_name_in_camel_case(name, env_id):
@@ -84,8 +84,8 @@ def test_malformed_names_are_refused(name):
 
 
 def test_registration_makes_a_gymnasium_id():
-    assert register_dataset("my-trivia", TASKS, PASSAGES) == "DeepSearch-MyTrivia-v0"
-    spec = gymnasium.spec("DeepSearch-MyTrivia-v0")
+    assert register_dataset("my-trivia", TASKS, PASSAGES) == "DeepSearch-MyTrivia-v1"
+    spec = gymnasium.spec("DeepSearch-MyTrivia-v1")
     assert spec.entry_point == "calibadv_env.env:DeepSearchEnv"
     assert spec.vector_entry_point == "calibadv_env.vector:DeepSearchVectorEnv"
     assert spec.kwargs == {"dataset": "my-trivia"}
@@ -144,7 +144,7 @@ def test_a_name_is_taken_once_unless_overwritten(recwarn):
     assert get_dataset("twice") is old
     register_dataset("twice", TASKS[:1], PASSAGES, overwrite=True)
     assert len(get_dataset("twice").tasks("test")) == 1
-    with pytest.raises(ValueError, match="gives the id DeepSearch-Twice-v0 of the dataset 'twice'"):
+    with pytest.raises(ValueError, match="gives the id DeepSearch-Twice-v1 of the dataset 'twice'"):
         register_dataset("Twice", TASKS, PASSAGES, overwrite=True)
     with pytest.raises(ValueError, match="built-in"):
         register_dataset("toy", TASKS, PASSAGES, overwrite=True)
@@ -156,7 +156,7 @@ def test_unknown_gold_names_the_task_and_registers_nothing():
     with pytest.raises(DataError, match=r"task 't2' in split 'test' of dataset 'bad'.*got 'p9'"):
         register_dataset("bad", [TASKS[0], bad], PASSAGES)
     assert "bad" not in list_datasets()
-    assert "DeepSearch-Bad-v0" not in gymnasium.registry
+    assert "DeepSearch-Bad-v1" not in gymnasium.registry
 
 
 def test_a_faulty_file_registers_nothing(folder):
@@ -165,7 +165,7 @@ def test_a_faulty_file_registers_nothing(folder):
     with pytest.raises(DataError, match=r"train\.jsonl:3: key 'golden_answers' is missing"):
         register_dataset("bad", folder)
     assert "bad" not in list_datasets()
-    assert "DeepSearch-Bad-v0" not in gymnasium.registry
+    assert "DeepSearch-Bad-v1" not in gymnasium.registry
 
 
 def test_a_failed_overwrite_keeps_the_old_dataset():
@@ -174,7 +174,7 @@ def test_a_failed_overwrite_keeps_the_old_dataset():
     with pytest.raises(ValueError, match=r"keep/test\[0\]: key"):
         register_dataset("keep", [{}], PASSAGES, overwrite=True)
     assert get_dataset("keep") is old
-    assert "DeepSearch-Keep-v0" in gymnasium.registry
+    assert "DeepSearch-Keep-v1" in gymnasium.registry
 
 
 def test_wrong_arguments_are_refused(tmp_path):

@@ -3,7 +3,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from calibadv_env.retrieval import Passage
-from calibadv_env.retrieval.base import best_positions, filled_up, take, with_ties
+from calibadv_env.retrieval.base import best_positions, only_matches, take, with_ties
 
 
 @given(scores=st.lists(st.integers(0, 3), min_size=1, max_size=60), count=st.integers(1, 60))
@@ -38,11 +38,11 @@ def test_an_engine_with_few_hits_is_asked_once():
     assert asked == [11]
 
 
-def test_the_first_others_fill_up():
-    assert filled_up([(1, 5.0), (0, 4.0)], 4, 0.5) == [(1, 5.0), (0, 4.0), (2, 0.5), (3, 0.5)]
-    assert filled_up([(7, 5.0)], 3, 0.0) == [(7, 5.0), (0, 0.0), (1, 0.0)]
-    assert filled_up([], 2, 0.0) == [(0, 0.0), (1, 0.0)]
-    assert filled_up([(1, 5.0)], 1, 0.0) == [(1, 5.0)]
+def test_passages_that_match_nothing_are_left_out():
+    assert only_matches([(1, 5.0), (0, 0.5)]) == [(1, 5.0), (0, 0.5)]
+    assert only_matches([(7, 5.0), (0, 0.0), (1, 0.0)]) == [(7, 5.0)]
+    assert only_matches([(0, 0.0)]) == []
+    assert only_matches([]) == []
 
 
 def test_passages_are_fetched():

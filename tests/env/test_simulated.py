@@ -216,7 +216,7 @@ def test_other_retrievers_are_not_told_the_task():
 def test_environments_tell_the_question_of_the_episode_even_when_others_have_ended():
     num_envs = 6
     env = gymnasium.make_vec(
-        "calibadv_env:DeepSearch-v0", num_envs=num_envs, dataset="toy", retriever=simulator()
+        "calibadv_env:DeepSearch-v1", num_envs=num_envs, dataset="toy", retriever=simulator()
     )
     _, infos = env.reset(seed=0)
     questions = list(infos["question"])
@@ -229,7 +229,7 @@ def test_environments_tell_the_question_of_the_episode_even_when_others_have_end
         running -= ends
         for slot in range(num_envs):
             assert (questions[slot] in observations[slot]) == (slot in running)
-    single = gymnasium.make("calibadv_env:DeepSearch-v0", dataset="toy", retriever=simulator())
+    single = gymnasium.make("calibadv_env:DeepSearch-v1", dataset="toy", retriever=simulator())
     _, info = single.reset(seed=5)
     observation, *_ = single.step(search)
     assert info["question"] in observation
@@ -278,7 +278,7 @@ SEARCH = "<think>x</think><search>q</search>"
 
 def test_a_training_tells_each_episode_how_far_it_is():
     probe = Probe()
-    env = gymnasium.make("calibadv_env:DeepSearch-v0", dataset="toy", retriever=probe)
+    env = gymnasium.make("calibadv_env:DeepSearch-v1", dataset="toy", retriever=probe)
     for progress in (0.25, None, 1):
         env.reset(seed=0, options={"training_progress": progress})
         env.step(SEARCH)
@@ -291,7 +291,7 @@ def test_a_training_tells_each_episode_how_far_it_is():
 def test_episodes_of_several_updates_run_side_by_side():
     probe = Probe()
     env = gymnasium.make_vec(
-        "calibadv_env:DeepSearch-v0", num_envs=3, dataset="toy", retriever=probe
+        "calibadv_env:DeepSearch-v1", num_envs=3, dataset="toy", retriever=probe
     )
     env.reset(seed=0, options={"training_progress": 0.1})
     mask = np.array([False, True, False])
@@ -306,8 +306,8 @@ def test_episodes_of_several_updates_run_side_by_side():
 
 
 def test_the_option_is_advertised_and_checked():
-    single = gymnasium.make("calibadv_env:DeepSearch-v0", dataset="toy")
-    vector = gymnasium.make_vec("calibadv_env:DeepSearch-v0", num_envs=2, dataset="toy")
+    single = gymnasium.make("calibadv_env:DeepSearch-v1", dataset="toy")
+    vector = gymnasium.make_vec("calibadv_env:DeepSearch-v1", num_envs=2, dataset="toy")
     for env in (single, vector):
         assert "training_progress" in env.metadata["reset_options"]
         for wrong in (-0.1, 1.1, float("nan"), True, "half"):

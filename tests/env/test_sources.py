@@ -74,7 +74,7 @@ def test_a_generator_is_read_at_the_first_use_and_once():
     assert dataset.tasks("test") is dataset.tasks("train")
     assert len(dataset.corpus()) == 2
     assert (len(tasks), len(passages)) == (2, 2)
-    env = gymnasium.make("DeepSearch-Stream-v0")
+    env = gymnasium.make("DeepSearch-Stream-v1")
     assert env.reset(seed=0)[1]["num_tasks"] == 2
 
 
@@ -368,7 +368,7 @@ def test_a_name_that_cannot_be_one_is_warned_about():
 def test_a_new_process_finds_the_package(installed):
     program = (
         "import gymnasium\n"
-        "env = gymnasium.make('calibadv_env:DeepSearch-TinyTrivia-v0', split='test')\n"
+        "env = gymnasium.make('calibadv_env:DeepSearch-TinyTrivia-v1', split='test')\n"
         "print(env.reset(seed=0)[1]['question'])"
     )
     environment = {**os.environ, "PYTHONPATH": str(installed)}

@@ -39,10 +39,9 @@ def test_scores_are_lucene_s_times_k1_plus_1(index):
         assert [hit.score / 2.2 for hit in found] == pytest.approx(scores, rel=1e-5)
 
 
-def test_ties_and_passages_without_a_match_stand_in_corpus_order(index):
-    assert ids(index.search(["alpha"], 6)) == [["p0", "p4", "p1", "p2", "p3", "p5"]]
-    assert [hit.score for hit in index.search(["alpha"], 6)[0]][2:] == [0.0] * 4
-    assert ids(index.search(["", "the", "zzz"], 2)) == [["p0", "p1"]] * 3
+def test_ties_stand_in_corpus_order_and_nothing_else_is_given(index):
+    assert ids(index.search(["alpha"], 6)) == [["p0", "p4"]]
+    assert index.search(["", "the", "zzz"], 2) == [[], [], []]
 
 
 def test_many_ties_stand_in_corpus_order(tmp_path):
@@ -53,7 +52,7 @@ def test_many_ties_stand_in_corpus_order(tmp_path):
 
 @pytest.mark.parametrize("query", ["\0", '+ - && "(', "\ud800", "field:alpha", "a" * 1_000_000])
 def test_nothing_in_a_query_is_syntax(index, query):
-    assert len(index.search([query], 3)[0]) == 3
+    assert ids(index.search([query], 3)) == [["p0", "p4"] if "alpha" in query else []]
     assert ids(index.search([query + " gamma"], 1))[0][0] in {"p1", "p0"}
 
 

@@ -36,7 +36,7 @@ class NotingRetriever:
 
 def make(num_envs=3, **settings):
     return gymnasium.make_vec(
-        "DeepSearch-Toy-v0",
+        "DeepSearch-Toy-v1",
         num_envs=num_envs,
         vectorization_mode="vector_entry_point",
         **settings,
@@ -74,7 +74,7 @@ def assert_same_info(batched, single):
 def test_same_trajectories_as_single_environments(settings, seed):
     num_envs, rng = 5, np.random.default_rng(seed)
     vector = make(num_envs, **settings)
-    singles = [gymnasium.make("DeepSearch-Toy-v0", **settings) for _ in range(num_envs)]
+    singles = [gymnasium.make("DeepSearch-Toy-v1", **settings) for _ in range(num_envs)]
     observations, infos = vector.reset(seed=seed)
     done = np.zeros(num_envs, dtype=bool)
     for slot, single in enumerate(singles):
@@ -308,7 +308,7 @@ def test_pickling_in_mid_episode():
 
 def test_under_the_sync_vector_env():
     env = SyncVectorEnv(
-        [lambda: gymnasium.make("DeepSearch-Toy-v0") for _ in range(2)],
+        [lambda: gymnasium.make("DeepSearch-Toy-v1") for _ in range(2)],
         autoreset_mode=AutoresetMode.NEXT_STEP,
     )
     ours = make(2)
@@ -327,7 +327,7 @@ def test_under_the_sync_vector_env():
 
 def test_under_the_async_vector_env():
     settings = {"vectorization_mode": "async", "vector_kwargs": {"shared_memory": False}}
-    env = gymnasium.make_vec("calibadv_env:DeepSearch-Toy-v0", num_envs=2, **settings)
+    env = gymnasium.make_vec("calibadv_env:DeepSearch-Toy-v1", num_envs=2, **settings)
     try:
         ours = make(2)
         assert env.reset(seed=0)[0] == ours.reset(seed=0)[0]
@@ -339,4 +339,4 @@ def test_under_the_async_vector_env():
 
 def test_shared_memory_is_refused_with_the_remedy():
     with pytest.raises((CustomSpaceError, ValueError), match="shared_memory=False"):
-        gymnasium.make_vec("DeepSearch-Toy-v0", num_envs=2, vectorization_mode="async")
+        gymnasium.make_vec("DeepSearch-Toy-v1", num_envs=2, vectorization_mode="async")

@@ -40,7 +40,7 @@ from calibadv_env.wrappers import (
 
 SEARCH = "<think>t</think><search>river é</search>"
 ANSWER = "<think>t</think><answer>x</answer>"
-ENV_ID = "calibadv_env:DeepSearch-Toy-v0"
+ENV_ID = "calibadv_env:DeepSearch-Toy-v1"
 GRAMMAR = ToolGrammar()
 
 

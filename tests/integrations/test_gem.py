@@ -15,7 +15,7 @@ from gem.envs.registration import ENV_REGISTRY
 from calibadv_env.integrations.gem import NAMES, GemSearchEnv, register
 from tests.integrations.players import SETTINGS, AtlasPolicy, example, play, scripts
 
-ATLAS = "calibadv:DeepSearch-Atlas-v0"
+ATLAS = "calibadv:DeepSearch-Atlas-v1"
 
 
 def test_episodes_of_the_shipped_policy_are_those_of_our_own_environment():

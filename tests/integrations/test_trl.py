@@ -59,7 +59,7 @@ def make(
     tasks = kwargs.pop("tasks", [0, 10])
     model, tokenizer = load_policy("atlas-tiny")
     rollout = SearchRollout(
-        env_id="calibadv_env:DeepSearch-Atlas-v0",
+        env_id="calibadv_env:DeepSearch-Atlas-v1",
         env_kwargs=ENV,
         num_slots=4,
         max_turn_tokens=48,

@@ -18,7 +18,7 @@ from calibadv_env.integrations.trl import (
     environment_factory,
 )
 
-ENV_ID = "calibadv_env:DeepSearch-Atlas-v0"
+ENV_ID = "calibadv_env:DeepSearch-Atlas-v1"
 
 
 def tools(**kwargs: Any) -> SearchTools:

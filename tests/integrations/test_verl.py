@@ -49,7 +49,7 @@ from calibadv_algo.rollout.episodes import EpisodeSpec, regroup
 from calibadv_algo.rollout.slots import make_slots
 from calibadv_env.info import STOP_STRINGS
 
-ENV_ID = "calibadv_env:DeepSearch-Atlas-v0"
+ENV_ID = "calibadv_env:DeepSearch-Atlas-v1"
 ENV: dict[str, Any] = {"split": "train", "prompt": "question", "max_turns": 2}
 TASKS = (0, 0, 0, 0, 10, 10, 10, 10)
 RESPONSE = 600

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from calibadv_env.errors import DataError, RetrieverError
 from calibadv_env.protocol.passages import ScoredPassage
-from calibadv_env.retrieval.base import Hits, check_search, take
+from calibadv_env.retrieval.base import ONLY_MATCHES, check_search, only_matches, take
 from calibadv_env.retrieval.bm25.build import (
     POSITIONS,
     SCORES,
@@ -22,6 +22,7 @@ from calibadv_env.retrieval.bm25.build import (
 from calibadv_env.retrieval.bm25.scan import PostingsScan, Word
 from calibadv_env.retrieval.bm25.settings import WORD, Bm25Settings
 from calibadv_env.retrieval.disk_index import DiskIndex
+from calibadv_env.retrieval.filled import FilledUp
 from calibadv_env.retrieval.index_files import (
     check_settings,
     map_array,
@@ -88,9 +89,16 @@ class Bm25Index(DiskIndex):
             hits = self._scan.search([words[query] for query in known], count)
         except IndexError as error:
             raise RetrieverError(f"{self.folder}: the index is damaged: {error}") from error
-        ranked = dict(zip(known, hits, strict=True))
-        first: Hits = [(position, 0.0) for position in range(count)]
-        return [take(self.corpus.passages, ranked.get(query, first)) for query in queries]
+        ranked = dict(zip(known, map(only_matches, hits), strict=True))
+        return [take(self.corpus.passages, ranked.get(query, ())) for query in queries]
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that answers depend on; see :class:`Retriever`."""
+        return {**super().identity(), ONLY_MATCHES: True}
+
+    def with_fillers(self) -> FilledUp:
+        """This retriever as environments of version 0 know it."""
+        return FilledUp(self)
 
     def _words_of(self, query: str) -> list[Word]:
         known = map(self._known_word, WORD.findall(query.lower()))

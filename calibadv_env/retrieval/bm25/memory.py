@@ -8,9 +8,17 @@ from typing import Any
 import bm25s
 
 from calibadv_env.protocol.passages import ScoredPassage
-from calibadv_env.retrieval.base import best_positions, check_search, identity_record, take
+from calibadv_env.retrieval.base import (
+    ONLY_MATCHES,
+    best_positions,
+    check_search,
+    identity_record,
+    only_matches,
+    take,
+)
 from calibadv_env.retrieval.bm25.settings import WORD, Bm25Settings
 from calibadv_env.retrieval.corpus import Corpus, indexed_text
+from calibadv_env.retrieval.filled import FilledUp
 
 
 class Bm25Retriever:
@@ -18,8 +26,8 @@ class Bm25Retriever:
 
     English stop words are left out and nothing is stemmed. The scores are those of
     ``bm25s.BM25.retrieve``; the choice of the best is our own, because the library's breaks ties
-    by the accidents of a partial sort. Equal scores stand in corpus order. A query without any
-    word of the corpus, the empty one included, gives the first passages with the score 0.
+    by the accidents of a partial sort. Equal scores stand in corpus order. A passage that holds no
+    word of the query is not given, so a query without any word of the corpus finds nothing.
 
     The index is immutable after construction, so threads may share it, and it pickles.
 
@@ -59,13 +67,18 @@ class Bm25Retriever:
 
     def identity(self) -> dict[str, Any]:
         """Everything that answers depend on; see :class:`Retriever`."""
-        return identity_record(self, self.corpus, k1=self.k1, b=self.b)
+        settings = {"k1": self.k1, "b": self.b, ONLY_MATCHES: True}
+        return identity_record(self, self.corpus, **settings)
+
+    def with_fillers(self) -> FilledUp:
+        """This retriever as environments of version 0 know it."""
+        return FilledUp(self)
 
     def _search_one(self, query: str, count: int) -> list[ScoredPassage]:
         passages = self.corpus.passages
         vocabulary = self._vocabulary
         ids = [vocabulary[word] for word in WORD.findall(query.lower()) if word in vocabulary]
         if not ids:
-            return [ScoredPassage(passage, 0.0) for passage in passages[:count]]
+            return []
         scores = self._index.get_scores_from_ids(ids)
-        return take(passages, best_positions(scores, count))
+        return take(passages, only_matches(best_positions(scores, count)))

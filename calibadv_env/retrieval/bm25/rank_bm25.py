@@ -11,9 +11,10 @@ import numpy as np
 
 from calibadv_env.common.extras import import_extra
 from calibadv_env.protocol.passages import ScoredPassage
-from calibadv_env.retrieval.base import best_positions, check_search, identity_record, take
+from calibadv_env.retrieval.base import ONLY_MATCHES, check_search, identity_record, take
 from calibadv_env.retrieval.bm25.settings import Bm25Settings
 from calibadv_env.retrieval.corpus import Corpus, indexed_text
+from calibadv_env.retrieval.filled import FilledUp
 
 MAX_PASSAGES: Final = 200_000
 """A linear scan beyond this size takes over half a second and gigabytes of memory a query."""
@@ -59,13 +60,21 @@ class RankBm25Retriever:
         """Everything that answers depend on; see :class:`Retriever`."""
         # Recordings from before k1 and b were part of it go on to match where these are the usual.
         settings = {} if self._settings == Bm25Settings() else asdict(self._settings)
-        return identity_record(self, self.corpus, **settings)
+        return identity_record(self, self.corpus, **settings, **{ONLY_MATCHES: True})
+
+    def with_fillers(self) -> FilledUp:
+        """This retriever as environments of version 0 know it."""
+        return FilledUp(self)
 
     def _search_one(self, words: list[str], count: int) -> list[ScoredPassage]:
-        passages = self.corpus.passages
         if self._index is None:
-            return [ScoredPassage(passage, 0.0) for passage in passages[:count]]
-        return take(passages, best_positions(np.asarray(self._index.get_scores(words)), count))
+            return []
+        scores = np.asarray(self._index.get_scores(words))
+        # The score of a match may be 0 or less here, so it does not tell what matches.
+        counts = enumerate(self._index.doc_freqs)
+        matches = np.array([i for i, held in counts if not held.keys().isdisjoint(words)], np.intp)
+        best = matches[np.argsort(-scores[matches], kind="stable")[:count]]
+        return take(self.corpus.passages, [(int(i), float(scores[i])) for i in best])
 
 
 def _words(texts: list[str]) -> list[list[str]]:

@@ -10,11 +10,12 @@ from typing import Any, Final
 from calibadv_env.common.extras import import_extra
 from calibadv_env.errors import DataError, RetrieverError
 from calibadv_env.protocol.passages import ScoredPassage
-from calibadv_env.retrieval.base import check_search, filled_up, take, with_ties
+from calibadv_env.retrieval.base import ONLY_MATCHES, check_search, take, with_ties
 from calibadv_env.retrieval.bm25.settings import STOP_WORDS, WORD
 from calibadv_env.retrieval.corpus import indexed_text
 from calibadv_env.retrieval.disk_corpus import FOLDER, CorpusSource, DiskCorpus, write_corpus
 from calibadv_env.retrieval.disk_index import DiskIndex, finish_index
+from calibadv_env.retrieval.filled import FilledUp
 from calibadv_env.retrieval.index_files import (
     Progress,
     building,
@@ -92,8 +93,7 @@ class TantivyIndex(DiskIndex):
     """Searches what :func:`build_tantivy_index` wrote.
 
     The words are those of :class:`calibadv_env.retrieval.bm25.memory.Bm25Retriever`, k1 and b are
-    fixed at 1.2 and 0.75. Ties stand in corpus order; passages without any word of the query
-    follow in corpus order with the score 0.
+    fixed at 1.2 and 0.75. Ties stand in corpus order.
 
     **Differs** from the other BM25 in this: tantivy keeps the length of a passage in one byte, so
     lengths above 40 words are rounded, and its scores carry the factor ``k1 + 1``. Orders differ
@@ -138,7 +138,7 @@ class TantivyIndex(DiskIndex):
     def _search_one(self, query: str, count: int) -> list[ScoredPassage]:
         words = Counter(_words(query))
         if not words:
-            return take(self.corpus.passages, filled_up([], count, 0.0))
+            return []
         tantivy = self._tantivy
         clauses = []
         for word, times in words.items():
@@ -156,7 +156,15 @@ class TantivyIndex(DiskIndex):
             found = with_ties(fetch, count, len(self.corpus))
         except (ValueError, OSError) as error:
             raise RetrieverError(f"{self.folder}: tantivy could not search: {error}") from error
-        return take(self.corpus.passages, filled_up(found, count, 0.0))
+        return take(self.corpus.passages, found)
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that answers depend on; see :class:`Retriever`."""
+        return {**super().identity(), ONLY_MATCHES: True}
+
+    def with_fillers(self) -> FilledUp:
+        """This retriever as environments of version 0 know it."""
+        return FilledUp(self)
 
     def __reduce__(self) -> tuple[type[TantivyIndex], tuple[Path]]:
         """Pickles by path."""

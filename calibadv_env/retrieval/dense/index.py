@@ -17,12 +17,20 @@ from calibadv_env.common.checks import require_positive
 from calibadv_env.common.files import atomic_file, write_text
 from calibadv_env.errors import DataError
 from calibadv_env.protocol.passages import ScoredPassage
-from calibadv_env.retrieval.base import Hits, check_search, filled_up, first_limit, take, with_ties
+from calibadv_env.retrieval.base import (
+    ONLY_MATCHES,
+    Hits,
+    check_search,
+    first_limit,
+    take,
+    with_ties,
+)
 from calibadv_env.retrieval.dense.encoders import Encoder, TransformerEncoder
 from calibadv_env.retrieval.dense.faiss_index import (
     FaissSearcher,
     FaissSettings,
     Flat,
+    Hnsw,
     build_faiss,
     from_record,
     import_faiss,
@@ -30,6 +38,7 @@ from calibadv_env.retrieval.dense.faiss_index import (
 )
 from calibadv_env.retrieval.disk_corpus import FOLDER, CorpusSource, DiskCorpus, write_corpus
 from calibadv_env.retrieval.disk_index import DiskIndex, finish_index
+from calibadv_env.retrieval.filled import FilledUp
 from calibadv_env.retrieval.index_files import (
     MANIFEST,
     Progress,
@@ -153,8 +162,8 @@ class DenseIndex(DiskIndex):
     The batch is encoded and searched together, yet an answer does not depend on which queries
     share it: see :class:`TransformerEncoder` for how far that holds of a query's vector; what is
     found for a vector, and its scores, hold to the last bit on the CPU (see
-    :class:`FaissSearcher`). Ties stand in corpus order. An approximate index that finds too few is
-    filled up with the first other passages at the score of the last that was found.
+    :class:`FaissSearcher`). Ties stand in corpus order. A graph (hnsw) may find fewer than are
+    wanted.
 
     Args:
         folder: The index.
@@ -194,6 +203,7 @@ class DenseIndex(DiskIndex):
                 f"{folder}: the passages were encoded by {fingerprint[:40]!r}, the encoder of the "
                 f"queries is {self.encoder.fingerprint[:40]!r}; build the index again"
             )
+        self._may_miss = isinstance(settings, Hnsw)
         self._is_mapped, self._device = is_mapped, device
         self._faiss = FaissSearcher(folder / _INDEX, settings, is_mapped=is_mapped, device=device)
         if self._faiss.size != len(self.corpus):
@@ -223,15 +233,23 @@ class DenseIndex(DiskIndex):
     def _settle(
         self, vector: npt.NDArray[np.float32], hits: Hits, count: int
     ) -> list[ScoredPassage]:
-        """Puts ties in order, for which it may have to look further, and fills up."""
+        """Puts ties in order, for which it may have to look further."""
         limit = first_limit(count, self._faiss.size)
 
         def fetch(wanted: int) -> Hits:
             return hits if wanted == limit else self._faiss.search(vector[None, :], wanted)[0]
 
-        found = with_ties(fetch, count, self._faiss.size)
-        last = found[-1][1] if found else 0.0
-        return take(self.corpus.passages, filled_up(found, count, last))
+        return take(self.corpus.passages, with_ties(fetch, count, self._faiss.size))
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that answers depend on; see :class:`Retriever`."""
+        # The other kinds always find as many as are wanted, so their recordings go on to match.
+        mark = {ONLY_MATCHES: True} if self._may_miss else {}
+        return {**super().identity(), **mark}
+
+    def with_fillers(self) -> FilledUp:
+        """This retriever as environments of version 0 know it."""
+        return FilledUp(self, score=None)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles by path, with an encoder of the caller's own making."""
