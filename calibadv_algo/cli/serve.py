@@ -11,14 +11,17 @@ from typing import Annotated, Final
 import tyro
 from rich.console import Console
 
+from calibadv_env.common.proxies import is_loopback
 from calibadv_env.data.reading import read_corpus
 from calibadv_env.data.registry import get_dataset, list_datasets
 from calibadv_env.errors import DataError
 from calibadv_env.retrieval import Retriever, make_retriever
 from calibadv_env.retrieval.parallel import ParallelRetriever
+from calibadv_env.retrieval.remote.access import AccessRules
 from calibadv_env.retrieval.remote.batcher import BatchLimits
+from calibadv_env.retrieval.remote.connections import ConnectionLimits
+from calibadv_env.retrieval.remote.requests import RequestLimits
 from calibadv_env.retrieval.remote.server import ServerConfig, run_server
-from calibadv_env.retrieval.remote.wire import RequestLimits
 
 SINGLE_CORE_KINDS: Final = ("bm25", "tantivy")
 MAX_PROCESSES: Final = 4
@@ -26,20 +29,27 @@ MAX_PROCESSES: Final = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serve:
-    """Serve searches over HTTP, in the dialects of Search-R1, CalibAdv, SkyRL and GEM."""
+    """Serve searches over HTTP, as Search-R1, CalibAdv, SkyRL, GEM and ReSearch ask for them."""
 
     source: Annotated[str, tyro.conf.Positional]
     """A corpus (JSONL, plain or gzip), the folder of an index, or the name of a dataset."""
     retriever: str = "bm25"
     """Retriever of a corpus or a dataset; an index says itself."""
     host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 lets other machines in. There is no password."""
+    """Address to listen on; 0.0.0.0 lets other machines in. See --token-variable."""
     port: int = 8000
     """Port; 0 takes a free one."""
     batch: BatchLimits = field(default_factory=BatchLimits)
     """Limits of the batches that requests are put together into."""
     limits: RequestLimits = field(default_factory=RequestLimits)
     """Limits of a request."""
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
+    """Patience with clients, and how many there may be."""
+    allow_host: tuple[str, ...] = ()
+    """Names that clients use for this server, beside IP addresses, localhost and the machine's own
+    name; * allows all. Others are refused, since a page in a browser may have made them up."""
+    token_variable: str = ""
+    """Environment variable with a token that every request must bring. Empty: none is asked for."""
     max_body_bytes: int = 32 * 1024 * 1024
     """Longest request."""
     grace_s: float = 30.0
@@ -57,6 +67,8 @@ class Serve:
             port=self.port,
             batch=self.batch,
             limits=self.limits,
+            connections=self.connections,
+            access=AccessRules(allow_host=self.allow_host, token_variable=self.token_variable),
             max_body_bytes=self.max_body_bytes,
             grace_s=self.grace_s,
         )
@@ -72,6 +84,11 @@ class Serve:
 
         def announce(address: str) -> None:
             console.print(f"listening on {address}/retrieve, loading {self.source}", markup=False)
+            if not self.token_variable and not is_loopback(self.host):
+                console.print(
+                    "whoever reaches this machine may search; --token-variable asks for a token",
+                    markup=False,
+                )
 
         run_server(load, config, announce)
         return 0

@@ -18,6 +18,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from types import MappingProxyType
 from typing import Annotated, Any, Final, Self, TypeVar
 
 from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE, Checked
@@ -179,20 +180,26 @@ class HttpClient:
         body = json.dumps(dict(record), separators=(",", ":")).encode("ascii")
         return self.post(url, body, {"content-type": "application/json", **headers}, read_json)
 
-    def get(self, url: str, timeout_s: float | None = None) -> bytes:
+    def get(
+        self,
+        url: str,
+        timeout_s: float | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> bytes:
         """The body of the reply to one GET request; nothing is retried.
 
         Args:
             url: The address.
             timeout_s: Most seconds; None takes that of the settings.
+            headers: Beside those that httpx adds.
 
         Raises:
             CallError: if there was no reply, or none of status 200.
         """
         try:
-            return self._send("GET", url, b"", {}, timeout_s or self.settings.timeout_s)
+            return self._send("GET", url, b"", headers, timeout_s or self.settings.timeout_s)
         except self._failures as error:
-            raise _failed(url, error, 1, {}) from error
+            raise _failed(url, error, 1, headers) from error
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """Results in order of a function that makes calls of this client, for many items at a time.

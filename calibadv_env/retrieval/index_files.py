@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
@@ -147,8 +147,8 @@ def read_manifest(folder: str | Path, kind: str | None = None) -> Manifest:
     """Reads the manifest of an index, which must have the kind, if one is given.
 
     Raises:
-        DataError: if the folder holds no index, one of another format version, or one of
-            another kind.
+        DataError: if the folder holds no index, one of another format version, one of another
+            kind, or if a file that the manifest names lies outside the folder.
     """
     path = Path(folder) / MANIFEST
     try:
@@ -175,11 +175,30 @@ def read_manifest(folder: str | Path, kind: str | None = None) -> Manifest:
             settings=record["settings"],
             files={name: FileFacts(**facts) for name, facts in record["files"].items()},
         )
+        _check_types(manifest)
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: the manifest is damaged: {error!r}; build it again") from error
     if kind is not None and manifest.kind != kind:
         raise DataError(f"{folder}: the index must be of kind {kind!r}, got {manifest.kind!r}")
     return manifest
+
+
+def _check_types(manifest: Manifest) -> None:
+    """Refuses a manifest that no build wrote: it may come from anywhere.
+
+    Raises:
+        TypeError: naming what is wrong.
+    """
+    if not isinstance(manifest.kind, str) or not isinstance(manifest.corpus_sha256, str):
+        raise TypeError("kind and corpus_sha256 must be strings")
+    if not isinstance(manifest.num_passages, int) or manifest.num_passages < 0:
+        raise TypeError("num_passages must be a number, 0 or more")
+    if not isinstance(manifest.settings, Mapping):
+        raise TypeError("settings must be an object")
+    for name in manifest.files:
+        place = PurePath(name)
+        if place.is_absolute() or ".." in place.parts or not place.parts or "\0" in name:
+            raise TypeError(f"the file {name!r} must lie inside the folder")
 
 
 def check_files(folder: Path, manifest: Manifest, *, verify: bool = False) -> None:

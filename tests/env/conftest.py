@@ -20,9 +20,11 @@ LAUNCH = """
 import sys, time
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.errors import RetrieverError
+from calibadv_env.retrieval.remote.access import AccessRules
 from calibadv_env.retrieval.remote.batcher import BatchLimits
+from calibadv_env.retrieval.remote.connections import ConnectionLimits
 from calibadv_env.retrieval.remote.server import ServerConfig, run_server
-from calibadv_env.retrieval.remote.wire import RequestLimits
+from calibadv_env.retrieval.remote.requests import RequestLimits
 
 class Slow:
     def __init__(self, inner, seconds):
@@ -88,10 +90,11 @@ class SearchServer:
         self.port = int(found.group(1))
         self.url = f"http://127.0.0.1:{self.port}"
 
-    def metric(self, name: str) -> float:
+    def metric(self, name: str, default: float | None = None) -> float:
         with urllib.request.urlopen(f"{self.url}/metrics") as reply:
             text = reply.read().decode()
-        return float(re.search(rf"^calibadv_{re.escape(name)} (\S+)$", text, re.M).group(1))
+        found = re.search(rf"^calibadv_{re.escape(name)} (\S+)$", text, re.M)
+        return default if found is None and default is not None else float(found.group(1))
 
     def wait_until_ready(self) -> None:
         while True:

@@ -18,7 +18,7 @@ from calibadv_env.retrieval.remote.batcher import (
     ExpiredError,
     QueueFullError,
     SearchBatcher,
-    search_in_parts,
+    search_distinct,
 )
 from calibadv_env.retrieval.remote.server import (
     SearchService,
@@ -321,7 +321,7 @@ def test_only_requests_for_the_same_number_share_a_search():
 def test_a_batch_is_bounded_and_a_long_request_goes_piece_by_piece():
     jobs = [(["a"], 1), (["b", "c"], 1), (list("defgh"), 1), (["i"], 1)]
     answers, asked, _ = batched(jobs, BatchLimits(max_batch=3))
-    assert [queries for queries, _ in asked] == [list("abc"), list("def"), list("gh"), ["i"]]
+    assert [queries for queries, _ in asked] == [list("abc"), list("def"), list("igh")]
     assert [len(answer) for answer in answers] == [1, 2, 5, 1]
     _, alone, _ = batched([(["a"], 1), (["b"], 1)], BatchLimits(max_batch=1))
     assert alone == [(["a"], 1), (["b"], 1)]
@@ -372,7 +372,7 @@ def test_a_stop_that_cannot_wait_still_answers():
 
 def test_a_retriever_that_answers_too_little_is_an_error():
     with pytest.raises(RetrieverError, match="all 1 queries, got 0"):
-        search_in_parts(Recorder(), ["short"], 1, 8)
+        search_distinct(Recorder(), ["short"], 1)
 
 
 def test_a_lone_request_waits_no_longer_than_allowed():

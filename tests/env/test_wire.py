@@ -5,19 +5,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibadv_env.retrieval import Passage, ScoredPassage
+from calibadv_env.retrieval.remote.requests import (
+    BadRequestError,
+    RequestLimits,
+    encode_reply,
+    parse_request,
+)
 from calibadv_env.retrieval.remote.wire import (
     DIALECTS,
     JSON_TYPE,
     BadReplyError,
-    BadRequestError,
-    RequestLimits,
     content_id,
     contents_of,
     decode_reply,
     document_of,
-    encode_reply,
     encode_request,
-    parse_request,
 )
 
 pytest.importorskip("msgpack")

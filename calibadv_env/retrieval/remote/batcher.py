@@ -60,10 +60,23 @@ Answer: TypeAlias = list[list[ScoredPassage]] | BaseException
 
 @dataclass(slots=True)
 class _Job:
+    """A request and how far it is: its distinct queries, and what was found for the first."""
+
     queries: Sequence[str]
     top_k: int
     answer: asyncio.Future[Answer]
+    distinct: list[str]
+    found: dict[str, list[ScoredPassage]] = field(default_factory=dict)
     arrived: float = field(default_factory=time.monotonic)
+
+    @property
+    def num_left(self) -> int:
+        """Queries that are still to be searched."""
+        return len(self.distinct) - len(self.found)
+
+    def part(self, most: int) -> list[str]:
+        """The next queries to be searched."""
+        return self.distinct[len(self.found) : len(self.found) + most]
 
 
 class SearchBatcher:
@@ -72,8 +85,8 @@ class SearchBatcher:
     One search runs at a time, in the executor. Meanwhile requests gather; the next search takes
     all that ask for the same number of passages, in the order they came, up to ``max_batch``
     queries. A request is never split between searches of others, and one with more queries than
-    that is searched alone, piece by piece. If a search for several requests fails, each is
-    searched alone, so that no request fails for what another asked.
+    that is searched alone, piece by piece, and others come in between its pieces. If a search for
+    several requests fails, each is searched alone, so that no request fails for what another asked.
 
     Args:
         retriever: Answers.
@@ -119,8 +132,9 @@ class SearchBatcher:
             message = f"the queue is full: {self._num_waiting} queries wait"
             answer.set_result(QueueFullError(message, self._retry_after_s()))
             return answer
-        self._jobs.append(_Job(queries, top_k, answer))
-        self._num_waiting += len(queries)
+        job = _Job(queries, top_k, answer, list(dict.fromkeys(queries)))
+        self._jobs.append(job)
+        self._num_waiting += job.num_left
         self._metrics.queries += len(queries)
         self._has_jobs.set()
         if self._num_waiting >= self._limits.max_batch:
@@ -164,19 +178,19 @@ class SearchBatcher:
         while self._jobs and size < self._limits.max_batch:
             job = self._jobs.popleft()
             if job.answer.done():
-                self._num_waiting -= len(job.queries)
-            elif job.arrived < oldest:
-                self._num_waiting -= len(job.queries)
+                self._num_waiting -= job.num_left
+            elif job.arrived < oldest and not job.found:
+                self._num_waiting -= job.num_left
                 self._metrics.expired += 1
                 message = f"waited more than {self._limits.max_age_s} s for a search"
                 job.answer.set_result(ExpiredError(message))
             elif batch and (
-                job.top_k != batch[0].top_k or size + len(job.queries) > self._limits.max_batch
+                job.top_k != batch[0].top_k or size + job.num_left > self._limits.max_batch
             ):
                 others.append(job)
             else:
                 batch.append(job)
-                size += len(job.queries)
+                size += job.num_left
         self._jobs.extendleft(reversed(others))
         self._num_waiting -= size
         if not self._jobs:
@@ -187,11 +201,12 @@ class SearchBatcher:
 
     async def _search(self, batch: Sequence[_Job]) -> None:
         top_k = batch[0].top_k
-        queries = list(dict.fromkeys(query for job in batch for query in job.queries))
-        num_queries = sum(len(job.queries) for job in batch)
+        parts = [job.part(self._limits.max_batch) for job in batch]
+        queries = list(dict.fromkeys(query for part in parts for query in part))
+        num_queries = sum(map(len, parts))
         started = time.monotonic()
         search = asyncio.get_running_loop().run_in_executor(
-            self._executor, search_in_parts, self._retriever, queries, top_k, self._limits.max_batch
+            self._executor, search_distinct, self._retriever, queries, top_k
         )
         await asyncio.wait((search,))
         took = time.monotonic() - started
@@ -199,9 +214,8 @@ class SearchBatcher:
         error = search.exception()
         if error is None:
             found = search.result()
-            for job in batch:
-                if not job.answer.done():
-                    job.answer.set_result([found[query] for query in job.queries])
+            for job, part in zip(batch, parts, strict=True):
+                self._advance(job, {query: found[query] for query in part})
             return
         self._metrics.failed_searches += 1
         if len(batch) > 1:
@@ -210,9 +224,21 @@ class SearchBatcher:
         elif not batch[0].answer.done():
             batch[0].answer.set_result(error)
 
+    def _advance(self, job: _Job, found: dict[str, list[ScoredPassage]]) -> None:
+        """Answers a request whose last piece was found, else queues it behind the others."""
+        job.found |= found
+        if job.answer.done():
+            return
+        if not job.num_left:
+            job.answer.set_result([job.found[query] for query in job.queries])
+            return
+        self._jobs.append(job)
+        self._num_waiting += job.num_left
+        self._has_jobs.set()
+
     def _count(self, num_requests: int, num_queries: int, num_distinct: int, took: float) -> None:
         metrics = self._metrics
-        metrics.searches += math.ceil(num_distinct / self._limits.max_batch)
+        metrics.searches += 1
         metrics.distinct_queries += num_distinct
         metrics.batch_requests.add(num_requests)
         metrics.batch_queries.add(num_queries)
@@ -221,21 +247,17 @@ class SearchBatcher:
         self._seconds_per_query += 0.2 * (rate - self._seconds_per_query)
 
 
-def search_in_parts(
-    retriever: Retriever, queries: Sequence[str], top_k: int, max_batch: int
+def search_distinct(
+    retriever: Retriever, queries: Sequence[str], top_k: int
 ) -> dict[str, list[ScoredPassage]]:
-    """Searches distinct queries, at most ``max_batch`` at a time.
+    """The passages of each of some distinct queries.
 
     Raises:
         RetrieverError: if the retriever raises it, or answers another number of queries.
     """
-    found: dict[str, list[ScoredPassage]] = {}
-    for start in range(0, len(queries), max_batch):
-        part = queries[start : start + max_batch]
-        answers = retriever.search(part, top_k)
-        if len(answers) != len(part):
-            raise RetrieverError(
-                f"retriever must answer all {len(part)} queries, got {len(answers)} answers"
-            )
-        found.update(zip(part, answers, strict=True))
-    return found
+    answers = retriever.search(queries, top_k)
+    if len(answers) != len(queries):
+        raise RetrieverError(
+            f"retriever must answer all {len(queries)} queries, got {len(answers)} answers"
+        )
+    return dict(zip(queries, answers, strict=True))

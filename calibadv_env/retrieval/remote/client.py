@@ -15,6 +15,7 @@ from calibadv_env.common.http import (
     HttpClient,
     HttpSettings,
     UnusableReplyError,
+    bearer,
     require_http,
 )
 from calibadv_env.errors import RetrieverError
@@ -24,6 +25,7 @@ from calibadv_env.retrieval.remote.specs import read_spec
 from calibadv_env.retrieval.remote.wire import (
     BATCH_DIALECTS,
     DIALECTS,
+    MAX_PASSAGES,
     BadReplyError,
     Dialect,
     decode_reply,
@@ -49,6 +51,7 @@ _OPTIONS: Final[Mapping[str, type]] = {
     "ready_timeout_s": float,
     "max_queries_per_request": int,
     "num_candidates": int,
+    "token_variable": str,
     "seed": int,
 }
 
@@ -80,6 +83,8 @@ class HttpRetriever:
             says that it is not ready; 0 does not wait.
         max_queries_per_request: Longer batches are sent in parts, side by side.
         num_candidates: What a rerank server is told to choose from.
+        token_variable: Environment variable with a token for the server, read at each call and
+            stored nowhere; empty sends none.
         seed: Seed of the jitter.
 
     Raises:
@@ -101,6 +106,7 @@ class HttpRetriever:
         ready_timeout_s: float = 0.0,
         max_queries_per_request: int = 256,
         num_candidates: int = 10,
+        token_variable: str = "",
         seed: int = 0,
     ) -> None:
         if dialect != "auto" and dialect not in DIALECTS:
@@ -115,6 +121,7 @@ class HttpRetriever:
         self.ready_timeout_s = ready_timeout_s
         self.max_queries_per_request = max_queries_per_request
         self.num_candidates = num_candidates
+        self.token_variable = token_variable
         settings = HttpSettings(
             timeout_s=timeout_s,
             max_retries=max_retries,
@@ -157,7 +164,8 @@ class HttpRetriever:
         try:
             if self._spoken is None:
                 self._spoken = self._find_dialect(queries[0], top_k)
-            size = self.max_queries_per_request if self._spoken in BATCH_DIALECTS else 1
+            most = min(self.max_queries_per_request, max(1, MAX_PASSAGES // top_k))
+            size = most if self._spoken in BATCH_DIALECTS else 1
             ask = partial(self._ask, self._spoken, top_k)
             answers = self._http.map(ask, split_batch(queries, size, _MAX_CHARS_PER_REQUEST))
         except CallError as error:
@@ -178,7 +186,7 @@ class HttpRetriever:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                self._http.get(self._sibling("ready"), timeout_s=min(5.0, timeout_s or 5.0))
+                self._get_ready(timeout_s=min(5.0, timeout_s or 5.0))
                 break
             except CallError as error:
                 if error.status in (404, 405):
@@ -199,7 +207,7 @@ class HttpRetriever:
         if not self._is_awaited:
             self.wait_until_ready(self.ready_timeout_s)
         try:
-            record = json.loads(self._http.get(self._sibling("ready")))
+            record = json.loads(self._get_ready())
         except CallError as error:
             if error.status not in (404, 405):
                 raise RetrieverError(str(error)) from error.__cause__
@@ -237,7 +245,7 @@ class HttpRetriever:
                     raise
                 raise UnusableReplyError(f"the reply {error}") from error
 
-        headers = {"content-type": content_type, "accept": content_type}
+        headers = {"content-type": content_type, "accept": content_type, **self._token()}
         try:
             return self._http.post(self.url, body, headers, decode)
         except BadReplyError as error:
@@ -266,10 +274,15 @@ class HttpRetriever:
             f"{self.url} speaks none of the dialects; " + "; ".join(causes)
         ) from last
 
-    def _sibling(self, name: str) -> str:
+    def _get_ready(self, timeout_s: float | None = None) -> bytes:
+        """The body of the route ``/ready``, which stands beside the route that is asked."""
         parts = urlsplit(self.url)
         folder = parts.path.rpartition("/")[0]
-        return urlunsplit(parts._replace(path=f"{folder}/{name}", query=""))
+        url = urlunsplit(parts._replace(path=f"{folder}/ready", query=""))
+        return self._http.get(url, timeout_s, self._token())
+
+    def _token(self) -> dict[str, str]:
+        return bearer(self.token_variable) if self.token_variable else {}
 
 
 def split_batch(queries: Sequence[str], max_queries: int, max_chars: int) -> list[list[str]]:

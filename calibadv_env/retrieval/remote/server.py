@@ -1,14 +1,16 @@
-"""A search server: one route that answers every dialect of `remote.wire`.
+"""A search server: routes that answer every dialect of `remote.requests`.
 
-=========== =================================================================================
-route       answer
-=========== =================================================================================
-/retrieve   passages; 4xx with the reason, 500 if the search failed, 503 with Retry-After while
-            the index is loading and when the queue is full
-/health     200 as soon as the process runs
-/ready      200 once the index is loaded, with what is served; 503 before
-/metrics    counters for Prometheus
-=========== =================================================================================
+============= ===============================================================================
+route         answer
+============= ===============================================================================
+/retrieve     passages; 4xx with the reason, 500 if the search failed, 503 with Retry-After while
+              the index is loading, when the queue is full and when too many bytes are held
+/search       the same in the form of ReSearch, for one query
+/batch_search the same for several
+/health       200 as soon as the process runs
+/ready        200 once the index is loaded, with what is served; 503 before
+/metrics      counters for Prometheus
+============= ===============================================================================
 """
 
 from __future__ import annotations
@@ -16,35 +18,62 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, Final
 
 from annotated_types import Interval
 
 from calibadv_env.common.checks import POSITIVE, Checked
 from calibadv_env.common.extras import import_extra
 from calibadv_env.retrieval.base import Retriever, retriever_identity
-from calibadv_env.retrieval.remote.asgi import Receive, Reply, Send, failure, read_body, send_reply
+from calibadv_env.retrieval.remote.access import Access, AccessRules
+from calibadv_env.retrieval.remote.asgi import (
+    BodyError,
+    Receive,
+    Reply,
+    Send,
+    failure,
+    read_body,
+    send_reply,
+)
 from calibadv_env.retrieval.remote.batcher import (
     BatchLimits,
     ExpiredError,
     QueueFullError,
     SearchBatcher,
 )
-from calibadv_env.retrieval.remote.server_metrics import ServerMetrics
-from calibadv_env.retrieval.remote.wire import (
-    JSON_TYPE,
+from calibadv_env.retrieval.remote.connections import (
+    ConnectionLimits,
+    ConnectionWatch,
+    protocol_class,
+    watching,
+)
+from calibadv_env.retrieval.remote.requests import (
+    ROUTES,
     BadRequestError,
     RequestLimits,
+    Results,
+    Route,
+    SearchRequest,
     encode_reply,
     parse_request,
 )
+from calibadv_env.retrieval.remote.server_logs import RepeatFilter
+from calibadv_env.retrieval.remote.server_metrics import ServerMetrics
+from calibadv_env.retrieval.remote.wire import JSON_TYPE
 
 LoadRetriever = Callable[[], Retriever]
+
+_QUICK_BYTES: Final = 256 * 1024
+"""A body up to this length is parsed where it is received: a change of thread would cost more."""
+_QUICK_PASSAGES: Final = 256
+"""A reply up to so many passages is written at once, for the same reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +85,8 @@ class ServerConfig(Checked):
         port: Port; 0 takes a free one.
         batch: How requests are put together.
         limits: What a request may ask for.
+        connections: Patience with clients, and how many there may be.
+        access: Names that the server answers to, and its token.
         max_body_bytes: Longest request.
         grace_s: How long a stop waits for requests that run.
     """
@@ -64,6 +95,8 @@ class ServerConfig(Checked):
     port: Annotated[int, Interval(ge=0, le=65535)] = 8000
     batch: BatchLimits = field(default_factory=BatchLimits)
     limits: RequestLimits = field(default_factory=RequestLimits)
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
+    access: AccessRules = field(default_factory=AccessRules)
     max_body_bytes: Annotated[int, POSITIVE] = 32 * 1024 * 1024
     grace_s: Annotated[float, POSITIVE] = 30.0
 
@@ -74,15 +107,21 @@ class SearchService:
     Args:
         load: Loads the index; called in a thread of its own, which then does all searches.
         config: What is taken.
+
+    Raises:
+        ValueError: if the variable that holds the token is not set.
     """
 
     def __init__(self, load: LoadRetriever, config: ServerConfig) -> None:
         self.config = config
         self.metrics = ServerMetrics()
+        self.access = Access(config.access, config.host)
+        self.watch = ConnectionWatch(config.connections, self.metrics)
         self.load_error: BaseException | None = None
         self._load = load
         self._identity: dict[str, Any] | None = None
         self._batcher: SearchBatcher | None = None
+        self._executor = ThreadPoolExecutor(1, "calibadv-search")
 
     @property
     def is_ready(self) -> bool:
@@ -95,7 +134,7 @@ class SearchService:
         Args:
             on_failure: Called if the index could not be loaded; ``load_error`` says why.
         """
-        executor = ThreadPoolExecutor(1, "calibadv-search")
+        executor = self._executor
         try:
             loading = asyncio.get_running_loop().run_in_executor(executor, self._load_and_identify)
             await asyncio.wait((loading,))
@@ -114,10 +153,15 @@ class SearchService:
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
 
-    async def retrieve(self, body: bytes, content_type: str | None) -> Reply:
+    async def retrieve(
+        self, body: bytes, content_type: str | None, route: Route = "/retrieve"
+    ) -> Reply:
         """Answers a request, given as bytes and the header's content type, whatever happens."""
         started = time.monotonic()
-        reply = await self._retrieve(body, content_type)
+        try:
+            reply = await self._retrieve(body, content_type, route)
+        except BadRequestError as error:
+            reply = failure(error.status, str(error))
         self.count(reply, started)
         return reply
 
@@ -139,13 +183,20 @@ class SearchService:
             "max_top_k": limits.max_top_k,
             "max_queries": limits.max_queries,
             "max_query_chars": limits.max_query_chars,
+            "max_passages": limits.max_passages,
+            "max_connections": self.watch.max_connections,
         }
         return Reply(200, json.dumps(record).encode(), JSON_TYPE)
 
     def metrics_text(self) -> str:
         """The metrics in the format of Prometheus."""
         length = 0 if self._batcher is None else self._batcher.queue_length
-        return self.metrics.text(is_ready=self.is_ready, queue_length=length)
+        return self.metrics.text(
+            is_ready=self.is_ready,
+            queue_length=length,
+            connections=len(self.watch),
+            pending_bytes=self.watch.pending.held,
+        )
 
     def _load_and_identify(self) -> tuple[Retriever, dict[str, Any] | None]:
         retriever = self._load()
@@ -154,13 +205,14 @@ class SearchService:
         except ValueError:
             return retriever, None  # it can be searched all the same, but not recorded
 
-    async def _retrieve(self, body: bytes, content_type: str | None) -> Reply:
+    async def _retrieve(self, body: bytes, content_type: str | None, route: Route) -> Reply:
         if self._batcher is None:
             return failure(503, "the index is loading", retry_after_s=1)
-        try:
-            request = parse_request(body, content_type, self.config.limits)
-        except BadRequestError as error:
-            return failure(error.status, str(error))
+        parse = partial(parse_request, body, content_type, self.config.limits, route)
+        request = parse() if len(body) <= _QUICK_BYTES else await self._aside(parse)
+        if self._batcher is None:
+            return failure(503, "the server is stopping", retry_after_s=1)
+        self.metrics.ignore(request.ignored)
         answer = await self._batcher.ask(request.queries, request.top_k)
         if isinstance(answer, QueueFullError):
             return failure(503, str(answer), retry_after_s=answer.retry_after_s)
@@ -168,11 +220,29 @@ class SearchService:
             return failure(504, str(answer))
         if isinstance(answer, BaseException):
             return failure(500, f"the search failed: {type(answer).__name__}: {answer}")
+        return await self._encode(request, answer)
+
+    async def _encode(self, request: SearchRequest, answer: Results) -> Reply:
+        encode = partial(encode_reply, request, answer, self.config.limits.max_reply_bytes)
+        is_quick = sum(map(len, answer)) <= _QUICK_PASSAGES
         try:
-            reply, media_type = encode_reply(request, answer)
+            reply, media_type = encode() if is_quick else await self._aside(encode)
+        except BadRequestError:
+            raise
         except ValueError as unwritable:
             return failure(500, f"the passages cannot be written: {unwritable}")
         return Reply(200, reply, media_type)
+
+    async def _aside(self, function: Callable[[], Any]) -> Any:
+        """Does what takes long in the thread that searches, so that other requests are answered.
+
+        As it has one thread, few long replies are held at a time.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._executor, function)
+        except RuntimeError as error:  # the executor is shut down
+            raise BadRequestError(f"the server is stopping: {error}", 503) from error
 
 
 def create_app(
@@ -199,16 +269,27 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
         worker = asyncio.create_task(service.run(on_failure))
-        yield
+        async with watching(service.watch):
+            yield
         worker.cancel()
         await asyncio.wait((worker,))
 
     class Application(fastapi.FastAPI):  # type: ignore[misc, name-defined]
-        """Answers /retrieve itself: the web framework would cost more than many a search."""
+        """Answers searches itself: the web framework would cost more than many a search."""
 
         async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-            if scope["type"] == "http" and scope["path"] == "/retrieve":
-                await _retrieve(service, scope, receive, send)
+            if scope["type"] != "http":
+                await super().__call__(scope, receive, send)
+                return
+            headers = dict(scope["headers"])
+            refusal = service.access.refusal(scope["path"], headers)
+            if refusal is not None:
+                service.metrics.refused[refusal.status] += 1
+                is_unknown = refusal.status == 401
+                more = ((b"www-authenticate", b"Bearer"),) if is_unknown else ()
+                await send_reply(send, refusal, (b"connection", b"close"), *more)
+            elif scope["path"] in ROUTES:
+                await _retrieve(service, scope, headers, receive, send)
             else:
                 await super().__call__(scope, receive, send)
 
@@ -259,11 +340,15 @@ def run_server(
     app = create_app(load, config, stop)
     settings = uvicorn.Config(
         app,
+        http=protocol_class(app.state.service.watch),
+        ws="none",
         log_level="warning",
         access_log=False,
+        timeout_keep_alive=config.connections.idle_s,
         timeout_graceful_shutdown=max(1, round(config.grace_s)),
         backlog=2048,
     )
+    logging.getLogger("uvicorn.error").addFilter(RepeatFilter())
     server = uvicorn.Server(settings)
     with open_port(config.host, config.port) as listener:
         host, port = listener.getsockname()[:2]
@@ -286,23 +371,37 @@ def open_port(host: str, port: int) -> socket.socket:
         raise OSError(error.errno, f"cannot listen on {host} port {port}: {error}") from error
 
 
-async def _retrieve(service: SearchService, scope: Any, receive: Receive, send: Send) -> None:
-    """One request to /retrieve, in the terms of ASGI."""
+async def _retrieve(
+    service: SearchService,
+    scope: Any,
+    headers: dict[bytes, bytes],
+    receive: Receive,
+    send: Send,
+) -> None:
+    """One search, in the terms of ASGI."""
     started = time.monotonic()
     if scope["method"] != "POST":
         reply = failure(405, f"the method must be POST, got {scope['method']}")
         await send_reply(send, reply, (b"allow", b"POST"))
         return
-    max_bytes = service.config.max_body_bytes
-    headers = dict(scope["headers"])
-    body = await read_body(receive, headers.get(b"content-length", b""), max_bytes)
-    if body is None:
-        reply = failure(413, f"the body must have at most {max_bytes:,} bytes")
-        service.count(reply, started)
-    else:
+    pending = service.watch.pending
+    length = headers.get(b"content-length", b"")
+    try:
+        body = await read_body(receive, length, service.config.max_body_bytes, pending)
+    except BodyError as error:
+        service.count(error.reply, started)
+        await send_reply(send, error.reply)
+        return
+    size = len(body)
+    try:
         content_type = headers.get(b"content-type")
-        reply = await service.retrieve(body, content_type and content_type.decode("latin-1"))
-    await send_reply(send, reply)
+        kind = content_type and content_type.decode("latin-1")
+        reply = await service.retrieve(body, kind, scope["path"])
+        pending.force(len(reply.body))
+        size += len(reply.body)
+        await send_reply(send, reply)
+    finally:
+        pending.give(size)
 
 
 def _respond(fastapi: Any, reply: Reply) -> Any:

@@ -12,6 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+_MAX_NAMES: Final = 50
+_GAUGES: Final = {
+    "queue_length": "Queries that wait.",
+    "connections": "Connections that are open.",
+    "pending_bytes": "Bytes of requests and replies that are held.",
+}
 _SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -61,6 +67,10 @@ class ServerMetrics:
         failed_searches: Calls of the retriever that raised.
         rejected: Requests turned away because the queue was full.
         expired: Requests that waited too long to be worth a search.
+        dropped: Connections that were closed on their client, by stage: "head", "body", "reply",
+            "closing", and "full" where there were too many.
+        refused: Requests that host, origin or token kept out, by status.
+        ignored_fields: Fields of requests that nothing understood, by name.
         batch_requests: Requests a search.
         batch_queries: Queries a search.
         latency_s: Seconds from the whole request to the reply.
@@ -74,13 +84,25 @@ class ServerMetrics:
     failed_searches: int = 0
     rejected: int = 0
     expired: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    refused: Counter[int] = field(default_factory=Counter)
+    ignored_fields: Counter[str] = field(default_factory=Counter)
     batch_requests: Histogram = field(default_factory=lambda: Histogram(_SIZES))
     batch_queries: Histogram = field(default_factory=lambda: Histogram(_SIZES))
     latency_s: Histogram = field(default_factory=lambda: Histogram(_SECONDS))
     search_s: Histogram = field(default_factory=lambda: Histogram(_SECONDS))
 
-    def text(self, *, is_ready: bool, queue_length: int) -> str:
-        """All metrics as the text that Prometheus reads."""
+    def ignore(self, names: Sequence[str]) -> None:
+        """Counts fields that were ignored; names that are odd or too many count as "other"."""
+        for name in names:
+            is_plain = name.isascii() and name.isidentifier() and len(name) <= 40
+            is_new = name not in self.ignored_fields
+            if not is_plain or (is_new and len(self.ignored_fields) >= _MAX_NAMES):
+                name = "other"
+            self.ignored_fields[name] += 1
+
+    def text(self, *, is_ready: bool, **gauges: int) -> str:
+        """All metrics, with gauges by name, as the text that Prometheus reads."""
         lines: list[str] = []
 
         def add(name: str, kind: str, about: str, values: Sequence[str]) -> None:
@@ -90,6 +112,13 @@ class ServerMetrics:
 
         counts = [f'{{status="{code}"}} {n}' for code, n in sorted(self.requests.items())]
         add("requests_total", "counter", "Requests to /retrieve by status.", counts)
+        for name, key, counter, about in (
+            ("dropped_connections", "stage", self.dropped, "Connections closed on their client."),
+            ("refused", "status", self.refused, "Requests kept out by host, origin or token."),
+            ("ignored_fields", "field", self.ignored_fields, "Fields that nothing understood."),
+        ):
+            values = [f'{{{key}="{each}"}} {n}' for each, n in sorted(counter.items())]
+            add(f"{name}_total", "counter", about, values)
         for name, value, about in (
             ("queries_total", self.queries, "Queries that were taken on."),
             ("searches_total", self.searches, "Calls of the retriever."),
@@ -99,7 +128,8 @@ class ServerMetrics:
             ("expired_total", self.expired, "Requests that waited too long."),
         ):
             add(name, "counter", about, [f" {value}"])
-        add("queue_length", "gauge", "Queries that wait.", [f" {queue_length}"])
+        for name, about in _GAUGES.items():
+            add(name, "gauge", about, [f" {gauges[name]}"])
         add("ready", "gauge", "1 once the index is loaded.", [f" {int(is_ready)}"])
         for name, histogram, about in (
             ("batch_requests", self.batch_requests, "Requests a search."),

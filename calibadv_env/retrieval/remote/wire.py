@@ -1,4 +1,4 @@
-r"""The four dialects in which search servers and clients of search agents speak. Pure: no I/O.
+r"""The four dialects in which a client asks search servers, and their replies. Pure: no I/O.
 
 ========== ======================================== ==============================================
 dialect    request                                  reply
@@ -11,7 +11,8 @@ gem        msgpack ``query``, ``topk``              msgpack ``result[rank]``, do
 ========== ======================================== ==============================================
 
 All have ``return_scores``. With it an entry is ``{"document", "score"}``, without it the document
-alone. verl and ASearcher speak search_r1, CalibAdv's released code speaks rerank.
+alone. verl and ASearcher speak search_r1, CalibAdv's released code speaks rerank. The server's side
+is `remote.requests`.
 """
 
 from __future__ import annotations
@@ -19,10 +20,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
-from calibadv_env.common.checks import POSITIVE, Checked
 from calibadv_env.common.extras import import_extra
 from calibadv_env.protocol.passages import Passage, ScoredPassage
 from calibadv_env.retrieval.corpus import parse_passage
@@ -33,25 +32,9 @@ BATCH_DIALECTS: Final = frozenset({"search_r1", "rerank"})
 """Those whose requests hold many queries."""
 JSON_TYPE: Final = "application/json"
 MSGPACK_TYPE: Final = "application/msgpack"
-_MSGPACK_TYPES: Final = frozenset(
-    {MSGPACK_TYPE, "application/x-msgpack", "application/vnd.msgpack"}
-)
+MAX_PASSAGES: Final = 50_000
+"""Most passages that a request of our client asks for, and that our server gives by default."""
 _ID_CHARS: Final = 16
-_JSON: Final = json.JSONEncoder(allow_nan=False)
-
-Results: TypeAlias = Sequence[Sequence[ScoredPassage]]
-
-
-class BadRequestError(ValueError):
-    """A request that cannot be answered.
-
-    Attributes:
-        status: The HTTP status that says so.
-    """
-
-    def __init__(self, message: str, status: int = 422) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class BadReplyError(ValueError):
@@ -64,105 +47,6 @@ class BadReplyError(ValueError):
     def __init__(self, message: str, *, is_readable: bool = True) -> None:
         super().__init__(message)
         self.is_readable = is_readable
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestLimits(Checked):
-    """Limits of a request.
-
-    Attributes:
-        default_top_k: Passages a query where the request does not say.
-        max_top_k: Most passages a query.
-        max_queries: Most queries in a request.
-        max_query_chars: Longest query. The default is what an environment lets a policy write.
-    """
-
-    default_top_k: Annotated[int, POSITIVE] = 3
-    max_top_k: Annotated[int, POSITIVE] = 1000
-    max_queries: Annotated[int, POSITIVE] = 4096
-    max_query_chars: Annotated[int, POSITIVE] = 1_000_000
-
-    def __post_init__(self) -> None:
-        """Refuses limits that allow nothing."""
-        Checked.__post_init__(self)
-        if self.default_top_k > self.max_top_k:
-            raise ValueError(
-                f"default_top_k must not exceed max_top_k, got {self.default_top_k} and "
-                f"{self.max_top_k}"
-            )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchRequest:
-    """A parsed request and the form of its answer.
-
-    Attributes:
-        queries: What to search for; at least one.
-        top_k: Passages a query.
-        with_scores: If true, entries have a score beside the document.
-        is_msgpack: If true, the reply is msgpack, else JSON.
-        is_flat: If true, the reply is the list of the only query, not a list of lists.
-        as_strings: If true, documents are strings.
-    """
-
-    queries: tuple[str, ...]
-    top_k: int
-    with_scores: bool
-    is_msgpack: bool
-    is_flat: bool
-    as_strings: bool
-
-
-def is_msgpack_body(body: bytes, content_type: str | None) -> bool:
-    """True for a body in msgpack: by its type, else (GEM's client sends none) by its first byte.
-
-    A msgpack map begins with a byte that no JSON text can begin with.
-    """
-    kind = (content_type or "").partition(";")[0].strip().lower()
-    if kind in _MSGPACK_TYPES:
-        return True
-    return bool(body) and (0x80 <= body[0] <= 0x8F or body[0] in (0xDE, 0xDF))
-
-
-def parse_request(body: bytes, content_type: str | None, limits: RequestLimits) -> SearchRequest:
-    """The request in a body and its content type, in any of the dialects.
-
-    Raises:
-        BadRequestError: if it is malformed or asks for too much; the message names the field.
-    """
-    is_msgpack = is_msgpack_body(body, content_type)
-    try:
-        record = _unpack(body) if is_msgpack else json.loads(body)
-    except (ValueError, RecursionError) as error:
-        kind = "msgpack" if is_msgpack else "JSON"
-        raise BadRequestError(f"the body must be {kind}: {error}", 400) from error
-    if not isinstance(record, dict):
-        raise BadRequestError(f"the body must be an object, got {type(record).__name__}", 400)
-    is_rerank = "topk_rerank" in record or "topk_retrieval" in record
-    _read_count(record, "topk_retrieval", limits)
-    if record.get("not_sort"):
-        raise BadRequestError("not_sort must be false: passages come best first")
-    return SearchRequest(
-        queries=_read_queries(record, limits),
-        top_k=_read_count(record, "topk_rerank" if is_rerank else "topk", limits),
-        with_scores=_read_flag(record, "return_scores"),
-        is_msgpack=is_msgpack,
-        is_flat=is_msgpack and "query" in record,
-        as_strings=is_rerank,
-    )
-
-
-def encode_reply(request: SearchRequest, results: Results) -> tuple[bytes, str]:
-    """Body and media type of the answer to a request: the passages of each query.
-
-    Raises:
-        ValueError: if a score is not finite.
-    """
-    rows = [[_entry(found, request) for found in one] for one in results]
-    result: Any = rows[0] if request.is_flat else rows
-    if request.is_msgpack:
-        return _pack({"result": result}), MSGPACK_TYPE
-    return _JSON.encode({"result": result}).encode("ascii"), JSON_TYPE
 
 
 def encode_request(
@@ -185,7 +69,7 @@ def encode_request(
     else:
         record |= {"query": queries[0], "topk": top_k}
     if dialect == "gem":
-        return _pack(record), MSGPACK_TYPE
+        return pack(record), MSGPACK_TYPE
     return json.dumps(record).encode("ascii"), JSON_TYPE
 
 
@@ -209,14 +93,14 @@ def decode_reply(
         BadReplyError: if the reply is not of this form, or its counts are wrong.
     """
     try:
-        record = _unpack(body) if dialect == "gem" else json.loads(body)
+        record = unpack(body) if dialect == "gem" else json.loads(body)
     except (ValueError, RecursionError) as error:
         kind = "msgpack" if dialect == "gem" else "JSON"
-        shown = f"{body[:80]!r}"
-        raise BadReplyError(f"must be {kind}: {error}; got {shown}", is_readable=False) from error
+        message = f"must be {kind}: {error}; got {body[:80]!r}"
+        raise BadReplyError(message, is_readable=False) from error
     result = record.get("result") if isinstance(record, dict) else None
     if not isinstance(result, list):
-        raise BadReplyError(f"must be an object with a list 'result', got {_shown(record)}")
+        raise BadReplyError(f"must be an object with a list 'result', got {shown(record)}")
     lists = [result] if dialect == "gem" else result
     if len(lists) != num_queries:
         raise BadReplyError(f"result must hold {num_queries} lists, got {len(lists)}")
@@ -248,61 +132,9 @@ def content_id(text: str) -> str:
     return f"sha256-{digest[:_ID_CHARS]}"
 
 
-def _read_queries(record: Mapping[str, Any], limits: RequestLimits) -> tuple[str, ...]:
-    if ("queries" in record) == ("query" in record):
-        raise BadRequestError("the body must have either 'queries' or 'query'")
-    name = "queries" if "queries" in record else "query"
-    queries = record[name] if name == "queries" else [record[name]]
-    if not isinstance(queries, list) or not queries:
-        raise BadRequestError(f"queries must be a list of at least one, got {_shown(queries)}")
-    if len(queries) > limits.max_queries:
-        raise BadRequestError(
-            f"queries must be at most {limits.max_queries:,} in a request, got {len(queries):,}",
-            413,
-        )
-    for index, query in enumerate(queries):
-        where = f"queries[{index}]" if name == "queries" else "query"
-        if not isinstance(query, str):
-            raise BadRequestError(f"{where} must be a string, got {_shown(query)}")
-        if len(query) > limits.max_query_chars:
-            raise BadRequestError(
-                f"{where} must have at most {limits.max_query_chars:,} characters, got "
-                f"{len(query):,}",
-                413,
-            )
-    return tuple(queries)
-
-
-def _read_count(record: Mapping[str, Any], name: str, limits: RequestLimits) -> int:
-    value = record.get(name)
-    if value is None:
-        return limits.default_top_k
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise BadRequestError(f"{name} must be a whole number or null, got {_shown(value)}")
-    if not 1 <= value <= limits.max_top_k:
-        raise BadRequestError(f"{name} must be from 1 to {limits.max_top_k}, got {value}")
-    return value
-
-
-def _read_flag(record: Mapping[str, Any], name: str) -> bool:
-    value = record.get(name, False)
-    if not isinstance(value, bool):
-        raise BadRequestError(f"{name} must be true or false, got {_shown(value)}")
-    return value
-
-
-def _entry(found: ScoredPassage, request: SearchRequest) -> Any:
-    passage = found.passage
-    document = contents_of(passage) if request.as_strings else document_of(passage)
-    if not request.with_scores:
-        return document
-    entry = {"document": document, "score": float(found.score)}
-    return {**entry, "id": passage.id} if request.as_strings else entry
-
-
 def _read_list(entries: Any, where: str, top_k: int) -> list[ScoredPassage]:
     if not isinstance(entries, list):
-        raise BadReplyError(f"{where} must be a list of passages, got {_shown(entries)}")
+        raise BadReplyError(f"{where} must be a list of passages, got {shown(entries)}")
     if len(entries) > top_k:
         raise BadReplyError(f"{where} must hold at most {top_k} passages, got {len(entries)}")
     return [_read_entry(one, f"{where}[{rank}]", rank) for rank, one in enumerate(entries)]
@@ -316,10 +148,10 @@ def _read_entry(entry: Any, where: str, rank: int) -> ScoredPassage:
     if score is None:
         score = 1.0 / (rank + 1)
     if not isinstance(score, int | float) or isinstance(score, bool):
-        raise BadReplyError(f"{where}.score must be a number, got {_shown(score)}")
+        raise BadReplyError(f"{where}.score must be a number, got {shown(score)}")
     record = {"contents": document} if isinstance(document, str) else document
     if not isinstance(record, dict):
-        raise BadReplyError(f"{where} must be a document, got {_shown(document)}")
+        raise BadReplyError(f"{where} must be a document, got {shown(document)}")
     passage_id = record.get("id", entry.get("id") if is_scored else None)
     if passage_id is None:
         passage_id = content_id(json.dumps(record, sort_keys=True))
@@ -343,16 +175,23 @@ def _is_string(entry: Any) -> bool:
     return isinstance(document, str)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Type and beginning of a value, for a message."""
     return f"{type(value).__name__} {value!r:.60}"
 
 
-def _pack(record: Any) -> bytes:
+def pack(record: Any) -> bytes:
+    """A record as msgpack."""
     packed: bytes = _msgpack().packb(record, unicode_errors="surrogatepass")
     return packed
 
 
-def _unpack(body: bytes) -> Any:
+def unpack(body: bytes) -> Any:
+    """A record from msgpack.
+
+    Raises:
+        ValueError: if the bytes are none.
+    """
     msgpack = _msgpack()
     try:
         return msgpack.unpackb(body, unicode_errors="surrogatepass")
