@@ -211,7 +211,7 @@ class Client(asyncio.Protocol):
 def request(query: str) -> bytes:
     """The bytes of a request."""
     body = json.dumps({"query": query, "topk": TOP_K, "return_scores": True}).encode()
-    head = f"POST /retrieve HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = f"POST /retrieve HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 

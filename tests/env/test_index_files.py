@@ -144,6 +144,13 @@ def test_a_manifest_reads_back(tmp_path):
         ({"version": 99}, "format version 99, this code reads 1"),
         ({"format": "other"}, "not the manifest"),
         ({"files": 3}, "damaged"),
+        ({"files": {"../x": {"num_bytes": 1, "sha256": ""}}}, "'../x' must lie inside the folder"),
+        ({"files": {"a/../../x": {"num_bytes": 1, "sha256": ""}}}, "must lie inside the folder"),
+        ({"files": {"/etc/hosts": {"num_bytes": 1, "sha256": ""}}}, "must lie inside the folder"),
+        ({"num_passages": -1}, "num_passages must be a number"),
+        ({"num_passages": "9"}, "num_passages must be a number"),
+        ({"settings": []}, "settings must be an object"),
+        ({"kind": 3}, "must be strings"),
         ({"kind": "dense"}, "must be of kind 'bm25', got 'dense'"),
     ],
 )

@@ -395,7 +395,7 @@ async def _retrieve(
     size = len(body)
     try:
         content_type = headers.get(b"content-type")
-        kind = content_type and content_type.decode("latin-1")
+        kind = content_type.decode("latin-1") if content_type else None
         reply = await service.retrieve(body, kind, scope["path"])
         pending.force(len(reply.body))
         size += len(reply.body)
