@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from calibadv_algo.cli.trace import Reading, describe, write_lines
-from calibadv_algo.report.assessment import summary_sentences
+from calibadv_algo.cli.trace import Reading, describe, describe_skipped, say, write_lines
 from calibadv_algo.report.diagnosis import (
     MAX_GROUPS,
     TABLE_HEADER,
@@ -28,6 +27,7 @@ from calibadv_algo.report.groups import iterate_groups
 from calibadv_algo.traces.base import Rules
 from calibadv_algo.traces.building import rescale
 from calibadv_algo.traces.files import iterate_records, log_files
+from calibadv_algo.traces.grouping import Skipped
 from calibadv_algo.types import Group
 
 _SHOWN: Final = TABLE_HEADER.index("Kept") + 1
@@ -64,8 +64,7 @@ class Diagnose:
         for trace in self.traces:
             label = _label(trace, [source.label for source in sources])
             source = Source(label=label)
-            for path in log_files(trace):
-                source.add(self._scaled(self._groups(path, rules, console)))
+            source.add(self._scaled(self._groups(trace, rules, console)))
             sources.append(source)
         diagnosis = diagnose(sources)
         self._show(diagnosis, console)
@@ -77,15 +76,19 @@ class Diagnose:
             console.print(f"page: {self.output}", markup=False, soft_wrap=True)
         return 0
 
-    def _groups(self, path: Path, rules: Rules, console: Console) -> Iterator[Group]:
-        """The groups of a file, ours or another's."""
-        if self.reading.format == "auto" and _is_ours(path):
-            yield from iterate_groups(path)
+    def _groups(self, trace: Path, rules: Rules, console: Console) -> Iterator[Group]:
+        """The groups of a source, ours or another's."""
+        paths = log_files(trace)
+        if self.reading.format == "auto" and _is_ours(paths[0]):
+            for path in paths:
+                yield from iterate_groups(path)
             return
-        log = self.reading.log(path)
-        groups = self.reading.groups(log, rules)
-        console.print(describe(log, groups), markup=False, soft_wrap=True)
-        yield from groups
+        skipped = Skipped()
+        for log in self.reading.logs(trace, skipped):
+            groups = self.reading.groups(log, rules)
+            say(console, describe(log, groups)[:1])
+            yield from groups
+        say(console, describe_skipped(skipped))
 
     def _scaled(self, groups: Iterator[Group]) -> Iterator[Group]:
         for group in groups:
@@ -105,8 +108,7 @@ class Diagnose:
         table.add_section()
         table.add_row(*rows[-1][:_SHOWN])
         console.print(table)
-        for sentence in (*summary_sentences(diagnosis.total.tally), *diagnosis.remarks):
-            console.print(sentence, markup=False, soft_wrap=True)
+        say(console, (*diagnosis.headline, *diagnosis.remarks))
 
 
 def _is_ours(path: Path) -> bool:

@@ -49,6 +49,8 @@ def make_rules(
     *,
     search_tools: Sequence[str] = (),
     answer_tools: Sequence[str] = (),
+    visit_tools: Sequence[str] = (),
+    whole_results: bool = False,
 ) -> Rules:
     """Rules with further names of tools that search, and of tools that answer.
 
@@ -57,6 +59,8 @@ def make_rules(
             the hub; counts tokens.
         search_tools: Names beside those of :data:`LOGGED_TOOLS`.
         answer_tools: Names beside those of :data:`LOGGED_TOOLS`.
+        visit_tools: Names of tools that open a document.
+        whole_results: If true, a result in an unknown form is one passage by intention.
 
     Raises:
         ValueError: if there is no such tokenizer, or a tool is to do both.
@@ -66,7 +70,13 @@ def make_rules(
         search_tools=(*LOGGED_TOOLS.search_tools, *search_tools),
         answer_tools=(*LOGGED_TOOLS.answer_tools, *answer_tools),
     )
-    return Rules(grammar=grammar, encode=open_tokenizer(tokenizer), tokenizer=tokenizer)
+    return Rules(
+        grammar=grammar,
+        encode=open_tokenizer(tokenizer),
+        tokenizer=tokenizer,
+        visit_tools=tuple(visit_tools),
+        whole_results=whole_results,
+    )
 
 
 def open_tokenizer(name: str) -> Callable[[str], Sequence[int]]:

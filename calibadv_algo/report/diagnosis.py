@@ -12,17 +12,12 @@ import numpy as np
 from calibadv_algo.credit.base import SCORED_BAD
 from calibadv_algo.credit.labels import AnswerMatchCredit
 from calibadv_algo.errors import MissingInfoKeyError
-from calibadv_algo.report.assessment import (
-    Assessment,
-    Tally,
-    assess,
-    share,
-    summary_sentences,
-)
+from calibadv_algo.report.assessment import Assessment, Tally, assess, share, summary_sentences
 from calibadv_algo.report.curves import ARM_COLOURS, ArmCurve, Panel
 from calibadv_algo.report.groups import BestGroups, spread_out
 from calibadv_algo.report.tables import Table, html_table
 from calibadv_algo.report.template import render_template
+from calibadv_algo.report.understood import Understood, sum_up
 from calibadv_algo.types import Group
 from calibadv_env.common.checks import require_positive
 
@@ -90,6 +85,7 @@ class Source:
         low: Smallest reward.
         high: Largest reward.
         best: Groups for the page.
+        understood: What was understood of logs of other systems.
     """
 
     label: str
@@ -98,12 +94,14 @@ class Source:
     low: float = np.inf
     high: float = -np.inf
     best: BestGroups = field(default_factory=BestGroups, repr=False)
+    understood: Understood = field(default_factory=Understood)
 
     def add(self, groups: Iterable[Group]) -> None:
         """Assesses and counts groups; groups of one are only counted as such."""
         for group in groups:
             rewards = [each.reward for each in group.trajectories]
             self.low, self.high = min(self.low, *rewards), max(self.high, *rewards)
+            self.understood.add(group)
             if len(group) == 1:
                 self.num_single += 1
                 continue
@@ -121,16 +119,31 @@ class Diagnosis:
         sources: In order.
         total: Counts over all of them.
         remarks: What limits the counts, in sentences.
+        withheld: Why the data cannot support the count of punished correct searches; empty where
+            it can.
+        understood: What was understood of logs of other systems.
     """
 
     sources: tuple[Source, ...]
     total: Counts
     remarks: tuple[str, ...]
+    withheld: tuple[str, ...] = ()
+    understood: Understood = field(default_factory=Understood)
+
+    @property
+    def headline(self) -> list[str]:
+        """The count in one or two sentences, or why there is none."""
+        if self.withheld:
+            return ["No count of punished correct searches is given:", *self.withheld]
+        return summary_sentences(self.total.tally)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: the totals, and the counts of each source and step."""
         return {
             "total": self.total.to_dict(),
+            "headline": self.headline,
+            "withheld": list(self.withheld),
+            "understood": self.understood.to_dict(),
             "remarks": list(self.remarks),
             "sources": [
                 {
@@ -164,14 +177,39 @@ def diagnose(sources: Sequence[Source]) -> Diagnosis:
     if not any(each.steps for each in sources):
         raise ValueError(
             f"all {num_single} groups have one trajectory, so there is nothing to compare; name "
-            "the field that rollouts of the same question share with --group-by"
+            "the field that rollouts of the same question share with --group-by, and give files "
+            "that hold one rollout of each question as one folder"
         )
     total = Counts()
     for source in sources:
         for counts in source.steps.values():
             _merge(total, counts)
-    remarks = tuple(_remarks(total, num_single))
-    return Diagnosis(sources=tuple(sources), total=total, remarks=remarks)
+    understood = sum_up(source.understood for source in sources)
+    return Diagnosis(
+        sources=tuple(sources),
+        total=total,
+        remarks=(*_remarks(total, num_single), *understood.sentences()),
+        withheld=tuple(_doubts(total, understood)),
+        understood=understood,
+    )
+
+
+def _doubts(total: Counts, understood: Understood) -> list[str]:
+    """Reasons to give no count."""
+    tally = total.tally
+    if total.num_invalid == tally.num_trajectories:
+        return [
+            f"All {tally.num_trajectories:,} trajectories are of invalid format, so no search has "
+            "a silver score: --validity answered asks for a search and an answer alone.",
+            *understood.doubts(),
+        ]
+    reasons = understood.doubts()
+    if tally.num_correct == 0 and total.num_scored_groups == 0:
+        reasons.append(
+            f"In none of {tally.num_groups:,} groups has a trajectory of valid format a reward of "
+            "0.7 or more, so nothing says which searches were correct."
+        )
+    return reasons
 
 
 def _remarks(total: Counts, num_single: int) -> Iterable[str]:
@@ -215,7 +253,7 @@ def render_diagnosis(diagnosis: Diagnosis, *, max_groups: int = MAX_GROUPS) -> s
         panels,
         colours,
         title=", ".join(labels),
-        sentences=summary_sentences(diagnosis.total.tally),
+        sentences=diagnosis.headline,
         remarks=diagnosis.remarks,
         table=markupsafe.Markup(html_table(_table(diagnosis))),
         num_all=diagnosis.total.tally.num_groups,
@@ -245,8 +283,8 @@ def table_rows(diagnosis: Diagnosis, *, max_steps: int = 20) -> list[tuple[str, 
     rows = []
     for source in diagnosis.sources:
         for step in spread_out(source.steps, max_steps):
-            rows.append((source.label, str(step), *_cells(source.steps[step])))
-    return [*rows, ("all", "", *_cells(diagnosis.total))]
+            rows.append((source.label, str(step), *_cells(source.steps[step], diagnosis)))
+    return [*rows, ("all", "", *_cells(diagnosis.total, diagnosis))]
 
 
 def _table(diagnosis: Diagnosis) -> Table:
@@ -265,9 +303,9 @@ def _table(diagnosis: Diagnosis) -> Table:
     )
 
 
-def _cells(counts: Counts) -> tuple[str, ...]:
+def _cells(counts: Counts, diagnosis: Diagnosis) -> tuple[str, ...]:
     tally = counts.tally
-    return (
+    cells = (
         f"{tally.num_groups:,}",
         f"{tally.num_trajectories:,}",
         f"{tally.num_searches:,}",
@@ -279,6 +317,11 @@ def _cells(counts: Counts) -> tuple[str, ...]:
         f"{counts.num_answer_searches:,}",
         f"{counts.num_answer_punished:,}",
     )
+    if not diagnosis.withheld:
+        return cells
+    first = TABLE_HEADER.index("Correct") - 2
+    last = TABLE_HEADER.index("Kept") - 2
+    return tuple("–" if first <= i <= last else cell for i, cell in enumerate(cells))
 
 
 def _panels(sources: Sequence[Source]) -> list[Panel]:

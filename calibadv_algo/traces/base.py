@@ -1,45 +1,14 @@
-"""Logged rollouts before they become trajectories, and the finding of fields in a log."""
+"""Logged rollouts before they become trajectories."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any
 
 from calibadv_algo.errors import CalibadvAlgoError
+from calibadv_env.info import Grammar
 from calibadv_env.protocol.toolcalls import PlainText, ToolGrammar
-
-TraceFormat = Literal["search-r1", "messages", "verifiers"]
-"""Formats of logs that can be read."""
-
-SCORE_KEYS: Final = ("score", "reward", "scores", "rewards")
-ANSWER_KEYS: Final = (
-    "golden_answers",
-    "ground_truth",
-    "gts",
-    "answers",
-    "target",
-    "reward_model.ground_truth",
-    "extra_info.golden_answers",
-    "info.golden_answers",
-    "info.answers",
-    "answer",
-)
-STEP_KEYS: Final = ("step", "global_step", "global_steps", "training_step", "update")
-GROUP_KEYS: Final = (
-    "uid",
-    "group_id",
-    "group_uid",
-    "prompt_id",
-    "example_id",
-    "question_id",
-    "index",
-    "extra_info.index",
-)
-"""Fields that say which rollouts belong together, the most telling first."""
-
-QUESTION_KEYS: Final = ("question", "extra_info.question", "info.question", "query")
 
 
 class TraceError(CalibadvAlgoError):
@@ -54,11 +23,32 @@ class Rules:
         grammar: Names of tools and arguments; turns without calls are read in tags.
         encode: Token ids of a text.
         tokenizer: Name of what ``encode`` goes by.
+        visit_tools: Names of the tools that open a document, beside those that are recognised.
+        whole_results: If true, a result in an unknown form is one passage by intention.
     """
 
     grammar: ToolGrammar
     encode: Callable[[str], Sequence[int]]
     tokenizer: str
+    visit_tools: tuple[str, ...] = ()
+    whole_results: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call of a tool.
+
+    Attributes:
+        name: Name of the tool, "" where it cannot be read.
+        arguments: Its arguments: a mapping, or whatever else was written.
+        id: What its result refers to, "" where there is nothing.
+        result: What came back, None where that cannot be told apart from the rest.
+    """
+
+    name: str
+    arguments: Any = None
+    id: str = ""
+    result: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,16 +56,22 @@ class LoggedTurn:
     """One turn of a log.
 
     Attributes:
-        action: What the policy wrote: text, or an assistant message with tool calls.
-        text: The same as text, for display and for the number of its tokens.
+        action: What the policy wrote, for reading; in the tags of our grammar if in any.
+        text: What it wrote as the log has it, for display and for the number of its tokens.
         observation: What came back, "" for nothing.
+        calls: Its tool calls, in order.
+        thought: The thought beside the calls; None to take it from ``action``.
+        tail: Text behind the calls.
         action_ids: Its tokens where the log has them, else empty.
         logprobs: Their log-probabilities where the log has them, else empty.
     """
 
-    action: str | Mapping[str, Any]
+    action: str
     text: str
     observation: str = ""
+    calls: tuple[Call, ...] = ()
+    thought: str = ""
+    tail: str = ""
     action_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
 
@@ -86,14 +82,20 @@ class LoggedEpisode:
 
     Attributes:
         where: File and line.
+        format: Name of the shape of its record.
         prompt: The text that the policy began with.
         question: The bare question.
         answers: Accepted answers, None where the log does not say.
         turns: In order.
         reward: What the log says that it earned, None where it does not say.
         step: Update in which it was sampled.
+        has_step: True if the record itself says so.
         fields: Fields that may name its group, by name.
         plain_text: What the last turn is if it has neither tags nor calls.
+        grammar: How turns without calls are written.
+        prediction: The final answer as the log names it beside the turns, "" for none.
+        taken_from: Which fields gave score and answers, by what they gave.
+        answers_were_text: True if the list of answers was written as a text.
     """
 
     where: str
@@ -103,64 +105,29 @@ class LoggedEpisode:
     turns: tuple[LoggedTurn, ...]
     reward: float | None
     step: int
+    format: str = ""
+    has_step: bool = False
     fields: Mapping[str, str] = field(default_factory=dict)
     plain_text: PlainText = "malformed"
+    grammar: Grammar = "tags"
+    prediction: str = ""
+    taken_from: Mapping[str, str] = field(default_factory=dict)
+    answers_were_text: bool = False
 
 
-def lookup(record: Mapping[str, Any], name: str) -> Any:
-    """A field of a record by its dotted name; None where there is none."""
-    value: Any = record
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a record stands, and what is known of it from outside.
 
-
-def first_of(record: Mapping[str, Any], names: Sequence[str]) -> Any:
-    """The first of several fields that is there and not None."""
-    return next((value for name in names if (value := lookup(record, name)) is not None), None)
-
-
-def texts_of(value: Any) -> tuple[str, ...] | None:
-    """Accepted answers in any of the forms in which they are logged; None if there are none."""
-    if isinstance(value, Mapping):
-        names = ("target", "golden_answers", "ground_truth", "answers", "answer", "value")
-        return texts_of(first_of(value, names))
-    if isinstance(value, str):
-        return (value,) if value.strip() else None
-    if isinstance(value, Sequence):
-        parts = [text for each in value for text in texts_of(each) or ()]
-        return tuple(dict.fromkeys(parts)) or None
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return (str(value),) if is_number else None
-
-
-def number_of(value: Any, name: str, where: str) -> float | None:
-    """A score as a number; None for None.
-
-    Raises:
-        TraceError: if it is something else, or not finite.
+    Attributes:
+        where: File and line, for messages.
+        step: Its step, where the record has none.
+        group_by: A further field that may name its group.
+        fields: Names of the fields for ``question``, ``answers``, ``score``, ``messages``,
+            ``prompt`` or ``response``, where the user gave some.
     """
-    if value is None:
-        return None
-    if isinstance(value, bool | int | float) and math.isfinite(value):
-        return float(value)
-    raise TraceError(f"{where}: {name} must be a finite number, got {value!r:.60}")
 
-
-def group_fields(record: Mapping[str, Any], extra: str | None = None) -> dict[str, str]:
-    """The fields of a record that may name its group."""
-    names = (*GROUP_KEYS, extra) if extra else GROUP_KEYS
-    found = {name: lookup(record, name) for name in names}
-    return {name: str(value) for name, value in found.items() if isinstance(value, str | int)}
-
-
-def question_of(prompt: str) -> str:
-    """The question in an instruction: what follows the last "Question:", else all of it."""
-    head, marker, tail = prompt.rpartition("Question:")
-    return (tail.split("\n")[0] if marker else prompt or head).strip()
-
-
-def step_of(record: Mapping[str, Any], default: int) -> int:
-    """The update in which a record was made."""
-    value = first_of(record, STEP_KEYS)
-    return value if isinstance(value, int) and not isinstance(value, bool) else default
+    where: str
+    step: int = 0
+    group_by: str | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)

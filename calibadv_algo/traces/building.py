@@ -8,13 +8,12 @@ from dataclasses import asdict, replace
 from typing import Any, Final, Literal
 
 from calibadv_algo.traces.base import LoggedEpisode, LoggedTurn, Rules, TraceError
-from calibadv_algo.traces.files import LogFile
+from calibadv_algo.traces.grouping import LogFile
 from calibadv_algo.traces.passages import name_passages
+from calibadv_algo.traces.reading import ReadTurn, account_of, read_turns
 from calibadv_algo.types import Group, Trajectory, Turn
-from calibadv_env.info import THINK_OPEN, PassageText
-from calibadv_env.protocol.actions import Action, Answer, Search, is_turn_well_formed, parse_action
+from calibadv_env.info import PassageText
 from calibadv_env.protocol.answers import contains_answer, grade_answer, searchable_answers
-from calibadv_env.protocol.passages import parse_passages
 
 RewardSource = Literal["logged", "f1", "em", "cover_em"]
 """Where rewards come from: the log, or the answer compared with the accepted ones."""
@@ -57,50 +56,26 @@ def _group(
     reward: RewardSource,
     validity: Validity,
 ) -> Group:
-    readings = [_read_turns(episode, rules) for episode in episodes]
-    passages = [
-        [
-            parse_passages(turn.observation) if action.kind == "search" else []
-            for turn, (action, _) in zip(episode.turns, read, strict=True)
-        ]
-        for episode, read in zip(episodes, readings, strict=True)
-    ]
+    readings = [read_turns(episode, rules) for episode in episodes]
+    passages = [[_texts(turn) for turn in read] for read in readings]
     names = iter(name_passages(found for row in passages for found in row))
     members = []
     for episode, read, found in zip(episodes, readings, passages, strict=True):
         ids = [next(names) for _ in found]
         infos = _infos(episode, read, found, ids, validity)
         earned = _reward(episode, infos[-1], reward)
-        members.append(_trajectory(group_id, episode, infos, earned, log, rules))
+        account = account_of(episode, read)
+        members.append(_trajectory(group_id, episode, infos, earned, account, log, rules))
     return Group(tuple(members))
 
 
-def _read_turns(episode: LoggedEpisode, rules: Rules) -> list[tuple[Action, bool]]:
-    """Action of every turn, and the verdict on its format.
-
-    Plain text may be an answer at the end alone.
-    """
-    readings = []
-    for number, turn in enumerate(episode.turns):
-        is_last = number == len(episode.turns) - 1
-        plain = episode.plain_text if is_last else "malformed"
-        text = replace(rules.grammar, plain_text=plain).to_tags(_opened(turn.action))
-        action = parse_action(text)
-        readings.append((action, is_turn_well_formed(text, action.kind)))
-    return readings
-
-
-def _opened(action: str | Mapping[str, Any]) -> str | Mapping[str, Any]:
-    """A turn with the opening think tag put back where the prompt had given it."""
-    if isinstance(action, Mapping):
-        return action
-    head, closing, _ = action.partition("</think>")
-    return THINK_OPEN + action if closing and THINK_OPEN not in head else action
+def _texts(turn: ReadTurn) -> list[PassageText]:
+    return [(passage.title, passage.text) for passage in turn.passages]
 
 
 def _infos(
     episode: LoggedEpisode,
-    readings: Sequence[tuple[Action, bool]],
+    readings: Sequence[ReadTurn],
     passages: Sequence[Sequence[PassageText]],
     ids: Sequence[tuple[str, ...]],
     validity: Validity,
@@ -108,16 +83,16 @@ def _infos(
     infos: list[dict[str, Any]] = []
     seen: set[str] = set()
     num_searches = 0
-    for number, (turn, (action, _)) in enumerate(zip(episode.turns, readings, strict=True)):
+    for number, (turn, read) in enumerate(zip(episode.turns, readings, strict=True)):
         distinct = set(ids[number])
-        num_searches += action.kind == "search" and bool(turn.observation.strip())
+        num_searches += read.kind == "search" and bool(turn.observation.strip())
         info: dict[str, Any] = {
             "turn": number + 1,
             "num_searches": num_searches,
-            "action": action.kind,
-            "think": action.think,
-            "query": action.query if isinstance(action, Search) else None,
-            "answer": action.answer if isinstance(action, Answer) else None,
+            "action": read.kind,
+            "think": read.think,
+            "query": read.query,
+            "answer": read.answer,
             "passage_ids": ids[number],
             "passages": tuple(passages[number]),
             "num_passages_new": len(distinct - seen),
@@ -135,21 +110,20 @@ def _infos(
 
 def _end(
     episode: LoggedEpisode,
-    readings: Sequence[tuple[Action, bool]],
+    readings: Sequence[ReadTurn],
     num_searches: int,
     validity: Validity,
 ) -> dict[str, Any]:
     """The facts that hold at the end of an episode."""
-    last, _ = readings[-1]
-    reasons = {"answer": "answered", "malformed": "malformed", "search": "no_answer"}
-    is_clean = validity == "answered" or all(is_sound for _, is_sound in readings)
+    last = readings[-1]
+    reasons = {"answer": "answered", "malformed": "malformed"}
+    is_clean = validity == "answered" or all(turn.is_sound for turn in readings)
     facts: dict[str, Any] = {
-        "stop_reason": reasons[last.kind],
+        "stop_reason": reasons.get(last.kind, "no_answer"),
         "is_format_valid": is_clean and num_searches > 0 and last.kind == "answer",
     }
     if episode.answers is not None:
-        answer = last.answer if isinstance(last, Answer) else None
-        facts |= asdict(grade_answer(answer, episode.answers))
+        facts |= asdict(grade_answer(last.answer, episode.answers))
     return facts
 
 
@@ -171,6 +145,7 @@ def _trajectory(
     episode: LoggedEpisode,
     infos: Sequence[Mapping[str, Any]],
     reward: float,
+    account: Mapping[str, Any],
     log: LogFile,
     rules: Rules,
 ) -> Trajectory:
@@ -184,8 +159,9 @@ def _trajectory(
     reset_info: dict[str, Any] = {
         "task_id": task_id,
         "question": episode.question,
-        "source": {"format": log.format, "where": episode.where, "grouped_by": log.grouped_by},
+        "source": {"format": episode.format, "where": episode.where, "grouped_by": log.grouped_by},
         "token_counts": "logged" if is_logged else RE_ENCODED,
+        "understood": dict(account),
     }
     if not is_logged:
         reset_info["tokenizer"] = rules.tokenizer

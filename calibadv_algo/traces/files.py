@@ -1,59 +1,42 @@
-"""Reads files of logged rollouts and finds out which rollouts belong together."""
+"""Reads files of logged rollouts: records of any shape, from JSON lines, JSON, gzip or zip."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from calibadv_algo.traces.base import GROUP_KEYS, LoggedEpisode, TraceError, TraceFormat
-from calibadv_algo.traces.messages import is_messages, read_messages
-from calibadv_algo.traces.search_r1 import is_search_r1, read_search_r1
-from calibadv_algo.traces.verifiers import is_verifiers, read_verifiers
+from calibadv_algo.traces.base import LoggedEpisode, Place, TraceError
+from calibadv_algo.traces.conversation import is_conversation
+from calibadv_algo.traces.reader import TraceReader, find_reader, readers
+from calibadv_env.common.jsonl import open_binary
 
-Sign = Callable[[Mapping[str, Any]], bool]
-"""True for a record of a format."""
+SUFFIXES: Final = (".jsonl", ".json", ".ndjson", ".eval")
+"""Ends of the names of logs; ``.gz`` may follow."""
 
-Reader = Callable[[Mapping[str, Any], str, int, str | None], list[LoggedEpisode]]
-"""Rollouts of a record, given its place, its step if it has none, and a field to group by."""
+_CONTAINERS: Final = (
+    "samples", "rollouts", "trajectories", "results", "data", "records", "items", "episodes",
+    "outputs", "responses", "generations", "traces", "examples", "predictions",
+)  # fmt: skip
+"""Fields of an object that hold a list of records."""
 
-FORMATS: Final[dict[TraceFormat, tuple[Sign, Reader]]] = {
-    "verifiers": (is_verifiers, read_verifiers),
-    "messages": (is_messages, read_messages),
-    "search-r1": (is_search_r1, read_search_r1),
-}
-"""Sign and reader of each format, in the order in which the signs are looked for."""
+_ZIP: Final = b"PK\x03\x04"
+_LFS: Final = "version https://git-lfs.github.com/spec"
 
-PROMPT: Final = "prompt"
-"""Groups by identical prompts."""
+Records = Iterator[tuple[str, Mapping[str, Any]]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogFile:
-    """The rollouts of one file.
-
-    Attributes:
-        path: The file.
-        format: Its format.
-        groups: Rollouts that belong together, by the id of their group, in order.
-        grouped_by: The field that says so, or ``prompt``.
-        num_left_out: Records without a rollout: failed before the policy wrote anything.
-    """
-
-    path: Path
-    format: TraceFormat
-    groups: Mapping[str, tuple[LoggedEpisode, ...]]
-    grouped_by: str
-    num_left_out: int
+# ---- Files ---------------------------------------------------------------------------------------
 
 
 def log_files(source: Path) -> list[Path]:
-    """The files of a source: itself, or the JSON lines in a folder or in its ``trajectories``.
+    """The files of a source: itself, or the logs in a folder or in its ``trajectories``.
 
-    Those with numbers for names stand in the order of the numbers.
+    Where a folder holds none, those in the folders within it. Those with numbers for names stand
+    in the order of the numbers.
 
     Raises:
         TraceError: if there is none.
@@ -61,19 +44,44 @@ def log_files(source: Path) -> list[Path]:
     if source.is_file():
         return [source]
     for folder in (source, source / "trajectories"):
-        found = [path for path in folder.glob("*.jsonl") if path.is_file()]
+        found = _logs(folder.glob("*"))
         if found:
-            return sorted(found, key=_natural)
-    what = "holds no .jsonl file" if source.is_dir() else "is missing"
+            return found
+    deeper = _logs(source.rglob("*")) if source.is_dir() else []
+    if deeper:
+        return deeper
+    what = "holds no .jsonl, .json or .eval file" if source.is_dir() else "is missing"
     raise TraceError(f"{source} {what}")
 
 
-def _natural(path: Path) -> tuple[int, str]:
-    return (int(path.stem) if path.stem.isdigit() else -1, path.name)
+def _logs(paths: Iterator[Path]) -> list[Path]:
+    found = [
+        path
+        for path in paths
+        if path.name.lower().removesuffix(".gz").endswith(SUFFIXES)
+        and path.is_file()
+        and not path.name.startswith(".")
+    ]
+    return sorted(found, key=_natural)
 
 
-def iterate_records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Reads the objects of a file: JSON lines, or with the suffix .json a list.
+def stem_of(path: Path) -> str:
+    """The name of a file without its suffixes."""
+    return Path(path.name.removesuffix(".gz")).stem
+
+
+def _natural(path: Path) -> tuple[str, int, str]:
+    stem = stem_of(path)
+    return (str(path.parent), int(stem) if stem.isdigit() else -1, path.name)
+
+
+# ---- Records -------------------------------------------------------------------------------------
+
+
+def iterate_records(path: Path) -> Records:
+    """Reads the objects of a file: JSON lines, a list, one object, or the samples of an ``.eval``.
+
+    The content tells which; gzip is told by its first bytes. A list of messages is one record.
 
     Yields:
         Place (file and line, or number in the list) and object; empty lines are passed over.
@@ -82,21 +90,76 @@ def iterate_records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         TraceError: if the file cannot be read, or a line is not a JSON object.
     """
     try:
-        if path.suffix == ".json":
-            values = json.loads(path.read_text(encoding="utf-8"))
-            rows = enumerate(values if isinstance(values, list) else [values], start=1)
-            yield from ((f"{path}:{number}", _object(value, f"{path}:{number}"))
-                        for number, value in rows)  # fmt: skip
-            return
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    where = f"{path}:{number}"
-                    yield where, _object(_parsed(line, where), where)
+        with path.open("rb") as raw:
+            is_zip = raw.read(4) == _ZIP
+        yield from _zipped(path) if is_zip else _plain(path)
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
+        raise TraceError(f"{path}: cannot read the file: {error}") from error
+
+
+def _plain(path: Path) -> Records:
+    with open_binary(path) as stream:
+        head = _decoded(stream.readline(), path, 1).strip()
+        while not head and (line := stream.readline()):
+            head = _decoded(line, path, 1).strip()
+    if head.startswith(_LFS):
+        raise TraceError(f"{path}: is a Git LFS pointer, not the file; get it with `git lfs pull`")
+    is_whole = head[:1] == "[" or (head[:1] == "{" and not _is_value(head))
+    if is_whole and path.name.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson")):
+        # JSON lines with a fault in the first line are more likely than a spread-out object.
+        is_whole = head in ("[", "{")
+    yield from _whole(path) if is_whole else _lines(path)
+
+
+def _is_value(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _lines(path: Path) -> Records:
+    with open_binary(path) as lines:
+        for number, raw in enumerate(lines, start=1):
+            line = _decoded(raw, path, number)
+            if line.strip():
+                where = f"{path}:{number}"
+                yield where, _object(_parsed(line, where), where)
+
+
+def _whole(path: Path) -> Records:
+    with open_binary(path) as stream:
+        text = _decoded(stream.read(), path, None)
+    try:
+        value = json.loads(text)
     except json.JSONDecodeError as error:
         raise TraceError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
+    except RecursionError as error:
+        raise TraceError(f"{path}:1: nested too deeply") from error
+    values = value if isinstance(value, list) else [value]
+    if isinstance(value, list) and is_conversation(value) and not any(map(find_reader, value)):
+        values = [{"messages": value}]
+    for number, each in enumerate(values, start=1):
+        where = f"{path}:{number}"
+        yield where, _object(each, where)
+
+
+def _zipped(path: Path) -> Records:
+    """The samples of an ``.eval`` of Inspect, which is a zip of JSON files."""
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.startswith("samples/")]
+        for name in sorted(names):
+            where = f"{path}:{name}"
+            yield where, _object(_parsed(_decoded(archive.read(name), path, None), where), where)
+
+
+def _decoded(raw: bytes, path: Path, number: int | None) -> str:
+    try:
+        return raw.decode("utf-8-sig" if number in (1, None) else "utf-8")
     except UnicodeDecodeError as error:
-        raise TraceError(f"{path}: not UTF-8: {error.reason}") from error
+        line = "" if number is None else f":{number}"
+        raise TraceError(f"{path}{line}: not UTF-8: {error.reason}") from error
 
 
 def _parsed(line: str, where: str) -> Any:
@@ -106,6 +169,8 @@ def _parsed(line: str, where: str) -> Any:
         raise TraceError(f"{where}: not valid JSON: {error.msg}") from error
     except RecursionError as error:
         raise TraceError(f"{where}: nested too deeply") from error
+    except ValueError as error:  # a number of more digits than Python reads
+        raise TraceError(f"{where}: not valid JSON: {error}") from error
 
 
 def _object(value: Any, where: str) -> Mapping[str, Any]:
@@ -114,74 +179,117 @@ def _object(value: Any, where: str) -> Mapping[str, Any]:
     return value
 
 
-def detect_format(record: Mapping[str, Any], where: str) -> TraceFormat:
-    """The format of a record, by its fields.
-
-    Raises:
-        TraceError: if it is none that is known.
-    """
-    for name, (is_it, _) in FORMATS.items():
-        if is_it(record):
-            return name
-    raise TraceError(
-        f"{where}: no known format: a rollout needs prompt and response (search-r1), messages "
-        f"(messages), or what vf-eval writes (verifiers); got the fields {sorted(record)[:12]}"
-    )
+# ---- Rollouts ------------------------------------------------------------------------------------
 
 
-def read_log(
-    path: Path, format: TraceFormat | None = None, *, group_by: str | None = None
-) -> LogFile:
-    """The rollouts of one file, in groups.
+def iterate_episodes(
+    path: Path, place: Place, wanted: TraceReader | None
+) -> Iterator[list[LoggedEpisode]]:
+    """The rollouts of every record of a file.
 
     Args:
         path: The file.
-        format: Its format; None tells it by the first record.
-        group_by: Field that names the group of a rollout, with dots for fields within fields, or
-            ``prompt``. None takes the first of the usual fields that all records have and that
-            joins at least two of them, else the prompt. Rollouts of different steps are never
-            joined.
+        place: Step and fields, which hold for all records.
+        wanted: The reader; None tells it by every record.
 
     Raises:
-        TraceError: naming file and line, if a line cannot be read; if there is no rollout; if
-            ``group_by`` is missing somewhere.
+        TraceError: naming file and line, if a record cannot be read.
     """
-    step = int(path.stem) if path.stem.isdigit() else 0
-    episodes: list[LoggedEpisode] = []
-    num_left_out = 0
+    reader = wanted
     for where, record in iterate_records(path):
-        format = format or detect_format(record, where)
-        _, read = FORMATS[format]
-        found = read(record, where, step, group_by)
-        num_left_out += not found
-        episodes += found
-    if not episodes or format is None:
-        raise TraceError(f"{path}: holds no rollout")
-    key = group_by or _telling_key(episodes)
-    groups: dict[str, list[LoggedEpisode]] = {}
-    for episode in episodes:
-        name = _short(episode.prompt) if key == PROMPT else episode.fields.get(key)
-        if name is None:
-            raise TraceError(f"{episode.where}: has no field {key!r} to group by")
-        groups.setdefault(f"{path.stem}/{episode.step}/{name}", []).append(episode)
-    return LogFile(
-        path=path,
-        format=format,
-        groups={name: tuple(members) for name, members in groups.items()},
-        grouped_by=key,
-        num_left_out=num_left_out,
+        found = wanted or find_reader(record)
+        inner = unpacked(record) if found is None else []
+        if found is None and not inner and reader is None:
+            raise UnknownShapeError(_unknown(record, where))
+        reader = found or reader
+        here = Place(where=where, step=place.step, group_by=place.group_by, fields=place.fields)
+        if not inner:
+            if reader is None:
+                raise UnknownShapeError(_unknown(record, where))
+            yield reader.episodes(record, here)
+            continue
+        episodes: list[LoggedEpisode] = []
+        for number, each in enumerate(inner, start=1):
+            nested = find_reader(each)
+            if nested is None:
+                raise UnknownShapeError(_unknown(each, f"{where}, record {number}"))
+            spot = Place(where=f"{where}, record {number}", step=here.step, group_by=here.group_by,
+                         fields=here.fields)  # fmt: skip
+            episodes += nested.episodes(each, spot)
+        yield episodes
+
+
+class UnknownShapeError(TraceError):
+    """A record is of no shape that is known."""
+
+
+def unpacked(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The records in an object that holds several: in a list, or one by name.
+
+    Each has the simple fields of the object too, where it has none of its own, as in
+    ``{"question": …, "rollouts": [{"messages": …}, …]}``. Lists that run side by side, as in
+    ``{"prompt": …, "responses": ["…", "…"], "scores": [1, 0]}``, are records of one item each.
+    """
+    shared = {k: v for k, v in record.items() if not _is_records(v)}
+    for key in (*_CONTAINERS, *record):
+        value = record.get(key)
+        if _is_records(value):
+            inner = [{**shared, **each} for each in value]  # type: ignore[union-attr]
+            if find_reader(inner[0]) is not None:
+                return inner
+    inner = _side_by_side(record)
+    if inner and find_reader(inner[0]) is not None:
+        return inner
+    values = list(record.values())
+    if values and all(isinstance(each, Mapping) for each in values) and find_reader(values[0]):
+        return [{"id": name, **each} for name, each in record.items()]
+    if values and all(_is_records(each) for each in values) and find_reader(values[0][0]):
+        return [{"id": name, **each} for name, many in record.items() for each in many]
+    return []
+
+
+def _is_records(value: Any) -> bool:
+    return (
+        isinstance(value, list) and bool(value) and all(isinstance(each, Mapping) for each in value)
     )
 
 
-def _short(prompt: str) -> str:
-    """A name for a prompt."""
-    return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+def _side_by_side(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    names = ("responses", "outputs", "completions", "response", "output", "generations",
+             "messages", "trajectories")  # fmt: skip
+    name = next((each for each in names if _is_many(record.get(each))), None)
+    if name is None:
+        return []
+    number = len(record[name])
+    lists = {
+        k
+        for k, v in record.items()
+        if k == name or (k in _PER_ROLLOUT and isinstance(v, list) and len(v) == number)
+    }
+    single = {"responses": "response", "outputs": "output", "completions": "completion",
+              "generations": "generation", "trajectories": "trajectory"}  # fmt: skip
+    return [
+        {single.get(k, k): v[i] if k in lists else v for k, v in record.items()}
+        for i in range(number)
+    ]
 
 
-def _telling_key(episodes: Sequence[LoggedEpisode]) -> str:
-    """The first field that all have and that joins some of them; else the prompt."""
-    for key in GROUP_KEYS:
-        names = [(episode.step, episode.fields.get(key)) for episode in episodes]
-        if all(name is not None for _, name in names) and len(set(names)) < len(names):
-            return key
-    return PROMPT
+_PER_ROLLOUT: Final = frozenset(
+    {"score", "scores", "reward", "rewards", "em", "f1", "acc", "correct", "is_correct",
+     "prediction", "pred", "preds", "predictions"}
+)  # fmt: skip
+
+
+def _is_many(value: Any) -> bool:
+    """True for several responses: texts, or conversations."""
+    return isinstance(value, list) and bool(value) and (
+        all(isinstance(each, str) for each in value) or all(map(is_conversation, value))
+    )  # fmt: skip
+
+
+def _unknown(record: Mapping[str, Any], where: str) -> str:
+    known = "; ".join(f"{each.needs} ({each.name})" for each in readers() if each.needs)
+    return (
+        f"{where}: no known format: a rollout needs {known}; got the fields {sorted(record)[:12]}. "
+        "--field messages=NAME or --field response=NAME names the field that holds the rollout"
+    )

@@ -149,7 +149,8 @@ def test_a_run_without_success_says_why_nothing_is_correct(
     assert counts_of(log)["total"]["num_correct"] == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "In 6 of 6 groups no trajectory of valid format has a reward of 0.7 or more" in told
-    assert "None of the" in told
+    assert "No count of punished correct searches is given" in told
+    assert "ended worse than its group" not in told
 
 
 def test_a_bad_line_leaves_no_file_behind(log: Path) -> None:

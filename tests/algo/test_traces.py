@@ -17,9 +17,11 @@ from calibadv_algo.cli.env_rules import make_rules
 from calibadv_algo.cli.trace import Reading, Trace
 from calibadv_algo.report.assessment import assess
 from calibadv_algo.rollout.records import trajectory_from_json
-from calibadv_algo.traces.base import TraceError, question_of, texts_of
+from calibadv_algo.traces.base import TraceError
 from calibadv_algo.traces.building import build_groups, rescale
-from calibadv_algo.traces.files import log_files, read_log
+from calibadv_algo.traces.fields import question_of, texts_of
+from calibadv_algo.traces.files import log_files
+from calibadv_algo.traces.grouping import read_log
 from calibadv_algo.traces.passages import name_passages
 from calibadv_algo.traces.tagged import split_response
 from calibadv_algo.types import Group
@@ -230,7 +232,7 @@ def test_files_named_by_step(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match="is missing"):
         log_files(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(TraceError, match=r"holds no \.jsonl file"):
+    with pytest.raises(TraceError, match=r"holds no \.jsonl, "):
         log_files(tmp_path / "empty")
 
 

@@ -1,0 +1,1 @@
+"""Dialects in which conversations are logged; each module declares its own in ``DIALECTS``."""

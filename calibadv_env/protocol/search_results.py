@@ -1,0 +1,386 @@
+"""Results of other systems' search tools, split into passages. Pure and total.
+
+Each form of printing has one function here, which gives passages, or None for a text in another
+form. :func:`split_results` tries them in order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from calibadv_env.protocol.json_results import (
+    LINKS,
+    TEXTS,
+    TITLES,
+    FoundPassage,
+    passage_of,
+    passages_in,
+    quoted_title,
+    text_at,
+)
+from calibadv_env.protocol.literals import parse_literal
+from calibadv_env.protocol.passages import parse_passages
+
+NOTHING: Final = "nothing"
+"""Form of a result that says that there was no hit, or an error."""
+
+WHOLE: Final = "not split"
+"""Form of a result that is in none of the forms: one passage."""
+
+
+@dataclass(frozen=True, slots=True)
+class SplitResult:
+    """A result as passages.
+
+    Attributes:
+        passages: In order.
+        form: Name of the form by which they were told apart, :data:`NOTHING` or :data:`WHOLE`.
+    """
+
+    passages: tuple[FoundPassage, ...]
+    form: str
+
+
+Splitter = Callable[[str], "Sequence[FoundPassage] | None"]
+
+_WRAPPERS: Final = (
+    "information|tool_response|tool_output|tool_result|result|results|observation|documents|"
+    "search_results?|context|output"
+)
+_WRAPPED: Final = re.compile(rf"<({_WRAPPERS})>(.*?)(?:</\1>|\Z)", re.S)
+_MARKERS: Final = re.compile(
+    r"<\|begin_(?:of_documents|search_result|click_result)\|>(.*?)"
+    r"(?:<\|end_(?:of_documents|search_result|click_result)\|>|\Z)",
+    re.S,
+)
+_SECTIONS: Final = re.compile(r"\n\s*[=]{4,}\s*\n")
+_NO_HIT: Final = re.compile(
+    r"(?:\[|\(|\*|\s)*(?:no (?:\w+ ){0,3}"
+    r"(?:results?|hits?|documents?|passages?|information|matches)\b"
+    r"|none\b\s*$|nothing (?:was )?found|not found|\[\s*\]$|error\b"
+    r"|\[?\w* ?(?:search )?(?:error|failed)\b"
+    r"|(?:search|request|tool)[^\n]{0,40}\b(?:failed|timed? ?out|error)\b|timed? ?out\b|exception\b"
+    r"|traceback\b|invalid\b)",
+    re.I,
+)
+_MAX_NO_HIT_CHARS: Final = 400
+
+
+def split_results(text: str) -> SplitResult:
+    """Splits what came back after a search.
+
+    The wrappers of other systems (``<information>``, ``<tool_response>``, ``<result>`` …) and
+    the lines of equal signs between the results of several queries are taken off first.
+
+    Args:
+        text: The observation, or the result of one tool.
+
+    Returns:
+        The passages. A short text that says that nothing was found, or an error, gives none; a
+        text in an unknown form is one passage, and its form says so.
+    """
+    parts = [part for block in _blocks(text) for part in _SECTIONS.split(block)]
+    split = [_split_part(part.strip()) for part in parts if part.strip()]
+    passages = tuple(passage for each in split for passage in each.passages)
+    forms = {each.form for each in split if each.passages}
+    if WHOLE in forms:  # a part that could not be split makes the whole suspect
+        return SplitResult(passages, WHOLE)
+    return SplitResult(passages, min(forms, key=_rank) if forms else NOTHING)
+
+
+def _rank(form: str) -> int:
+    return [*(name for name, _ in SPLITTERS), WHOLE].index(form)
+
+
+def _blocks(text: str) -> list[str]:
+    """The insides of the wrappers of a text, or the text itself."""
+    for pattern, group in ((_MARKERS, 1), (_WRAPPED, 2)):
+        found = [match.group(group) for match in pattern.finditer(text)]
+        if found and (pattern is _MARKERS or text.lstrip()[:1] == "<" or len(found) == 1):
+            return [inner for block in found for inner in _blocks_once(block)]
+    return [text]
+
+
+def _blocks_once(text: str) -> list[str]:
+    """One more wrapper inside a wrapper, as in ``<tool_response><result>``."""
+    found = _WRAPPED.fullmatch(text.strip())
+    return [found.group(2)] if found else [text]
+
+
+def _split_part(text: str) -> SplitResult:
+    for form, split in SPLITTERS:
+        found = split(text)
+        if found is not None:
+            kept = tuple(each for each in found if each.text.strip() or each.title.strip())
+            return SplitResult(kept, form if kept else NOTHING)
+    if len(text) <= _MAX_NO_HIT_CHARS and _NO_HIT.match(text):
+        return SplitResult((), NOTHING)
+    return SplitResult((FoundPassage("", text),), WHOLE)
+
+
+# ---- JSON ----------------------------------------------------------------------------------------
+
+
+def _of_json(text: str) -> Sequence[FoundPassage] | None:
+    """JSON, or Python's ``repr`` of it: of Serper, Google, Bing, Tavily, Elasticsearch and others.
+
+    Titles and texts are looked for at any depth, also in JSON inside of a text. Text before and
+    after the JSON is passed over.
+    """
+    if text[:1] not in ("{", "["):
+        return None
+    value = parse_literal(text)
+    if value is None:
+        value = _json_lines(text)
+    if value is None or not _is_data(value):
+        return None
+    return passages_in(value, _inner)
+
+
+def _inner(text: str) -> Sequence[FoundPassage]:
+    """Passages of a text inside of JSON."""
+    return _split_part(text).passages if text else ()
+
+
+def _is_data(value: Any) -> bool:
+    """False for brackets that hold no objects or texts, such as ``[1]``."""
+    values = value if isinstance(value, list) else [value]
+    return not values or any(isinstance(each, Mapping | list | str) for each in values)
+
+
+def _json_lines(text: str) -> list[Any] | None:
+    lines = [parse_literal(line) for line in text.splitlines() if line.strip()]
+    return lines if len(lines) > 1 and all(isinstance(each, Mapping) for each in lines) else None
+
+
+# ---- Tags ----------------------------------------------------------------------------------------
+
+_ELEMENT: Final = re.compile(
+    r"<(document|doc|passage|item|snippet|source|webpage|web_page|search_result|result|chunk|article)"
+    r"\b([^<>]*?)/?>(.*?)(?:</\1>|(?=<\1\b)|\Z)",
+    re.S | re.I,
+)
+_ATTRIBUTE: Final = re.compile(r"(\w+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+))")
+_CHILD: Final = re.compile(r"<(\w+)>(.*?)</\1>", re.S)
+
+
+def _of_elements(text: str) -> Sequence[FoundPassage] | None:
+    """``<Document href="…"/>…</Document>``, ``<doc title="…">…</doc>`` and their like.
+
+    Titles and links come from attributes or from elements inside.
+    """
+    if "<" not in text[:400]:
+        return None
+    found = list(_ELEMENT.finditer(text))
+    if not found or len(text[: found[0].start()]) > _MAX_NO_HIT_CHARS:
+        return None
+    return [_element(each.group(2), each.group(3)) for each in found]
+
+
+def _element(head: str, body: str) -> FoundPassage:
+    attributes = {
+        name.lower(): next((each for each in values if each), "")
+        for name, *values in _ATTRIBUTE.findall(head)
+    }
+    children = {name.lower(): inner.strip() for name, inner in _CHILD.findall(body)}
+    both = children | attributes
+    texts = (*TEXTS, "document_content", "document_contents")
+    text = text_at(children, texts) or _CHILD.sub("", body).strip() or body.strip()
+    # A number of the element names no document.
+    link = next((both[key] for key in LINKS if both.get(key) and not both[key].isdigit()), "")
+    return FoundPassage(text_at(both, TITLES), text, link)
+
+
+# ---- Numbered and linked texts -------------------------------------------------------------------
+
+_OWN_HEAD: Final = re.compile(r"(?:^|\n)[ \t]*Doc(?:ument)? ?\[?1\]?[ \t]*[(:\n]")
+_LINK: Final = (
+    r"\[(?P<title>(?:[^\[\]\n]|\[[^\[\]\n]*\])*)\]\((?P<link>[^()\n]*(?:\([^()\n]*\)[^()\n]*)*)\)"
+)
+_LINK_HEAD: Final = re.compile(
+    r"^[ \t]*(?:#+[ \t]*)?(?:[-*+•][ \t]+|\(?\d{1,3}[.):][ \t]*|\[\d{1,3}\][ \t]*)?"
+    rf"\**{_LINK}\**"
+    r"[ \t]*(?P<rest>.*)$",
+    re.M,
+)
+_NUMBER_HEAD: Final = re.compile(
+    r"^[ \t]*(?:\#+[ \t]*)?(?:\*\*|-+[ \t]*)?"
+    r"(?:[\[(]?(?:(?:Search |Web |Retrieved )?"
+    r"(?:Result|Document|Doc|Passage|Source|Page|Web ?page|Reference|Snippet|"
+    r"Chunk|Article|Paper|Item|Context|Evidence|Hit)[ \t]*[#\[(]?(\d{1,3})[\])]?)"
+    r"|[#\[(]*(\d{1,3})[\])]*)"
+    r"(?:[.:)\]]|[ \t]*-+(?=\s|$))+(?:\*\*)?[ \t]*",
+    re.M | re.I,
+)
+_LABEL: Final = re.compile(
+    r"^[ \t]*[-*]*[ \t]*(?:\*\*)?(Title|Page|URL|Link|Source|Href|Date|Date published|"
+    r"Published|Snippet|Content|Contents|Text|Summary|Description|Passage|Abstract|Score|"
+    r"Relevance|ID|DocID|Document ID|Authors?|Year)(?:\*\*)?[ \t]*:(?:\*\*)?[ \t]*(.*)$",
+    re.M | re.I,
+)
+_BEFORE_TEXT: Final = frozenset({"url", "link", "href", "id", "docid", "document id"})
+_DROPPED: Final = frozenset({"date", "date published", "published", "score", "relevance", "source"})
+
+
+def _of_own_form(text: str) -> Sequence[FoundPassage] | None:
+    """``Doc 1(Title: …) …`` and ``Doc 1: …``, as our environments and Search-R1 print them."""
+    if not _OWN_HEAD.search(text):
+        return None
+    return [FoundPassage(*each) for each in parse_passages(text)]
+
+
+def _of_links(text: str) -> Sequence[FoundPassage] | None:
+    """Links in Markdown, numbered or not, each with what follows it."""
+    heads = [each for each in _LINK_HEAD.finditer(text) if _is_link(each.group("link"))]
+    if not heads or len(text[: heads[0].start()].strip()) > _MAX_NO_HIT_CHARS:
+        return None
+    numbered = [each for each in heads if each.group().lstrip(" \t#*-[(")[:1].isdigit()]
+    heads = numbered or heads  # links within the texts are no heads where the heads have numbers
+    ends = [*(each.start() for each in heads[1:]), len(text)]
+    passages = []
+    for head, end in zip(heads, ends, strict=True):
+        body = f"{head.group('rest')}\n{text[head.end() : end]}"
+        _, _, rest = _labelled(body.strip())
+        passages.append(FoundPassage(head.group("title").strip("* "), rest, head.group("link")))
+    return passages
+
+
+def _is_link(target: str) -> bool:
+    return "://" in target or target.startswith(("/", "www."))
+
+
+def _of_numbers(text: str) -> Sequence[FoundPassage] | None:
+    """Heads that count: ``[1] …``, ``1. …``, ``Result 1: …``, ``**Web Page 1:** {…}``.
+
+    The numbers begin at 0 or 1 and rise by one; after a gap they may begin again.
+    """
+    heads: list[re.Match[str]] = []
+    last: int | None = None
+    for found in _NUMBER_HEAD.finditer(text):
+        number = int(found.group(1) or found.group(2))
+        if number == (last or 0) + 1 or (number == 0 and last is None) or (
+            number == 1 and last is not None and last > 1
+        ):  # fmt: skip
+            heads.append(found)
+            last = number
+    if not heads or len(text[: heads[0].start()].strip()) > _MAX_NO_HIT_CHARS:
+        return None
+    if len(heads) == 1 and heads[0].start() > 0:
+        return None
+    ends = [*(each.start() for each in heads[1:]), len(text)]
+    bodies = [text[head.end() : end].strip() for head, end in zip(heads, ends, strict=True)]
+    return [_item(body) for body in bodies]
+
+
+def _item(body: str) -> FoundPassage:
+    """A numbered item: an object in JSON, labelled lines, a title on a line of its own, or text."""
+    if body[:1] == "{":
+        found = passage_of(value) if isinstance(value := parse_literal(body), Mapping) else None
+        if found is not None:
+            return found
+    if body.startswith("(Title:"):
+        return FoundPassage(*parse_passages(f"Doc 1{body}")[0])
+    title, link, text = _labelled(body)
+    if title:
+        return FoundPassage(title, text, link)
+    title, rest = quoted_title(text)
+    if title:
+        return FoundPassage(title, rest, link)
+    head, newline, tail = text.partition("\n")
+    is_title = bool(newline) and len(head) <= 150 and head[-1:] not in ".?!,;:"
+    if is_title and tail.strip():
+        return FoundPassage(head.strip().strip("*").strip(), tail.strip(), link)
+    return FoundPassage("", text, link)
+
+
+def _labelled(body: str) -> tuple[str, str, str]:
+    """Title, link and text of a body with lines such as ``Title: …`` and ``URL: …``."""
+    title = link = ""
+    lines = []
+    for line in body.splitlines():
+        found = _LABEL.match(line)
+        name = found.group(1).lower() if found else ""
+        value = found.group(2).strip() if found else ""
+        if name in ("title", "page") and not title:
+            title = value.strip('"').strip()
+        elif name in _BEFORE_TEXT or (name == "source" and "://" in value):
+            link = link or value
+        elif name in _DROPPED:
+            continue
+        else:
+            lines.append(value if name else line)
+    return title, link, "\n".join(lines).strip()
+
+
+# ---- Labels, rules and blank lines ---------------------------------------------------------------
+
+_BLOCK_LABEL: Final = re.compile(
+    r"^[ \t]*(?:\*\*)?(Title|Page|Source|URL|Link|Snippet)(?:\*\*)?[ \t]*:(?:\*\*)?", re.M | re.I
+)
+_DDG: Final = re.compile(r"snippet: (.*?), title: (.*?), link: (\S+?)(?=, snippet: |\s*\Z)", re.S)
+_RULE: Final = re.compile(r"\n[ \t]*(?:-{3,}|\*{3,}|_{3,}|#{3,}|={3,})[ \t]*\n")
+_HEADING: Final = re.compile(r"^#{1,4}[ \t]+(\S.*)$", re.M)
+_BLANK: Final = re.compile(r"\n[ \t]*\n")
+
+
+def _of_labels(text: str) -> Sequence[FoundPassage] | None:
+    """Blocks that begin with the same label, ``Title: …`` or another; LangChain's DuckDuckGo."""
+    pairs = _DDG.findall(text)
+    if pairs and text.startswith("snippet:"):
+        return [FoundPassage(title, snippet, link) for snippet, title, link in pairs]
+    first = _BLOCK_LABEL.match(text)
+    if first is None:
+        return None
+    label = first.group(1).lower()
+    starts = [
+        each.start() for each in _BLOCK_LABEL.finditer(text) if each.group(1).lower() == label
+    ]
+    ends = [*starts[1:], len(text)]
+    found = []
+    for start, end in zip(starts, ends, strict=True):
+        title, link, body = _labelled(_RULE.sub("\n", f"{text[start:end].strip()}\n").strip())
+        found.append(FoundPassage(title, body, link))
+    return found
+
+
+def _of_rules(text: str) -> Sequence[FoundPassage] | None:
+    """Passages between lines of dashes or the like."""
+    parts = [part.strip() for part in _RULE.split(text) if part.strip()]
+    return [_item(part) for part in parts] if len(parts) > 1 else None
+
+
+def _of_headings(text: str) -> Sequence[FoundPassage] | None:
+    """Passages under headings of Markdown, at least two."""
+    heads = list(_HEADING.finditer(text))
+    if len(heads) < 2 or text[: heads[0].start()].strip():
+        return None
+    ends = [*(each.start() for each in heads[1:]), len(text)]
+    bodies = [
+        FoundPassage(head.group(1).strip(), text[head.end() : end].strip())
+        for head, end in zip(heads, ends, strict=True)
+    ]
+    return [each for each in bodies if each.text] or None
+
+
+def _of_blank_lines(text: str) -> Sequence[FoundPassage] | None:
+    """Paragraphs, at least two, as LangChain joins documents."""
+    parts = [part.strip() for part in _BLANK.split(text) if part.strip()]
+    parts = [part for part in parts if not _HEADING.fullmatch(part)]
+    return [FoundPassage("", part) for part in parts] if len(parts) > 1 else None
+
+
+SPLITTERS: Final[tuple[tuple[str, Splitter], ...]] = (
+    ("JSON", _of_json),
+    ("Doc 1(Title: …)", _of_own_form),
+    ("elements", _of_elements),
+    ("links", _of_links),
+    ("numbers", _of_numbers),
+    ("labels", _of_labels),
+    ("rules", _of_rules),
+    ("headings", _of_headings),
+    ("blank lines", _of_blank_lines),
+)
+"""Forms in the order in which they are tried: the more a form says, the earlier."""
