@@ -29,7 +29,7 @@ from calibadv_algo.losses.base import Aggregation, LossTokens, aggregate
 from calibadv_algo.losses.cispo import Cispo
 from calibadv_algo.losses.clipped import ClippedSurrogate
 from calibadv_algo.losses.gspo import Gspo
-from calibadv_algo.losses.kl import KL_ESTIMATORS, KlEstimator
+from calibadv_algo.losses.kl import KlEstimator, divergence
 from calibadv_algo.losses.llds import Llds
 from calibadv_algo.losses.value import value_loss
 from calibadv_env.retrieval.remote.simulated import noise_probability
@@ -303,7 +303,8 @@ def _value(batch: Batch, clip: str) -> float:
 
 def _kl(batch: Batch, name: str) -> float:
     """A KL estimator, averaged over tokens."""
-    estimate = KL_ESTIMATORS[cast(KlEstimator, name)](batch.flat("logp"), batch.flat("ref_logp"))
+    logprobs, old = batch.flat("logp"), batch.flat("old_logp")
+    estimate = divergence(cast(KlEstimator, name), logprobs, batch.flat("ref_logp"), old)
     return float(aggregate(estimate, batch.sequence))
 
 

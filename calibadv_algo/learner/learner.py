@@ -34,7 +34,7 @@ from calibadv_algo.learner.policy import Policy
 from calibadv_algo.learner.ranks import MicroBatch, Ranks, SingleRank, micro_batches
 from calibadv_algo.learner.sharding import ShardedModel
 from calibadv_algo.losses.base import LossTokens, aggregate
-from calibadv_algo.losses.kl import KL_ESTIMATORS
+from calibadv_algo.losses.kl import divergence
 from calibadv_algo.losses.mismatch import mismatch_stats
 
 Result = TypeVar("Result")
@@ -356,8 +356,10 @@ class Learner:
         if weights is not None:
             loss = loss * weights
         if ref_logprobs is not None and self._config.kl_coef > 0:
-            estimate = KL_ESTIMATORS[self._config.kl_estimator]
-            loss = loss + self._config.kl_coef * estimate(tokens.logprobs, ref_logprobs)
+            estimate = divergence(
+                self._config.kl_estimator, tokens.logprobs, ref_logprobs, tokens.old_logprobs
+            )
+            loss = loss + self._config.kl_coef * estimate
         if self._config.entropy_coef > 0:
             loss = loss - self._config.entropy_coef * entropies
         return loss

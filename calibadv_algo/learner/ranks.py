@@ -7,6 +7,7 @@ several of them with ``accelerate launch`` or ``torchrun``; everything else star
 
 from __future__ import annotations
 
+import gc
 import heapq
 import os
 import time
@@ -212,6 +213,10 @@ class AccelerateRanks:
 
     def close(self) -> None:
         """Leaves the others."""
+        # Models that were shared out hold their process group in reference cycles. As long as it
+        # lives so do its threads, and one that wants the interpreter while it shuts down aborts the
+        # process ("terminate called without an active exception").
+        gc.collect()
         self._state.destroy_process_group()
 
     def _exchange(self) -> AbstractContextManager[None]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 from annotated_types import Interval
 from jaxtyping import Bool, Float
 
 from calibadv_algo.losses.base import LossTokens, PolicyObjective
-from calibadv_algo.losses.ratios import probability_ratio
-from calibadv_env.common.checks import NOT_NEGATIVE
+from calibadv_algo.losses.ratios import clipped_surrogate, is_beyond_clip, probability_ratio
+from calibadv_env.common.checks import FRACTION, NOT_NEGATIVE
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,54 +52,63 @@ class KlCov(PolicyObjective):
         return (loss + self.coef * distance).where(held, loss)
 
 
-def clip_cov_mask(
-    logprobs: Float[Tensor, " token"],
-    old_logprobs: Float[Tensor, " token"],
-    advantages: Float[Tensor, " token"],
-    generator: Generator,
-    *,
-    share: float = 2e-4,
-    low: float = 1.0,
-    high: float = 5.0,
-    clip_low: float = 0.2,
-    clip_high: float = 0.2,
-) -> Bool[Tensor, " token"]:
-    """Draws the tokens that Clip-Cov takes out of the clipped surrogate.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipCov(PolicyObjective):
+    """Clip-Cov: the clipped surrogate without a few random tokens that cost much entropy.
 
-    At random ``share`` of all tokens, at least one, among those that the clip leaves alone and
-    whose ``(A - mean A)(logprob - mean logprob)`` lies strictly between ``low`` and ``high``.
+    Drawn at random is ``share`` of all tokens, at least one, among those that the clip leaves alone
+    and whose ``(A - mean A)(logprob - mean logprob)`` lies strictly between ``low`` and ``high``.
+    Their loss is 0.
 
     **Source:** Clip-Cov (arXiv 2505.22617); CalibAdv's code, ``compute_policy_loss_clip_cov``.
 
-    **Differs:** the draw comes from the generator that is given.
+    **Differs:** the draw is seeded by ``seed`` and the tokens' old log-probs, so that a run that is
+    resumed draws the same. The share is taken of the tokens that go through the model together, so
+    micro-batches matter, as they do there.
 
-    Args:
-        logprobs: Under the policy that is trained.
-        old_logprobs: Under the policy before the first update of the batch.
-        advantages: One a token.
-        generator: Source of the draw, on the device of the tokens.
-        share: Share of the tokens, 0 to 1.
+    Attributes:
+        share: Share of the tokens that are drawn.
         low: Covariance above which a token can be drawn.
         high: Covariance below which it can.
-        clip_low: How far the ratio may fall below 1 before the clip acts.
-        clip_high: How far it may rise above 1.
-
-    Returns:
-        True at tokens whose loss is to be set to 0.
+        clip_low: How far below 1 the probability ratio may go.
+        clip_high: How far above 1 it may go.
+        seed: Seed of the draw.
     """
-    import torch
 
-    ratio = probability_ratio(logprobs, old_logprobs).detach()
-    is_clipped = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high) > -advantages * ratio
-    drawn = torch.zeros_like(is_clipped)
-    if not drawn.numel():
+    share: Annotated[float, FRACTION] = 2e-4
+    low: float = 1.0
+    high: float = 5.0
+    clip_low: Annotated[float, FRACTION] = 0.2
+    clip_high: Annotated[float, NOT_NEGATIVE] = 0.2
+    seed: int = 0
+
+    def __call__(self, tokens: LossTokens) -> Float[Tensor, " token"]:
+        """Loss of each token."""
+        ratio = probability_ratio(tokens.logprobs, tokens.old_logprobs)
+        loss = clipped_surrogate(ratio, tokens.advantages, self.clip_low, self.clip_high)
+        return loss.masked_fill(self._is_drawn(tokens), 0.0)
+
+    def is_clipped(self, tokens: LossTokens) -> Bool[Tensor, " token"]:
+        """Tokens on the far side of the clip, and those that are drawn."""
+        return self._is_beyond(tokens) | self._is_drawn(tokens)
+
+    def _is_beyond(self, tokens: LossTokens) -> Bool[Tensor, " token"]:
+        log_ratio = tokens.logprobs.detach() - tokens.old_logprobs
+        return is_beyond_clip(log_ratio, tokens.advantages, self.clip_low, self.clip_high)
+
+    def _is_drawn(self, tokens: LossTokens) -> Bool[Tensor, " token"]:
+        drawn = tokens.is_last_turn.new_zeros(tokens.logprobs.shape)
+        if not drawn.numel():
+            return drawn
+        covariance = _covariance(tokens.advantages, tokens.logprobs)
+        is_open = (covariance > self.low) & (covariance < self.high) & ~self._is_beyond(tokens)
+        candidates = is_open.nonzero()[:, 0].cpu().numpy()
+        number = min(max(int(self.share * drawn.numel()), 1), len(candidates))
+        bits = tokens.old_logprobs.detach().float().cpu().numpy().tobytes()
+        rng = np.random.default_rng([self.seed, zlib.crc32(bits)])
+        for position in rng.choice(candidates, number, replace=False).tolist():
+            drawn[position] = True
         return drawn
-    covariance = _covariance(advantages, logprobs)
-    candidates = ((covariance > low) & (covariance < high) & ~is_clipped).nonzero()[:, 0]
-    number = min(max(int(share * drawn.numel()), 1), len(candidates))
-    order = torch.randperm(len(candidates), generator=generator, device=generator.device)
-    drawn[candidates[order[:number].to(candidates.device)]] = True
-    return drawn
 
 
 def _covariance(

@@ -13,7 +13,7 @@ from calibadv_algo.losses.ratios import MAX_LOG_RATIO, probability_ratio
 if TYPE_CHECKING:
     from torch import Tensor
 
-KlEstimator = Literal["k1", "abs", "k2", "k3", "k1+", "k3+"]
+KlEstimator = Literal["k1", "abs", "k2", "k3", "k1+", "k3+", "k3-corrected"]
 """Usual names of the estimators; ``+`` marks the straight-through ones."""
 
 _MAX_K3: Final = 10.0
@@ -90,7 +90,7 @@ def kl_k3_straight_through(
     return _straight_through(kl_k3(logprobs, ref_logprobs), kl_k2(logprobs, ref_logprobs))
 
 
-KL_ESTIMATORS: Final[Mapping[KlEstimator, Callable[[Tensor, Tensor], Tensor]]] = MappingProxyType(
+_ESTIMATORS: Final[Mapping[KlEstimator, Callable[[Tensor, Tensor], Tensor]]] = MappingProxyType(
     {
         "k1": kl_k1,
         "abs": kl_abs,
@@ -100,32 +100,36 @@ KL_ESTIMATORS: Final[Mapping[KlEstimator, Callable[[Tensor, Tensor], Tensor]]] =
         "k3+": kl_k3_straight_through,
     }
 )
-"""Functions of log-probabilities under policy and reference, by name."""
 
 
-def corrected_k3(
+def divergence(
+    name: KlEstimator,
     logprobs: Float[Tensor, " token"],
-    old_logprobs: Float[Tensor, " token"],
     ref_logprobs: Float[Tensor, " token"],
+    old_logprobs: Float[Tensor, " token"],
 ) -> Float[Tensor, " token"]:
-    """Estimates the KL divergence by k3, weighted for the policy having moved on.
+    """Estimates the KL divergence from the reference by an estimator of choice.
 
-    ``r * (exp(x) - x - 1)`` with ``x = ref_logprob - logprob`` and ``r`` the ratio of the new
-    to the sampling policy; not negative.
+    ``k3-corrected`` is ``r * k3`` with ``r`` the ratio of the policy to the one that sampled: k3 is
+    unbiased for tokens of the policy itself, and after the first step of an update they are not.
 
-    **Source:** DeepSeek-V3.2; TRL's ``use_bias_correction_kl``.
+    **Source:** for ``k3-corrected`` DeepSeek-V3.2; TRL's ``use_bias_correction_kl``. For the others
+    see their functions.
 
     **Differs:** exponents are clamped to +-20 and k3 to 10, as in :func:`kl_k3`.
 
     Args:
+        name: The estimator.
         logprobs: Under the policy, with gradient.
-        old_logprobs: Under the policy that sampled.
         ref_logprobs: Under the reference.
+        old_logprobs: Under the policy that sampled; only ``k3-corrected`` reads them.
 
     Returns:
         Estimate of each token.
     """
-    return probability_ratio(logprobs, old_logprobs) * kl_k3(logprobs, ref_logprobs)
+    if name == "k3-corrected":
+        return probability_ratio(logprobs, old_logprobs) * kl_k3(logprobs, ref_logprobs)
+    return _ESTIMATORS[name](logprobs, ref_logprobs)
 
 
 def _straight_through(

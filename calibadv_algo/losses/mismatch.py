@@ -7,17 +7,18 @@ the loss of a token can be weighed by how much more likely the trainer finds it.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
+from annotated_types import Gt
 from jaxtyping import Bool, Float, Int
 
 from calibadv_algo.losses.base import MismatchCorrection
 from calibadv_algo.losses.ratios import (
     MAX_LOG_RATIO,
     probability_ratio,
+    sequence_mean,
     sequence_sum,
 )
 from calibadv_env.common.checks import MAY_BE_INFINITE, NOT_NEGATIVE, POSITIVE
@@ -28,27 +29,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _TruncatedWeights(MismatchCorrection):
-    """Importance weights that are bounded from above.
+    """Importance weights that are bounded from above, and from below where that is asked for.
 
     Attributes:
         cap: Largest weight; infinity for none.
+        floor: Smallest weight, not above the cap.
     """
 
     cap: Annotated[float, POSITIVE, MAY_BE_INFINITE] = 2.0
+    floor: Annotated[float, NOT_NEGATIVE] = 0.0
+
+    def __post_init__(self) -> None:
+        """Checks the settings.
+
+        Raises:
+            ValueError: if one is out of its range, or the floor is above the cap.
+        """
+        MismatchCorrection.__post_init__(self)
+        if self.floor > self.cap:
+            raise ValueError(f"floor must not be above cap {self.cap}, got {self.floor}")
 
     def is_truncated(self, weights: Float[Tensor, " token"]) -> Bool[Tensor, " token"]:
-        """Tokens whose weight is at the cap."""
-        return weights >= self.cap
+        """Tokens whose weight is at a bound."""
+        return (weights >= self.cap) | ((weights <= self.floor) & (self.floor > 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenTis(_TruncatedWeights):
     """Truncated importance sampling, token by token.
 
-    ``min(exp(clamp(old_logprob - sampling_logprob, -20, 20)), cap)``. Where ``old_logprobs``
-    are the sampling ones, all weights are 1.
+    ``clip(exp(clamp(old_logprob - sampling_logprob, -20, 20)), floor, cap)``. Where
+    ``old_logprobs`` are the sampling ones, all weights are 1.
 
-    **Source:** truncated importance sampling, as in verl's rollout correction.
+    **Source:** truncated importance sampling, as in verl's rollout correction; TRL's
+    ``token_truncate``.
 
     **Differs:** nothing.
     """
@@ -59,8 +73,9 @@ class TokenTis(_TruncatedWeights):
         sampling_logprobs: Float[Tensor, " token"],
         sequence: Int[Tensor, " token"],
     ) -> Float[Tensor, " token"]:
-        """Weight of each token, in (0, cap]."""
-        return probability_ratio(old_logprobs, sampling_logprobs).clamp(max=self.cap).detach()
+        """Weight of each token, in [floor, cap]."""
+        weights = _token_weights(old_logprobs, sampling_logprobs)
+        return weights.clamp(self.floor, self.cap)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +84,8 @@ class SequenceTis(_TruncatedWeights):
 
     As :class:`TokenTis`, with the log-ratios summed over the trajectory before they are clamped.
 
-    **Source:** truncated importance sampling, as in verl's rollout correction.
+    **Source:** truncated importance sampling, as in verl's rollout correction; TRL's
+    ``sequence_truncate``.
 
     **Differs:** nothing.
     """
@@ -81,18 +97,19 @@ class SequenceTis(_TruncatedWeights):
         sequence: Int[Tensor, " token"],
     ) -> Float[Tensor, " token"]:
         """Weight of each token, equal for all tokens of a trajectory."""
-        sums = sequence_sum((old_logprobs - sampling_logprobs).detach(), sequence)
-        return sums.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().clamp(max=self.cap)[sequence]
+        weights = _sequence_weights(old_logprobs, sampling_logprobs, sequence)
+        return weights.clamp(self.floor, self.cap)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskedIs(MismatchCorrection):
     """Masked importance sampling: tokens whose weight is out of bounds are left out.
 
-    The weights are those of :class:`TokenTis` or :class:`SequenceTis` without a cap.
+    The weights are those of :class:`TokenTis` or :class:`SequenceTis` without bounds. By token,
+    with ``low=0.5`` and ``high=5``, it is IcePop.
 
-    **Source:** masked importance sampling, as in verl's rollout correction; TRL's
-    ``sequence_mask``.
+    **Source:** masked importance sampling, as in verl's rollout correction; TRL's ``token_mask``
+    and ``sequence_mask``; IcePop (arXiv 2510.18855).
 
     **Differs:** nothing.
 
@@ -113,13 +130,72 @@ class MaskedIs(MismatchCorrection):
         sequence: Int[Tensor, " token"],
     ) -> Float[Tensor, " token"]:
         """Weight of each token, 0 where it is out of bounds."""
-        untruncated = TokenTis if self.level == "token" else SequenceTis
-        weights = untruncated(cap=math.inf).weights(old_logprobs, sampling_logprobs, sequence)
+        if self.level == "token":
+            weights = _token_weights(old_logprobs, sampling_logprobs)
+        else:
+            weights = _sequence_weights(old_logprobs, sampling_logprobs, sequence)
         return weights.where((weights >= self.low) & (weights <= self.high), 0.0)
 
     def is_truncated(self, weights: Float[Tensor, " token"]) -> Bool[Tensor, " token"]:
         """Tokens that are left out."""
         return weights == 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeometricMask(MismatchCorrection):
+    """Trajectories are left out where trainer and engine differ too much on average.
+
+    Kept where ``low <= exp(mean(old_logprob - sampling_logprob)) <= high`` over the trajectory's
+    tokens: unlike the product, the mean does not grow with length. What is kept weighs 1, or
+    :class:`TokenTis` where there is a ``cap``.
+
+    **Source:** geometric rejection sampling, as in verl's rollout correction (``seq_mean_k1``).
+
+    **Differs:** the bounds are of the ratio trainer over engine. verl's are of its inverse, which
+    is the same for ``low = 1 / high``.
+
+    Attributes:
+        low: Least geometric mean that is kept.
+        high: Largest geometric mean that is kept.
+        cap: Largest weight of a token; None for no weights.
+    """
+
+    low: Annotated[float, NOT_NEGATIVE] = 0.999
+    high: Annotated[float, POSITIVE] = 1.001
+    cap: Annotated[float | None, Gt(0)] = None
+
+    def weights(
+        self,
+        old_logprobs: Float[Tensor, " token"],
+        sampling_logprobs: Float[Tensor, " token"],
+        sequence: Int[Tensor, " token"],
+    ) -> Float[Tensor, " token"]:
+        """Weight of each token, 0 in trajectories that are left out."""
+        ratio = _token_weights(old_logprobs, sampling_logprobs)
+        mean = sequence_mean(ratio.log(), sequence).exp()
+        weights = ratio.new_ones(ratio.shape) if self.cap is None else ratio.clamp(max=self.cap)
+        return weights.where((mean >= self.low) & (mean <= self.high), 0.0)
+
+    def is_truncated(self, weights: Float[Tensor, " token"]) -> Bool[Tensor, " token"]:
+        """Tokens that are left out."""
+        return weights == 0
+
+
+def _token_weights(
+    old_logprobs: Float[Tensor, " token"], sampling_logprobs: Float[Tensor, " token"]
+) -> Float[Tensor, " token"]:
+    """How much more likely the trainer finds each token than the engine did."""
+    return probability_ratio(old_logprobs, sampling_logprobs).detach()
+
+
+def _sequence_weights(
+    old_logprobs: Float[Tensor, " token"],
+    sampling_logprobs: Float[Tensor, " token"],
+    sequence: Int[Tensor, " token"],
+) -> Float[Tensor, " token"]:
+    """How much more likely the trainer finds each token's whole trajectory."""
+    sums = sequence_sum((old_logprobs - sampling_logprobs).detach(), sequence)
+    return sums.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()[sequence]
 
 
 def mismatch_stats(

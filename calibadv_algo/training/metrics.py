@@ -16,7 +16,7 @@ from calibadv_algo.credit.labels import GoldCredit
 from calibadv_algo.credit.silver import SilverCredit
 from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.learner.learner import UpdateResult
-from calibadv_algo.losses.kl import KL_ESTIMATORS
+from calibadv_algo.losses.kl import divergence
 from calibadv_algo.training.collection import Collection
 from calibadv_algo.training.config import TrainConfig
 from calibadv_algo.training.diagnostics import (
@@ -258,7 +258,9 @@ def learner_metrics(result: UpdateResult | None, optim: OptimConfig) -> dict[str
             "critic_grad_norm": result.critic.grad_norm,
         }
     if scores.ref_logprobs is not None:
-        estimate = KL_ESTIMATORS[optim.kl_estimator](scores.logprobs, scores.ref_logprobs)
+        estimate = divergence(
+            optim.kl_estimator, scores.logprobs, scores.ref_logprobs, scores.old_logprobs
+        )
         metrics["ref_kl"] = _mean(estimate.tolist())
     return metrics
 

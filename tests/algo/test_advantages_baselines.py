@@ -19,12 +19,10 @@ from calibadv_algo.advantages.batch_scaled import (
     gpg_scaled,
 )
 from calibadv_algo.advantages.grpo import Grpo
-from calibadv_algo.advantages.kl_control import AdaptiveKl, FixedKl, adapted_coef
 from calibadv_algo.advantages.reinforce import (
     Reinforce,
     ReinforcePlusPlus,
     ReinforcePlusPlusBaseline,
-    discounted_returns,
     turn_returns,
 )
 from calibadv_algo.advantages.rloo import Opo, Rloo, leave_one_out, length_weighted
@@ -183,38 +181,10 @@ def test_whitening_of_nothing_one_and_equal() -> None:
 # REINFORCE++
 
 
-@given(st.lists(st.lists(st.floats(-1, 1), min_size=1, max_size=4), min_size=1, max_size=4))
-def test_returns_that_skip_or_stop_at_observations(turns: list[list[float]]) -> None:
-    gamma = 0.9
-    tokens = [reward for turn in turns for reward in turn]
-    ends = np.cumsum([len(turn) for turn in turns])
-
-    def expected(stops: bool) -> list[float]:
-        result = []
-        for start in range(len(tokens)):
-            end = next(int(e) for e in ends if e > start) if stops else len(tokens)
-            result.append(sum(gamma ** (k - start) * tokens[k] for k in range(start, end)))
-        return result
-
-    rewards, lengths = np.array(tokens), [len(turn) for turn in turns]
-    np.testing.assert_allclose(discounted_returns(rewards, gamma), expected(False), atol=1e-9)
-    np.testing.assert_allclose(
-        discounted_returns(rewards, gamma, lengths), expected(True), atol=1e-9
-    )
-
-
-def test_returns_need_fitting_turn_lengths() -> None:
-    with pytest.raises(ValueError, match="add up to 3"):
-        discounted_returns(np.zeros(3), 1.0, [1, 1])
-    assert discounted_returns(np.zeros(0), 1.0, []).shape == (0,)
-
-
 def test_a_turns_return_is_that_of_all_its_tokens() -> None:
     group = make_group([[(0.5, 3), (0.0, 2), (1.0, 4)], [(0.25, 2)]])
     np.testing.assert_array_equal(turn_returns(group), [[1.5, 1.0, 1.0], [0.25, 0, 0]])
     np.testing.assert_array_equal(turn_returns(group, "reset"), [[0.5, 0.0, 1.0], [0.25, 0, 0]])
-    tokens = np.array([0, 0, 0.5, 0, 0, 0, 0, 0, 1.0])
-    np.testing.assert_array_equal(discounted_returns(tokens), np.repeat([1.5, 1.0, 1.0], [3, 2, 4]))
 
 
 def test_reinforce_plus_plus_whitens_over_the_batchs_tokens() -> None:
@@ -310,18 +280,6 @@ def test_acceptable_answers_are_excused_or_counted_as_wrong() -> None:
     np.testing.assert_array_equal(strict, plain)
 
 
-# KL controllers
-
-
-def test_adaptive_kl_moves_towards_its_target_by_bounded_steps() -> None:
-    assert adapted_coef(0.1, 5.0, 0.1, 100, 1000) == pytest.approx(0.1 * 1.02)
-    assert adapted_coef(0.1, 0.0, 0.1, 100, 1000) == pytest.approx(0.1 * 0.98)
-    assert adapted_coef(0.1, 0.105, 0.1, 100, 1000) == pytest.approx(0.1 * 1.005)
-    controller = AdaptiveKl(coef=0.1, target=0.1, horizon=1000).updated(5.0, 100)
-    assert controller == AdaptiveKl(coef=0.1 * 1.02, target=0.1, horizon=1000)
-    assert FixedKl(coef=0.3).updated(9.0, 10) == FixedKl(coef=0.3)
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -332,9 +290,6 @@ def test_adaptive_kl_moves_towards_its_target_by_bounded_steps() -> None:
         (lambda: BatchScaledGrpo(epsilon=0), "epsilon must be positive"),
         (lambda: Gpg(f_norm=0), "f_norm must be positive"),
         (lambda: AcceptableGrpo(treatment="x"), "treatment must be excuse or zero-reward"),
-        (lambda: AdaptiveKl(target=0), "target must be positive"),
-        (lambda: AdaptiveKl(horizon=0), "horizon must be positive"),
-        (lambda: FixedKl(coef=-1), "coef must not be negative"),
     ],
 )
 def test_bad_settings_are_named(make: Any, message: str) -> None:

@@ -14,9 +14,9 @@ from torch import Tensor
 from calibadv_algo.losses.balanced import BalancedSurrogate
 from calibadv_algo.losses.base import LossTokens, PolicyObjective
 from calibadv_algo.losses.clipped import ClippedSurrogate
-from calibadv_algo.losses.covariance import KlCov, clip_cov_mask
+from calibadv_algo.losses.covariance import ClipCov, KlCov
 from calibadv_algo.losses.gmpo import GeometricMean
-from calibadv_algo.losses.kl import corrected_k3, kl_k3
+from calibadv_algo.losses.kl import divergence, kl_k3
 from calibadv_algo.losses.mismatch import MaskedIs
 from calibadv_algo.losses.off_policy import OffPolicyMasked
 from calibadv_algo.losses.sapo import Sapo
@@ -125,22 +125,21 @@ def test_clip_cov_draws_from_the_open_interval_and_spares_clipped_tokens() -> No
     new = torch.tensor([0.0, 0.0, -1.0, -1.0])
     old = torch.tensor([0.0, -1.0, -1.0, -1.0])
     # Covariances 1.5, 1.5, 0.5, 2.5; the second token is clipped.
+    tokens = loss_tokens(new, old, advantages)
+    plain = ClippedSurrogate()
     counts = torch.zeros(4)
     for seed in range(40):
-        drawn = clip_cov_mask(
-            new, old, advantages, torch.Generator().manual_seed(seed), low=1.0, high=5.0
-        )
+        drawn = ClipCov(seed=seed).is_clipped(tokens) & ~plain.is_clipped(tokens)
         assert int(drawn.sum()) == 1
+        torch.testing.assert_close(ClipCov(seed=seed)(tokens), plain(tokens) * ~drawn)
         counts += drawn
     assert counts[0] > 0
     assert counts[3] > 0
     assert counts[1] == counts[2] == 0
-    narrow = clip_cov_mask(
-        new, old, advantages, torch.Generator().manual_seed(0), low=1.0, high=1.6, share=1.0
-    )
-    assert narrow.tolist() == [True, False, False, False]
+    narrow = ClipCov(low=1.0, high=1.6, share=1.0)
+    assert narrow.is_clipped(tokens).tolist() == [True, True, False, False]
     nothing = torch.zeros(0)
-    assert clip_cov_mask(nothing, nothing, nothing, torch.Generator()).shape == (0,)
+    assert ClipCov()(loss_tokens(nothing, nothing, nothing)).shape == (0,)
 
 
 class Given(PolicyObjective):
@@ -194,7 +193,8 @@ def test_weights_out_of_bounds_are_dropped_not_truncated() -> None:
 def test_corrected_k3_is_k3_times_the_ratio() -> None:
     new, old, ref = torch.tensor([-1.0, -2.0]), torch.tensor([-1.5, -2.0]), torch.zeros(2)
     torch.testing.assert_close(
-        corrected_k3(new, old, ref), kl_k3(new, ref) * torch.tensor([math.exp(0.5), 1.0])
+        divergence("k3-corrected", new, ref, old),
+        kl_k3(new, ref) * torch.tensor([math.exp(0.5), 1.0]),
     )
 
 
