@@ -12,6 +12,7 @@ from calibadv_algo.advantages.base import (
     AdvantageEstimator,
     AnyMatrix,
     Matrix,
+    Tokens,
     fitting_counts,
     outcomes,
     spread,
@@ -26,6 +27,43 @@ Observations = Literal["skip", "reset"]
 """Effect of an observation on a return: none, or the return ends there (older verl)."""
 
 
+def discounted_returns(
+    rewards: Tokens,
+    gamma: float = 1.0,
+    turn_lengths: Sequence[int] | None = None,
+) -> Tokens:
+    """Sums up the rewards of a trajectory from each action token on.
+
+    ``G_t = r_t + gamma * G_{t+1}`` over action tokens; with ``turn_lengths`` every turn is
+    summed up by itself.
+
+    **Source:** REINFORCE++ (arXiv 2501.03262); verl's
+    ``compute_reinforce_plus_plus_outcome_advantage``.
+
+    **Differs:** nothing. verl 0.9.1 carries the running return over observations, as is done
+    here without ``turn_lengths``; older versions multiplied it by the mask, so that no reward
+    reached an earlier turn, which is what ``turn_lengths`` repeats.
+
+    Args:
+        rewards: Reward of every action token, in order.
+        gamma: Discount from token to token, 0 to 1.
+        turn_lengths: Number of action tokens of each turn; None skips observations.
+
+    Returns:
+        Return of every action token.
+
+    Raises:
+        ValueError: if the turn lengths do not add up to the tokens.
+    """
+    ends = _ends(turn_lengths, len(rewards))
+    returns = np.zeros_like(rewards)
+    running = 0.0
+    for token in reversed(range(len(rewards))):
+        running = float(rewards[token]) + (0.0 if token in ends else gamma * running)
+        returns[token] = running
+    return returns
+
+
 def turn_returns(group: Group, observations: Observations = "skip") -> Matrix:
     """Sums up the turns' rewards from each turn on, without a discount.
 
@@ -33,8 +71,7 @@ def turn_returns(group: Group, observations: Observations = "skip") -> Matrix:
 
     **Source:** REINFORCE++ (arXiv 2501.03262), ``gamma = 1``.
 
-    **Differs:** nothing. verl 0.9.1 carries the running return over observations, as ``skip`` does;
-    older versions multiplied it by the mask, so that no reward reached an earlier turn (``reset``).
+    **Differs:** nothing, see :func:`discounted_returns`.
 
     Args:
         group: Trajectories of one question.
@@ -46,9 +83,8 @@ def turn_returns(group: Group, observations: Observations = "skip") -> Matrix:
     returns = np.zeros((len(group), group.max_turns))
     for row, trajectory in enumerate(group.trajectories):
         rewards = np.array([turn.reward for turn in trajectory.turns], dtype=np.float64)
-        if observations == "skip":
-            rewards = np.cumsum(rewards[::-1])[::-1]
-        returns[row, : len(rewards)] = rewards
+        each_alone = [1] * len(rewards) if observations == "reset" else None
+        returns[row, : len(rewards)] = discounted_returns(rewards, 1.0, each_alone)
     return returns
 
 
@@ -65,7 +101,7 @@ class Reinforce(AdvantageEstimator):
 class ReinforcePlusPlus(AdvantageEstimator):
     """REINFORCE++: returns, whitened over the tokens of the whole batch.
 
-    The discount is 1, as published.
+    The discount is 1, as published; :func:`discounted_returns` has any other.
 
     Attributes:
         observations: ``skip`` lets a reward reach the turns before it. ``reset`` stops it at
@@ -118,3 +154,13 @@ class ReinforcePlusPlusBaseline(OutcomeBaseline):
     def finish(self, advantages: list[AnyMatrix], counts: Sequence[AnyMatrix]) -> list[AnyMatrix]:
         """Whitens over the tokens of the batch."""
         return whiten_batch(advantages, counts, ddof=self.ddof, epsilon=self.epsilon)
+
+
+def _ends(turn_lengths: Sequence[int] | None, num_tokens: int) -> frozenset[int]:
+    """Finds the last token of every turn; none without turn lengths."""
+    if turn_lengths is None:
+        return frozenset()
+    ends = np.cumsum(turn_lengths) - 1
+    if int(sum(turn_lengths)) != num_tokens:
+        raise ValueError(f"turn_lengths must add up to {num_tokens}, got {list(turn_lengths)}")
+    return frozenset(ends.tolist())

@@ -23,6 +23,7 @@ from calibadv_algo.advantages.reinforce import (
     Reinforce,
     ReinforcePlusPlus,
     ReinforcePlusPlusBaseline,
+    discounted_returns,
     turn_returns,
 )
 from calibadv_algo.advantages.rloo import Opo, Rloo, leave_one_out, length_weighted
@@ -181,10 +182,38 @@ def test_whitening_of_nothing_one_and_equal() -> None:
 # REINFORCE++
 
 
+@given(st.lists(st.lists(st.floats(-1, 1), min_size=1, max_size=4), min_size=1, max_size=4))
+def test_returns_that_skip_or_stop_at_observations(turns: list[list[float]]) -> None:
+    gamma = 0.9
+    tokens = [reward for turn in turns for reward in turn]
+    ends = np.cumsum([len(turn) for turn in turns])
+
+    def expected(stops: bool) -> list[float]:
+        result = []
+        for start in range(len(tokens)):
+            end = next(int(e) for e in ends if e > start) if stops else len(tokens)
+            result.append(sum(gamma ** (k - start) * tokens[k] for k in range(start, end)))
+        return result
+
+    rewards, lengths = np.array(tokens), [len(turn) for turn in turns]
+    np.testing.assert_allclose(discounted_returns(rewards, gamma), expected(False), atol=1e-9)
+    np.testing.assert_allclose(
+        discounted_returns(rewards, gamma, lengths), expected(True), atol=1e-9
+    )
+
+
+def test_returns_need_fitting_turn_lengths() -> None:
+    with pytest.raises(ValueError, match="add up to 3"):
+        discounted_returns(np.zeros(3), 1.0, [1, 1])
+    assert discounted_returns(np.zeros(0), 1.0, []).shape == (0,)
+
+
 def test_a_turns_return_is_that_of_all_its_tokens() -> None:
     group = make_group([[(0.5, 3), (0.0, 2), (1.0, 4)], [(0.25, 2)]])
     np.testing.assert_array_equal(turn_returns(group), [[1.5, 1.0, 1.0], [0.25, 0, 0]])
     np.testing.assert_array_equal(turn_returns(group, "reset"), [[0.5, 0.0, 1.0], [0.25, 0, 0]])
+    tokens = np.array([0, 0, 0.5, 0, 0, 0, 0, 0, 1.0])
+    np.testing.assert_array_equal(discounted_returns(tokens), np.repeat([1.5, 1.0, 1.0], [3, 2, 4]))
 
 
 def test_reinforce_plus_plus_whitens_over_the_batchs_tokens() -> None:
