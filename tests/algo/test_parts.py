@@ -212,7 +212,7 @@ def test_each_part_brings_its_own_flags() -> None:
         *("--advantage", "rloo", "--advantage.singleton", "zero"),
         *("--credit=gold", "--objective=gspo", "--optim.objective.clip-high", "0.28"),
         *("--mismatch", "token-tis", "--optim.mismatch.cap", "3"),
-        *("--optim.old-logrppbs", "recomputed"),
+        *("--optim.old-logprobs", "recomputed"),
         *("--filter", "dynamic-sampling", "--filter", "reward-std"),
         *("--filter.0.max-batches", "4", "--filter.1.min-std", "0.1"),
         *("--shaping", "malformed-penalty", "--shaping.0.penalty", "-0.5"),
@@ -284,7 +284,7 @@ def test_no_flag_is_abbreviated(flag: str, capsys: pytest.CaptureFixture[str]) -
     ("arguments", "message"),
     [
         (["--arm", "grpo", "--advantage", "calibadv"], "credit must score turns"),
-        (["--mismatch", "token-tis"], "unless old_logrppbs is recomputed"),
+        (["--mismatch", "token-tis"], "unless old_logprobs is recomputed"),
         (["--advantage", "template-balanced"], "--advantage.token-ids"),
         (["--advantage.target-ratio", "0"], "target_ratio must be positive, got 0"),
         (["--filter", "variance", "--filter.0.share", "2"], "share must be in (0, 1], got 2"),
