@@ -16,23 +16,33 @@ from rich.table import Table
 
 from calibadv_algo.cli.progress import stage_bars
 from calibadv_algo.report.tables import format_share
+from calibadv_env.data.cutting import Cutting
 from calibadv_env.data.dataset import Dataset
+from calibadv_env.data.folders import corpus_file
+from calibadv_env.data.loading import OWN, Options, dataset_of, no_corpus
 from calibadv_env.data.names import CORPUS_VARIABLE
 from calibadv_env.data.prepared import own_folder, read_prepared
 from calibadv_env.data.preparing.coverage import AuditResult, audit_dataset, audit_path, write_audit
 from calibadv_env.data.preparing.own import prepare_own
-from calibadv_env.data.preparing.prepare import Prepared, prepare
+from calibadv_env.data.preparing.prepare import Prepared, prepare, write_own_corpus
+from calibadv_env.data.questions.parsing import QuestionReading
 from calibadv_env.data.reading import reader_named
 from calibadv_env.data.registry import get_dataset, refuse_built_in_name
 from calibadv_env.data.sources.benchmarks import SEVEN, Benchmark, find_benchmark
-from calibadv_env.data.sources.flashrag import FlashragFolder, FlashragHub, Source
+from calibadv_env.data.sources.flashrag import (
+    FlashragFolder,
+    FlashragHub,
+    OriginalFiles,
+    Source,
+)
 from calibadv_env.data.sources.search_r1 import ParquetFiles
 from calibadv_env.errors import DataError
 
 ALL: Final = "seven"
 """Name that stands for all benchmarks."""
 
-_KINDS: Final = "flashrag FOLDER, hub, or parquet FILE [FILE ...]"
+_KINDS: Final = "flashrag FOLDER, hub, or parquet FILE [FILE ...], or the path of a file"
+_BENCHMARK_NAMES: Final = frozenset({ALL, *(name.lower() for name in SEVEN)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,43 +53,72 @@ class Prepare:
     """Benchmarks: NQ, TriviaQA, PopQA, HotpotQA, 2WikiMultihopQA, MuSiQue, Bamboogle, in any
     case; or "seven" for all. For questions of your own a new name, or the path of a folder."""
     source: Annotated[tuple[str, ...], tyro.conf.arg(name="from")] = ("hub",)
-    """Where from: `csv FILE [FILE ...]`, `jsonl FILE [FILE ...]` or `hf OWNER/NAME[:CONFIG]`
-    for questions of your own, or a format that another package reads; for benchmarks
-    `flashrag FOLDER` (a copy of FlashRAG's data, or the folder of one benchmark), `hub`, or
-    `parquet FILE [FILE ...]` (Search-R1's, verl's, SkyRL's)."""
-    corpus: Path | None = None
-    """Documents, as JSONL or CSV, or the folder of an index; for benchmarks by default what
-    CALIBADV_CORPUS names."""
+    """Where from: `FILE [FILE ...]` in any form (JSON, CSV, TSV, parquet, Arrow, or a folder of
+    splits), for questions of your own and for benchmarks as their authors publish them; `hf
+    OWNER/NAME[:CONFIG]`, or a format that another package reads; for benchmarks also `flashrag
+    FOLDER` (a copy of FlashRAG's data, or the folder of one benchmark), `hub`, or `parquet FILE
+    [FILE ...]` (Search-R1's, verl's, SkyRL's)."""
+    corpus: str | None = None
+    """Documents: a file or a folder in any form, or the folder of an index; "own" for the
+    paragraphs that the questions carry; for benchmarks by default what CALIBADV_CORPUS names."""
+    columns: str = ""
+    """Keys of your questions where guessing fails: question=KEY,answers=KEY,id=KEY,split=KEY; a
+    key may be a path with dots."""
+    corpus_columns: str = ""
+    """Keys of your documents where guessing fails: text=KEY,title=KEY,id=KEY."""
+    answer_separator: str = ""
+    """Stands between the answers of one text, such as "|"; by default a text is one answer."""
     shares: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of train, dev and test among your own questions, if they do not say."""
     passage_words: int | None = None
-    """Cut your own documents into passages of so many words; None leaves them whole."""
+    """Cut your own documents into passages of so many words; None leaves them whole, but for the
+    files of a folder of texts, which become passages of 100 words."""
+    passage_overlap: int = 0
+    """Words that a passage repeats of the one before."""
     seed: int = 0
     """Seed of the deal."""
 
     def run(self) -> int:
         """Converts, and prints what was found."""
         console = Console(highlight=False)
-        if self.source and reader_named(self.source[0]):
+        if self._is_own():
             self._prepare_own(console)
         else:
             self._prepare_benchmarks(console)
         return 0
 
+    def _is_own(self) -> bool:
+        """True for questions of one's own, by their name or by the form of the source."""
+        first = self.source[0] if self.source else ""
+        is_known = all(name.lower() in _BENCHMARK_NAMES for name in self.names)
+        if is_known and (Path(first).exists() or first == "parquet"):
+            return False
+        return Path(first).exists() or reader_named(first) is not None
+
+    def options(self) -> Options:
+        """How files are read, and documents cut."""
+        return Options(
+            columns=mapping_of(self.columns),
+            corpus_columns=mapping_of(self.corpus_columns),
+            answer_separator=self.answer_separator,
+            cutting=Cutting(words=self.passage_words, overlap=self.passage_overlap),
+        )
+
     def _prepare_own(self, console: Console) -> None:
-        kind, *sources = self.source
         if len(self.names) != 1:
             raise ValueError(f"names must be one new name or path, got {' '.join(self.names)!r}")
-        reader = reader_named(kind)
-        sources = [(reader.prefix if reader else "") + source for source in sources]
+        reader = reader_named(self.source[0])
+        sources = list(self.source)
+        if reader is not None and not Path(self.source[0]).exists():
+            sources = [reader.prefix + source for source in self.source[1:]]
         refuse_built_in_name(self.names[0])
         done = prepare_own(
             self.names[0],
             sources,
             self.corpus,
             shares=self.shares,
-            passage_words=self.passage_words,
             seed=self.seed,
+            options=self.options(),
         )
         table = Table("split", "questions", title=escape(done.name))
         for split, size in done.sizes.items():
@@ -91,14 +130,21 @@ class Prepare:
         else:
             text = f"{_number(done.num_documents)} documents, {_number(done.num_passages)} passages"
             console.print(f"{text}; {_number(done.num_with_gold)} questions name theirs")
+        for what, value in done.notes.items():
+            console.print(f"{what}: {value}", markup=False, soft_wrap=True)
+        for warning in done.warnings:
+            console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
         console.print(f"folder: {done.folder}", markup=False, soft_wrap=True)
         console.print(f"use it as: --env.dataset {done.name}", markup=False, soft_wrap=True)
 
     def _prepare_benchmarks(self, console: Console) -> None:
         chosen = _benchmarks(self.names)
-        sources = {b.name: (b, _source_of(self.source, b)) for b in chosen}
-        named = os.environ.get(CORPUS_VARIABLE)
-        corpus = self.corpus or (Path(named) if named else None)
+        reading = self.options().questions()
+        sources = {b.name: (b, _source_of(self.source, b, reading)) for b in chosen}
+        named = self.corpus or os.environ.get(CORPUS_VARIABLE)
+        corpus = Path(named) if named else None
+        if self.corpus == OWN:
+            corpus = self._own_corpus(*sources.values())
         with stage_bars(transient=True) as progress:
             prepared = prepare(sources, corpus, progress)
         console.print(_prepared_table(prepared))
@@ -106,12 +152,20 @@ class Prepare:
             console.print(f"{done.benchmark.name}: {done.folder}", markup=False, soft_wrap=True)
             for warning in done.warnings:
                 console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+        for what, value in reading.notes().items():
+            console.print(f"{what}: {value}", markup=False, soft_wrap=True)
         if corpus is None:
             console.print(
                 "No corpus was named, so no gold passages were looked for: --corpus names one.",
                 style="yellow",
                 soft_wrap=True,
             )
+
+    def _own_corpus(self, *sources: tuple[Benchmark, Source]) -> Path:
+        [(benchmark, source)] = sources if len(sources) == 1 else [(None, None)]
+        if benchmark is None or not isinstance(source, OriginalFiles):
+            raise ValueError("corpus own is for one benchmark from its original files")
+        return write_own_corpus(benchmark, source)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,13 +178,17 @@ class Inspect:
     """Split whose tasks are shown."""
     tasks: int = 3
     """Number of tasks shown."""
+    columns: str = ""
+    """Keys of the questions of a file: question=KEY,answers=KEY,id=KEY,split=KEY."""
+    answer_separator: str = ""
+    """Stands between the answers of one text of a file."""
     json: bool = False
     """Print JSON in place of tables."""
 
     def run(self) -> int:
         """Prints what there is."""
         console = Console(highlight=False)
-        dataset = get_dataset(self.name)
+        dataset = self._dataset()
         facts = dataset_facts(dataset)
         shown = [_task_record(task) for task in dataset.tasks(self.split)[: self.tasks]]
         if self.json:
@@ -143,9 +201,23 @@ class Inspect:
         for key in ("eval_split", "source", "corpus", "gold"):
             if facts[key]:
                 console.print(f"{key}: {facts[key]}", markup=False, soft_wrap=True)
+        for what, value in facts["read"].items():
+            console.print(f"{what}: {value}", markup=False, soft_wrap=True)
         for task in shown:
             console.print_json(json.dumps(task))
         return 0
+
+    def _dataset(self) -> Dataset:
+        if not self.columns and not self.answer_separator:
+            return get_dataset(self.name)
+        path = Path(self.name)
+        if not path.exists():
+            raise ValueError(f"columns and separators are for files, got {self.name!r}")
+        options = Options(columns=mapping_of(self.columns), answer_separator=self.answer_separator)
+        folder = path if path.is_dir() else path.parent
+        fallback = no_corpus(self.name, folder)
+        near = corpus_file(folder)
+        return dataset_of(self.name, path, near, fallback=fallback, options=options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,6 +328,7 @@ def dataset_facts(dataset: Dataset) -> dict[str, Any]:
         "source": note.get("source", ""),
         "corpus": problem or f"{size} passages, sha256 {dataset.corpus().sha256}",
         "gold": {s: f["gold"] for s, f in note.get("splits", {}).items() if f["gold"]},
+        "read": dict(dataset.notes()),
     }
 
 
@@ -269,8 +342,28 @@ def _benchmarks(names: Iterable[str]) -> list[Benchmark]:
     return list(found.values())
 
 
-def _source_of(source: Sequence[str], benchmark: Benchmark) -> Source:
+def mapping_of(text: str) -> dict[str, str]:
+    """A mapping of columns as a flag gives it: question=KEY,answers=KEY.
+
+    Raises:
+        ValueError: if it has another form.
+    """
+    found = {}
+    for part in filter(None, text.split(",")):
+        name, equals, key = part.partition("=")
+        if not equals or not key.strip():
+            raise ValueError(f"columns must be question=KEY,answers=KEY, got {text!r}")
+        found[name.strip()] = key.strip()
+    return found
+
+
+def _source_of(source: Sequence[str], benchmark: Benchmark, reading: QuestionReading) -> Source:
     """The source that `--from` names, for one benchmark."""
+    if source and Path(source[0]).exists() and source[0] not in ("hub", "parquet", "flashrag"):
+        if len(source) == 1 and (folder := _flashrag_folder(Path(source[0]), benchmark)):
+            return FlashragFolder(folder)
+        paths = [Path(path) for path in source]
+        return OriginalFiles(tuple(paths), benchmark.eval_split, reading)
     kind, paths = source[0] if source else "", [Path(path) for path in source[1:]]
     if kind == "hub" and not paths:
         return FlashragHub(benchmark.folder_name)
@@ -283,6 +376,12 @@ def _source_of(source: Sequence[str], benchmark: Benchmark) -> Source:
             raise DataError(f"{paths[0]}: there is no folder {benchmark.folder_name} here")
         return FlashragFolder(folder)
     raise ValueError(f"from must be {_KINDS}; got {' '.join(source)!r}")
+
+
+def _flashrag_folder(path: Path, benchmark: Benchmark) -> Path | None:
+    """The folder of a benchmark, if a path is one or holds one."""
+    below = path / benchmark.folder_name
+    return below if below.is_dir() else path if path.is_dir() else None
 
 
 def _prepared_table(prepared: Iterable[Prepared]) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Self, TypeVar
 
@@ -35,6 +35,7 @@ class Dataset:
         description: One line for people.
         is_gold_checked: If true, gold passages must stand in the corpus. It is off where the
             corpus is known by its hash, or lies elsewhere.
+        notes: What was guessed and left out when the tasks were read, in words, so far.
     """
 
     _: KW_ONLY
@@ -45,6 +46,7 @@ class Dataset:
     lone_split: str | None = None
     description: str = ""
     is_gold_checked: bool = True
+    notes: Callable[[], Mapping[str, str]] = dict
     _finders: list[Callable[[str], Dataset]] = field(default_factory=list, init=False, repr=False)
     _cache: dict[tuple[str, str], Any] = field(default_factory=dict, init=False, repr=False)
     _lock: Any = field(default_factory=threading.RLock, init=False, repr=False)

@@ -12,7 +12,8 @@ from calibadv_env.protocol.answers import contains_words
 from calibadv_env.protocol.passages import Passage
 
 EVIDENCE: Final = "evidence"
-"""Key of a task's metadata: a list of ``{"title", "sentences", "passages"}``, one a hop."""
+"""Key of a task's metadata: a list of ``{"title", "sentences", "passages"}``, one a hop; where it
+is known, with the ``ids`` of documents and with other ``titles`` that will do."""
 
 SEARCH_KEYS: Final = "search_keys"
 """Key of a task's metadata: for each hop a query, or a list of wordings of one (StepSearch)."""
@@ -31,10 +32,15 @@ class Evidence:
     Attributes:
         title: Title of the article.
         sentences: The sentences that state the fact; empty where the dataset does not say.
+        titles: Titles of other articles that will do as well.
+        ids: Ids of the documents that hold it, any of which will do; a corpus that has none of
+            these ids is searched by title.
     """
 
     title: str
     sentences: tuple[str, ...] = ()
+    titles: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
 
 
 def gold_hops(task: QATask) -> tuple[tuple[str, ...], ...]:
@@ -73,7 +79,7 @@ def gold_entities(task: QATask) -> tuple[str, ...]:
     elif metadata.get("chain"):
         names = [hop["object"] for hop in metadata["chain"]]
     elif metadata.get(EVIDENCE):
-        names = [piece["title"] for piece in metadata[EVIDENCE]]
+        names = [piece["title"] for piece in metadata[EVIDENCE] if piece["title"]]
     return tuple(dict.fromkeys(str(name) for name in names))
 
 
@@ -136,7 +142,12 @@ def with_evidence(task: QATask, evidence: Sequence[Evidence]) -> QATask:
     """The task with its evidence in the metadata, and as many hops as there are pieces."""
     if not evidence:
         return task
-    pieces = [{"title": e.title, "sentences": list(e.sentences)} for e in evidence]
+    pieces = [
+        {"title": e.title, "sentences": list(e.sentences)}
+        | ({"titles": list(e.titles)} if e.titles else {})
+        | ({"ids": list(e.ids)} if e.ids else {})
+        for e in evidence
+    ]
     return replace(task, hops=len(evidence), metadata={**task.metadata, EVIDENCE: pieces})
 
 

@@ -15,54 +15,38 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, TypeAlias, TypeVar
 
 from calibadv_env.common.jsonl import distinct
 from calibadv_env.common.plugins import plugins
-from calibadv_env.data.base import QATask, parse_task
-from calibadv_env.data.names import SPLITS
+from calibadv_env.common.records.values import plain
+from calibadv_env.data.base import QATask
+from calibadv_env.data.questions.parsing import QuestionReading, Row
 from calibadv_env.errors import DataError
 from calibadv_env.protocol.passages import Passage
-from calibadv_env.retrieval.corpus import Corpus, parse_passage
+from calibadv_env.retrieval.corpus import Corpus
+from calibadv_env.retrieval.passage_records import PassageReading
 
 GROUP: Final = "calibadv_env.readers"
 """Group of the entry points by which other packages add formats."""
 
-CORPUS_STEMS: Final = ("corpus", "documents")
-"""Names of the file that holds the corpus of the tasks beside it."""
-
 _PREFERRED: Final = ".jsonl"
 """Suffix of the file that counts where a folder holds one content in two formats."""
 
-TaskSource: TypeAlias = str | Path | Iterable[QATask | Mapping[str, Any]]
+TaskSource: TypeAlias = str | Path | Sequence[str | Path] | Iterable[QATask | Mapping[str, Any]]
 CorpusSource: TypeAlias = str | Path | Corpus | Iterable[Passage | Mapping[str, Any]]
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """A question as a reader found it.
-
-    Attributes:
-        place: Where it stands, such as ``quiz.csv:7``, for messages.
-        task: The task.
-        split: Split that the row itself names, if it does.
-    """
-
-    place: str
-    task: QATask
-    split: Any = None
 
 
 class Reader:
     """A format of questions, of documents, or of both.
 
     A subclass says what it reads by ``suffixes``, by ``prefix``, or by :meth:`reads`, and has
-    :meth:`rows`, :meth:`passages`, or both. It has no state.
+    :meth:`records`, whose keys are then understood as those of every file are; or, where the
+    format itself says what is what, :meth:`rows`, :meth:`passages`, or both. It has no state.
 
     Attributes:
         name: Its name for ``calibadv data prepare --from``.
@@ -107,6 +91,23 @@ class Reader:
         """
         return {}
 
+    def records(self, source: str, split: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """The records of a source as they are, one by one, each with its place, in order.
+
+        Args:
+            source: A name that this reader reads.
+            split: One of the values of :meth:`splits`; "" for all of a source.
+
+        Raises:
+            DataError: if the source cannot be read, with its place.
+        """
+        raise DataError(f"{source}: {self.name} holds no records")
+
+    @property
+    def has_records(self) -> bool:
+        """True if questions and documents come of :meth:`records`."""
+        return type(self).records is not Reader.records
+
     def rows(self, source: str, split: str = "") -> Iterator[Row]:
         """The questions of a source, one by one, in order.
 
@@ -117,7 +118,9 @@ class Reader:
         Raises:
             DataError: if the source or a row is faulty, with its place.
         """
-        raise DataError(f"{source}: {self.name} holds no questions")
+        if not self.has_records:
+            raise DataError(f"{source}: {self.name} holds no questions")
+        return QuestionReading().rows(self.records(source, split))
 
     def passages(self, source: str) -> Iterator[tuple[str, Passage]]:
         """The documents of a source, one by one, each with its place, in order.
@@ -125,22 +128,9 @@ class Reader:
         Raises:
             DataError: if the source or a row is faulty, with its place.
         """
-        raise DataError(f"{source}: {self.name} holds no documents")
-
-    def corpus(self, source: str) -> Corpus:
-        """The documents of a source as a corpus.
-
-        Raises:
-            DataError: if the source is faulty, repeats an id or holds no document.
-        """
-        passages: dict[str, Passage] = {}
-        for place, passage in self.passages(source):
-            if passage.id in passages:
-                raise DataError(f"{place}: id {passage.id!r} stands twice")
-            passages[passage.id] = passage
-        if not passages:
-            raise DataError(f"{source}: there is no document in it")
-        return Corpus(list(passages.values()))
+        if not self.has_records:
+            raise DataError(f"{source}: {self.name} holds no documents")
+        return PassageReading().passages(self.records(source))
 
 
 def find_reader(source: str | Path) -> Reader:
@@ -233,67 +223,84 @@ def is_lazy(source: object) -> bool:
     return not isinstance(source, (str, Path, Corpus, Sequence, Mapping))
 
 
+def data_suffixes() -> list[str]:
+    """The ends of the names of files that some reader reads; that of JSON lines first."""
+    readers = (*_built_in().values(), *_plugins())
+    return sorted((s for reader in readers for s in reader.suffixes), key=_PREFERRED.__ne__)
+
+
 def find_file(folder: Path, stem: str) -> Path | None:
     """The file of this name in a folder, in any format; of several the lines of JSON."""
-    readers = (*_built_in().values(), *_plugins())
-    suffixes = sorted((s for reader in readers for s in reader.suffixes), key=_PREFERRED.__ne__)
+    suffixes = data_suffixes()
     names = (f"{stem}{suffix}{packed}" for suffix in suffixes for packed in ("", ".gz"))
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def split_files(folder: Path) -> dict[str, TaskSource]:
-    """The files of a folder by split.
+def read_rows(
+    source: str | Path, split: str = "", reading: QuestionReading | None = None
+) -> Iterator[Row]:
+    """The questions of a file, or of a name that a reader fetches.
 
     Raises:
-        DataError: if it holds none.
+        DataError: if the source is faulty, with file and line.
     """
-    files = {split: find_file(folder, split) for split in SPLITS}
-    found: dict[str, TaskSource] = {split: path for split, path in files.items() if path}
-    if not found:
-        raise DataError(f"{folder}: the folder holds none of train.jsonl, dev.jsonl, test.jsonl")
-    return found
+    reader = find_reader(source)
+    if not reader.has_records:
+        return reader.rows(str(source), split)
+    return (reading or QuestionReading()).rows(reader.records(str(source), split))
 
 
-def corpus_file(folder: Path) -> Path | None:
-    """The file that holds the corpus of the tasks in a folder, if there is one."""
-    paths = (find_file(folder, stem) for stem in CORPUS_STEMS)
-    return next((path for path in paths if path), None)
+def read_passages(
+    source: str | Path, reading: PassageReading | None = None
+) -> Iterator[tuple[str, Passage]]:
+    """The documents of a file, or of a name that a reader fetches, each with its place.
+
+    Raises:
+        DataError: if the source is faulty, with file and line.
+    """
+    reader = find_reader(source)
+    if not reader.has_records:
+        return reader.passages(str(source))
+    return (reading or PassageReading()).passages(reader.records(str(source)))
 
 
-def read_split(source: TaskSource, place: str, split: str = "") -> list[QATask]:
+def read_split(
+    source: TaskSource, place: str, split: str = "", reading: QuestionReading | None = None
+) -> list[QATask]:
     """Reads tasks, at least one, in order.
 
     Args:
-        source: A file, a name that a reader fetches, or an iterable of tasks or of dicts.
+        source: A file, a name that a reader fetches, several files, or an iterable of tasks or
+            of dicts, such as a data frame.
         place: Name of an iterable in errors, such as "quiz/train".
         split: Split of the source, by the source's own name, if it is divided.
+        reading: Its rules and counts; None for the usual ones.
 
     Raises:
         DataError: if a file is faulty, with file and line.
         ValueError: if an item of an iterable is, with its position from 0.
     """
-    if isinstance(source, (str, Path)):
-        rows = find_reader(source).rows(str(source), split)
+    reading = reading or QuestionReading()
+    paths = _paths(source)
+    if paths:
+        rows = (row for path in paths for row in read_rows(path, split, reading))
         tasks = list(distinct((row.place, row.task) for row in rows))
         if not tasks:
-            raise DataError(f"{source}{split and f' {split}'}: there is no question in it")
+            raise DataError(f"{paths[0]}{split and f' {split}'}: there is no question in it")
         return tasks
-    items = (
-        (where, item if isinstance(item, QATask) else _at(where, parse_task, item))
-        for where, item in ((f"{place}[{i}]", item) for i, item in enumerate(source))
-    )
     try:
-        return list(distinct(items))
+        return list(distinct(_items(source, place, reading)))
     except DataError as error:
         raise ValueError(str(error)) from error
 
 
-def read_corpus(source: CorpusSource) -> Corpus:
+def read_corpus(source: CorpusSource, reading: PassageReading | None = None) -> Corpus:
     """Reads a corpus.
 
     Args:
-        source: A file, a name that a reader fetches, the folder of an index, a corpus, or an
-            iterable of passages or of dicts.
+        source: A file, a name that a reader fetches, the folder of an index, a folder of
+            documents, a corpus, or an iterable of passages or of dicts, such as a data frame.
+        reading: Its rules and counts; None for the usual ones.
 
     Raises:
         DataError: if a file is faulty, with file and line.
@@ -301,24 +308,95 @@ def read_corpus(source: CorpusSource) -> Corpus:
     """
     if isinstance(source, Corpus):
         return source
+    reading = reading or PassageReading()
     if isinstance(source, (str, Path)):
-        if Path(source).is_dir():
+        if Path(source).is_dir() and find_reader(source).name != "folder":
             from calibadv_env.retrieval.disk_corpus import DiskCorpus
 
             return DiskCorpus(source)
-        return find_reader(source).corpus(str(source))
-    passages = [
-        item if isinstance(item, Passage) else _at(f"corpus[{i}]", parse_passage, item)
-        for i, item in enumerate(source)
-    ]
-    return Corpus(passages)
-
-
-def _at(place: str, parse: Callable[[Mapping[str, Any]], _T], item: object) -> _T:
-    if not isinstance(item, Mapping):
-        kind = "QATask" if parse is parse_task else "Passage"
-        raise ValueError(f"{place} must be a {kind} or a dict, got {type(item).__name__}")
+        return corpus_of(read_passages(source, reading), str(source))
+    items = list(frame_rows(source))
     try:
-        return parse(item)
-    except ValueError as error:
-        raise ValueError(f"{place}: {error}") from error
+        return Corpus([passage for _, passage in _passages(items, reading)])
+    except DataError as error:
+        raise ValueError(str(error)) from error
+
+
+def _passages(items: Sequence[Any], reading: PassageReading) -> Iterator[tuple[str, Passage]]:
+    """The passages among the items of an iterable, and those of the records among them."""
+    places = [f"corpus[{i}]" for i in range(len(items))]
+    if not any(isinstance(item, Passage) for item in items):
+        named = zip(places, items, strict=True)
+        yield from reading.passages((p, _mapping(p, "Passage", item)) for p, item in named)
+        return
+    for place, item in zip(places, items, strict=True):
+        if isinstance(item, Passage):
+            yield place, item
+        else:
+            yield from reading.passages([(place, _mapping(place, "Passage", item))])
+
+
+def corpus_of(passages: Iterable[tuple[str, Passage]], source: str) -> Corpus:
+    """Passages with their places as a corpus.
+
+    Raises:
+        DataError: if an id stands twice, or there is none.
+    """
+    found: dict[str, Passage] = {}
+    for place, passage in passages:
+        if passage.id in found:
+            raise DataError(f"{place}: id {passage.id!r} stands twice")
+        found[passage.id] = passage
+    if not found:
+        raise DataError(f"{source}: there is no document in it")
+    return Corpus(list(found.values()))
+
+
+def frame_rows(source: Any) -> Iterable[Any]:
+    """The rows of a data frame (pandas, polars) or an Arrow table; other things as they are."""
+    if hasattr(source, "to_pylist"):
+        return source.to_pylist()  # type: ignore[no-any-return]
+    if hasattr(source, "iterrows"):
+        return source.to_dict("records")  # type: ignore[no-any-return]
+    if hasattr(source, "to_dicts"):
+        return source.to_dicts()  # type: ignore[no-any-return]
+    return source  # type: ignore[no-any-return]
+
+
+def is_frame(source: object) -> bool:
+    """True for a table of another package, which can be read more than once."""
+    names = ("to_pylist", "iterrows", "to_dicts", "column_names")
+    return any(hasattr(source, name) for name in names)
+
+
+def _paths(source: TaskSource) -> list[str | Path]:
+    """The files, or the name, that a source is; [] for an iterable of tasks."""
+    if isinstance(source, (str, Path)):
+        return [source]
+    is_files = isinstance(source, (list, tuple)) and bool(source)
+    files: list[Any] = list(source) if is_files else []
+    return files if all(isinstance(one, (str, Path)) for one in files) else []
+
+
+def _items(source: Any, place: str, reading: QuestionReading) -> Iterator[tuple[str, QATask]]:
+    """The tasks among the items of an iterable, and those of the records among them."""
+    items = list(frame_rows(source))
+    places = [f"{place}[{i}]" for i in range(len(items))]
+    if not any(isinstance(item, QATask) for item in items):
+        named = zip(places, items, strict=True)
+        rows = reading.rows((p, _mapping(p, "QATask", item)) for p, item in named)
+        yield from ((row.place, row.task) for row in rows)
+        return
+    for where, item in zip(places, items, strict=True):
+        if isinstance(item, QATask):
+            yield where, item
+        else:
+            record = _mapping(where, "QATask", item)
+            yield from ((row.place, row.task) for row in reading.rows([(where, record)]))
+
+
+def _mapping(place: str, kind: str, item: object) -> Mapping[str, Any]:
+    if not isinstance(item, Mapping):
+        raise ValueError(f"{place} must be a {kind} or a dict, got {type(item).__name__}")
+    record: Mapping[str, Any] = plain(item)
+    return record

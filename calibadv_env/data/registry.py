@@ -30,15 +30,23 @@ from gymnasium.envs.registration import registry as gymnasium_registry
 
 from calibadv_env.common.files import is_path
 from calibadv_env.common.plugins import Plugin, plugins
+from calibadv_env.data.cutting import Cutting
 from calibadv_env.data.dataset import Dataset
-from calibadv_env.data.loading import corpus_loader, dataset_of, fetched_dataset, no_corpus
+from calibadv_env.data.folders import corpus_file
+from calibadv_env.data.loading import (
+    OWN,
+    Options,
+    corpus_loader,
+    dataset_of,
+    fetched_dataset,
+    no_corpus,
+)
 from calibadv_env.data.merged import MARK, merge
 from calibadv_env.data.names import EVAL, NAME, SPLITS, env_id_of
 from calibadv_env.data.prepared import own_corpus, own_folder, own_names, read_prepared
 from calibadv_env.data.reading import (
     CorpusSource,
     TaskSource,
-    corpus_file,
     find_reader,
     is_fetched,
 )
@@ -171,6 +179,11 @@ def register_dataset(
     corpus: CorpusSource | None = None,
     *,
     overwrite: bool = False,
+    columns: Mapping[str, str] | None = None,
+    corpus_columns: Mapping[str, str] | None = None,
+    answer_separator: str = "",
+    passage_words: int | None = None,
+    passage_overlap: int = 0,
 ) -> str:
     """Makes ``DeepSearch-<Name>-v1`` from tasks and a corpus.
 
@@ -180,6 +193,7 @@ def register_dataset(
 
     Args:
         name: Letters and digits in words joined by ``-`` or ``_``. In the id each word begins
+<<<<<<< HEAD
             with a capital: "my-trivia" and "MyTrivia" both give ``DeepSearch-MyTrivia-v1``.
         path_or_tasks: One file, JSONL or a table (CSV, TSV), or one iterable of tasks (of
             :class:`QATask`, or of dicts with the keys of a JSONL file), which becomes the split
@@ -191,7 +205,27 @@ def register_dataset(
             an index, a :class:`Corpus`, an iterable of :class:`Passage` or of dicts, or
             ``hf:owner/name``. May be left out for a folder that holds it, in a file ``corpus`` or
             ``documents``.
+=======
+            with a capital: "my-trivia" and "MyTrivia" both give ``DeepSearch-MyTrivia-v0``.
+        path_or_tasks: One file in any form that ``docs/datasets.md`` lists (JSON, a table, parquet,
+            Arrow; plain or gzip), several files, a data frame, or one iterable of tasks (of
+            :class:`QATask` or of dicts), which becomes the split "test" and is also given when
+            "train" or "dev" is asked for; or a folder whose files hold the splits; or a mapping
+            from split to one of these; or ``hf:owner/name`` or ``hf:owner/name:configuration``.
+        corpus: A file or folder of documents in any form that ``docs/datasets.md`` lists, the
+            folder of an index, a :class:`Corpus`, an iterable of :class:`Passage` or of dicts, or
+            ``hf:owner/name``; or "own" for the paragraphs that the questions carry. May be left
+            out for those, and for a folder with a file ``corpus`` or ``documents``.
+>>>>>>> dab5a0e (One tolerant reader of questions and documents; evidence of any dataset becomes gold; corpus=own)
         overwrite: If true, a dataset already registered under this name gives way.
+        columns: Keys of ``question``, ``answers``, ``id`` and ``split``, where guessing fails;
+            a key may be a path with dots, such as "meta.answer".
+        corpus_columns: Keys of ``id``, ``title`` and ``text`` of the documents.
+        answer_separator: Stands between answers in one text, such as "|"; by default a text is
+            one answer.
+        passage_words: Longer documents are cut into passages of so many words; None leaves them
+            whole, but for the files of a folder (:class:`calibadv_env.data.cutting.Cutting`).
+        passage_overlap: Words that a passage repeats of the one before.
 
     Returns:
         The id of the environment.
@@ -202,16 +236,24 @@ def register_dataset(
             gold passage that the corpus does not hold (with the task).
     """
     env_id = env_id_of(name)
+    options = Options(
+        columns=columns or {},
+        corpus_columns=corpus_columns or {},
+        answer_separator=answer_separator,
+        cutting=Cutting(words=passage_words, overlap=passage_overlap),
+    )
     with _registry_lock:
         _refuse_taken_name(name, env_id, overwrite=overwrite)
         if isinstance(path_or_tasks, str) and is_fetched(path_or_tasks):
             source = path_or_tasks
             find_reader(source).check(source)
-            load_corpus = corpus_loader(name, corpus)
+            is_own = isinstance(corpus, str) and corpus == OWN
+            load_corpus = None if is_own else corpus_loader(name, corpus, options)
             _datasets.pop(name, None)
-            _loaders[name] = lambda: fetched_dataset(name, source, load_corpus)
+            _loaders[name] = lambda: fetched_dataset(name, source, load_corpus, options)
         else:
-            _datasets[name] = dataset_of(name, path_or_tasks, corpus).found_by(get_dataset)
+            made = dataset_of(name, path_or_tasks, corpus, options=options)
+            _datasets[name] = made.found_by(get_dataset)
             _loaders.pop(name, None)
         _origins[name] = f"registered by this process from {_origin_of(path_or_tasks)}"
         register_versions(name)
@@ -343,9 +385,9 @@ def _folder_once(path: Path) -> Dataset:
             )
         else:
             folder = path if path.is_dir() else path.parent
-            near = corpus_file(folder)
-            loader = None if near else no_corpus(str(path), folder)
-            _folders[path] = dataset_of(name, path, near, loader, is_gold_checked=near is not None)
+            # Without a corpus near by, the paragraphs that the questions carry are the corpus.
+            fallback = no_corpus(str(path), folder)
+            _folders[path] = dataset_of(name, path, corpus_file(folder), fallback=fallback)
         _folders[path].found_by(get_dataset)
     return _folders[path]
 

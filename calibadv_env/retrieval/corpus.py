@@ -9,9 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from calibadv_env.common.jsonl import distinct, read_parsed, text_field, write_jsonl
+from calibadv_env.common.jsonl import distinct, write_jsonl
 from calibadv_env.errors import DataError
 from calibadv_env.protocol.passages import Passage
+from calibadv_env.retrieval.passage_records import PassageReading, parse_record, read_passages
 
 
 class Corpus:
@@ -34,18 +35,20 @@ class Corpus:
             raise ValueError(f"ids of passages must be unique, got {twice!r} twice")
 
     @classmethod
-    def from_jsonl(cls, path: str | Path) -> Corpus:
-        r"""Reads a corpus from a plain or gzip JSONL file, in file order.
+    def from_jsonl(cls, path: str | Path, reading: PassageReading | None = None) -> Corpus:
+        r"""Reads a corpus from a file, in file order: JSON lines, or any other form.
 
         A line is ``{"id", "title", "text"}``, or ``{"id", "contents"}`` where the first line of
         the contents is the title, with the quotes round it taken off (``"Title"\ntext``);
-        contents of a single line are a text without a title. Other keys are ignored.
+        contents of a single line are a text without a title. Records of other corpora are
+        understood as :mod:`calibadv_env.retrieval.passage_records` says; their other keys are
+        ignored, and passages without text are left out, with a warning.
 
         Raises:
             DataError: if the file cannot be read, is empty, has a malformed line or repeats an
                 id; the message begins with ``file:line:``.
         """
-        passages = list(distinct(read_parsed(path, parse_passage)))
+        passages = list(distinct(read_passages(path, reading)))
         if not passages:
             raise DataError(f"{path}: there is no passage in it")
         return cls(passages)
@@ -125,23 +128,9 @@ def parse_passage(record: Mapping[str, Any]) -> Passage:
     Raises:
         ValueError: if a key is missing or a value has the wrong type, naming the key.
     """
-    passage_id = text_field(record, "id")
-    if "contents" in record and "text" not in record:
-        head, newline, body = text_field(record, "contents").partition("\n")
-        if not newline:
-            return Passage(passage_id, "", head.strip())
-        return Passage(passage_id, _strip_quotes(head.strip()), body.strip())
-    if "text" not in record:
-        raise ValueError("key 'contents' is missing, and so are 'title' and 'text'")
-    title = text_field(record, "title", allow_empty=True)
-    return Passage(passage_id, title, text_field(record, "text", allow_empty=True))
+    return parse_record(record)
 
 
 def indexed_text(passage: Passage) -> str:
     """The text that a lexical index sees: the title, if there is one, then the body."""
     return f"{passage.title}. {passage.text}" if passage.title else passage.text
-
-
-def _strip_quotes(title: str) -> str:
-    is_quoted = len(title) >= 2 and title[0] == title[-1] == '"'
-    return title[1:-1] if is_quoted else title

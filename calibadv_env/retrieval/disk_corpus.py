@@ -14,10 +14,9 @@ from typing import Any, Final, NoReturn, TypeAlias, overload
 
 import numpy as np
 
-from calibadv_env.common.jsonl import read_parsed
 from calibadv_env.errors import DataError, RetrieverError
 from calibadv_env.protocol.passages import Passage
-from calibadv_env.retrieval.corpus import Corpus, parse_passage
+from calibadv_env.retrieval.corpus import Corpus
 from calibadv_env.retrieval.index_files import (
     MANIFEST,
     HashedFile,
@@ -30,6 +29,7 @@ from calibadv_env.retrieval.index_files import (
     write_array,
     write_manifest,
 )
+from calibadv_env.retrieval.passage_records import PassageReading, read_passages
 
 FOLDER: Final = "corpus"
 """Where an index keeps its copy of the passages."""
@@ -75,7 +75,7 @@ class DiskCorpus(Corpus):
         self._view = _Passages(self)
 
     @classmethod
-    def from_jsonl(cls, path: str | Path) -> NoReturn:
+    def from_jsonl(cls, path: str | Path, reading: PassageReading | None = None) -> NoReturn:
         """Not for this class: :func:`write_corpus` brings a file into the right form.
 
         Raises:
@@ -200,8 +200,8 @@ def write_corpus(
     A source that already has this form is linked, not copied, where the file system allows it.
 
     Args:
-        source: A JSONL file as for :meth:`Corpus.from_jsonl`, plain or gzip; the folder of an
-            index; or a corpus.
+        source: A file of any form as for :meth:`Corpus.from_jsonl`; the folder of an index; or a
+            corpus.
         folder: Where to write; is made.
         progress: Is told how far it is.
 
@@ -221,7 +221,7 @@ def write_corpus(
         _write_files(_reporting(source, len(source), progress), folder, "the corpus")
     else:
         total = estimate_passages(Path(source))
-        passages = (passage for _, passage in read_parsed(source, parse_passage))
+        passages = (passage for _, passage in read_passages(source))
         _write_files(_reporting(passages, total, progress), folder, str(source))
     return DiskCorpus(folder)
 

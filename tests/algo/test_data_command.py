@@ -266,7 +266,7 @@ def test_merged_datasets_are_inspected_and_audited_as_one(tables, root, capsys):
     out = capsys.readouterr().out
     facts = json.loads(out[out.index("{") :])
     assert facts["splits"]["train"]["tasks"] == 16
-    assert facts["tasks"][0]["id"].startswith("one:row")
+    assert facts["tasks"][0]["id"].startswith("one:q-")
     run("audit", "one+two", "--top-k", "1")
     assert "one+two test" in capsys.readouterr().out
     assert (root / "one+two" / "audit.json").is_file()

@@ -8,7 +8,7 @@ import types
 import pytest
 
 from calibadv_env.data.evidence import Evidence
-from calibadv_env.data.preparing.gold import evidence_of
+from calibadv_env.data.gold import evidence_of
 from calibadv_env.data.sources.flashrag import (
     FlashragFolder,
     FlashragHub,

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from calibadv_env.data.base import QATask
 from calibadv_env.data.evidence import Evidence, gold_hops, sentences_stating, with_evidence
-from calibadv_env.data.preparing.gold import (
+from calibadv_env.data.gold import (
     GoldFinder,
     GoldTally,
     Match,
@@ -44,9 +44,31 @@ def test_different_titles_stay_different(a, b):
     assert title_key(a) != title_key(b)
 
 
-def test_the_only_passage_of_a_title_is_gold_whatever_it_says():
+def test_the_only_passage_of_a_title_is_gold_only_with_a_sentence():
     evidence = Evidence(title="Nile", sentences=("It is long.",))
-    assert find(evidence, Passage("1", "Nile", "other words")) == Match(("1",), "title")
+    assert find(evidence, Passage("1", "Nile", "other words")) == Match((), "no_sentence")
+    assert find(evidence, Passage("1", "Nile", "It is long.")) == Match(("1",), "sentence")
+
+
+def test_documents_are_gold_by_their_ids_and_of_a_cut_one_the_pieces_with_a_sentence():
+    evidence = Evidence(title="", ids=("d7", "d8"))
+    found = find(evidence, Passage("d7", "", "x"), Passage("d9", "", "y"))
+    assert found == Match(("d7",), "title")
+    cut = [Passage("d7#1", "N", "It is blue."), Passage("d7#2", "N", "It is very long.")]
+    stated = Evidence(title="N", sentences=("It is very long.",), ids=("d7",))
+    assert find(stated, *cut) == Match(("d7#2",), "sentence")
+    assert find(Evidence(title="N", ids=("d7",)), *cut) == Match(("d7#1", "d7#2"), "title")
+
+
+def test_a_bare_number_is_no_id_of_a_document_of_another_title():
+    evidence = Evidence(title="Nile", ids=("12",))
+    assert find(evidence, Passage("12", "Congo", "x")) == Match((), "no_title")
+    assert find(evidence, Passage("12", "nile", "x")) == Match(("12",), "title")
+
+
+def test_any_of_several_titles_will_do():
+    evidence = Evidence(title="Nile", titles=("White Nile",))
+    assert find(evidence, Passage("1", "White Nile", "x")) == Match(("1",), "title")
 
 
 def test_of_several_passages_those_with_a_sentence_are_gold_in_corpus_order():

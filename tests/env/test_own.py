@@ -7,8 +7,10 @@ import pytest
 
 from calibadv_env.data import prepared, registry
 from calibadv_env.data.base import QATask
+from calibadv_env.data.cutting import Cutting
+from calibadv_env.data.loading import Options
 from calibadv_env.data.prepared import own_names
-from calibadv_env.data.preparing.own import cut_passages, deal_out, prepare_own
+from calibadv_env.data.preparing.own import deal_out, prepare_own
 from calibadv_env.data.registry import (
     describe_datasets,
     get_dataset,
@@ -120,14 +122,15 @@ def test_long_documents_are_cut_and_stay_gold(tmp_path, documents):
     documents.write_text("id,title,text\nlong,L," + " ".join(f"w{i}" for i in range(25)) + "\n")
     questions = tmp_path / "q.csv"
     questions.write_text("question,answer,documents\nq,a,long\n")
-    done = prepare_own("cut", [str(questions)], documents, shares=(1, 0, 0), passage_words=10)
+    options = Options(cutting=Cutting(words=10))
+    done = prepare_own("cut", [str(questions)], documents, shares=(1, 0, 0), options=options)
     assert (done.num_documents, done.num_passages) == (1, 3)
     dataset = get_dataset("cut")
     assert dataset.tasks("train")[0].gold_passages == (("long#1", "long#2", "long#3"),)
     pieces = [passage.text.split() for passage in dataset.corpus()]
-    assert [len(piece) for piece in pieces] == [9, 8, 8]
+    assert [len(piece) for piece in pieces] == [10, 10, 5]
     assert [word for piece in pieces for word in piece] == [f"w{i}" for i in range(25)]
-    assert cut_passages(Passage("x", "", ""), 5) == [Passage("x", "", "")]
+    assert Cutting(words=5).passages(Passage("x", "", "")) == [Passage("x", "", "")]
 
 
 def test_an_index_stays_where_it_is_and_is_checked(tmp_path, questions, documents, monkeypatch):
@@ -183,10 +186,9 @@ def test_what_is_wrong_is_told_and_nothing_is_written(tmp_path, questions, docum
 
     refused(ValueError, "at least one file", sources=())
     refused(ValueError, "shares must not be negative", shares=(1, -1, 1))
-    refused(ValueError, "passage_words must be positive", passage_words=0)
     refused(DataError, "cannot open", sources=[str(tmp_path / "no.csv")])
     questions.write_text("question,answer,documents\nq,a,d1\nr,b,d9\ns,c,\n")
-    refused(DataError, "task 'row2' in split .* names the document 'd9'")
+    refused(DataError, r"task 'q-[0-9a-f]+' in split .* names the document 'd9'")
     (root / "y").mkdir(parents=True)
     (root / "y" / "precious").write_text("")
     with pytest.raises(DataError, match="did not write"):

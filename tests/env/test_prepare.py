@@ -37,7 +37,7 @@ def hotpot(index, *facts, **more):
 
 RECORDS = [
     hotpot(0, ("Nile", "The Nile ends in Egypt."), ("Cairo", "Cairo is a capital.")),
-    hotpot(1, ("Cairo", "Whatever."), ("Oslo", "Oslo is cold.")),
+    hotpot(1, ("Cairo", "Cairo is the capital."), ("Oslo", "Oslo is cold.")),
     hotpot(2, ("Lima", "Nothing of this stands anywhere.")),
     hotpot(3, golden_answers=["Cairo", ""]),
 ]
@@ -82,10 +82,12 @@ def test_gold_is_found_and_what_is_not_found_is_counted(source, corpus, root):
     gold = facts.gold
     assert (gold.tasks_with_evidence, gold.tasks_complete) == (3, 1)
     assert (gold.tasks_partial, gold.tasks_missing) == (1, 1)
-    assert gold.by_outcome == {"title": 2, "sentence": 1, "no_sentence": 1, "no_title": 1}
+    assert gold.by_outcome == {"title": 0, "sentence": 3, "no_sentence": 1, "no_title": 1}
     assert done.warnings == [
         "HotpotQA train: expected 90447 tasks, found no file",
         "HotpotQA dev: expected 7405 tasks, found 4",
+        "HotpotQA dev: 1 of 4 records name no evidence in a form that is known (supporting "
+        "sentences expected)",
     ]
 
 

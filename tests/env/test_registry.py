@@ -188,8 +188,8 @@ def test_wrong_arguments_are_refused(tmp_path):
         register_dataset("x", [1], PASSAGES)
     with pytest.raises(ValueError, match=r"corpus\[1\] must be a Passage or a dict, got str"):
         register_dataset("x", TASKS, [PASSAGES[0], "text"])
-    with pytest.raises(ValueError, match=r"corpus\[0\]: key 'id' is missing"):
-        register_dataset("x", TASKS, [{"text": ""}])
+    with pytest.raises(ValueError, match=r"corpus\[0\]: key 'contents' is missing"):
+        register_dataset("x", TASKS, [{"id": "1"}])
     with pytest.raises(ValueError, match="passages must not be empty"):
         register_dataset("x", TASKS, [])
     write(tmp_path / "corpus.jsonl", PASSAGES)

@@ -2,8 +2,10 @@ import gzip
 
 import pytest
 
+from calibadv_env.common.records import read_table
+from calibadv_env.data.questions.parsing import QuestionReading, parse_question
 from calibadv_env.data.reading import read_corpus, read_split
-from calibadv_env.data.sources.tables import TableReader, read_table, task_of_row
+from calibadv_env.data.sources.tables import TableReader
 from calibadv_env.errors import DataError
 
 
@@ -49,36 +51,48 @@ def test_columns_become_a_task(tmp_path):
         "a1,Where is it?,Peru | Republic of Peru,d1|d2,2,train,easy\n"
         ",And this?,42,,,test,\n"
     )
-    one, two = TableReader().rows(str(write(tmp_path / "q.csv", text)))
+    records = TableReader().records(str(write(tmp_path / "q.csv", text)))
+    one, two = QuestionReading(separator="|").rows(records)
     (first, split, task), (other, second) = (one.place, one.split, one.task), (two.split, two.task)
     assert first.endswith("q.csv:2")
     assert (split, other) == ("train", "test")
     assert (task.id, task.golden_answers) == ("a1", ("Peru", "Republic of Peru"))
     assert (task.gold_passages, task.hops) == ((("d1",), ("d2",)), 2)
     assert task.metadata == {"level": "easy"}
-    assert (second.id, second.golden_answers, second.gold_passages) == ("row2", ("42",), ())
+    assert (second.golden_answers, second.gold_passages) == (("42",), ())
+    assert second.id.startswith("q-")
 
 
 def test_one_answer_is_taken_as_it_stands():
-    row = {"question": "q", "answer": "either | or"}
-    assert task_of_row(row, 1).golden_answers == ("either | or",)
-    row = {"question": "q", "answers": ["a", "b"], "id": 7, "documents": ["kept as it is"]}
-    task = task_of_row(row, 1)
+    for key in ("answer", "answers"):
+        task = parse_question({"question": "q", key: "either | or"})
+        assert task.golden_answers == ("either | or",)
+    row = {"question": "q", "answers": ["a", "b"], "id": 7, "documents": ["kept"]}
+    task = parse_question(row)
     assert (task.id, task.golden_answers) == ("7", ("a", "b"))
-    assert task.metadata == {"documents": ["kept as it is"]}
+    assert task.metadata == {"documents": ["kept"]}
+
+
+def test_a_bar_in_an_answer_is_told_with_the_flag_that_parts_it(tmp_path):
+    path = write(tmp_path / "q.csv", "question,answers\nWho?,AC|DC\n")
+    with pytest.warns(UserWarning, match=r"1 answers hold '\|' .* --answer-separator"):
+        assert read_split(path, "q")[0].golden_answers == ("AC|DC",)
+    parted = read_split(path, "q", reading=QuestionReading(separator="|"))
+    assert parted[0].golden_answers == ("AC", "DC")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"q\.csv:1: the header must have a column 'question', got \[\]"),
-        ("Frage,answer\na,b\n", r"q\.csv:1: .*got \['Frage', 'answer'\]"),
+        ("", r"q\.csv: there is no question in it"),
+        ("Frage,answer\na,b\n", r"q\.csv:2: .*among the keys Frage, answer; --columns question="),
         ("question,answer,answer\n", r"q\.csv:1: each column must stand once.*'answer'"),
         ("question,answer\na,b,c\n", r"q\.csv:2: a row must have at most 2 cells, got 3"),
         ("question,answer\na,b\nc\n", r"q\.csv:3: a row must have an answer"),
         ("question,answer\n,b\n", r"q\.csv:2: key 'question' is missing"),
         ('question,answer\na,"b\n', r"q\.csv:\d: cannot read the table"),
-        ("question,answers\na, | \n", r"q\.csv:2: golden_answers must not be empty"),
+        ("question,answers\na,[]\n", r"q\.csv:2: golden_answers must not be empty"),
+        ("question,answer\na,\"['b' c]\"\n", r"q\.csv:2: answer begins like a list"),
         ("id,question,answer\n1,a,b\n1,c,d\n", r"q\.csv:3: id '1' stands at"),
         ("question,answer\n", r"q\.csv: there is no question in it"),
     ],
@@ -102,12 +116,10 @@ def test_another_encoding_and_a_missing_or_cut_file_are_told(tmp_path):
 def test_documents_become_a_corpus(tmp_path):
     path = write(tmp_path / "d.csv", "title;text;year\nNile;In Egypt.;1\n;Alone.;2\n")
     corpus = read_corpus(path)
-    assert [(p.id, p.title, p.text) for p in corpus] == [
-        ("doc1", "Nile", "In Egypt."),
-        ("doc2", "", "Alone."),
-    ]
-    with pytest.raises(DataError, match=r"d\.csv:3: text must not be empty"):
-        read_corpus(write(tmp_path / "d.csv", "title,text\na,b\nc,\n"))
+    assert [(p.title, p.text) for p in corpus] == [("Nile", "In Egypt."), ("", "Alone.")]
+    assert len({p.id for p in corpus}) == 2
+    with pytest.warns(UserWarning, match="1 passages without any text were left out"):
+        assert len(read_corpus(write(tmp_path / "d.csv", "title,text\na,b\nc,\n"))) == 1
     with pytest.raises(DataError, match=r"d\.csv:3: id '1' stands twice"):
         read_corpus(write(tmp_path / "d.csv", "id,text\n1,b\n1,c\n"))
     with pytest.raises(DataError, match="no document in it"):

@@ -6,16 +6,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from calibadv_env.common.checks import require_positive
 from calibadv_env.common.files import is_path, new_folder
 from calibadv_env.common.jsonl import distinct
 from calibadv_env.data.base import QATask, write_tasks
+from calibadv_env.data.folders import split_files, split_of_name, stem_of
+from calibadv_env.data.gold import GoldCounts, find_gold, gold_warning
+from calibadv_env.data.loading import OWN, Options, pieces_of
 from calibadv_env.data.names import SPLITS
 from calibadv_env.data.prepared import (
     corpus_note,
@@ -24,9 +26,10 @@ from calibadv_env.data.prepared import (
     refuse_foreign_folder,
     write_note,
 )
-from calibadv_env.data.reading import Row, find_reader, read_corpus, read_split
+from calibadv_env.data.questions.parsing import QuestionReading, Row
+from calibadv_env.data.reading import find_reader, read_rows, read_split
+from calibadv_env.data.sources.text_files import is_document_folder
 from calibadv_env.errors import DataError
-from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.corpus import Corpus
 
 CORPUS: Final = "corpus.jsonl"
@@ -46,6 +49,8 @@ class OwnPrepared:
         num_documents: Documents that were read; None without any.
         num_passages: Passages that they were cut into; None without any.
         num_with_gold: Tasks that name gold passages.
+        notes: What was guessed and left out, in words.
+        warnings: Sentences on evidence that the corpus lacks.
     """
 
     name: str
@@ -54,55 +59,65 @@ class OwnPrepared:
     num_documents: int | None
     num_passages: int | None
     num_with_gold: int
+    notes: Mapping[str, str] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
 
 def prepare_own(
     name: str,
     sources: Sequence[str],
-    corpus: Path | None,
+    corpus: Path | str | None,
     *,
     shares: Shares = (0.8, 0.1, 0.1),
-    passage_words: int | None = None,
     seed: int = 0,
+    options: Options | None = None,
 ) -> OwnPrepared:
     """Makes a dataset of questions and documents.
 
     Args:
         name: Name or path of the dataset; a name is one that
             :func:`calibadv_env.data.registry.refuse_built_in_name` lets pass.
-        sources: Files with tasks, JSONL or tables; or the name of one dataset of the hub. Files
-            called after splits, and splits of the hub, are these splits; else the column ``split``
-            (in JSONL the key) says which; else questions are dealt out.
-        corpus: Documents as JSONL or as a table, which are written into the folder; or the folder
-            of an index, which is only referred to; or None.
+        sources: Files with tasks, in any form; or one folder of splits; or the name of one dataset
+            of the hub. Files called after splits, and splits of the hub, are these splits; else the
+            column ``split`` (in JSON the key) says which; else questions are dealt out.
+        corpus: Documents in any form, which are written into the folder; or the folder of an
+            index, which is only referred to; or "own" for the paragraphs that the questions carry;
+            or None.
         shares: How questions are dealt out. Equal questions stay together.
-        passage_words: Longer documents are cut into passages of so many words; None leaves them.
         seed: Seed of the deal.
+        options: How files are read, and documents cut.
 
     Raises:
         ValueError: if an argument is out of its range.
         DataError: if a file is faulty, a task names a document that there is not, or the folder
             holds something else.
     """
-    _check_arguments(sources, shares, passage_words)
+    options = options or Options()
+    _check_arguments(sources, shares)
     folder = own_folder(name)
     refuse_foreign_folder(folder)
-    splits = _read_sources(sources, shares, seed)
-    documents = held = held_note = None
-    if corpus is not None:
-        is_index = corpus.is_dir()
-        documents = open_corpus(corpus) if is_index else read_corpus(corpus)
-        held, passages_of = (documents, None) if is_index else _cut(documents, passage_words)
-        held_note = corpus_note(held, corpus.absolute() if is_index else CORPUS)
-        splits = {
-            split: [_with_gold(task, split, documents, passages_of) for task in tasks]
-            for split, tasks in splits.items()
-        }
+    reading = options.questions()
+    reading.wants_paragraphs = corpus == OWN
+    splits = _read_sources(sources, shares, seed, reading)
+    documents, held, is_index = _documents(corpus, reading, options)
+    held_note, gold, lost = None, dict[str, GoldCounts](), list[str]()
+    if documents is not None and held is not None:
+        held_note = corpus_note(held, Path(str(corpus)).absolute() if is_index else CORPUS)
+        for split, tasks in splits.items():
+            named = [_with_gold(task, split, documents, held) for task in tasks]
+            splits[split], counts = find_gold(named, held)
+            if counts.tasks_with_evidence:
+                gold[split] = counts
+            if gold_warning(counts):
+                lost.append(f"{split}: {gold_warning(counts)}")
     note = {
         "dataset": str(folder) if is_path(name) else name,
         "source": " ".join(sources),
         "corpus": held_note,
-        "splits": {split: {"tasks": len(tasks), "gold": None} for split, tasks in splits.items()},
+        "splits": {
+            split: {"tasks": len(tasks), "gold": asdict(gold[split]) if split in gold else None}
+            for split, tasks in splits.items()
+        },
     }
     with new_folder(folder) as partial:
         for split, tasks in splits.items():
@@ -117,32 +132,9 @@ def prepare_own(
         num_documents=None if documents is None else len(documents),
         num_passages=None if held is None else len(held),
         num_with_gold=sum(bool(task.gold_passages) for of in splits.values() for task in of),
+        notes=reading.notes(),
+        warnings=lost,
     )
-
-
-def cut_passages(document: Passage, words: int | None) -> list[Passage]:
-    """Cuts a document into passages.
-
-    Args:
-        document: The whole document.
-        words: Most words of a passage, at least 1; None leaves it whole.
-
-    Returns:
-        The document itself if it is short enough; else its pieces, of even length up to one word,
-        with its title and the ids ``<id>#1``, ``<id>#2``, …
-    """
-    parts = document.text.split()
-    if words is None or len(parts) <= words:
-        return [document]
-    pieces = np.array_split(np.arange(len(parts)), -(-len(parts) // words))
-    return [
-        Passage(
-            f"{document.id}#{number}",
-            document.title,
-            " ".join(parts[piece[0] : piece[-1] + 1]),
-        )
-        for number, piece in enumerate(pieces, start=1)
-    ]
 
 
 def deal_out(tasks: Sequence[QATask], shares: Shares, seed: int) -> dict[str, list[QATask]]:
@@ -178,15 +170,35 @@ def deal_out(tasks: Sequence[QATask], shares: Shares, seed: int) -> dict[str, li
     return {split: dealt[split] for split in SPLITS if split in dealt}
 
 
-def _check_arguments(sources: Sequence[str], shares: Shares, passage_words: int | None) -> None:
+def _check_arguments(sources: Sequence[str], shares: Shares) -> None:
     if not sources:
         raise ValueError("sources must name at least one file, got none")
     if any(share < 0 for share in shares) or sum(shares) <= 0:
         raise ValueError(f"shares must not be negative, and not all 0, got {shares}")
-    require_positive(passage_words=passage_words)
 
 
-def _read_sources(sources: Sequence[str], shares: Shares, seed: int) -> dict[str, list[QATask]]:
+def _documents(
+    corpus: Path | str | None, reading: QuestionReading, options: Options
+) -> tuple[Corpus | None, Corpus | None, bool]:
+    """The documents, the passages that they were cut into, and whether they are an index."""
+    if corpus is None:
+        return None, None, False
+    if corpus == OWN:
+        if not reading.paragraphs:
+            raise DataError("the questions carry no paragraphs of their own; name a corpus")
+        documents = Corpus(list(reading.paragraphs.values()))
+        return documents, options.cutting.corpus(documents), False
+    path = Path(corpus)
+    if path.is_dir() and not is_document_folder(path):
+        documents = open_corpus(path)
+        return documents, documents, True
+    documents = options.documents(path)
+    return documents, options.cut(path, documents), False
+
+
+def _read_sources(
+    sources: Sequence[str], shares: Shares, seed: int, reading: QuestionReading
+) -> dict[str, list[QATask]]:
     """The tasks of each split: as the source is divided, as rows or files say, or dealt out."""
     for source in sources:
         find_reader(source).check(source)
@@ -194,14 +206,21 @@ def _read_sources(sources: Sequence[str], shares: Shares, seed: int) -> dict[str
     if divided:
         if len(sources) > 1:
             raise ValueError(f"sources must be one dataset with splits or files, got {sources}")
-        return {split: read_split(sources[0], split, own) for split, own in divided.items()}
-    stems = [Path(source).name.partition(".")[0] for source in sources]
-    rows = [list(find_reader(source).rows(source)) for source in sources]
+        return {
+            split: read_split(sources[0], split, own, reading) for split, own in divided.items()
+        }
+    if len(sources) == 1 and Path(sources[0]).is_dir():
+        files = split_files(Path(sources[0]))
+        return {split: read_split(of, split, "", reading) for split, of in files.items()}
+    rows = [list(read_rows(source, "", reading)) for source in sources]
     for source, of_source in zip(sources, rows, strict=True):
         if not of_source:
             raise DataError(f"{source}: there is no question in it")
-    if all(stem in SPLITS for stem in stems) and len(set(stems)) == len(stems):
-        return {split: _tasks(rows[stems.index(split)]) for split in SPLITS if split in stems}
+    stems = [stem_of(Path(source)) for source in sources]
+    named_splits = stems if all(stem in SPLITS for stem in stems) else _split_words(stems)
+    if named_splits and len(set(named_splits)) == len(named_splits):
+        found = dict(zip(named_splits, rows, strict=True))
+        return {split: _tasks(found[split]) for split in SPLITS if split in found}
     everything = [row for of_source in rows for row in of_source]
     named = [row.split for row in everything]
     if not any(named):
@@ -225,20 +244,13 @@ def _tasks(rows: Iterable[Row]) -> list[QATask]:
     ]
 
 
-def _cut(documents: Corpus, words: int | None) -> tuple[Corpus, dict[str, list[str]]]:
-    """The passages, and which of them each document became."""
-    passages: list[Passage] = []
-    passages_of: dict[str, list[str]] = {}
-    for document in documents:
-        pieces = cut_passages(document, words)
-        passages += pieces
-        passages_of[document.id] = [piece.id for piece in pieces]
-    return Corpus(passages), passages_of
+def _split_words(stems: Sequence[str]) -> list[str]:
+    """The splits that several files have in their names; [] unless every one has one."""
+    found = [split_of_name(stem) for stem in stems]
+    return [split for split in found if split] if len(stems) > 1 and all(found) else []
 
 
-def _with_gold(
-    task: QATask, split: str, documents: Corpus, passages_of: Mapping[str, Sequence[str]] | None
-) -> QATask:
+def _with_gold(task: QATask, split: str, documents: Corpus, held: Corpus) -> QATask:
     """Names passages in place of the documents that they were cut from."""
     for hop in task.gold_passages:
         for one in hop:
@@ -247,9 +259,11 @@ def _with_gold(
                     f"task {task.id!r} in split {split!r} names the document {one!r}, which is not "
                     "among the documents"
                 )
-    if passages_of is None:
+    if documents is held:
         return task
-    gold = tuple(tuple(p for one in hop for p in passages_of[one]) for hop in task.gold_passages)
+    gold = tuple(
+        tuple(p for one in hop for p in pieces_of(one, held)) for hop in task.gold_passages
+    )
     return replace(task, gold_passages=gold)
 
 

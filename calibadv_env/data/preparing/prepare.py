@@ -16,21 +16,22 @@ from typing import Any, Final
 from calibadv_env.common.files import new_folder
 from calibadv_env.data.base import QATask, write_tasks
 from calibadv_env.data.evidence import Evidence
+from calibadv_env.data.gold import (
+    GoldCounts,
+    GoldFinder,
+    GoldTally,
+    evidence_of,
+    gold_warning,
+    with_gold,
+)
 from calibadv_env.data.prepared import (
     corpus_note,
     open_corpus,
     refuse_foreign_folder,
     write_note,
 )
-from calibadv_env.data.preparing.gold import (
-    GoldCounts,
-    GoldFinder,
-    GoldTally,
-    evidence_of,
-    with_gold,
-)
 from calibadv_env.data.sources.benchmarks import Benchmark, benchmark_folder, size_warnings
-from calibadv_env.data.sources.flashrag import Source, tasks_of
+from calibadv_env.data.sources.flashrag import OriginalFiles, Source, tasks_of
 from calibadv_env.errors import DataError
 from calibadv_env.retrieval.corpus import Corpus
 from calibadv_env.retrieval.index_files import Progress, no_progress
@@ -151,8 +152,49 @@ def _prepare_one(
         benchmark=benchmark,
         folder=folder,
         splits=splits,
-        warnings=size_warnings(benchmark, sizes),
+        warnings=[*size_warnings(benchmark, sizes), *evidence_warnings(benchmark, splits)],
     )
+
+
+def evidence_warnings(benchmark: Benchmark, splits: Mapping[str, PreparedSplit]) -> list[str]:
+    """A sentence for each split that lacks evidence which the benchmark names.
+
+    The records may not name it in a form that is known, or the corpus may not hold it.
+    """
+    found = []
+    for split, facts in splits.items():
+        if benchmark.gold == "none" or facts.gold is None:
+            continue
+        without = facts.gold.tasks - facts.gold.tasks_with_evidence
+        if without:
+            found.append(
+                f"{benchmark.name} {split}: {without:,} of {facts.gold.tasks:,} records name no "
+                f"evidence in a form that is known ({benchmark.gold} expected)"
+            )
+        lost = gold_warning(facts.gold)
+        if lost and not facts.gold.tasks_complete:
+            found.append(f"{benchmark.name} {split}: {lost}")
+    return found
+
+
+def write_own_corpus(benchmark: Benchmark, source: OriginalFiles) -> Path:
+    """Writes the paragraphs that the records of a benchmark carry, beside its folder.
+
+    Raises:
+        DataError: if they carry none.
+    """
+    source.reading.wants_paragraphs = True
+    for split in source.splits():
+        for _ in source.records(split):
+            pass
+    source.reading.wants_paragraphs = False
+    if not source.reading.paragraphs:
+        raise DataError(f"{source.label}: the questions carry no paragraphs of their own")
+    folder = benchmark_folder(benchmark)
+    path = folder.with_name(f"{folder.name}-paragraphs.jsonl.gz")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Corpus(list(source.reading.paragraphs.values())).to_jsonl(path)
+    return path
 
 
 def _write_split(

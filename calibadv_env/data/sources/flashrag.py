@@ -9,14 +9,18 @@ A record is ``{"id", "question", "golden_answers", "metadata"}``. The metadata o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from calibadv_env.common.jsonl import read_jsonl
 from calibadv_env.data.base import QATask, parse_task
-from calibadv_env.data.evidence import Evidence, sentences_stating, with_evidence
+from calibadv_env.data.evidence import EVIDENCE, Evidence, sentences_stating, with_evidence
+from calibadv_env.data.folders import split_of_name, stem_of
 from calibadv_env.data.names import SPLITS
+from calibadv_env.data.questions.evidence_forms import evidence_in
+from calibadv_env.data.questions.parsing import QuestionReading
+from calibadv_env.data.reading import read_rows
 from calibadv_env.data.sources.hub import load_from_hub, without_none
 from calibadv_env.errors import DataError
 
@@ -117,6 +121,45 @@ class FlashragHub:
         return load_from_hub(self.repository, self.config, self.label, fetch)
 
 
+@dataclass(frozen=True)
+class OriginalFiles:
+    """One benchmark in files of other people's, such as those that its authors publish.
+
+    Attributes:
+        paths: The files; a word in a name says which split it is, else ``eval_split``.
+        eval_split: The split that the benchmark is evaluated on.
+        reading: Rules and counts of the questions.
+    """
+
+    paths: tuple[Path, ...]
+    eval_split: str
+    reading: QuestionReading = field(default_factory=QuestionReading)
+
+    @property
+    def label(self) -> str:
+        """See :class:`Source`."""
+        return "files " + " ".join(str(path) for path in self.paths)
+
+    def splits(self) -> tuple[str, ...]:
+        """See :class:`Source`."""
+        found = [self._split_of(path) for path in self.paths]
+        if len(set(found)) != len(found):
+            raise DataError(f"{self.label}: each split must be one file, got {', '.join(found)}")
+        return tuple(split for split in SPLITS if split in found)
+
+    def records(self, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """See :class:`Source`."""
+        for path in self.paths:
+            if self._split_of(path) == split:
+                for row in read_rows(path, "", self.reading):
+                    task = row.task
+                    record = {"id": task.id, "question": task.question, "metadata": task.metadata}
+                    yield row.place, {**record, "golden_answers": list(task.golden_answers)}
+
+    def _split_of(self, path: Path) -> str:
+        return split_of_name(stem_of(path)) or self.eval_split
+
+
 def how_to_fetch(name: str) -> str:
     """Instructions for fetching a benchmark, by FlashRAG's name, and where to put it."""
     return (
@@ -174,16 +217,21 @@ def parse_record(record: Mapping[str, Any]) -> tuple[QATask, int]:
         num_blank = len(answers) - len(kept)
         clean["golden_answers"] = kept
     metadata = clean.get("metadata")
-    if not isinstance(metadata, dict):
-        return parse_task(clean), num_blank
-    evidence = parse_evidence(metadata)
-    clean["metadata"] = {k: v for k, v in metadata.items() if k not in _BULKY}
-    if "question_decomposition" in metadata:
-        clean["metadata"]["question_decomposition"] = [
-            {k: v for k, v in step.items() if k != "support_paragraph"}
-            for step in metadata["question_decomposition"] or ()
-        ]
-    return with_evidence(parse_task(clean), evidence), num_blank
+    evidence: Sequence[Evidence] = ()
+    if isinstance(metadata, dict):
+        evidence = () if EVIDENCE in metadata else parse_evidence(metadata)
+        clean["metadata"] = {k: v for k, v in metadata.items() if k not in _BULKY}
+        if "question_decomposition" in metadata:
+            clean["metadata"]["question_decomposition"] = [
+                {k: v for k, v in step.items() if k != "support_paragraph"}
+                for step in metadata["question_decomposition"] or ()
+            ]
+    clean = {k: v for k, v in clean.items() if k not in _BULKY}
+    task = parse_task(clean)
+    if not evidence and EVIDENCE not in task.metadata:
+        # Some copies keep it beside the metadata, or one level further down.
+        evidence, _ = evidence_in(record, task.golden_answers)
+    return with_evidence(task, evidence), num_blank
 
 
 def parse_evidence(metadata: Mapping[str, Any]) -> tuple[Evidence, ...]:

@@ -6,15 +6,13 @@ Nothing is loaded before it is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from calibadv_env.common.extras import import_extra
-from calibadv_env.data.reading import Reader, Row
-from calibadv_env.data.sources.tables import task_of_row
+from calibadv_env.common.records.values import plain
+from calibadv_env.data.reading import Reader
 from calibadv_env.errors import DataError
-from calibadv_env.protocol.passages import Passage
-from calibadv_env.retrieval.corpus import parse_passage
 
 _SPLIT_NAMES: Final = {"validation": "dev", "valid": "dev", "val": "dev"}
 
@@ -42,35 +40,16 @@ class HubReader(Reader):
         """
         return {_SPLIT_NAMES.get(name, name): name for name in _load(source)}
 
-    def rows(self, source: str, split: str = "") -> Iterator[Row]:
-        """The tasks of one of its own splits.
-
-        A row has ``question`` and the answers in ``golden_answers``, ``answers`` or ``answer``;
-        :func:`calibadv_env.data.sources.tables.task_of_row` says what else.
+    def records(self, source: str, split: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """The rows of one of its own splits, or of all.
 
         Raises:
-            DataError: if it cannot be loaded, or a row is faulty, with the row.
+            DataError: if it cannot be loaded.
         """
-        for number, cells in enumerate(_load(source)[split]):
-            place = f"{source} {split}[{number}]"
-            try:
-                yield Row(place=place, task=task_of_row(without_none(cells), number + 1))
-            except ValueError as error:
-                raise DataError(f"{place}: {error}") from error
-
-    def passages(self, source: str) -> Iterator[tuple[str, Passage]]:
-        """All its rows as passages: ``{id, contents}`` or ``{id, title, text}``.
-
-        Raises:
-            DataError: if it cannot be loaded, or a row is faulty, with the row.
-        """
-        for split, rows in _load(source).items():
-            for number, cells in enumerate(rows):
-                place = f"{source} {split}[{number}]"
-                try:
-                    yield place, parse_passage(without_none(cells))
-                except ValueError as error:
-                    raise DataError(f"{place}: {error}") from error
+        for name, rows in _load(source).items():
+            if split in ("", name):
+                for number, cells in enumerate(rows):
+                    yield f"{source} {name}[{number}]", without_none(plain(cells))
 
 
 READERS: Final = (HubReader(),)

@@ -1,35 +1,27 @@
-"""Questions and documents as lines of JSON, the format of FlashRAG and of this package."""
+"""Questions and documents in JSON: lines, lists and objects."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
-from calibadv_env.common.jsonl import read_parsed
-from calibadv_env.data.base import parse_task
-from calibadv_env.data.reading import Reader, Row
-from calibadv_env.protocol.passages import Passage
-from calibadv_env.retrieval.corpus import Corpus, parse_passage
+from calibadv_env.common.records import read_records
+from calibadv_env.data.reading import Reader
 
 
-class JsonlReader(Reader):
-    """Lines of JSON; also reads what no other reader does, whatever its name."""
+class FileReader(Reader):
+    """A file on this machine, of which the content says what it is."""
+
+    def records(self, source: str, split: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Its records; see :func:`calibadv_env.common.records.read_records`."""
+        return read_records(source)
+
+
+class JsonlReader(FileReader):
+    """JSON; also reads what no other reader does, whatever its name."""
 
     name = "jsonl"
-    suffixes = (".jsonl",)
-
-    def rows(self, source: str, split: str = "") -> Iterator[Row]:
-        """Tasks as :func:`calibadv_env.data.base.read_tasks` reads them."""
-        for place, task in read_parsed(source, parse_task):
-            yield Row(place=place, task=task, split=task.metadata.get("split"))
-
-    def passages(self, source: str) -> Iterator[tuple[str, Passage]]:
-        """Passages as :meth:`Corpus.from_jsonl` reads them; ids may repeat."""
-        return read_parsed(source, parse_passage)
-
-    def corpus(self, source: str) -> Corpus:
-        """Passages as :meth:`Corpus.from_jsonl` reads them."""
-        return Corpus.from_jsonl(source)
+    suffixes = (".jsonl", ".json", ".ndjson", ".jsonlines")
 
 
 READERS: Final = (JsonlReader(),)

@@ -24,9 +24,9 @@ MIN_SHARE: Final = 0.5
 has edited sentences, and a cut every hundred words goes through the middle of some."""
 
 Outcome = Literal["title", "sentence", "no_sentence", "no_title"]
-"""How one piece of evidence fared: the corpus has one passage of this title, or several and
-nothing to choose by (``title``); several, of which some hold a sentence (``sentence``); several,
-of which none does (``no_sentence``); none (``no_title``). The first two give gold passages."""
+"""How one piece of evidence fared: the dataset names no sentence and the corpus has passages of its
+title, or of the ids that it names (``title``); some of those hold a sentence (``sentence``); none
+does (``no_sentence``); there are none (``no_title``). The first two give gold passages."""
 
 _QUOTES: Final = str.maketrans("", "", '"“”„«»')
 _SHINGLE: Final = 3
@@ -81,13 +81,22 @@ class GoldFinder:
         self._sentences: dict[str, dict[str, None]] = {}
         self._by_title: dict[str, list[str]] = {}
         self._by_sentence: dict[tuple[str, str], list[str]] = {}
+        self._by_id: dict[str, dict[str, str]] = {}
         for piece in evidence:
-            wanted = self._sentences.setdefault(title_key(piece.title), {})
-            wanted.update(dict.fromkeys(piece.sentences))
+            self._by_id.update((one, {}) for one in piece.ids)
+            for title in (piece.title, *piece.titles):
+                if title_key(title):
+                    wanted = self._sentences.setdefault(title_key(title), {})
+                    wanted.update(dict.fromkeys(piece.sentences))
 
     def add(self, passage: Passage) -> None:
-        """Looks at the next passage."""
+        """Looks at the next passage; one that was cut of a document is called ``<id>#number``."""
         key = title_key(passage.title)
+        of_id = self._by_id.get(passage.id)
+        if of_id is None and "#" in passage.id:
+            of_id = self._by_id.get(passage.id.rpartition("#")[0])
+        if of_id is not None:
+            of_id[passage.id] = key
         sentences = self._sentences.get(key)
         if sentences is None:
             return
@@ -101,17 +110,29 @@ class GoldFinder:
 
     def find(self, evidence: Evidence) -> Match:
         """The passages so far that match one of the finder's pieces of evidence, and how."""
-        key = title_key(evidence.title)
-        of_title = self._by_title.get(key, [])
-        if not of_title:
-            return Match((), "no_title")
-        if len(of_title) == 1 or not evidence.sentences:
-            return Match(tuple(of_title), "title")
+        keys = [title_key(title) for title in (evidence.title, *evidence.titles)]
         holding = {
             passage_id
+            for key in keys
             for sentence in evidence.sentences
             for passage_id in self._by_sentence.get((key, sentence), [])
         }
+        named = [
+            passage_id
+            for one in evidence.ids
+            for passage_id, key in self._by_id.get(one, {}).items()
+            # A bare number may count something else in this corpus.
+            if not one.isdigit() or not key or key in keys or not any(keys)
+        ]
+        if named:
+            # Of a document that was cut the pieces with a sentence, if any has one.
+            of_these = [passage_id for passage_id in named if passage_id in holding]
+            return Match(tuple(of_these or named), "sentence" if of_these else "title")
+        of_title = [i for key in dict.fromkeys(keys) for i in self._by_title.get(key, [])]
+        if not of_title:
+            return Match((), "no_title")
+        if not evidence.sentences:
+            return Match(tuple(of_title), "title")
         if not holding:
             return Match((), "no_sentence")
         return Match(tuple(i for i in of_title if i in holding), "sentence")
@@ -150,7 +171,12 @@ class GoldTally:
 def evidence_of(task: QATask) -> tuple[Evidence, ...]:
     """The evidence that a task's metadata names, in hop order; empty if it names none."""
     return tuple(
-        Evidence(title=piece["title"], sentences=tuple(piece["sentences"]))
+        Evidence(
+            title=piece["title"],
+            sentences=tuple(piece.get("sentences") or ()),
+            titles=tuple(piece.get("titles") or ()),
+            ids=tuple(piece.get("ids") or ()),
+        )
         for piece in task.metadata.get(EVIDENCE, ())
     )
 
@@ -171,6 +197,48 @@ def with_gold(task: QATask, matches: Sequence[Match]) -> QATask:
         task,
         gold_passages=tuple(match.passages for match in matches if match.passages),
         metadata={**task.metadata, EVIDENCE: pieces},
+    )
+
+
+def find_gold(
+    tasks: Sequence[QATask], corpus: Iterable[Passage]
+) -> tuple[list[QATask], GoldCounts]:
+    """The tasks with the passages of a corpus that hold their evidence, found in one pass.
+
+    A task that has gold passages, or names no evidence, stays as it is, and is not counted among
+    those with evidence.
+    """
+    wanted = [[] if task.gold_passages else evidence_of(task) for task in tasks]
+    finder = GoldFinder(piece for pieces in wanted for piece in pieces)
+    if any(wanted):
+        for passage in corpus:
+            finder.add(passage)
+    tally = GoldTally()
+    found = []
+    for task, pieces in zip(tasks, wanted, strict=True):
+        matches = [finder.find(piece) for piece in pieces]
+        tally.add(matches)
+        found.append(with_gold(task, matches) if matches else task)
+    return found, tally.counts()
+
+
+def needs_gold(task: QATask) -> bool:
+    """True for a task that names evidence and no passages, where nobody has looked for these."""
+    pieces: Sequence[Mapping[str, Any]] = task.metadata.get(EVIDENCE) or ()
+    return bool(pieces) and not task.gold_passages and "passages" not in pieces[0]
+
+
+def gold_warning(counts: GoldCounts) -> str:
+    """A sentence on the evidence that a corpus lacks; "" if it lacks none."""
+    lost = counts.by_outcome["no_title"] + counts.by_outcome["no_sentence"]
+    if not lost:
+        return ""
+    return (
+        f"{lost:,} of {counts.evidence:,} pieces of evidence are not in the corpus "
+        f"({counts.by_outcome['no_title']:,} without their title, "
+        f"{counts.by_outcome['no_sentence']:,} with the title and not the sentence); "
+        f"{counts.tasks_missing:,} of {counts.tasks_with_evidence:,} questions that name evidence "
+        f"have no gold passage, {counts.tasks_partial:,} have some"
     )
 
 

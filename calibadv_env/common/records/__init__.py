@@ -1,0 +1,102 @@
+"""Records of a file of whatever form: JSON, tables, parquet, Arrow; each gzip or plain.
+
+What a file is, its first bytes say, not its name. The rules by which keys are understood stand in
+:mod:`calibadv_env.common.records.keys` alone.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from calibadv_env.common.jsonl import open_binary
+from calibadv_env.common.records.columnar import read_columnar
+from calibadv_env.common.records.json_text import read_json
+from calibadv_env.common.records.tables import read_table
+from calibadv_env.errors import DataError
+
+__all__ = ["Kind", "kind_of", "read_records", "read_table"]
+
+Kind = Literal["json", "table", "columnar"]
+
+_HEAD: Final = 1 << 16
+_TABLE_ENDS: Final = (".csv", ".tsv", ".tab", ".psv")
+_JSON_ENDS: Final = (".json", ".jsonl", ".ndjson", ".jsonlines")
+_LFS: Final = b"version https://git-lfs.github.com/spec/"
+_FOREIGN: Final = (
+    (b"PK\x03\x04", "a zip archive (or a workbook of a spreadsheet)"),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd"),
+    (b"BZh", "compressed by bzip2"),
+    (b"\xfd7zXZ", "compressed by xz"),
+    (b"7z\xbc\xaf", "a 7z archive"),
+    (b"SQLite format 3", "an SQLite database"),
+    (b"\x80\x04\x95", "a Python pickle, which is not opened because it can run code"),
+    (b"%PDF-", "a PDF; put it into a folder and name the folder as the corpus"),
+)
+"""First bytes of files that are something else, and what that is."""
+
+
+def kind_of(path: str | Path) -> Kind:
+    """The form of a file, by its first bytes and, where they leave it open, by its name.
+
+    Raises:
+        DataError: if it cannot be opened, or is no data; the message says what to do.
+    """
+    path = Path(path)
+    head = _head(path)
+    if head.startswith(_LFS):
+        raise DataError(
+            f"{path}: this is a Git LFS pointer, not the file itself; run `git lfs pull` in its "
+            "repository, or download the file from the page that hosts it"
+        )
+    for magic, what in _FOREIGN:
+        if head.startswith(magic):
+            raise DataError(f"{path}: this is {what}; unpack or export it to JSON, CSV or parquet")
+    name = path.name.lower().removesuffix(".gz")
+    if head.startswith((b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")) or name.endswith(".parquet"):
+        return "columnar"
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "table"
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text[:15].lower().startswith((b"<!doctype", b"<html")):
+        raise DataError(
+            f"{path}: this is a web page, not data: a download has saved the page in place of the "
+            "file; take the link to the raw file"
+        )
+    if name.endswith(_TABLE_ENDS):
+        is_json = text.startswith((b"{", b"[{"))
+        return "json" if is_json else "table"
+    if name.endswith(_JSON_ENDS) or text.startswith((b"{", b"[")):
+        return "json"
+    first = text.split(b"\n", 1)[0]
+    return "table" if any(mark in first for mark in (b"\t", b",", b";")) else "json"
+
+
+def read_records(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The records of a file, one by one, each with its place, such as ``quiz.csv:7``.
+
+    Raises:
+        DataError: if the file cannot be read or is malformed, with its place.
+    """
+    kind = kind_of(path)
+    if kind == "json":
+        yield from read_json(Path(path))
+    elif kind == "columnar":
+        yield from read_columnar(Path(path))
+    else:
+        for number, row in read_table(path, keep_blank=True):
+            yield f"{path}:{number}", dict(row)
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with open_binary(path) as stream:
+            # Not more than one block, so that a file that is cut short is told where it is read.
+            return stream.read1(_HEAD)  # type: ignore[attr-defined,no-any-return]
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path}:1: cannot read the file: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot open the file: {error.strerror or error}") from error

@@ -1,0 +1,180 @@
+"""Records of a JSON file: an object a line, or one list, or one object that holds them."""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from calibadv_env.common.jsonl import open_binary, read_jsonl
+from calibadv_env.common.records.keys import KNOWN, QUESTION, find_key, squashed
+from calibadv_env.errors import DataError
+
+_CONTAINERS: Final = frozenset(
+    {"data", "dataset", "questions", "examples", "rows", "records", "items", "instances"}
+    | {"results", "entries", "samples", "queries", "docs", "documents", "passages", "corpus"}
+    | {"train", "dev", "valid", "validation", "val", "test"}
+)
+"""Keys of an object under which a file keeps its list of records."""
+_SPLITS: Final = frozenset({"train", "dev", "valid", "validation", "val", "test"})
+_SPACE: Final = re.compile(r"[\s,]*")
+_LINES_OF_TITLES: Final = 2
+"""So many keys, at least, has an object that maps titles to texts."""
+
+
+def read_json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The records of a JSON file, plain or gzip, each with ``file:line``.
+
+    Lines of objects stream. Everything else is read whole: a list of objects, objects over
+    several lines, one object that holds the list under a key such as ``data``, the columns of a
+    data frame, or records by their id.
+
+    Raises:
+        DataError: if the file cannot be read or is malformed, as ``file:line: reason``.
+    """
+    if _is_lines(path):
+        rows = read_jsonl(path)
+        head = list(islice(rows, 2))
+        if len(head) == 1:
+            number, record = head[0]
+            yield from expanded(record, f"{path}:{number}")
+            return
+        for number, record in head:
+            yield f"{path}:{number}", record
+        for number, record in rows:
+            yield f"{path}:{number}", record
+        return
+    yield from _read_whole(path)
+
+
+def _is_lines(path: Path) -> bool:
+    """True if the first line that is not blank is an object, or cannot begin a longer value."""
+    try:
+        with open_binary(path) as stream:
+            line = next((line for line in stream if line.strip(b"\xef\xbb\xbf \t\r\n")), b"")
+    except (OSError, EOFError, zlib.error):
+        return True
+    text = line.removeprefix(b"\xef\xbb\xbf").strip()
+    try:
+        return not isinstance(json.loads(text), list)
+    except RecursionError:
+        return True
+    except ValueError:
+        return not text.startswith((b"{", b"["))
+
+
+def _read_whole(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        with open_binary(path) as stream:
+            text = stream.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not valid UTF-8: {error.reason} at byte {error.start}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}:1: cannot read the file: {error}") from error
+    decoder, position, line = json.JSONDecoder(), 0, 1
+    in_list = False
+    values: list[tuple[str, Any]] = []
+    while True:
+        start = _SPACE.match(text, position).end()  # type: ignore[union-attr]
+        line += text.count("\n", position, start)
+        position = start
+        if position >= len(text):
+            if in_list:
+                raise DataError(f"{path}:{line}: not valid JSON: the list has no end")
+            break
+        if text[position] == "[" and not in_list and not values:
+            in_list, position = True, position + 1
+            continue
+        if text[position] == "]" and in_list:
+            in_list, position = False, position + 1
+            continue
+        try:
+            value, end = decoder.raw_decode(text, position)
+        except RecursionError as error:
+            raise DataError(f"{path}:{line}: not valid JSON: nested too deeply") from error
+        except json.JSONDecodeError as error:
+            at = line + text.count("\n", position, error.pos)
+            raise DataError(f"{path}:{at}: not valid JSON: {error.msg}") from error
+        values.append((f"{path}:{line}", value))
+        line += text.count("\n", position, end)
+        position = end
+    yield from _records_of(values)
+
+
+def _records_of(values: list[tuple[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    if len(values) == 1 and isinstance(values[0][1], dict):
+        yield from expanded(values[0][1], values[0][0])
+        return
+    for place, value in values:
+        if isinstance(value, str):
+            yield place, {"text": value}
+        elif isinstance(value, dict):
+            yield place, value
+        else:
+            raise DataError(f"{place}: a list must hold JSON objects, got {type(value).__name__}")
+
+
+def expanded(record: dict[str, Any], place: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The records that the only object of a file holds; itself if it is one.
+
+    It may hold them in a list under a key such as ``data``, for each split one, as columns of
+    equal length, as columns by row (pandas), by their id, or be a map from titles to texts.
+    """
+    question = find_key(record, QUESTION)
+    if question is not None and isinstance(record[question], str):
+        yield place, record
+        return
+    found = [k for k, v in record.items() if squashed(k) in _CONTAINERS and _is_rows(v)]
+    if "columns" in record and isinstance(record.get("data"), list) and not found:
+        for number, row in enumerate(record["data"]):
+            yield f"{place}: row {number}", dict(zip(record["columns"], row, strict=False))
+    elif found:
+        for key in found:
+            split = {"split": key} if len(found) > 1 or squashed(key) in _SPLITS else {}
+            for number, row in enumerate(record[key]):
+                inner = row.get("row") if isinstance(row.get("row"), dict) else row
+                yield f"{place}: {key}[{number}]", {**split, **inner}
+    else:
+        yield from _from_maps(record, place)
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
+
+
+def _from_maps(record: dict[str, Any], place: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    values = list(record.values())
+    named = any(squashed(key) in KNOWN for key in record)
+    if values and all(isinstance(v, dict) and v for v in values):
+        keys = list(values[0])
+        if named and all(list(v) == keys for v in values):
+            for key in keys:
+                yield f"{place}: row {key}", {name: column[key] for name, column in record.items()}
+            return
+        if any(squashed(str(key)) in KNOWN for key in keys):
+            for key, value in record.items():
+                own = {} if "id" in value or "_id" in value else {"id": key}
+                yield f"{place}: {key!r:.80}", {**own, **value}
+            return
+    if len(values) > 1 and named and all(isinstance(v, list) for v in values):
+        sizes = {len(v) for v in values}
+        if len(sizes) == 1:
+            for number, row in enumerate(zip(*values, strict=True)):
+                yield f"{place}: row {number}", dict(zip(record, row, strict=True))
+            return
+    if not named and len(values) >= _LINES_OF_TITLES and all(_is_text(v) for v in values):
+        for key, value in record.items():
+            text = value if isinstance(value, str) else " ".join(s.strip() for s in value)
+            yield f"{place}: {key!r:.80}", {"title": key, "text": text}
+        return
+    yield place, record
+
+
+def _is_text(value: Any) -> bool:
+    if isinstance(value, str):
+        return True
+    return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)

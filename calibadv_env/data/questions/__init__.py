@@ -1,0 +1,1 @@
+"""Questions of other people's records: their keys, answers, evidence and paragraphs."""

@@ -1,0 +1,183 @@
+"""Accepted answers from whatever a record keeps them in. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from calibadv_env.common.records.keys import (
+    ALIASES,
+    ANSWERS,
+    at_path,
+    find_key,
+    is_missing,
+    keys_of,
+    number_text,
+)
+from calibadv_env.common.records.values import UNREADABLE, parsed_literal
+
+_HOLDERS: Final = ("reward_model", "reward_spec", "extra_info", "metadata")
+"""Objects of verl, SkyRL and others in which the answers may stand."""
+_MANY: Final = ("answers", "possibleanswers", "golds", "targets", "references")
+_PARTS: Final = (
+    "text",
+    "value",
+    "target",
+    "ground_truth",
+    "golden_answers",
+    "answers",
+    "answer",
+    "spans",
+    "number",
+    "span",
+    "name",
+    "label",
+)
+_OTHERS: Final = ("aliases", "Aliases", "answer_aliases", "HumanAnswers")
+_LETTERS: Final = "ABCDEFGHIJ"
+
+
+def find_answers(
+    record: Mapping[str, Any], column: str | None, separator: str
+) -> tuple[str, list[str]]:
+    """The accepted answers of a record, and the key that they were found under.
+
+    Args:
+        record: A record.
+        column: Key, or path of keys, that the user names; None looks under the usual names.
+        separator: Stands between answers in one text; "" where a text is one answer.
+
+    Returns:
+        Key and answers, which are blank or none where the record has none.
+
+    Raises:
+        ValueError: if what stands there cannot be understood.
+    """
+    if column is not None:
+        return column, texts_of(at_path(record, column), column, separator)
+    key = find_key(record, ANSWERS)
+    if key is None:
+        return _held_answers(record, separator)
+    choice = _choice(record, record[key])
+    if choice:
+        return key, [choice]
+    answers = texts_of(record[key], key, separator)
+    alias = find_key(record, ALIASES)
+    if alias is not None and answers:
+        answers = merged(answers, texts_of(record[alias], alias, separator))
+    return key, answers
+
+
+def merged(*lists: Sequence[str]) -> list[str]:
+    """Several lists as one, each text once."""
+    return list(dict.fromkeys(text for texts in lists for text in texts))
+
+
+def texts_of(value: Any, key: str, separator: str = "") -> list[str]:
+    """The texts that a value amounts to: of a list all, of an object its value and aliases.
+
+    Numbers become text, true and false "yes" and "no"; a list written as text is read.
+
+    Raises:
+        ValueError: if the value is an object of an unknown kind, or a text that begins like a
+            list and is none.
+    """
+    if isinstance(value, bool):
+        return ["yes" if value else "no"]
+    if is_missing(value):
+        return []
+    if isinstance(value, (int, float)):
+        return [number_text(value)]
+    if isinstance(value, str):
+        return _texts_in(value, key, separator)
+    if isinstance(value, Mapping):
+        return _texts_of_object(value, key)
+    if isinstance(value, (list, tuple)):
+        return merged(*(texts_of(item, key) for item in value))
+    raise ValueError(f"{key} must be a text, a list or an object, got {type(value).__name__}")
+
+
+def _texts_in(text: str, key: str, separator: str) -> list[str]:
+    found = parsed_literal(text)
+    if found is UNREADABLE:
+        raise ValueError(f"{key} begins like a list, and cannot be read as one: {text!r:.80}")
+    # "[1, 2]" may be an interval that is the answer; a list of texts is a list.
+    is_many = "".join(c for c in key.lower() if c.isalpha()).endswith(_MANY)
+    if isinstance(found, dict) and any(name in found for name in (*_PARTS, *_OTHERS)):
+        return _texts_of_object(found, key)
+    if isinstance(found, list) and (is_many or all(isinstance(v, (str, dict)) for v in found)):
+        return merged(*(texts_of(item, f"{key} item") for item in found))
+    if separator and separator in text:
+        return [part.strip() for part in text.split(separator) if part.strip()]
+    return [text]
+
+
+def _texts_of_object(value: Mapping[str, Any], key: str) -> list[str]:
+    name = find_key(value, _PARTS)
+    others = [texts_of(value[k], k) for k in _OTHERS if k in value]
+    if name is None and not any(others):
+        if any(part in value for part in (*_PARTS, *_OTHERS)) or not value:
+            return []
+        if "provenance" in value or "date" in value:
+            return _date(value)
+        raise ValueError(f"{key} is an object with the keys {keys_of(value)}; none holds an answer")
+    return merged([] if name is None else texts_of(value[name], name), *others)
+
+
+def _date(value: Mapping[str, Any]) -> list[str]:
+    """DROP's dates; nothing for KILT's outputs that name a page alone."""
+    date = value.get("date")
+    if not isinstance(date, Mapping):
+        return []
+    parts = [str(date.get(k, "")).strip() for k in ("day", "month", "year")]
+    return [" ".join(part for part in parts if part)] if any(parts) else []
+
+
+def _held_answers(record: Mapping[str, Any], separator: str) -> tuple[str, list[str]]:
+    """Answers inside verl's objects.
+
+    The truth there is sometimes all answers joined to one text, beside which ``extra_info`` keeps
+    the list; then the list counts.
+    """
+    found: tuple[str, list[str]] = ("", [])
+    for name in _HOLDERS:
+        held = record.get(name)
+        if isinstance(held, str):
+            held = parsed_literal(held)
+        if not isinstance(held, Mapping):
+            continue
+        key = find_key(held, ANSWERS)
+        answers = [] if key is None else texts_of(held[key], key, separator)
+        if not answers:
+            continue
+        is_list = isinstance(held[key], (list, tuple))
+        if not found[1] or (is_list and name == "extra_info" and len(found[1]) == 1):
+            found = (f"{name}.{key}", answers)
+    if not found[1] and isinstance(record.get("annotations"), (list, Mapping)):
+        return "annotations", _annotated(record["annotations"])
+    return found
+
+
+def _annotated(annotations: Any) -> list[str]:
+    """AmbigNQ's answers, one reading of the question or several."""
+    notes = [annotations] if isinstance(annotations, Mapping) else annotations
+    found: list[str] = []
+    for note in notes:
+        if not isinstance(note, Mapping):
+            continue
+        found += texts_of(note.get("answer"), "answer")
+        pairs = note.get("qaPairs") or ()
+        pairs = [pairs] if isinstance(pairs, Mapping) else pairs
+        for pair in pairs:
+            if isinstance(pair, Mapping):
+                found += texts_of(pair.get("answer"), "answer")
+    return merged(found)
+
+
+def _choice(record: Mapping[str, Any], answer: Any) -> str:
+    """The text of the choice that a number names, as in MMLU; "" if the answer is no number."""
+    choices = record.get("choices", record.get("options"))
+    if not isinstance(answer, int) or isinstance(answer, bool) or not isinstance(choices, list):
+        return ""
+    is_place = 0 <= answer < len(choices) and isinstance(choices[answer], str)
+    return choices[answer] if is_place else ""

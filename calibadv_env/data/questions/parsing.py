@@ -1,0 +1,402 @@
+"""Questions of records, by one set of rules for every file and every object."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from calibadv_env.common.records.keys import (
+    ALIASES,
+    ANSWERS,
+    ID,
+    QUESTION,
+    at_path,
+    find_key,
+    is_missing,
+    keys_of,
+    number_text,
+    squashed,
+)
+from calibadv_env.common.records.values import parsed_literal, plain
+from calibadv_env.data.base import QATask, parse_task
+from calibadv_env.data.evidence import EVIDENCE, SEARCH_KEYS, with_evidence
+from calibadv_env.data.questions.answers import find_answers, texts_of
+from calibadv_env.data.questions.evidence_forms import evidence_in, layers_of, queries_in
+from calibadv_env.data.questions.paragraphs import PARAGRAPH_KEYS, paragraphs_of
+from calibadv_env.errors import DataError
+from calibadv_env.protocol.passages import Passage
+from calibadv_env.retrieval.passage_records import check_columns
+
+COLUMNS: Final = ("id", "question", "answers", "split")
+"""What the columns of questions can be mapped to."""
+
+_MARK: Final = "Question:"
+_SEPARATORS: Final = ("|", ";")
+_DOCUMENTS: Final = "|"
+_OWN_KEYS: Final = ("gold_passages", "hops", "metadata")
+_CIPHER: Final = re.compile(r"[A-Za-z0-9+/]{24,}={0,2}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A question as a reader found it.
+
+    Attributes:
+        place: Where it stands, such as ``quiz.csv:7``, for messages.
+        task: The task.
+        split: Split that the row itself names, if it does.
+    """
+
+    place: str
+    task: QATask
+    split: Any = None
+
+
+@dataclass
+class QuestionReading:
+    """Reads records as questions, and keeps count of what was guessed and left out.
+
+    Attributes:
+        columns: Keys, or paths of keys with dots, of ``id``, ``question`` and ``answers``, where
+            the names do not say it.
+        separator: Stands between the answers of one text; "" if a text is one answer.
+        wants_paragraphs: If true, the paragraphs that the records carry are kept.
+        mapping: For each of ``id``, ``question`` and ``answers`` the keys it was read from.
+        counts: How often something was done, by what it is.
+        paragraphs: The paragraphs by id, in order, if they are wanted.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    separator: str = ""
+    wants_paragraphs: bool = False
+    mapping: dict[str, dict[str, None]] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    paragraphs: dict[str, Passage] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuses columns of other things."""
+        check_columns(self.columns, COLUMNS)
+
+    def rows(self, records: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Row]:
+        """The questions of records, each with its place; a warning says what was left out.
+
+        Raises:
+            DataError: if a record has no question or no answer, with its place and its keys.
+        """
+        before = Counter(self.counts)
+        made: Counter[str] = Counter()
+        place = ""
+        for outer, record in records:
+            for place, inner in _nested(outer, record):
+                try:
+                    row = self._row(place, inner)
+                except ValueError as error:
+                    raise DataError(f"{place}: {error}") from error
+                if row is None:
+                    continue
+                if "id" not in self.mapping or row.task.id.startswith("q-"):
+                    row = self._distinct(row, made)
+                yield row
+        self._warn(place, self.counts - before)
+
+    def notes(self) -> dict[str, str]:
+        """What was guessed and left out, in words."""
+        found = {f"{name} read from": ", ".join(keys) for name, keys in self.mapping.items()}
+        return found | {what: f"{count:,}" for what, count in sorted(self.counts.items()) if count}
+
+    def _distinct(self, row: Row, made: Counter[str]) -> Row:
+        """A made id that came before gets a number behind it."""
+        made[row.task.id] += 1
+        number = made[row.task.id]
+        if number == 1:
+            return row
+        return replace(row, task=replace(row.task, id=f"{row.task.id}-{number}"))
+
+    def _warn(self, place: str, counts: Counter[str]) -> None:
+        where = place.rpartition(":")[0] or place
+        for what in ("unanswerable questions left out", "pieces of evidence that cannot be read"):
+            if counts[what]:
+                warnings.warn(f"{where}: {counts[what]:,} {what}", stacklevel=2)
+        for mark in _SEPARATORS:
+            count = counts[_held(mark)]
+            if count:
+                text = (
+                    f"{where}: {count:,} answers hold {mark!r} and are taken as one answer each; "
+                    f"if it stands between answers, --answer-separator {mark!r} (in Python "
+                    f"answer_separator={mark!r}) parts them"
+                )
+                warnings.warn(text, stacklevel=2)
+
+    def _row(self, place: str, record: Mapping[str, Any]) -> Row | None:
+        if _is_unanswerable(record):
+            self.counts["unanswerable questions left out"] += 1
+            return None
+        split = at_path(record, self.columns.get("split", "split"))
+        if _is_own(record) and not self.columns:
+            task = parse_task(_without_blanks(record, self.counts))
+            self._note("id", "id")
+            self._note("question", "question")
+            self._note("answers", "golden_answers")
+        else:
+            task = self._task({k: v for k, v in record.items() if k != "split"})
+        if EVIDENCE in task.metadata and not _is_evidence(task.metadata[EVIDENCE]):
+            renamed = {k: v for k, v in task.metadata.items() if k != EVIDENCE}
+            renamed[f"{EVIDENCE}_as_published"] = task.metadata[EVIDENCE]
+            task = replace(task, metadata=renamed)
+        if self.wants_paragraphs:
+            self._keep_paragraphs(record)
+        if not task.gold_passages and EVIDENCE not in task.metadata:
+            evidence, num_unread = evidence_in(record, task.golden_answers)
+            task = with_evidence(task, evidence)
+            self.counts["pieces of evidence that cannot be read"] += num_unread
+        return Row(place=place, task=task, split=split or task.metadata.get("split"))
+
+    def _task(self, record: Mapping[str, Any]) -> QATask:
+        if "id" in record and not self.columns and not _may_answer(record):
+            raise ValueError(_no_answer(record, "", {}))
+        question_key, question = self._question(record)
+        answers_at = self.columns.get("answers") or ("1" if question_key == "0" else None)
+        answer_key, answers = find_answers(record, answers_at, self.separator)
+        answers = [answer for answer in answers if answer.strip()]
+        if not answers:
+            raise ValueError(_no_answer(record, answer_key, self.columns))
+        if len(answers) == 1 and not self.separator:
+            self.counts.update(_held(mark) for mark in _SEPARATORS if mark in answers[0])
+        self._note("question", question_key)
+        self._note("answers", answer_key)
+        id_key = self.columns.get("id") or find_key(record, ID)
+        raw = None if id_key is None else at_path(record, id_key)
+        if id_key is not None and not is_missing(raw):
+            self._note("id", id_key)
+            task_id = _id(raw, id_key)
+        else:
+            self.counts["ids made of the content"] += 1
+            task_id = made_id(question, answers)
+        used = {question_key, answer_key, id_key, *_OWN_KEYS}
+        used |= {key for key in record if squashed(key) in _SQUASHED_ALIASES}
+        own = {key: record[key] for key in _OWN_KEYS if not is_missing(record.get(key))}
+        if isinstance(own.get("hops"), str) and own["hops"].strip().isdigit():
+            own["hops"] = int(own["hops"])
+        if isinstance(own.get("gold_passages"), str):
+            own["gold_passages"] = parsed_literal(own["gold_passages"]) or own["gold_passages"]
+        documents = record.get("documents")
+        if isinstance(documents, str) and not isinstance(parsed_literal(documents), list):
+            parts = (part.strip() for part in documents.split(_DOCUMENTS))
+            own["gold_passages"] = [[part] for part in parts if part]
+            used.add("documents")
+        own["metadata"] = _metadata(record, used, own.get("metadata"))
+        if not own["metadata"]:
+            del own["metadata"]
+        return parse_task({"id": task_id, "question": question, "golden_answers": answers, **own})
+
+    def _question(self, record: Mapping[str, Any]) -> tuple[str, str]:
+        key = self.columns.get("question")
+        if key is None and _is_headerless(record):
+            key = "0"
+        value = at_path(record, key) if key else None
+        if key is None:
+            extra = record.get("extra_info")
+            own = find_key(record, QUESTION)
+            is_prompt = own is not None and not isinstance(record[own], (str, Mapping))
+            if (own is None or is_prompt) and isinstance(extra, Mapping):
+                inner = find_key(extra, QUESTION)
+                if inner is not None and isinstance(extra[inner], str):
+                    return f"extra_info.{inner}", extra[inner]
+            key, value = own, None if own is None else record[own]
+        if isinstance(value, Mapping):
+            inner = find_key(value, (*QUESTION, "text", "stem"))
+            key, value = f"{key}.{inner}", value.get(inner) if inner else None
+        if isinstance(value, (list, tuple)):
+            value = _last_message(value)
+        if key is None or not isinstance(value, str) or not value.strip():
+            raise ValueError(
+                f"key 'question' is missing: no question was found among the keys "
+                f"{keys_of(record)}; --columns question=KEY,answers=KEY (in Python columns="
+                "{'question': KEY, 'answers': KEY}) says which keys hold what"
+            )
+        if record.get("canary") and _CIPHER.fullmatch(value.strip()) and _is_cipher(value):
+            raise ValueError(
+                f"{key} is encrypted (the record has a canary); decrypt the file first, as its "
+                "publishers describe, and name the decrypted one"
+            )
+        return key, value
+
+    def _keep_paragraphs(self, record: Mapping[str, Any]) -> None:
+        for layer in layers_of(record):
+            for paragraph in paragraphs_of(layer):
+                passage = paragraph.passage
+                held = self.paragraphs.setdefault(passage.id, passage)
+                if held != passage:
+                    self.counts["documents of one id with different texts"] += 1
+
+    def _note(self, name: str, key: str) -> None:
+        self.mapping.setdefault(name, {})[key] = None
+
+
+_SQUASHED_ALIASES: Final = frozenset(map(squashed, ALIASES))
+
+
+def parse_question(record: Mapping[str, Any]) -> QATask | None:
+    """The task of one record by the rules of this module; None for an unanswerable one.
+
+    Raises:
+        ValueError: if it has no question or no answer, naming its keys.
+    """
+    row = QuestionReading()._row("", record)
+    return None if row is None else row.task
+
+
+def made_id(question: str, answers: Iterable[str]) -> str:
+    """An id that depends on question and answers alone."""
+    text = "\0".join((question, *answers)).encode("utf-8", "surrogatepass")
+    return f"q-{hashlib.blake2b(text, digest_size=6).hexdigest()}"
+
+
+def _held(mark: str) -> str:
+    return f"answers that hold {mark!r}, taken as one"
+
+
+def _is_own(record: Mapping[str, Any]) -> bool:
+    """True for a record in this package's own form, which is FlashRAG's."""
+    answers = record.get("golden_answers")
+    return (
+        isinstance(record.get("id"), str)
+        and isinstance(record.get("question"), str)
+        and isinstance(answers, (list, tuple))
+        and bool(answers)
+        and all(isinstance(answer, str) for answer in answers)
+        and any(answer.strip() for answer in answers)
+        and not isinstance(record.get("metadata"), str)
+    )
+
+
+def _without_blanks(record: Mapping[str, Any], counts: Counter[str]) -> dict[str, Any]:
+    answers = list(record["golden_answers"])
+    kept = [answer for answer in answers if answer.strip()]
+    counts["blank answers left out"] += len(answers) - len(kept)
+    return {**record, "golden_answers": kept}
+
+
+def _nested(place: str, record: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The questions of a record: SQuAD's articles hold many, as do lists of pairs."""
+    paragraphs = record.get("paragraphs")
+    paragraphs = paragraphs if isinstance(paragraphs, list) else []
+    is_article = all(isinstance(p, Mapping) and isinstance(p.get("qas"), list) for p in paragraphs)
+    if not paragraphs or not is_article:
+        yield place, record
+        return
+    for i, paragraph in enumerate(paragraphs):
+        context = {"title": record.get("title"), "context": paragraph.get("context")}
+        for j, one in enumerate(paragraph["qas"]):
+            where = f"{place}: paragraphs[{i}].qas[{j}]"
+            yield where, {**context, **one} if isinstance(one, Mapping) else {}
+
+
+def _is_unanswerable(record: Mapping[str, Any]) -> bool:
+    """True where the record says so: MuSiQue, SQuAD 2.0; or SQuAD's empty lists of answers."""
+    for key, bad in (("answerable", False), ("is_impossible", True), ("is_answerable", False)):
+        value = record.get(key)
+        if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+            value = value.strip().lower() == "true"
+        if value is bad:
+            return True
+    answers = record.get("answers")
+    if not isinstance(answers, Mapping) or "answer_start" not in answers:
+        return False
+    return not texts_of(answers.get("text"), "answers.text")
+
+
+def _no_answer(record: Mapping[str, Any], key: str, columns: Mapping[str, str]) -> str:
+    if key:
+        where = f"the key {key!r}" if key not in columns.values() else f"the column {key!r}"
+        return (
+            f"golden_answers must not be empty, and {where} holds no answer; a row must have an "
+            "answer in the column answer or answers"
+        )
+    what = "a row must have an answer in the column answer or answers"
+    if "id" in record:
+        what = f"key 'golden_answers' is missing: {what}"
+    return (
+        f"{what}, and none was found among the keys {keys_of(record)}; --columns answers=KEY (in "
+        "Python columns={'answers': KEY}) says which key holds it"
+    )
+
+
+def _is_headerless(record: Mapping[str, Any]) -> bool:
+    """True for a row of question and list of answers in a table without a header, as DPR's are."""
+    last = record.get("1")
+    return set(record) == {"0", "1"} and isinstance(last, str) and bool(parsed_literal(last))
+
+
+def _is_evidence(pieces: Any) -> bool:
+    """True for evidence in this package's own form; others keep something else under this name."""
+    return isinstance(pieces, (list, tuple)) and all(
+        isinstance(piece, Mapping)
+        and isinstance(piece.get("title"), str)
+        and isinstance(piece.get("sentences", []), (list, tuple))
+        for piece in pieces
+    )
+
+
+def _may_answer(record: Mapping[str, Any]) -> bool:
+    holders = ("reward_model", "reward_spec", "extra_info", "metadata", "annotations")
+    return find_key(record, ANSWERS) is not None or any(name in record for name in holders)
+
+
+def _id(value: Any, key: str) -> str:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError(f"{key} must be a string or a number, got {type(value).__name__}")
+    return value if isinstance(value, str) else number_text(value)
+
+
+def _metadata(record: Mapping[str, Any], used: set[str | None], own: Any) -> dict[str, Any]:
+    """What else the record says, without paragraphs; queries for its hops under their own key."""
+    if isinstance(own, str):
+        parsed = parsed_literal(own)
+        own = parsed if isinstance(parsed, dict) else {"metadata": own}
+    if own is not None and not isinstance(own, Mapping):
+        own = {"metadata": plain(own)}
+    found = {k: v for k, v in (own or {}).items() if not _is_bulk(k, v)}
+    for key, value in record.items():
+        if key not in used and not is_missing(value) and not _is_bulk(key, value):
+            found[key] = value
+    queries = queries_in(record)
+    if queries and SEARCH_KEYS not in found:
+        found[SEARCH_KEYS] = queries
+    return found
+
+
+def _is_bulk(key: str, value: Any) -> bool:
+    """True for the paragraphs of a record, which a task does not keep."""
+    return key in PARAGRAPH_KEYS and bool(paragraphs_of({key: value}))
+
+
+def _last_message(messages: Iterable[Any]) -> str:
+    """The question in a prompt of messages: what follows "Question:" in the last of the user's."""
+    contents: list[str] = [
+        m["content"]
+        for m in messages
+        if isinstance(m, Mapping)
+        and isinstance(m.get("content"), str)
+        and m.get("role", "user") == "user"
+    ]
+    if not contents:
+        return ""
+    _, mark, question = contents[-1].rpartition(_MARK)
+    return question.strip() if mark and question.strip() else contents[-1].strip()
+
+
+def _is_cipher(text: str) -> bool:
+    """True for base64 of what is no text."""
+    try:
+        base64.b64decode(text.strip(), validate=True).decode("utf-8")
+    except (binascii.Error, ValueError):
+        return True
+    return False

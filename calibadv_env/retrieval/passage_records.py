@@ -1,0 +1,269 @@
+"""Passages of the records in which corpora are published.
+
+Besides this package's own ``{"id", "title", "text"}`` and FlashRAG's ``{"id", "contents"}`` these
+are BEIR, MS MARCO, DPR's ``psgs_w100``, KILT, HippoRAG's lists, LangChain's ``page_content``, and
+others whose keys stand in :mod:`calibadv_env.common.records.keys`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from calibadv_env.common.records import read_records
+from calibadv_env.common.records.keys import (
+    PASSAGE_ID,
+    TEXT,
+    TITLE,
+    at_path,
+    find_key,
+    is_missing,
+    keys_of,
+    number_text,
+)
+from calibadv_env.common.records.values import parsed_literal, plain
+from calibadv_env.errors import DataError
+from calibadv_env.protocol.passages import Passage
+
+COLUMNS: Final = ("id", "title", "text")
+"""What the columns of documents can be mapped to."""
+
+_HEADERLESS: Final = {
+    2: {"id": "0", "text": "1"},
+    4: {"id": "0", "title": "2", "text": "3"},
+}
+"""Columns of tables without a header: MS MARCO's passages, and its documents (with an address)."""
+
+
+class NoTextError(ValueError):
+    """A record has no key that is known to hold a text."""
+
+
+@dataclass
+class PassageReading:
+    """Reads records as passages, and keeps count of what was done with them.
+
+    Attributes:
+        columns: Keys, or paths of keys with dots, of ``id``, ``title`` and ``text``, where the
+            names do not say it.
+        keep_empty: If true, passages without any text are kept, for files whose rows an index
+            counts.
+        num_empty: Passages without any text, which are left out unless they are kept.
+        num_repeated: Records without an id that say what one before them says; left out.
+        num_made_ids: Passages whose ids were made of their content.
+        mapping: For each of ``id``, ``title`` and ``text`` the keys that it was read from.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    keep_empty: bool = False
+    num_empty: int = 0
+    num_repeated: int = 0
+    num_made_ids: int = 0
+    mapping: dict[str, dict[str, None]] = field(default_factory=dict)
+    _plans: dict[tuple[str, ...], dict[str, str | None]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuses columns of other things."""
+        check_columns(self.columns, COLUMNS)
+
+    def passages(
+        self, records: Iterable[tuple[str, Mapping[str, Any]]]
+    ) -> Iterator[tuple[str, Passage]]:
+        """The passages of records, each with its place; a warning says what was left out.
+
+        Raises:
+            DataError: if a record has no text, with its place and its keys.
+        """
+        made: set[str] = set()
+        place = ""
+        for place, record in records:
+            try:
+                passage, is_made = self._passage(record)
+            except NoTextError as error:
+                raise DataError(
+                    f"{place}: {error}; --columns text=KEY,title=KEY (in Python "
+                    "columns={'text': KEY}) says which key holds it"
+                ) from error
+            except ValueError as error:
+                raise DataError(f"{place}: {error}") from error
+            if not passage.text.strip() and not self.keep_empty:
+                self.num_empty += 1
+                continue
+            if is_made:
+                if passage.id in made:
+                    self.num_repeated += 1
+                    continue
+                made.add(passage.id)
+                self.num_made_ids += 1
+            yield place, passage
+        self._warn(place)
+
+    def _passage(self, record: Mapping[str, Any]) -> tuple[Passage, bool]:
+        names = tuple(record)
+        found = self._plans.get(names)
+        if found is None or any(k is not None and is_missing(record[k]) for k in found.values()):
+            found = self._keys(record)
+            for name, key in found.items():
+                if key is not None:
+                    self.mapping.setdefault(name, {})[key] = None
+            # Only where all keys have values is the choice that of every record with these keys.
+            is_plan = all(k is None or k in record for k in found.values())
+            if is_plan and not any(is_missing(value) for value in record.values()):
+                self._plans[names] = found
+        return _assembled(record, found)
+
+    def _keys(self, record: Mapping[str, Any]) -> dict[str, str | None]:
+        given = dict(self.columns)
+        if not given and record and all(key.isdigit() for key in record):
+            given = dict(_HEADERLESS.get(1 + max(int(key) for key in record), {}))
+        if "text" not in given and isinstance(record.get("text"), str):
+            # Our own form: the text is what stands there, be it white space alone.
+            given["text"] = "text"
+            if "title" not in given and isinstance(record.get("title"), str):
+                given["title"] = "title"
+        return {
+            "id": given.get("id") or find_key(record, PASSAGE_ID),
+            "title": given.get("title") or find_key(record, TITLE),
+            "text": given.get("text") or find_key(record, TEXT),
+        }
+
+    def _warn(self, place: str) -> None:
+        where = place.rpartition(":")[0] or place
+        if self.num_empty and not self.keep_empty:
+            text = f"{where}: {self.num_empty:,} passages without any text were left out"
+            warnings.warn(text, stacklevel=2)
+        if self.num_repeated:
+            text = f"{where}: {self.num_repeated:,} documents stand twice and were left out once"
+            warnings.warn(text, stacklevel=2)
+
+
+def parse_record(record: Mapping[str, Any]) -> Passage:
+    """The passage of one record by the rules of this module; its text may be empty.
+
+    Raises:
+        ValueError: if it has no text, naming its keys.
+    """
+    return PassageReading()._passage(record)[0]
+
+
+def read_passages(
+    path: str | Path, reading: PassageReading | None = None
+) -> Iterator[tuple[str, Passage]]:
+    """The passages of a file of any form, in order, each with its place.
+
+    Raises:
+        DataError: if the file or a record is faulty, with its place.
+    """
+    return (reading or PassageReading()).passages(read_records(path))
+
+
+def content_id(title: str, text: str) -> str:
+    """An id that depends on title and text alone."""
+    digest = hashlib.blake2b(f"{title}\0{text}".encode("utf-8", "surrogatepass"), digest_size=8)
+    return f"d{digest.hexdigest()}"
+
+
+def check_columns(columns: Mapping[str, str], known: Iterable[str]) -> None:
+    """Refuses a mapping of columns to things that there are not.
+
+    Raises:
+        ValueError: naming those that there are.
+    """
+    for name in columns:
+        if name not in known:
+            raise ValueError(f"columns must map {', '.join(known)} to keys, got {name!r}")
+
+
+def _assembled(record: Mapping[str, Any], found: Mapping[str, str | None]) -> tuple[Passage, bool]:
+    if found["text"] is None:
+        if not any(name in record for name in ("text", "contents", "content", "page_content")):
+            raise NoTextError(
+                "key 'contents' is missing, and so are 'title' and 'text'; the keys are "
+                f"{keys_of(record)}, none of which is known to hold a text"
+            )
+        text, head = "", ""
+    else:
+        text, head = _text(at_path(record, found["text"]), found["text"])
+    title = _title(record, found["title"])
+    if found["text"] == "contents":
+        title, text = _split_contents(title, text)
+    elif head and title in ("", head):
+        title, text = head, text.removeprefix(head).strip()
+    raw = None if found["id"] is None else at_path(record, found["id"])
+    passage_id = _id(raw)
+    is_made = passage_id is None
+    if passage_id is None:
+        passage_id = content_id(title, text)
+    for name, value in (("id", passage_id), ("title", title), ("text", text)):
+        _refuse_surrogates(name, value)
+    return Passage(passage_id, title, text), is_made
+
+
+def _text(value: Any, key: str) -> tuple[str, str]:
+    """The text, and the first of its paragraphs where it is a list whose first one is a title."""
+    if isinstance(value, Mapping) and "text" in value:
+        return _text(value["text"], key)
+    if isinstance(value, (list, tuple)):
+        parts = [str(plain(part)).strip() for part in value if not is_missing(part)]
+        head = parts[0] if len(parts) > 1 and "\n" in str(value[0]) else ""
+        return ("\n" if head else " ").join(parts), head
+    if not isinstance(value, str):
+        if is_missing(value):
+            return "", ""
+        raise ValueError(f"{key} must be a string, got {type(value).__name__}")
+    return value, ""
+
+
+def _title(record: Mapping[str, Any], key: str | None) -> str:
+    """The title; LangChain's stands in the metadata, where it may be called source."""
+    value = None if key is None else at_path(record, key)
+    if value is None and key is None:
+        metadata = record.get("metadata")
+        if isinstance(metadata, str):
+            metadata = parsed_literal(metadata)
+        if isinstance(metadata, Mapping) and "page_content" in record:
+            named = find_key(metadata, (*TITLE, "source"))
+            value = None if named is None else metadata[named]
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and not is_missing(value):
+        return number_text(value)
+    if value is None or isinstance(value, float):
+        return ""
+    if not isinstance(value, str):
+        raise ValueError(f"{key} must be a string, got {type(value).__name__}")
+    return value
+
+
+def _split_contents(title: str, contents: str) -> tuple[str, str]:
+    r"""Title and text of contents, whose first line is the title (``"Title"\ntext``)."""
+    head, newline, body = contents.partition("\n")
+    if not newline:
+        return title, head.strip()
+    head = head.strip()
+    first = head[1:-1] if len(head) >= 2 and head[0] == head[-1] == '"' else head
+    if title and first != title.strip():
+        return title, contents.strip()
+    return first, body.strip()
+
+
+def _id(value: Any) -> str | None:
+    if isinstance(value, bool):
+        raise ValueError(f"id must be a string or a number, got {value}")
+    if is_missing(value):
+        return None
+    if isinstance(value, (int, float)):
+        return number_text(value)
+    if not isinstance(value, str):
+        raise ValueError(f"id must be a string or a number, got {type(value).__name__}")
+    return value
+
+
+def _refuse_surrogates(name: str, value: str) -> None:
+    if not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{name} holds an unpaired surrogate") from error
