@@ -193,20 +193,7 @@ def register_dataset(
 
     Args:
         name: Letters and digits in words joined by ``-`` or ``_``. In the id each word begins
-<<<<<<< HEAD
             with a capital: "my-trivia" and "MyTrivia" both give ``DeepSearch-MyTrivia-v1``.
-        path_or_tasks: One file, JSONL or a table (CSV, TSV), or one iterable of tasks (of
-            :class:`QATask`, or of dicts with the keys of a JSONL file), which becomes the split
-            "test" and is also given when "train" or "dev" is asked for; or a folder with some of
-            the files ``train``, ``dev`` and ``test`` (``.jsonl``, ``.jsonl.gz``, ``.csv``,
-            ``.tsv``); or a mapping from split to file or iterable; or ``hf:owner/name`` or
-            ``hf:owner/name:configuration``. ``docs/datasets.md`` describes the files.
-        corpus: A JSONL file (see :meth:`Corpus.from_jsonl`), a table of documents, the folder of
-            an index, a :class:`Corpus`, an iterable of :class:`Passage` or of dicts, or
-            ``hf:owner/name``. May be left out for a folder that holds it, in a file ``corpus`` or
-            ``documents``.
-=======
-            with a capital: "my-trivia" and "MyTrivia" both give ``DeepSearch-MyTrivia-v0``.
         path_or_tasks: One file in any form that ``docs/datasets.md`` lists (JSON, a table, parquet,
             Arrow; plain or gzip), several files, a data frame, or one iterable of tasks (of
             :class:`QATask` or of dicts), which becomes the split "test" and is also given when
@@ -216,7 +203,6 @@ def register_dataset(
             folder of an index, a :class:`Corpus`, an iterable of :class:`Passage` or of dicts, or
             ``hf:owner/name``; or "own" for the paragraphs that the questions carry. May be left
             out for those, and for a folder with a file ``corpus`` or ``documents``.
->>>>>>> dab5a0e (One tolerant reader of questions and documents; evidence of any dataset becomes gold; corpus=own)
         overwrite: If true, a dataset already registered under this name gives way.
         columns: Keys of ``question``, ``answers``, ``id`` and ``split``, where guessing fails;
             a key may be a path with dots, such as "meta.answer".
