@@ -14,6 +14,7 @@ count little); the median of the repeats is printed.
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 import statistics
 import sys
@@ -125,29 +126,66 @@ def write_scripts(
     return scripts
 
 
-def force_turns(model: PreTrainedModel, schedule: np.ndarray[Any, Any], stop_id: int) -> None:
-    """Makes the model end turns at the positions of the schedule and nowhere else."""
-    must_stop = torch.from_numpy(schedule)
-    others = torch.arange(model.config.vocab_size) != stop_id
-    eos = model.generation_config.eos_token_id
-    banned = [stop_id, *([eos] if isinstance(eos, int) else eos or [])]
+@dataclass(frozen=True, slots=True)
+class Forcing:
+    """Makes turns end at the positions of a schedule and nowhere else.
 
-    def mask(_module: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-        ends = must_stop[kwargs["position_ids"][:, -1] + 1]
-        logits = output.logits[:, -1]
-        logits[:, banned] = float("-inf")
-        logits[ends, stop_id] = 0.0
-        logits.masked_fill_(ends[:, None] & others, float("-inf"))
-        return output
+    Attributes:
+        must_stop: By position of a token, whether it is the stop token.
+        stop_id: The stop token.
+        banned: Tokens that may stand nowhere else.
+    """
 
-    model.register_forward_hook(mask, with_kwargs=True)
+    must_stop: torch.Tensor
+    stop_id: int
+    banned: list[int]
+
+    def __call__(self, logits: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Masks the logits of the tokens at these positions, ``[row, vocabulary]``."""
+        ends = self.must_stop[positions]
+        logits[:, self.banned] = float("-inf")
+        logits[ends, self.stop_id] = 0.0
+        others = torch.arange(logits.shape[1]) != self.stop_id
+        return logits.masked_fill_(ends[:, None] & others, float("-inf"))
+
+    @staticmethod
+    def of(model: PreTrainedModel, schedule: np.ndarray[Any, Any], stop_id: int) -> Forcing:
+        """The mask for a model's vocabulary."""
+        eos = model.generation_config.eos_token_id
+        banned = [stop_id, *([eos] if isinstance(eos, int) else eos or [])]
+        return Forcing(torch.from_numpy(schedule), stop_id, banned)
+
+    def on_model(self, model: PreTrainedModel) -> PreTrainedModel:
+        """A copy of the model whose logits are masked by a hook."""
+
+        def mask(_module: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+            output.logits = self(output.logits[:, -1], kwargs["position_ids"][:, -1] + 1)[:, None]
+            return output
+
+        copied: PreTrainedModel = copy.deepcopy(model)
+        copied.register_forward_hook(mask, with_kwargs=True)
+        return copied
+
+    def on_engine(self, engine: HfEngine) -> None:
+        """Masks the logits on their way to the sampler: a hook would change how they are made."""
+        batch = engine._batch
+        sample = batch._sample
+
+        def forced(logits: torch.Tensor) -> Any:
+            return sample(self(logits, torch.from_numpy(batch._length[: batch._n])))
+
+        batch._sample = forced
 
 
 def run_engine(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, scripts: Sequence[Script]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    scripts: Sequence[Script],
+    forcing: Forcing,
 ) -> tuple[int, list[int]]:
     """Plays the scripts with the engine; returns the tokens sampled and each turn's length."""
     engine = HfEngine(model, tokenizer, max_slots=len(scripts), max_context=MAX_POSITIONS)
+    forcing.on_engine(engine)
     params = SamplingParams(max_tokens=MAX_TURN, stop=(STOP,))
     contexts = {str(i): script.prompt for i, script in enumerate(scripts)}
     lengths: list[int] = []
@@ -237,12 +275,13 @@ def main() -> int:
     schedule = stop_schedule(rng)
     ordinary = [i for i in range(len(tokenizer)) if i not in set(tokenizer.all_special_ids)]
     scripts = write_scripts(rng, schedule, arguments.episodes, arguments.group_size, ordinary)
-    force_turns(model, schedule, stop_id)
+    forcing = Forcing.of(model, schedule, stop_id)
+    masked = forcing.on_model(model)
     engine_s, plain_s = [], []
     num_tokens = 0
     for repeat in range(arguments.repeats + 1):
-        ours, num_tokens, lengths = timed(lambda: run_engine(model, tokenizer, scripts))
-        plain, num_plain, plain_lengths = timed(lambda: run_plain(model, scripts, stop_id))
+        ours, num_tokens, lengths = timed(lambda: run_engine(model, tokenizer, scripts, forcing))
+        plain, num_plain, plain_lengths = timed(lambda: run_plain(masked, scripts, stop_id))
         if lengths != plain_lengths or num_tokens != num_plain:
             raise RuntimeError("the two sides sampled turns of different lengths")
         if repeat:

@@ -41,24 +41,15 @@ from calibadv_algo.rollout.engines.decoding import (
     draw_uniforms,
     sample_tokens,
 )
+from calibadv_algo.rollout.engines.hf.columns import ColumnSteps
 from calibadv_algo.rollout.engines.hf.kv_cache import RowTable, SlotCache
+from calibadv_algo.rollout.engines.hf.lean import LeanForward, Piece
 from calibadv_env.common.checks import FRACTION, POSITIVE, Checked
 
 Ints = NDArray[np.int64]
 
 MIN_SHARED_PREFIX = 32
 GROWTH = 1.25
-
-ATTENTION_BLOCK = 512
-"""Columns that PyTorch's attention on a CPU takes at a time."""
-UNSPLIT_COLUMNS = 256
-"""Columns of a block whose sums come out the same in a decoding step, full block or not."""
-UNSPLIT_PREFILL_COLUMNS = 192
-"""Columns of a block whose sums come out the same where several tokens of a row are read.
-
-There attention is a matrix product, and MKL cuts its sum over more columns than this into parts
-whose lengths depend on the whole (measured with its AVX2 kernels; those for AVX-512 take 256).
-"""
 
 
 @dataclass(slots=True)
@@ -91,6 +82,8 @@ class BatchLimits(Checked):
     max_prefill_tokens: Annotated[int, POSITIVE]
     compact_share: Annotated[float, FRACTION]
     align: Annotated[int, POSITIVE]
+    decode_columns: ColumnSteps
+    prefill_columns: ColumnSteps
 
 
 class RunningBatch:
@@ -102,12 +95,15 @@ class RunningBatch:
         decoder: TurnDecoder,
         limits: BatchLimits,
         counters: EngineCounters,
+        lean: LeanForward | None = None,
     ) -> None:
-        """Starts with nothing kept and nothing running."""
+        """Starts with nothing kept and nothing running; ``lean`` may do the model's work."""
         self.rows = RowTable(SlotCache(), limits.max_slots)
         self.params = SamplingParams()
         self._model, self._decoder, self._limits = model, decoder, limits
         self._counters = counters
+        self._given_lean = lean
+        self._lean: LeanForward | None = None
         parameter = next(model.parameters())
         self._device, self._dtype = parameter.device, parameter.dtype
         self._matcher: StopMatcher | None = None
@@ -140,8 +136,10 @@ class RunningBatch:
     ) -> None:
         """Queues turns whose episodes do not run; the params are those of the running ones."""
         width = min(params.max_tokens, self._limits.max_context)
-        if not self.num_running and self._tokens.shape[1] != width:
-            self._shape(width)
+        if not self.num_running:
+            self._choose_forward()
+            if self._tokens.shape[1] != width:
+                self._shape(width)
         self.params, self._matcher = params, matcher
         self._waiting += requests
 
@@ -165,6 +163,18 @@ class RunningBatch:
             return []
         self._last = self._sample(parts[0] if len(parts) == 1 else torch.cat(parts))
         return self._finish()
+
+    def _choose_forward(self) -> None:
+        """Goes through the model itself if something hangs on its forward passes."""
+        lean = self._given_lean
+        if lean is not None and lean.is_watched():
+            lean = None
+        if lean is not self._lean:
+            # The two keep keys in another order.
+            self.rows, self._n = RowTable(SlotCache(), self._limits.max_slots), 0
+            self._lean = lean
+        if lean is not None:
+            lean.refresh()
 
     def _shape(self, width: int) -> None:
         """Makes room for turns of so many tokens."""
@@ -270,10 +280,16 @@ class RunningBatch:
         columns = positions.copy()
         held = [len(ids) for ids in self.rows.ids[n:batch]]
         columns[n : n + len(held), 0] = held
-        longest = aligned_columns(int(self._length[:n].max()) + 1, self._limits.align)
+        end = self._aligned(int(self._length[:n].max()) + 1)
+        longest = self._limits.decode_columns.cover(end)
         self._reserve(max(longest, int(columns.max()) + 1), batch)
-        self.rows.cache.plan(torch.from_numpy(columns).to(self._device), longest)
-        logits = self._forward(torch.from_numpy(tokens), torch.from_numpy(positions), longest)
+        cache, lean = self.rows.cache, self._lean
+        if lean is not None:
+            fed, at, to = (torch.from_numpy(each[:, 0]) for each in (tokens, positions, columns))
+            logits = lean.decode(cache, fed, at, to, longest)
+        else:
+            cache.plan(torch.from_numpy(columns).to(self._device), longest)
+            logits = self._forward(torch.from_numpy(tokens), torch.from_numpy(positions), longest)
         self._length[:n] += self._is_live[:n]
         self._counters.num_decode_rows += batch
         self._counters.num_decode_steps += 1
@@ -391,6 +407,9 @@ class RunningBatch:
         read before a real token overwrites it.
         """
         missing = [contexts[row][starts[row] :] for row in rows]
+        cover = self._limits.prefill_columns.cover
+        if self._lean is not None:
+            return self._prefill_lean(self._lean, rows, missing, starts)
         counts = np.array([len(ids) for ids in missing])
         width = self._aligned(int(counts.max()))
         token_ids = np.zeros((len(rows), width), dtype=np.int64)
@@ -402,9 +421,7 @@ class RunningBatch:
         is_real = offset >= padding
         positions = np.where(is_real, start + offset - padding, 0)
         columns = np.where(is_real, positions, start + counts[:, None] + offset)
-        align = self._limits.align
-        ends = (start[:, 0] + counts).tolist()
-        longest = max(aligned_columns(end, align, UNSPLIT_PREFILL_COLUMNS) for end in ends)
+        longest = max(cover(self._aligned(end)) for end in (start[:, 0] + counts).tolist())
         self._reserve(max(longest, int(columns.max()) + 1))
         is_front = rows == list(range(len(rows)))
         index = None if is_front else torch.tensor(rows, device=self._device)
@@ -413,22 +430,25 @@ class RunningBatch:
         self._counters.num_padding += int(padding.sum())
         return self._forward(torch.from_numpy(token_ids), torch.from_numpy(positions), longest)
 
-
-def aligned_columns(end: int, align: int, unsplit: int = UNSPLIT_COLUMNS) -> int:
-    """Columns that a pass reads of a context that ends at ``end``.
-
-    Args:
-        end: Length of the context.
-        align: Multiple to round up to; 1 rounds nothing.
-        unsplit: Columns of a block that may be rounded up to the multiple; more fill the block.
-
-    Returns:
-        Columns such that any larger result gives the same numbers for this context.
-    """
-    if align == 1:
-        return end
-    step = align if 0 < end % ATTENTION_BLOCK <= unsplit else ATTENTION_BLOCK
-    return -(-end // step) * step
+    def _prefill_lean(
+        self,
+        lean: LeanForward,
+        rows: list[int],
+        missing: Sequence[Sequence[int]],
+        starts: dict[int, int],
+    ) -> Tensor:
+        """Feeds the missing tokens of some rows, each reading its own columns."""
+        cover = self._limits.prefill_columns.cover
+        pieces = [
+            Piece(row, starts[row], ids, cover(self._aligned(starts[row] + len(ids))))
+            for row, ids in zip(rows, missing, strict=True)
+        ]
+        filled = [each.start + self._aligned(len(each.token_ids)) for each in pieces]
+        self._reserve(max(*(each.longest for each in pieces), *filled))
+        num_real = sum(map(len, missing))
+        self._counters.num_prefilled += num_real
+        self._counters.num_padding += sum(self._aligned(len(ids)) for ids in missing) - num_real
+        return lean.prefill(self.rows.cache, pieces, self._limits.align)
 
 
 def shared_length(cached: Sequence[int], context: Sequence[int]) -> int:

@@ -25,6 +25,8 @@ from calibadv_algo.rollout.engines.base import (
 )
 from calibadv_algo.rollout.engines.decoding import StopMatcher, TurnDecoder, eos_token_ids
 from calibadv_algo.rollout.engines.hf.batch import BatchLimits, EngineCounters, RunningBatch
+from calibadv_algo.rollout.engines.hf.columns import PROBED_QUERIES, ColumnSteps, stable_columns
+from calibadv_algo.rollout.engines.hf.lean import LeanForward, is_lean
 
 CPU_ALIGN = 16
 """Multiple that shapes are rounded up to on a CPU; below it the rounding of products differs."""
@@ -85,13 +87,17 @@ class HfEngine(StreamingEngine):
         self.model = model
         self.version = 0
         self.counters = EngineCounters()
+        decode_columns, prefill_columns = column_steps(model, align)
         self._limits = BatchLimits(
             max_slots=max_slots,
             max_context=self.max_context,
             max_prefill_tokens=max_prefill_tokens,
             compact_share=compact_share,
             align=align,
+            decode_columns=decode_columns,
+            prefill_columns=prefill_columns,
         )
+        self._lean = LeanForward(model) if is_lean(model) else None
         self._decoder = TurnDecoder(tokenizer, eos_token_ids(model, tokenizer))
         self._matchers: dict[tuple[str, ...], StopMatcher] = {}
         self._modules = tuple(model.modules())
@@ -155,6 +161,8 @@ class HfEngine(StreamingEngine):
         check_idle(self.num_running)
         if model is not self.model:
             self.model.load_state_dict(model.state_dict())
+        if self._lean is not None:
+            self._lean.refresh(force=True)
         self.version = version
         self._batch = self._empty_batch()
 
@@ -164,7 +172,7 @@ class HfEngine(StreamingEngine):
         return self._batch.rows.cache.memory_bytes
 
     def _empty_batch(self) -> RunningBatch:
-        return RunningBatch(self.model, self._decoder, self._limits, self.counters)
+        return RunningBatch(self.model, self._decoder, self._limits, self.counters, self._lean)
 
     def _matcher(self, stop: tuple[str, ...]) -> StopMatcher:
         if stop not in self._matchers:
@@ -203,6 +211,25 @@ def check_attention(model: PreTrainedModel, max_context: int) -> None:
         raise ValueError(
             f"max_context must not exceed the model's sliding window {window}, got {max_context}"
         )
+
+
+def column_steps(model: PreTrainedModel, align: int) -> tuple[ColumnSteps, ColumnSteps]:
+    """Columns that attention may read while decoding, and while reading contexts.
+
+    Args:
+        model: The model.
+        align: Multiple of which the numbers are; 1 allows any.
+    """
+    if align <= 1:
+        return ColumnSteps(()), ColumnSteps(())
+    config = model.config.get_text_config()
+    heads = int(getattr(config, "num_attention_heads", 1))
+    kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return (
+        stable_columns(heads // kv_heads, int(size), align),
+        stable_columns(PROBED_QUERIES, int(size), align),
+    )
 
 
 @contextmanager

@@ -106,13 +106,25 @@ class SlotCache(Cache):
         """
         if self._plan is None:
             raise RuntimeError("plan() must be called before a forward pass")
-        while len(self._keys) <= layer_idx:
-            self._keys.append(self._empty(key_states))
-            self._values.append(self._empty(value_states))
+        self._extend(layer_idx, key_states, value_states)
         flat = self._flat_index(key_states.shape[1])
         keys = self._write(self._keys[layer_idx], flat, key_states)
         values = self._write(self._values[layer_idx], flat, value_states)
         return keys, values
+
+    def layer(self, index: int, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
+        """The store of a layer itself, to be written by row and column.
+
+        Args:
+            index: Which layer.
+            key_states: ``[batch, heads, new, head_dim]``, for the shape of a layer not seen yet.
+            value_states: The same shape, its last dimension may differ.
+
+        Returns:
+            Keys and values ``[row, heads, column, head_dim]``.
+        """
+        self._extend(index, key_states, value_states)
+        return self._keys[index], self._values[index]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Columns that the planned pass reads."""
@@ -143,6 +155,11 @@ class SlotCache(Cache):
     def memory_bytes(self) -> int:
         """Size of the store."""
         return sum(t.numel() * t.element_size() for t in (*self._keys, *self._values))
+
+    def _extend(self, layer: int, key_states: Tensor, value_states: Tensor) -> None:
+        while len(self._keys) <= layer:
+            self._keys.append(self._empty(key_states))
+            self._values.append(self._empty(value_states))
 
     def _empty(self, like: Tensor) -> Tensor:
         shape = (self.num_rows, like.shape[1], self.num_columns, like.shape[3])
