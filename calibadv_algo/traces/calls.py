@@ -81,6 +81,8 @@ def classify(call: Call, rules: Rules) -> ReadCall:
         "visit": _VISIT_ARGUMENTS,
     }[kind]
     value = _argument(call.arguments, keys)
+    if value is None and kind == "search" and isinstance(call.arguments, Mapping):
+        value = _written(call.arguments)
     if value is None:
         if kind == "visit":
             return ReadCall(call, kind, "", name)
@@ -102,6 +104,8 @@ def _kind_of_name(name: str, rules: Rules) -> CallKind:
     words = {word.lower() for word in _WORD.findall(bare)}
     if words & _SEARCH_WORDS and not words & _NO_SEARCH_WORDS:
         return "search"
+    if words & {"submit", "finish"} or {"final", "answer"} <= words:
+        return "answer"
     return "visit" if words & _VISIT_WORDS and not words & {"file", "files"} else "unknown"
 
 
@@ -117,6 +121,12 @@ def _argument(arguments: Any, keys: Sequence[str]) -> str | None:
             return value
     texts = [value for value in arguments.values() if isinstance(value, str | list)]
     return _joined(texts[0]) if len(texts) == 1 else None
+
+
+def _written(arguments: Mapping[str, Any]) -> str | None:
+    """A search by several fields, such as ticker and date, as a query; None without any."""
+    parts = ((key, _joined(value)) for key, value in arguments.items())
+    return "; ".join(f"{key}: {value}" for key, value in parts if value) or None
 
 
 def _joined(value: Any) -> str | None:

@@ -45,7 +45,8 @@ STEP_KEYS: Final = ("step", "global_step", "global_steps", "training_step", "upd
 
 GROUP_KEYS: Final = (
     "uid", "group_id", "group_uid", "prompt_id", "example_id", "question_id", "query_id", "qid",
-    "task_id", "sample_id", "problem_id", "index", "extra_info.index", "extra_info.question_id",
+    "task_id", "_ng_task_index", "sample_id", "problem_id", "index", "extra_info.index",
+    "extra_info.question_id",
     "metadata.query_id", "id", "_id",
 )  # fmt: skip
 """Fields that say which rollouts belong together, the most telling first."""

@@ -121,7 +121,7 @@ def grammar_of(turns: tuple[LoggedTurn, ...]) -> tuple[tuple[LoggedTurn, ...], G
     """
     is_marked = any("_of_query|>" in turn.text or "_search_query|>" in turn.text for turn in turns)
     if not is_marked:
-        return (*turns[:-1], _answered(turns[-1])), "tags"
+        return (*turns[:-1], _as_chat(turns, _answered(turns[-1]))), "tags"
     renamed = [replace(turn, action=_renamed(turn.action)) for turn in turns]
     # The prompt opens the one thought in this grammar; logs that have it are read alike.
     first = renamed[0].action.lstrip()
@@ -131,6 +131,15 @@ def grammar_of(turns: tuple[LoggedTurn, ...]) -> tuple[tuple[LoggedTurn, ...], G
         head, tag, rest = last.action.partition("<answer>")
         last = replace(last, action=f"{head}</think>{tag}{rest}")
     return (*renamed[:-1], last), "markers"
+
+
+def _as_chat(turns: tuple[LoggedTurn, ...], last: LoggedTurn) -> LoggedTurn:
+    """The last turn of a conversation with tools: the text before its answer is a thought."""
+    if last is turns[-1] or not any(turn.calls for turn in turns):
+        return last
+    head, tag, rest = last.action.partition("<answer>")
+    thought = re.sub(r"</?(?:think|search|information)>", "", head)
+    return replace(last, action=f"<think>{thought}</think>{tag}{rest}")
 
 
 def _renamed(text: str) -> str:

@@ -48,7 +48,8 @@ def passages_in(
     if isinstance(value, str):
         return list(split(value.strip()))
     if isinstance(value, Sequence):
-        return [passage for each in value for passage in passages_in(each, split, depth + 1)]
+        found = [passage for each in value for passage in passages_in(each, split, depth + 1)]
+        return found or rows_of(value)
     if not isinstance(value, Mapping):
         return []
     found = _columns(value)
@@ -63,9 +64,31 @@ def passages_in(
             passages = passages_in(inner, split, depth + 1)
             if passages:
                 return passages
-    rest = [each for key, each in value.items() if key not in _LISTS]
-    return [p for each in rest if isinstance(each, list | Mapping)
-            for p in passages_in(each, split, depth + 1)]  # fmt: skip
+    rest = [each for key, each in value.items() if key not in _LISTS and _may_hold(each)]
+    return [passage for each in rest for passage in passages_in(each, split, depth + 1)]
+
+
+def _may_hold(value: Any) -> bool:
+    """True for what may hold passages under any key: lists, objects, JSON in a text, or lines."""
+    if isinstance(value, str):
+        return value.lstrip()[:1] in ("{", "[") or "\n" in value.strip()
+    return isinstance(value, list | Mapping)
+
+
+def rows_of(value: Sequence[Any]) -> list[FoundPassage]:
+    """A list of objects without a text, such as rows of a database, each as one passage."""
+    rows = [each for each in value if isinstance(each, Mapping) and len(each) > 1]
+    if len(rows) < len(value):
+        return []
+    texts = [
+        "; ".join(f"{k}: {v}" for k, v in row.items() if isinstance(v, str | int | float))
+        for row in rows
+    ]
+    return [
+        FoundPassage("", text, text_at(row, LINKS))
+        for row, text in zip(rows, texts, strict=True)
+        if text
+    ]
 
 
 def passage_of(value: Mapping[str, Any]) -> FoundPassage | None:

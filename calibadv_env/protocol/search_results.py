@@ -27,6 +27,9 @@ from calibadv_env.protocol.passages import parse_passages
 NOTHING: Final = "nothing"
 """Form of a result that says that there was no hit, or an error."""
 
+_JSON: Final = "JSON"
+_NUMBERS: Final = "numbers"
+
 WHOLE: Final = "not split"
 """Form of a result that is in none of the forms: one passage."""
 
@@ -44,7 +47,7 @@ class SplitResult:
     form: str
 
 
-Splitter = Callable[[str], "Sequence[FoundPassage] | None"]
+Splitter = Callable[[str], "Sequence[FoundPassage] | SplitResult | None"]
 
 _WRAPPERS: Final = (
     "information|tool_response|tool_output|tool_result|result|results|observation|documents|"
@@ -52,7 +55,7 @@ _WRAPPERS: Final = (
 )
 _WRAPPED: Final = re.compile(rf"<({_WRAPPERS})>(.*?)(?:</\1>|\Z)", re.S)
 _MARKERS: Final = re.compile(
-    r"<\|begin_(?:of_documents|search_result|click_result)\|>(.*?)"
+    r"<\|begin_(of_documents|search_result|click_result)\|>(.*?)"
     r"(?:<\|end_(?:of_documents|search_result|click_result)\|>|\Z)",
     re.S,
 )
@@ -84,6 +87,9 @@ def split_results(text: str) -> SplitResult:
     """
     parts = [part for block in _blocks(text) for part in _SECTIONS.split(block)]
     split = [_split_part(part.strip()) for part in parts if part.strip()]
+    if "<|begin_search_result|>" in text:
+        texts = [part for part in parts if part.strip()]
+        split = [_doubted(each, part) for each, part in zip(split, texts, strict=True)]
     passages = tuple(passage for each in split for passage in each.passages)
     forms = {each.form for each in split if each.passages}
     if WHOLE in forms:  # a part that could not be split makes the whole suspect
@@ -97,7 +103,7 @@ def _rank(form: str) -> int:
 
 def _blocks(text: str) -> list[str]:
     """The insides of the wrappers of a text, or the text itself."""
-    for pattern, group in ((_MARKERS, 1), (_WRAPPED, 2)):
+    for pattern, group in ((_MARKERS, 2), (_WRAPPED, 2)):
         found = [match.group(group) for match in pattern.finditer(text)]
         if found and (pattern is _MARKERS or text.lstrip()[:1] == "<" or len(found) == 1):
             return [inner for block in found for inner in _blocks_once(block)]
@@ -110,21 +116,35 @@ def _blocks_once(text: str) -> list[str]:
     return [found.group(2)] if found else [text]
 
 
+def _doubted(result: SplitResult, text: str) -> SplitResult:
+    """A result of Search-o1 or WebThinker: often a model's summary, whose lists are no passages."""
+    is_summary = result.form in (_NUMBERS, "rules", "headings", "blank lines")
+    if not is_summary or any(each.link for each in result.passages):
+        return result
+    return _whole(text.strip())
+
+
 def _split_part(text: str) -> SplitResult:
     for form, split in SPLITTERS:
         found = split(text)
+        if isinstance(found, SplitResult):
+            return found
         if found is not None:
             kept = tuple(each for each in found if each.text.strip() or each.title.strip())
             return SplitResult(kept, form if kept else NOTHING)
     if len(text) <= _MAX_NO_HIT_CHARS and _NO_HIT.match(text):
         return SplitResult((), NOTHING)
+    return _whole(text)
+
+
+def _whole(text: str) -> SplitResult:
     return SplitResult((FoundPassage("", text),), WHOLE)
 
 
 # ---- JSON ----------------------------------------------------------------------------------------
 
 
-def _of_json(text: str) -> Sequence[FoundPassage] | None:
+def _of_json(text: str) -> Sequence[FoundPassage] | SplitResult | None:
     """JSON, or Python's ``repr`` of it: of Serper, Google, Bing, Tavily, Elasticsearch and others.
 
     Titles and texts are looked for at any depth, also in JSON inside of a text. Text before and
@@ -137,17 +157,41 @@ def _of_json(text: str) -> Sequence[FoundPassage] | None:
         value = _json_lines(text)
     if value is None or not _is_data(value):
         return None
-    return passages_in(value, _inner)
+    inner: list[SplitResult] = []
+
+    def split(part: str) -> tuple[FoundPassage, ...]:
+        inner.append(_split_part(part) if part else SplitResult((), NOTHING))
+        return inner[-1].passages
+
+    found = passages_in(value, split)
+    if not found and _says_something(value):
+        return _whole(text)
+    if any(each.form == WHOLE for each in inner) and len(found) == len(inner) == 1:
+        return SplitResult(tuple(found), WHOLE)
+    return found
 
 
-def _inner(text: str) -> Sequence[FoundPassage]:
-    """Passages of a text inside of JSON."""
-    return _split_part(text).passages if text else ()
+def _says_something(value: Any) -> bool:
+    """True for JSON in which something stands, and that is no error."""
+    values: list[Any] = value if isinstance(value, list) else [value]
+    while len(values) == 1 and isinstance(values[0], Mapping) and values[0]:
+        if any(str(key).lower() in ("error", "errors", "detail") for key in values[0]):
+            return False
+        inner: list[Any] = [
+            each for each in values[0].values() if isinstance(each, list | Mapping | str)
+        ]
+        is_list = len(inner) == 1 and isinstance(inner[0], list)
+        values = inner[0] if is_list else inner
+    return any(
+        (isinstance(each, Mapping) and len(each) > 1)
+        or (isinstance(each, str) and len(each) > _MAX_NO_HIT_CHARS)
+        for each in values
+    )
 
 
 def _is_data(value: Any) -> bool:
     """False for brackets that hold no objects or texts, such as ``[1]``."""
-    values = value if isinstance(value, list) else [value]
+    values: list[Any] = value if isinstance(value, list) else [value]
     return not values or any(isinstance(each, Mapping | list | str) for each in values)
 
 
@@ -373,11 +417,11 @@ def _of_blank_lines(text: str) -> Sequence[FoundPassage] | None:
 
 
 SPLITTERS: Final[tuple[tuple[str, Splitter], ...]] = (
-    ("JSON", _of_json),
+    (_JSON, _of_json),
     ("Doc 1(Title: …)", _of_own_form),
     ("elements", _of_elements),
     ("links", _of_links),
-    ("numbers", _of_numbers),
+    (_NUMBERS, _of_numbers),
     ("labels", _of_labels),
     ("rules", _of_rules),
     ("headings", _of_headings),

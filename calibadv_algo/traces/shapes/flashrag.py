@@ -36,11 +36,12 @@ class FlashRag(ResponseReader):
 
     def episodes(self, record: Mapping[str, Any], place: Place) -> list[LoggedEpisode]:
         """The rollout; one that ``output`` holds as messages is read as such."""
-        if any(is_conversation(value) for value in record["output"].values()):
+        output = record.get("output")
+        if isinstance(output, Mapping) and any(map(is_conversation, output.values())):
             rest = {key: value for key, value in record.items() if key != "output"}
-            flat = {**record["output"], **rest}
+            flat = {**output, **rest}
             reader = find_reader(flat)
-            if reader is not None:
+            if reader is not None and reader.name != self.name:
                 return reader.episodes(flat, place)
         return super().episodes(record, place)
 

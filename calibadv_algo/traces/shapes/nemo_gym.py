@@ -31,7 +31,7 @@ class NemoGym(TraceReader):
         if isinstance(given, str):
             given = [{"role": "user", "content": given}]
         head = checked_messages(given or [], f"{place.where}: input")
-        tail = checked_messages(record["response"]["output"], f"{place.where}: output")
+        tail = checked_messages(lookup(record, "response.output"), f"{place.where}: output")
         if not tail:
             return []
         begin = len(head) + begin_of(tail, f"{place.where}: output")
