@@ -15,6 +15,10 @@ class DataError(CalibadvEnvError):
     """A task or corpus file is missing, malformed or not the one that was expected."""
 
 
+class InUseError(CalibadvEnvError):
+    """Another process is writing into a folder; the message names it."""
+
+
 class RetrieverError(CalibadvEnvError):
     """A retriever could not answer; the cause is chained. Never shown to a policy as text."""
 

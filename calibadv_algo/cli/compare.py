@@ -37,6 +37,8 @@ from calibadv_algo.experiments.jobs import Job, check_importable, run_jobs
 from calibadv_algo.training.config import TrainConfig
 from calibadv_algo.training.parts import with_parts
 from calibadv_algo.training.presets import ATLAS_TINY
+from calibadv_env.common.files import sweep_files, write_text
+from calibadv_env.common.locks import hold_folder
 
 if TYPE_CHECKING:
     from calibadv_algo.report.summary import Summary
@@ -119,11 +121,18 @@ def run_comparison(config: CompareConfig, console: Console) -> Summary:
     """Runs arms and seeds, then writes table, curves and page; progress and tables are printed.
 
     Raises:
+        InUseError: naming the process, if another one writes into the folder.
         ComparisonError: if a run failed, the folder holds another comparison, or an arm is made
             of something that other processes cannot import.
     """
     jobs = plan_jobs(config)
     check_importable(jobs)
+    with hold_folder(config.output_dir):
+        return _run_comparison(config, jobs, console)
+
+
+def _run_comparison(config: CompareConfig, jobs: Sequence[Job], console: Console) -> Summary:
+    sweep_files(config.output_dir)
     check_output_dir(config)
     facts = commit_facts(config.output_dir, git_commit()) | {
         "data_sha256": data_sha256(config.train.env),
@@ -150,7 +159,11 @@ def run_comparison(config: CompareConfig, console: Console) -> Summary:
 
 
 def write_results(comparison_dir: Path, console: Console) -> Summary:
-    """Writes table, curves, summary and page from the files of the runs, and prints the table."""
+    """Writes table, curves, summary and page from the files of the runs, and prints the table.
+
+    Raises:
+        ReportError: if the folder is incomplete or a file cannot be read.
+    """
     from calibadv_algo.report.curves import write_curves
     from calibadv_algo.report.page import write_report
     from calibadv_algo.report.reading import read_comparison
@@ -162,7 +175,7 @@ def write_results(comparison_dir: Path, console: Console) -> Summary:
     for table in tables:
         console.print(rich_table(table))
     text = "\n\n".join(markdown_table(table) for table in tables) + "\n"
-    (comparison_dir / "table.md").write_text(text, encoding="utf-8")
+    write_text(comparison_dir / "table.md", text)
     written = [
         write_curves(comparison_dir),
         write_summary(comparison_dir),

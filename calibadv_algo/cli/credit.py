@@ -22,7 +22,8 @@ from calibadv_algo.cli.progress import stage_bars
 from calibadv_algo.experiments.truth.measuring import Measurement, Plan, measure
 from calibadv_algo.training.config import EnvConfig, config_to_dict
 from calibadv_env.common.checks import POSITIVE
-from calibadv_env.common.files import write_text
+from calibadv_env.common.files import sweep_files, write_text
+from calibadv_env.common.locks import hold_folder
 
 if TYPE_CHECKING:
     from calibadv_algo.experiments import statistics
@@ -80,10 +81,12 @@ class Credit(PolicyFlags):
         )
         budget_s = None if self.budget is None else parse_seconds(self.budget)
         play = self.settled(policy)
-        measured = measure_policy(
-            policy, play, plan, self.questions, self.output, budget_s=budget_s
-        )
-        self._conclude(measured, play, policy, console)
+        with hold_folder(self.output):
+            sweep_files(self.output)
+            measured = measure_policy(
+                policy, play, plan, self.questions, self.output, budget_s=budget_s
+            )
+            self._conclude(measured, play, policy, console)
         return 0
 
     def _conclude(

@@ -20,6 +20,7 @@ from calibadv_algo.cli.suite_data import SuiteData, open_suite, suite_names, tas
 from calibadv_algo.cli.systems import System, SystemData, find_system
 from calibadv_env.common.checks import POSITIVE
 from calibadv_env.common.files import write_text
+from calibadv_env.common.locks import hold_folder
 from calibadv_env.data.preparing.coverage import audit_of
 from calibadv_env.retrieval import is_remote
 
@@ -73,10 +74,11 @@ class EvalSuite(PolicyFlags):
         from calibadv_algo.report.tables import rich_table
 
         order = self.order()
-        result = evaluate_suite(order)
-        text = json.dumps(result.to_json(), indent=2, ensure_ascii=False)
-        write_text(order.folder / RESULT, f"{text}\n")
-        write_text(order.folder / MARKDOWN, suite_markdown(result))
+        with hold_folder(order.folder):
+            result = evaluate_suite(order)
+            text = json.dumps(result.to_json(), indent=2, ensure_ascii=False)
+            write_text(order.folder / RESULT, f"{text}\n")
+            write_text(order.folder / MARKDOWN, suite_markdown(result))
         console = Console(highlight=False)
         is_wide = console.width >= WIDE
         console.print(rich_table(score_table(result, style="intervals" if is_wide else "means")))
@@ -176,6 +178,7 @@ def evaluate_suite(order: SuiteOrder) -> SuiteResult:
     Raises:
         ValueError: if a setting is not valid.
         DataError: if files are missing or faulty; nothing was played then.
+        InUseError: naming the process, if another one writes into the folder.
         SuiteError: if the folder holds another evaluation.
         RetrieverError: if a search server does not answer.
         EngineError: if the policy's engine failed; what was finished is kept.

@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 
 from calibadv_algo.cli.compare import write_results
+from calibadv_env.common.locks import hold_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,5 +22,8 @@ class Report:
 
     def run(self) -> int:
         """Writes and prints."""
-        write_results(self.comparison_dir, Console(highlight=False))
+        if not self.comparison_dir.is_dir():
+            raise ValueError(f"comparison_dir {self.comparison_dir}: there is no such folder")
+        with hold_folder(self.comparison_dir):
+            write_results(self.comparison_dir, Console(highlight=False))
         return 0

@@ -29,9 +29,10 @@ from calibadv_algo.experiments.baseline import Baseline, find_baseline
 from calibadv_algo.learner.pretrained import load_policy
 from calibadv_algo.lora import Lora, add_lora
 from calibadv_algo.rollout.engines.making import find_engine
-from calibadv_algo.training.config import TrainConfig, config_hash
+from calibadv_algo.training.config import TrainConfig
 from calibadv_algo.training.parts import KINDS, with_parts
 from calibadv_algo.training.presets import ATLAS_TINY, PRESETS
+from calibadv_algo.training.resumption import Change, changed_settings, noted, refuse_other_run
 from calibadv_env.common.files import write_text
 from calibadv_env.errors import RetrieverError
 from calibadv_env.protocol.prompts import stop_strings
@@ -39,6 +40,7 @@ from calibadv_env.protocol.prompts import stop_strings
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from calibadv_algo.learner.ranks import Ranks
     from calibadv_algo.rollout.engines.base import GenerationEngine
     from calibadv_algo.training.trainer import TrainResult
 
@@ -196,15 +198,23 @@ def run_training(config: TrainConfig) -> TrainResult:
     Raises:
         ValueError: if the model or the environment is not there, or the settings do not fit.
         CheckpointError: if the output folder holds another run.
+        InUseError: naming the process, if another run writes into the folder.
     """
-    from calibadv_algo.learner.ranks import make_ranks
+    from calibadv_algo.learner.ranks import make_ranks, on_main
+    from calibadv_algo.training.run_folder import held
+
+    ranks = make_ranks()
+    with held(config.output_dir, ranks):
+        on_main(ranks, lambda: _write_provenance(config))
+        return _run_training(config, ranks)
+
+
+def _run_training(config: TrainConfig, ranks: Ranks) -> TrainResult:
+    """The training of :func:`run_training` in a folder that nobody else writes into."""
     from calibadv_algo.rollout.slots import make_slots
     from calibadv_algo.training.collection import make_eval_player, make_player
     from calibadv_algo.training.trainer import Trainer
 
-    ranks = make_ranks()
-    if ranks.is_main:
-        _write_provenance(config)
     model, tokenizer = load_policy(config.model)
     if config.lora is not None:
         model = add_lora(model, config.lora, seed=config.seed)
@@ -264,16 +274,20 @@ def _write_provenance(config: TrainConfig) -> None:
     """Writes beside the results which code and data they come from.
 
     A start with other facts than the last one is noted under ``resumed_by``; the first ones stay.
-    The folder of another run, which the trainer refuses, is left as it is.
+    Changed settings that the run goes on with are said.
+
+    Raises:
+        CheckpointError: if the folder holds another run; it is left as it is.
     """
     import torch
 
-    config.output_dir.mkdir(parents=True, exist_ok=True)
-    settings = config.output_dir / "config.json"
-    if settings.exists() and json.loads(settings.read_text("utf-8")).get("hash") != config_hash(
-        config
-    ):
-        return
+    from calibadv_algo.training.run_folder import read_settings
+
+    found = read_settings(config.output_dir)
+    if found is not None:
+        changes = changed_settings(found["config"], config)
+        refuse_other_run(config.output_dir, changes)
+        _say_changes(changes)
     facts = {
         "git_commit": git_commit(),
         "data_sha256": data_sha256(config.env),
@@ -288,3 +302,13 @@ def _write_provenance(config: TrainConfig) -> None:
         if facts != (later[-1] if later else record):
             record["resumed_by"] = [*later, facts]
     write_text(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
+def _say_changes(changes: Sequence[Change]) -> None:
+    """Says on the standard error stream what an earlier part of the run did not have."""
+    names = noted(changes)
+    for each in changes:
+        if each.name in names:
+            end = "; last bits may differ, the rest does not" if each.effect == "last bits" else ""
+            text = f"the run goes on with another setting: {each}{end}"
+            Console(stderr=True, highlight=False).print(text, markup=False, soft_wrap=True)

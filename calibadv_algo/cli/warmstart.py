@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from rich.console import Console
@@ -25,6 +26,7 @@ from calibadv_algo.learner.warmstart import (
 )
 from calibadv_algo.training.config import EnvConfig
 from calibadv_algo.training.evaluation import summarize
+from calibadv_env.common.files import new_folder, write_text
 from calibadv_env.data.atlas import AtlasWorld, load_world
 from calibadv_env.data.base import TaskSet
 from calibadv_env.data.registry import Dataset, get_dataset
@@ -37,6 +39,12 @@ from calibadv_env.demonstrations import (
 )
 from calibadv_env.protocol.passages import ScoredPassage, format_passages, passage_head
 from calibadv_env.vector import DeepSearchVectorEnv
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+RECIPE: Final = "recipe.json"
+"""File that says how a policy was made."""
 
 NUM_SLOTS = 96
 """Scripted episodes that are played side by side."""
@@ -64,7 +72,7 @@ class WarmStart:
     def run(self) -> int:
         """Trains the tokenizer, plays and clones demonstrations, saves the policy."""
         silence_transformers()
-        self.output_dir.mkdir(parents=True, exist_ok=True)
+        _refuse_foreign_folder(self.output_dir)
         dataset = get_dataset(self.dataset)
         tasks = dataset.tasks("train")
         names = name_source(dataset, tasks)
@@ -73,6 +81,26 @@ class WarmStart:
         )
         model = build_policy(self.shape, tokenizer, self.cloning.seed)
         started = time.monotonic()
+        with new_folder(self.output_dir) as folder:
+            seen = self._clone(model, tokenizer, self._demonstrations(tasks, names), started)
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            facts = self._facts(dataset, folder)
+            costs = {"num_tokens": seen, "seconds": round(time.monotonic() - started, 1)}
+            recipe = {**facts, "num_parameters": model.num_parameters(), **costs}
+            write_text(folder / RECIPE, json.dumps(recipe, indent=2, sort_keys=True) + "\n")
+        text = f"wrote {self.output_dir} ({model.num_parameters():,} parameters)"
+        Console(highlight=False).print(text, markup=False, soft_wrap=True)
+        return 0
+
+    def _clone(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        demonstrations: Callable[[int | None], Iterator[Sequence[Segment]]],
+        started: float,
+    ) -> int:
+        """Clones with a bar of progress; the number of tokens seen."""
         with _progress() as progress:
             bar = progress.add_task("cloning", total=self.cloning.num_steps, loss=0.0, speed=0.0)
             seen = 0
@@ -83,17 +111,14 @@ class WarmStart:
                 speed = seen / (time.monotonic() - started)
                 progress.update(bar, completed=step + 1, loss=loss, speed=speed)
 
-            clone(model, tokenizer, self._demonstrations(tasks, names), self.cloning, on_step)
+            clone(model, tokenizer, demonstrations, self.cloning, on_step)
         broken = non_finite_weight(model)
         if broken is not None:
             raise ValueError(
                 f"cloning.lr must be smaller, got {self.cloning.lr}: cloning diverged ({broken} "
                 "holds NaN or infinity), and nothing was saved"
             )
-        model.save_pretrained(self.output_dir)
-        tokenizer.save_pretrained(self.output_dir)
-        self._write_recipe(dataset, model.num_parameters(), seen, time.monotonic() - started)
-        return 0
+        return seen
 
     def _demonstrations(
         self, tasks: TaskSet, names: NameSource
@@ -115,8 +140,8 @@ class WarmStart:
         )
         return lambda max_hops: demonstrator.stream(max_hops=max_hops)
 
-    def _scores(self, temperature: float) -> dict[str, float]:
-        """Scores of the policy on the whole dev split."""
+    def _scores(self, folder: Path, temperature: float) -> dict[str, float]:
+        """Scores of the policy in a folder on the whole dev split."""
         env = EnvConfig(
             dataset=self.dataset,
             split="dev",
@@ -125,7 +150,7 @@ class WarmStart:
             max_turns=self.max_turns,
         )
         command = Eval(
-            model=str(self.output_dir),
+            model=str(folder),
             env=env,
             temperature=temperature,
             max_context=self.shape.max_context,
@@ -137,10 +162,9 @@ class WarmStart:
         scores = summarize(result.records)
         return {name: round(value, 4) for name, value in scores.items()}
 
-    def _write_recipe(
-        self, dataset: Dataset, num_parameters: int, num_tokens: int, seconds: float
-    ) -> None:
-        recipe = {
+    def _facts(self, dataset: Dataset, folder: Path) -> dict[str, Any]:
+        """Settings and scores of the policy in a folder."""
+        return {
             "dataset": self.dataset,
             "corpus_sha256": dataset.corpus().sha256,
             "top_k": self.top_k,
@@ -148,15 +172,26 @@ class WarmStart:
             "shape": asdict(self.shape),
             "cloning": asdict(self.cloning),
             "searcher": asdict(self.searcher),
-            "num_parameters": num_parameters,
-            "num_tokens": num_tokens,
-            "seconds": round(seconds, 1),
-            "scores": {"greedy": self._scores(0.0), "sampled": self._scores(1.0)},
+            "scores": {
+                "greedy": self._scores(folder, 0.0),
+                "sampled": self._scores(folder, 1.0),
+            },
         }
-        path = self.output_dir / "recipe.json"
-        path.write_text(json.dumps(recipe, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        text = f"wrote {self.output_dir} ({num_parameters:,} parameters)"
-        Console(highlight=False).print(text, markup=False, soft_wrap=True)
+
+
+def _refuse_foreign_folder(folder: Path) -> None:
+    """Refuses to write over files that are not a policy of this command.
+
+    Raises:
+        ValueError: if something else lies there.
+    """
+    is_ours = (folder / RECIPE).is_file()
+    is_empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not is_ours and not is_empty:
+        raise ValueError(
+            f"output_dir {folder} holds files that calibadv warmstart did not write; move them "
+            "away, or choose another folder"
+        )
 
 
 class KindNames:

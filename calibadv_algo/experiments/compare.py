@@ -23,6 +23,7 @@ from calibadv_algo.experiments.jobs import ComparisonError, Job
 from calibadv_algo.training.config import TrainConfig, config_to_dict
 from calibadv_algo.training.parts import find_part, first_line
 from calibadv_algo.training.presets import ATLAS_TINY
+from calibadv_algo.training.resumption import changed_settings
 from calibadv_env.common.checks import NOT_NEGATIVE, Checked
 from calibadv_env.common.files import write_text
 
@@ -191,16 +192,18 @@ def check_output_dir(config: CompareConfig) -> None:
     path = config.output_dir / "comparison.json"
     if path.exists():
         record = _read_record(path)
-        wanted = json.loads(json.dumps([config_to_dict(config.train), _arm_changes(config)]))
-        differences = _differences(record.get("config"), wanted[0])
-        # Other arms may join a comparison; those of the same name must be the same.
-        for name, changes in record.get("arm_changes", {}).items():
-            if name in wanted[1]:
-                differences += _differences(changes, wanted[1][name], name)
+        changes = changed_settings(record.get("config", {}), config.train)
+        differences = [str(each) for each in changes if each.effect == "numbers"]
+        # Other arms may join a comparison; those of the same name must be the same. Each run looks
+        # at the settings that its arm and the shared ones make.
+        wanted = json.loads(json.dumps(_arm_changes(config)))
+        for name, there in record.get("arm_changes", {}).items():
+            if name in wanted:
+                differences += _differences(there, wanted[name], name)
         if differences:
             raise ComparisonError(
                 f"{config.output_dir} holds a comparison with other settings "
-                f"({', '.join(differences[:3])}); choose another --output-dir, or remove it"
+                f"({'; '.join(differences[:3])}); choose another --output-dir, or remove it"
             )
     config.output_dir.mkdir(parents=True, exist_ok=True)
 

@@ -100,33 +100,55 @@ def save_checkpoint(
 
     Raises:
         ValueError: if ``keep`` is not positive.
-        CheckpointError: if a weight is NaN or infinite; nothing is written or removed then.
+        CheckpointError: if a weight is NaN or infinite, and nothing is written or removed then; or
+            the disk does not take the files, and no half checkpoint is left.
     """
     require_positive(keep=keep)
     _check_finite(model, state.update, directory)
     if critic is not None:
         _check_finite(critic[0], state.update, directory)
     directory.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(directory)
+    remove_leftovers(directory)
     target = directory / f"update_{state.update:06d}"
     temporary = directory / f".{target.name}.{os.getpid()}.writing"
-    (temporary / "policy").mkdir(parents=True)
-    _save_policy(model, temporary)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(str(temporary / "policy"))
-    if isinstance(optimizer, torch.optim.Optimizer):
-        optimizer = optimizer_tensors(model, optimizer)
-    save_file(dict(optimizer), temporary / "optimizer.safetensors")
-    if critic is not None:
-        save_file(_distinct_tensors(critic[0]), temporary / "critic.safetensors")
-        save_file(optimizer_tensors(*critic), temporary / "critic_optimizer.safetensors")
-    _write_json(temporary / "state.json", {"format": FORMAT_VERSION, **asdict(state)})
-    _write_json(temporary / "manifest.json", {"files": _manifest(temporary)})
-    _flush(temporary)
-    replace_folder(temporary, target)
+    with _nothing_half(temporary, target):
+        (temporary / "policy").mkdir(parents=True)
+        _save_policy(model, temporary)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(str(temporary / "policy"))
+        if isinstance(optimizer, torch.optim.Optimizer):
+            optimizer = optimizer_tensors(model, optimizer)
+        save_file(dict(optimizer), temporary / "optimizer.safetensors")
+        if critic is not None:
+            save_file(_distinct_tensors(critic[0]), temporary / "critic.safetensors")
+            save_file(optimizer_tensors(*critic), temporary / "critic_optimizer.safetensors")
+        _write_json(temporary / "state.json", {"format": FORMAT_VERSION, **asdict(state)})
+        _write_json(temporary / "manifest.json", {"files": _manifest(temporary)})
+        replace_folder(temporary, target)
     for old in list_checkpoints(directory)[:-keep]:
         _remove(old)
     return target
+
+
+@contextmanager
+def _nothing_half(temporary: Path, target: Path) -> Iterator[None]:
+    """Removes a checkpoint that could not be written, and says which ones there are.
+
+    Raises:
+        CheckpointError: if the disk is full, or failed otherwise.
+    """
+    try:
+        yield
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not isinstance(error, OSError | SafetensorError):
+            raise
+        there = list_checkpoints(target.parent)
+        kept = f"the one before it, {there[-1]}, is as it was" if there else "there is none yet"
+        raise CheckpointError(
+            f"checkpoint {target} could not be written: {error}. What was written of it is removed "
+            f"again; {kept}. Make room on the disk and start the run again: it goes on"
+        ) from error
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
@@ -231,8 +253,9 @@ def load_checkpoint(
     state = TrainerState(**values)
     if state.config_hash != config_hash:
         raise CheckpointError(
-            f"checkpoint {path} belongs to a run with other settings (config hash "
-            f"{state.config_hash}, this run has {config_hash}); choose another output_dir"
+            f"checkpoint {path} was not made by the run whose config.json stands in its folder, or "
+            "that file is gone: put back the one that it was made with, or choose another "
+            "output_dir"
         )
     if peft_model(model) is None:
         _restore_weights(model, weights, path)
@@ -426,16 +449,6 @@ def _write_json(file: Path, values: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _flush(folder: Path) -> None:
-    """Waits until the disk has every file and folder below."""
-    for path in (*folder.rglob("*"), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def _remove(path: Path) -> None:
     """Removes a checkpoint; it loses its name first, so that no half of it is ever found."""
     hidden = path.parent / f".{path.name}.{os.getpid()}.replaced"
@@ -443,8 +456,8 @@ def _remove(path: Path) -> None:
     shutil.rmtree(hidden)
 
 
-def _remove_leftovers(directory: Path) -> None:
-    """Removes the unfinished folders of a killed run."""
-    for path in directory.iterdir():
+def remove_leftovers(directory: Path) -> None:
+    """Removes the unfinished folders of a killed run; there need be none."""
+    for path in list(directory.iterdir()) if directory.is_dir() else ():
         if _TEMPORARY.fullmatch(path.name):
             shutil.rmtree(path)

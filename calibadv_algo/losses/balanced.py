@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from jaxtyping import Bool, Float
 
@@ -32,6 +32,8 @@ class BalancedSurrogate(PolicyObjective):
         base: The surrogate.
         ratio: Positive over negative sum of the loss to reach.
     """
+
+    depends_on_micro_batches: ClassVar[bool] = True
 
     base: PolicyObjective = field(default_factory=ClippedSurrogate)
     ratio: Annotated[float, POSITIVE] = 1.75

@@ -56,6 +56,9 @@ class LossTokens:
 class PolicyObjective(Checked, ABC):
     """Base of policy losses: a subclass turns advantages into a loss of every token."""
 
+    depends_on_micro_batches: ClassVar[bool] = False
+    """If true, the loss of a token depends on the others of its micro-batch."""
+
     @abstractmethod
     def __call__(self, tokens: LossTokens) -> Float[Tensor, " token"]:
         """Loss of each token of a micro-batch, to be aggregated and minimised."""

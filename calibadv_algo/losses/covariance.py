@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from annotated_types import Interval
@@ -34,6 +34,8 @@ class KlCov(PolicyObjective):
         percent: Share of the tokens in percent; 0 means none.
         coef: Weight of their distance.
     """
+
+    depends_on_micro_batches: ClassVar[bool] = True
 
     percent: Annotated[float, Interval(ge=0, le=100)] = 0.2
     coef: Annotated[float, NOT_NEGATIVE] = 1.0

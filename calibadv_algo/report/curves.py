@@ -20,6 +20,7 @@ from calibadv_algo.experiments.statistics import (
     resampled_means,
 )
 from calibadv_algo.report.reading import Comparison, Run, read_comparison
+from calibadv_env.common.files import atomic_file
 
 CURVES_FILE: Final[str] = "curves.png"
 ARM_COLOURS: Final[tuple[str, ...]] = (
@@ -255,5 +256,6 @@ def write_curves(comparison_dir: Path | str) -> Path:
     comparison = read_comparison(comparison_dir)
     colours = arm_colours(comparison.arms, comparison.baseline)
     path = comparison.directory / CURVES_FILE
-    draw_curves(make_panels(comparison), colours).savefig(path, dpi=150)
+    with atomic_file(path, "wb") as stream:
+        draw_curves(make_panels(comparison), colours).savefig(stream, dpi=150)
     return path

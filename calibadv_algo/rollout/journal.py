@@ -21,7 +21,7 @@ from calibadv_algo.rollout.episodes import EpisodeSpec
 from calibadv_algo.rollout.records import trajectory_from_record, trajectory_to_json
 from calibadv_algo.types import Trajectory
 from calibadv_env.common.checks import require_not_negative
-from calibadv_env.common.files import atomic_file
+from calibadv_env.common.files import atomic_file, naming
 
 if TYPE_CHECKING:
     import torch
@@ -85,6 +85,7 @@ class JournalStep:
         if not own.exists():
             _rewrite(own, [json.dumps(key.header()).encode()])
         self.num_known = len(self._known)
+        self._path = own
         self._file: BinaryIO = own.open("ab", buffering=0)
 
     def find(self, spec: EpisodeSpec) -> Trajectory | None:
@@ -101,8 +102,9 @@ class JournalStep:
         head = json.dumps(asdict(spec), separators=(",", ":"))
         line = f'{{"spec":{head},"trajectory":{trajectory_to_json(trajectory)}}}'
         data = memoryview(framed(line.encode("utf-8", "surrogatepass")))
-        while data:
-            data = data[self._file.write(data) :]
+        with naming(self._path):
+            while data:
+                data = data[self._file.write(data) :]
         self._known[spec] = trajectory
 
     def close(self) -> None:

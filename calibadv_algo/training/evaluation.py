@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from calibadv_algo.rollout.driver import Player
 from calibadv_algo.rollout.episodes import EpisodeSpec
 from calibadv_algo.training.collection import play_shared
 from calibadv_algo.types import Trajectory
+from calibadv_env.common.files import naming
 from calibadv_env.protocol.answers import official_f1
 
 _SHUFFLE_SEED = 20_260_418
@@ -231,8 +233,10 @@ def append_records(file: Path, records: Sequence[EvalRecord]) -> None:
         records: What to add.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a", encoding="utf-8") as stream:
+    with naming(file), file.open("a", encoding="utf-8") as stream:
         stream.write("".join(map(record_to_json, records)))
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def record_to_json(record: EvalRecord) -> str:

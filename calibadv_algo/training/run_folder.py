@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Float
@@ -21,6 +22,7 @@ from calibadv_algo.learner.checkpoint import (
     find_checkpoint,
     load_checkpoint,
     optimizer_tensors,
+    remove_leftovers,
     save_checkpoint,
 )
 from calibadv_algo.learner.learner import Learner
@@ -30,6 +32,7 @@ from calibadv_algo.rollout.records import trajectory_to_json
 from calibadv_algo.training.config import TrainConfig, config_hash, config_to_dict
 from calibadv_algo.training.estimation import ScoredGroup
 from calibadv_algo.training.evaluation import EvalResult, append_records
+from calibadv_algo.training.resumption import changed_settings, noted, refuse_other_run
 from calibadv_algo.training.tracking import (
     JsonlTracker,
     ProgressTracker,
@@ -40,7 +43,10 @@ from calibadv_algo.training.tracking import (
 )
 from calibadv_algo.training.tracking_services import RunFacts, open_trackers
 from calibadv_algo.types import Group, Trajectory
-from calibadv_env.common.files import write_text
+from calibadv_env.common.files import sweep_files, write_text
+from calibadv_env.common.locks import hold_folder
+
+SETTINGS: Final = "config.json"
 
 
 class RunFolder:
@@ -63,8 +69,7 @@ class RunFolder:
         self.path = config.output_dir
         self._config = config
         self._ranks = ranks
-        self._hash = config_hash(config)
-        self.journal = StepJournal(self.path / "journal", config_hash=self._hash, rank=ranks.rank)
+        self._take_name(config_hash(config))
 
     def prepare(self, *, resume: bool, allow_older: bool) -> Path | None:
         """Makes the folder fit for the run; drops what was evaluated after its last checkpoint.
@@ -80,7 +85,9 @@ class RunFolder:
             CheckpointError: if the checkpoint is damaged or may not be used, or the folder holds
                 a run with other settings.
         """
-        return on_main(self._ranks, lambda: self._prepare(resume, allow_older))
+        checkpoint, name = on_main(self._ranks, lambda: self._prepare(resume, allow_older))
+        self._take_name(name)
+        return checkpoint
 
     def load(self, checkpoint: Path, learner: Learner) -> TrainerState:
         """Puts a checkpoint into the learner; returns the rest of it."""
@@ -188,10 +195,20 @@ class RunFolder:
     def _writes_trajectories(self) -> bool:
         return self._config.save_trajectories and self._ranks.is_main
 
-    def _prepare(self, resume: bool, allow_older: bool) -> Path | None:
-        """The part of rank 0 in :meth:`prepare`."""
+    def _take_name(self, name: str) -> None:
+        """Takes the hash that checkpoints and journals of this run are marked with."""
+        self._hash = name
+        folder = self.path / "journal"
+        self.journal = StepJournal(folder, config_hash=name, rank=self._ranks.rank)
+
+    def _prepare(self, resume: bool, allow_older: bool) -> tuple[Path | None, str]:
+        """The part of rank 0 in :meth:`prepare`; also the name of the run."""
         self.path.mkdir(parents=True, exist_ok=True)
-        self._check_same_run(self.path / "config.json")
+        sweep_files(self.path)
+        remove_leftovers(self._checkpoints)
+        found = read_settings(self.path)
+        changes = [] if found is None else changed_settings(found["config"], self._config)
+        refuse_other_run(self.path, changes)
         checkpoint = find_checkpoint(self._checkpoints, allow_older=allow_older)
         if checkpoint is not None and not resume:
             raise CheckpointError(
@@ -200,19 +217,22 @@ class RunFolder:
             )
         done = None if checkpoint is None else checkpoint_update(checkpoint)
         truncate_lines(self.path / "evals.jsonl", done)
-        return checkpoint
+        name = self._hash if found is None else str(found["hash"])
+        self._write_settings(name, found, noted(changes), done or 0)
+        return checkpoint, name
 
-    def _check_same_run(self, file: Path) -> None:
-        """Writes the settings, or makes sure that the folder's are the same."""
-        if file.exists():
-            found = json.loads(file.read_text(encoding="utf-8")).get("hash")
-            if found != self._hash:
-                raise CheckpointError(
-                    f"{file.parent} holds a run with other settings (config hash {found}, this "
-                    f"run has {self._hash}); choose another output_dir"
-                )
-        values = {"hash": self._hash, "config": config_to_dict(self._config)}
-        write_text(file, json.dumps(values, indent=1, sort_keys=True) + "\n")
+    def _write_settings(
+        self, name: str, found: Mapping[str, Any] | None, changes: Mapping[str, Any], done: int
+    ) -> None:
+        """Writes the settings from now on, with all changes since the run was begun."""
+        values = {"hash": name, "config": config_to_dict(self._config)}
+        earlier = [] if found is None else list(found.get("changes", []))
+        if changes:
+            earlier.append({"after_update": done, "settings": dict(changes)})
+        if earlier:
+            values["changes"] = earlier
+        text = json.dumps(values, indent=1, sort_keys=True) + "\n"
+        write_text(self.path / SETTINGS, text)
 
     def _save(
         self,
@@ -232,6 +252,34 @@ class RunFolder:
             tokenizer=tokenizer,
             keep=self._config.keep_checkpoints,
         )
+
+
+def read_settings(folder: Path) -> dict[str, Any] | None:
+    """The hash, the settings and their changes that a run's folder holds; None without any.
+
+    Raises:
+        CheckpointError: if the file cannot be read.
+    """
+    file = folder / SETTINGS
+    if not file.exists():
+        return None
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        return {"hash": values["hash"], "config": values["config"], **values}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file}: cannot read the settings of the run: {error!r}") from error
+
+
+@contextmanager
+def held(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Holds the folder of a run for its processes.
+
+    Raises:
+        InUseError: on every rank, naming the process, if another run writes into the folder.
+    """
+    with ExitStack() as stack:
+        on_main(ranks, lambda: stack.enter_context(hold_folder(folder)))
+        yield
 
 
 def training_records(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +13,7 @@ from typing import Any, Protocol, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from calibadv_env.common.files import write_text
+from calibadv_env.common.files import naming, write_text
 
 Metrics = Mapping[str, float]
 """Named numbers of one update."""
@@ -31,7 +32,7 @@ class Tracker(Protocol):
 
 
 class JsonlTracker:
-    """Writes one line of JSON an update, and flushes it.
+    """Writes one line of JSON an update, and has it on the disk before it goes on.
 
     Numbers that are not finite become null. When a run goes on from a checkpoint, the lines
     that came after it are dropped, since they will be written again.
@@ -46,13 +47,16 @@ class JsonlTracker:
         """
         file.parent.mkdir(parents=True, exist_ok=True)
         truncate_lines(file, after_update)
+        self._file = file
         self._stream = file.open("a", encoding="utf-8")
 
     def log(self, update: int, metrics: Metrics) -> None:
         """Writes a line; the update comes first."""
         row = {"update": update, **{name: _finite(value) for name, value in metrics.items()}}
-        self._stream.write(json.dumps(row) + "\n")
-        self._stream.flush()
+        with naming(self._file):
+            self._stream.write(json.dumps(row) + "\n")
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
 
     def close(self) -> None:
         """Closes the file."""

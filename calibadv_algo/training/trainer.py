@@ -35,7 +35,7 @@ from calibadv_algo.training.estimation import (
 from calibadv_algo.training.evaluation import eval_task_indices, evaluate, summarize
 from calibadv_algo.training.metrics import UpdateFacts, alarm, update_metrics
 from calibadv_algo.training.overlap import OverlappedCollector
-from calibadv_algo.training.run_folder import RunFolder
+from calibadv_algo.training.run_folder import RunFolder, held
 from calibadv_algo.training.tracking import Tracker
 
 
@@ -140,9 +140,21 @@ class Trainer:
             MissingInfoKeyError: before the first rollout, if the environment lacks facts that
                 the credit or the advantage needs.
             CheckpointError: if the checkpoint is damaged, or the folder holds another run.
+            InUseError: naming the process, if another run writes into the folder.
             RolloutError: if every episode of an update failed.
         """
         num_tasks = self._check_env()
+        with held(self.config.output_dir, self._ranks):
+            return self._train(num_tasks, resume, allow_older, on_update)
+
+    def _train(
+        self,
+        num_tasks: int,
+        resume: bool,
+        allow_older: bool,
+        on_update: Callable[[int, Mapping[str, float]], None] | None,
+    ) -> TrainResult:
+        """Runs to the last update in a folder that nobody else writes into."""
         checkpoint = self._folder.prepare(resume=resume, allow_older=allow_older)
         if checkpoint is not None:
             self._load(checkpoint)

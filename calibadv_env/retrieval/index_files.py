@@ -10,7 +10,6 @@ every file.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -24,7 +23,8 @@ from typing import Any, Final, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from calibadv_env.common.files import replace_folder
+from calibadv_env.common.files import replace_folder, sweep
+from calibadv_env.common.locks import hold_place
 from calibadv_env.errors import DataError
 
 FORMAT: Final = "calibadv-index"
@@ -271,48 +271,27 @@ def building(
         The folder to write into.
 
     Raises:
-        DataError: if the place is taken, another process builds there, or the disk does not
-            take the files.
+        InUseError: naming the process, if another one builds there.
+        DataError: if the place is taken, or the disk does not take the files.
     """
     out = Path(out).absolute()
-    if out.exists() and not overwrite:
-        raise DataError(f"{out}: is there already; choose another folder, or pass --overwrite")
-    if overwrite and out.exists():
-        read_manifest(out)
-    partial = out.parent / f".{out.name}.partial"
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        with (partial / "lock").open("wb") as lock:
-            _lock(lock.fileno(), out)
-            # A finished index under the hidden name is an old one whose removal was interrupted.
-            if not is_resumable or (partial / MANIFEST).is_file():
-                _clear(partial)
-            yield partial
-            (partial / "lock").unlink()
-            replace_folder(partial, out)
-    except BaseException as error:
-        is_busy = isinstance(error, _BusyError)
-        if not is_busy and not is_resumable and partial.is_dir():
+    with hold_place(out):
+        partial = out.parent / f".{out.name}.partial"
+        sweep(out)
+        # A finished index under the hidden name is an old one whose removal was interrupted.
+        if partial.is_dir() and (not is_resumable or (partial / MANIFEST).is_file()):
             shutil.rmtree(partial)
-        if isinstance(error, OSError):
-            raise DataError(f"{out}: the index could not be written: {error}") from error
-        raise
-
-
-class _BusyError(DataError):
-    pass
-
-
-def _lock(descriptor: int, out: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise _BusyError(f"{out}: another process is building this index") from error
-
-
-def _clear(partial: Path) -> None:
-    for entry in partial.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        elif entry.name != "lock":
-            entry.unlink()
+        if out.exists() and not overwrite:
+            raise DataError(f"{out}: is there already; choose another folder, or pass --overwrite")
+        if overwrite and out.exists():
+            read_manifest(out)
+        try:
+            partial.mkdir(exist_ok=True)
+            yield partial
+            replace_folder(partial, out)
+        except BaseException as error:
+            if not is_resumable and partial.is_dir():
+                shutil.rmtree(partial)
+            if isinstance(error, OSError):
+                raise DataError(f"{out}: the index could not be written: {error}") from error
+            raise

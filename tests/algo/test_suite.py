@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +20,6 @@ from calibadv_algo.experiments.suite.files import (
     SETTINGS,
     SuiteError,
     compare_settings,
-    locked,
     read_records,
 )
 from calibadv_algo.experiments.suite.published import (
@@ -51,9 +52,11 @@ from calibadv_algo.rollout.engines.scripted import ScriptedEngine
 from calibadv_algo.rollout.episodes import DriverConfig
 from calibadv_algo.rollout.slots import SlotFailure, make_slots
 from calibadv_algo.training.evaluation import EvalRecord, record_to_json
+from calibadv_env.common.locks import hold_folder
 from calibadv_env.data.preparing.coverage import _sample
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.data.sources.benchmarks import SEVEN
+from calibadv_env.errors import InUseError
 from calibadv_env.info import STOP_STRINGS
 
 RECORD = EvalRecord(
@@ -297,8 +300,20 @@ def test_damaged_files_are_refused(tmp_path: Path, engine: CountingEngine) -> No
 
 
 def test_a_folder_is_used_by_one_process_at_a_time(tmp_path: Path, engine: CountingEngine) -> None:
-    with locked(tmp_path), pytest.raises(SuiteError, match="another process is evaluating"):
+    taken, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with hold_folder(tmp_path):
+            taken.set()
+            done.wait()
+
+    other = threading.Thread(target=hold)
+    other.start()
+    taken.wait()
+    with pytest.raises(InUseError, match=rf"in use by process {os.getpid()} on"):
         run(tmp_path, engine)
+    done.set()
+    other.join()
     run(tmp_path, engine)
 
 

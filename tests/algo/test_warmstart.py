@@ -332,3 +332,10 @@ def test_a_gradient_that_is_not_finite_ends_it(tokenizer: PreTrainedTokenizerFas
             lambda step, *_: steps.append(step),
         )
     assert steps == []
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "letter").write_text("dear")
+    with pytest.raises(ValueError, match="did not write"):
+        WarmStart(output_dir=tmp_path).run()
+    assert (tmp_path / "letter").read_text() == "dear"

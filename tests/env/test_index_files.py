@@ -1,11 +1,12 @@
 import json
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
 
 from calibadv_env.common import files
-from calibadv_env.errors import DataError
+from calibadv_env.errors import DataError, InUseError
 from calibadv_env.retrieval.index_files import (
     Manifest,
     building,
@@ -77,7 +78,7 @@ def test_one_builder_at_a_time(tmp_path):
     def build_too(queue):
         try:
             build(tmp_path / "index")
-        except DataError as error:
+        except InUseError as error:
             queue.put(str(error))
 
     context = multiprocessing.get_context("fork")
@@ -86,7 +87,7 @@ def test_one_builder_at_a_time(tmp_path):
         (folder / "mine").write_text("x")
         other = context.Process(target=build_too, args=(queue,))
         other.start()
-        assert "another process" in queue.get(timeout=20)
+        assert f"in use by process {os.getpid()} on" in queue.get(timeout=20)
         other.join()
         assert (folder / "mine").is_file()
 
@@ -129,7 +130,7 @@ def test_a_build_that_is_killed_before_the_old_index_is_deleted_stands(
     assert (tmp_path / "index" / "data").read_text() == "new"
     assert (tmp_path / ".index.partial" / "data").read_text() == "old"
     with building(tmp_path / "index", overwrite=True, is_resumable=is_resumable) as folder:
-        assert [path.name for path in folder.iterdir()] == ["lock"]
+        assert list(folder.iterdir()) == []
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
 
 

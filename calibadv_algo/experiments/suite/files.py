@@ -11,23 +11,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from calibadv_algo.errors import CalibadvAlgoError
 from calibadv_algo.training.evaluation import EvalRecord, record_from_json, record_to_json
-from calibadv_env.common.files import write_text
+from calibadv_env.common.files import naming, sync_folder, write_text
 
 FORMAT: Final = 1
 SETTINGS: Final = "settings.json"
 RECORDS: Final = "records"
-LOCK: Final = ".lock"
 _SHOWN: Final = 60
 
 
 class SuiteError(CalibadvAlgoError):
-    """The folder of an evaluation is in use, damaged, or holds another evaluation."""
+    """The folder of an evaluation is damaged, or holds another evaluation."""
 
 
 def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -112,31 +110,14 @@ def append_chunk(path: Path, records: Sequence[EvalRecord]) -> None:
     File and folder are made if need be.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as stream:
+    is_new = not path.exists()
+    with naming(path), path.open("ab") as stream:
         stream.write("".join(map(record_to_json, records)).encode("utf-8"))
         stream.flush()
         os.fsync(stream.fileno())
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds a folder, made if need be, for this process; a process that dies lets go of it.
-
-    Raises:
-        SuiteError: if another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("w") as stream:
-        try:
-            import fcntl
-        except ImportError:  # not on Windows
-            yield
-            return
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise SuiteError(f"{folder}: another process is evaluating into this folder") from error
-        yield
+    if is_new:
+        sync_folder(path.parent)
+        sync_folder(path.parent.parent)
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

@@ -20,13 +20,14 @@ from calibadv_algo.experiments.suite.files import (
     RECORDS,
     append_chunk,
     check_settings,
-    locked,
     read_records,
 )
 from calibadv_algo.rollout.driver import Player
 from calibadv_algo.rollout.episodes import EpisodeSpec
 from calibadv_algo.training.evaluation import EvalRecord, TokenCounter, to_record
 from calibadv_env.common.checks import require_positive
+from calibadv_env.common.files import sweep_files
+from calibadv_env.common.locks import hold_folder
 
 OnProgress = Callable[[str, int, int], None]
 """Told the name of a part, its finished episodes and all its episodes."""
@@ -131,7 +132,8 @@ def run_suite(
 
     Raises:
         ValueError: if a number is out of range or two parts share a name.
-        SuiteError: if the folder is in use or holds another evaluation.
+        InUseError: naming the process, if another one writes into the folder.
+        SuiteError: if the folder holds another evaluation.
         RolloutError: if an episode could not be played because of a machine's failure.
         EngineError: if the engine failed. In both cases finished chunks stay.
     """
@@ -145,7 +147,8 @@ def run_suite(
         "seed": seed,
         "parts": {part.name: dict(part.settings) for part in parts},
     }
-    with locked(folder):
+    with hold_folder(folder):
+        sweep_files(folder)
         check_settings(folder, all_settings)
         done: dict[str, list[EvalRecord]] = {}
         for part in parts:

@@ -12,6 +12,7 @@ from calibadv_algo.rollout.episodes import EpisodeSpec
 from calibadv_algo.rollout.journal import framed, intact_lines
 from calibadv_algo.rollout.records import trajectory_from_record, trajectory_to_json
 from calibadv_algo.types import Trajectory
+from calibadv_env.common.files import naming
 
 LOG_FILE: Final = "measurements.jsonl"
 
@@ -56,6 +57,7 @@ class TruthLog:
         for line in lines[1:]:
             self._read(json.loads(line))
         self.num_known = max(0, len(lines) - 1)
+        self._path = path
         self._file: BinaryIO = path.open("ab", buffering=0)
         if not lines:
             self._file.truncate(0)
@@ -97,8 +99,9 @@ class TruthLog:
 
     def _write(self, line: str) -> None:
         data = memoryview(framed(line.encode("utf-8", "surrogatepass")))
-        while data:
-            data = data[self._file.write(data) :]
+        with naming(self._path):
+            while data:
+                data = data[self._file.write(data) :]
 
 
 class Continuations:

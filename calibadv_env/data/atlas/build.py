@@ -27,7 +27,7 @@ from calibadv_env.data.atlas.sources import (
     read_factbook,
 )
 from calibadv_env.data.atlas.world import AtlasFact, compile_world
-from calibadv_env.errors import DataError
+from calibadv_env.errors import DataError, InUseError
 
 #: Hash over the names and bytes of all files, as :func:`digest_of` takes it.
 EXPECTED_SHA256: Final = "48a33af4d1e20d9cbb2060588440459ebb273b3d817dbbec808d9a061da6b6f2"
@@ -114,7 +114,7 @@ def _read_cached(folder: Path) -> Files | None:
 
 def _write_cached(folder: Path, files: Files) -> None:
     """Puts the files in place at once; a cache that cannot be written is done without."""
-    with suppress(OSError), new_folder(folder) as partial:
+    with suppress(OSError, InUseError), new_folder(folder) as partial:
         for name, content in files.items():
             (partial / name).write_bytes(content)
 

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from calibadv_env.common.checks import require_positive
-from calibadv_env.common.files import atomic_file, write_text
+from calibadv_env.common.files import atomic_file, sweep_files, write_text
+from calibadv_env.common.locks import hold_folder
 from calibadv_env.errors import DataError
 from calibadv_env.protocol.passages import ScoredPassage
 from calibadv_env.retrieval.base import (
@@ -104,7 +105,8 @@ def build_dense_index(
             "chunk_size": chunk_size,
             "dtype": dtype,
         }
-        paths = encode_corpus(corpus, encoder, vectors, plan, progress)
+        with hold_folder(vectors):
+            paths = encode_corpus(corpus, encoder, vectors, plan, progress)
         progress("build the index", 0, None)
         build_faiss(settings, [np.load(path, mmap_mode="r") for path in paths], folder / _INDEX)
         files = {_INDEX: file_facts(folder / _INDEX)}
@@ -137,8 +139,7 @@ def encode_corpus(
         OSError: if the disk does not take the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for cut_short in folder.glob(".*.partial"):
-        cut_short.unlink()
+    sweep_files(folder)
     _check_plan(folder / _PLAN, plan)
     size = plan["chunk_size"]
     paths = []
