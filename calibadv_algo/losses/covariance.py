@@ -77,6 +77,8 @@ class ClipCov(PolicyObjective):
         seed: Seed of the draw.
     """
 
+    depends_on_micro_batches: ClassVar[bool] = True
+
     share: Annotated[float, FRACTION] = 2e-4
     low: float = 1.0
     high: float = 5.0

@@ -14,7 +14,7 @@ import pytest
 
 from calibadv_algo.errors import CheckpointError
 from calibadv_algo.losses.balanced import BalancedSurrogate
-from calibadv_algo.losses.covariance import KlCov
+from calibadv_algo.losses.covariance import ClipCov, KlCov
 from calibadv_algo.training.config import TrainConfig, config_to_dict
 from calibadv_algo.training.presets import ATLAS_TINY
 from calibadv_algo.training.resumption import changed_settings
@@ -67,7 +67,7 @@ def test_the_kinds_of_settings(parts: dict[str, Any], expected: dict[str, str]) 
     assert effects(base, changed(base, **parts)) == expected
 
 
-@pytest.mark.parametrize("objective", [KlCov(), BalancedSurrogate()])
+@pytest.mark.parametrize("objective", [KlCov(), ClipCov(), BalancedSurrogate()])
 def test_micro_batches_count_where_the_objective_is_defined_on_them(objective: Any) -> None:
     base = changed(ATLAS_TINY, optim={"objective": objective})
     after = changed(base, optim={"micro_batch_tokens": 600})
