@@ -167,9 +167,15 @@ class SuiteOrder:
             "max_tokens": self.play.max_tokens,
             "max_context": self.play.max_context,
             "chat_template": self.play.chat_template,
+            **self._template(),
             "subset": self.subset,
             "subset_seed": None if self.subset is None else self.subset_seed,
         }
+
+    def _template(self) -> dict[str, Any]:
+        """Variables of the chat template, where there are any."""
+        given = dict(self.play.template_settings)
+        return {"template_settings": given} if given else {}
 
 
 def evaluate_suite(order: SuiteOrder) -> SuiteResult:

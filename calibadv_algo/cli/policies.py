@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 from calibadv_algo.learner.pretrained import load_policy, policy_path
+from calibadv_algo.lora import adapter_base
 from calibadv_algo.training.config import EnvConfig
 from calibadv_env.errors import RetrieverError
 from calibadv_env.protocol.prompts import stop_strings
@@ -52,6 +53,7 @@ class PlaySettings:
         top_p: Nucleus mass; 1 for none.
         seed: Of the sampling.
         chat_template: If true, the question is a user message in the model's chat template.
+        template_settings: Variables of that template.
         num_slots: Environments that run side by side.
     """
 
@@ -63,6 +65,7 @@ class PlaySettings:
     top_p: float = 1.0
     seed: int = 0
     chat_template: bool = False
+    template_settings: Mapping[str, Any] = field(default_factory=dict)
     num_slots: int = 64
 
     def sampling(self, prompt: str | None) -> SamplingParams:
@@ -83,6 +86,7 @@ class PlaySettings:
         return DriverConfig(
             max_context_tokens=max_context,
             chat_template=self.chat_template,
+            template_settings=self.template_settings,
             retry_on=(RetrieverError, OSError),
         )
 
@@ -148,7 +152,11 @@ class LocalPolicy:
         """A fingerprint of the files in its folder, or its name on the hub."""
         folder = Path(policy_path(self.model))
         weights = fingerprint(folder) if folder.is_dir() else f"hub:{self.model}"
-        return {"weights": weights, "engine": self.engine, "dtype": self.dtype}
+        facts = {"weights": weights, "engine": self.engine, "dtype": self.dtype}
+        base = adapter_base(str(folder)) if folder.is_dir() else None
+        if base is not None:
+            facts["adapter_of"] = LocalPolicy(model=base).identity()["weights"]
+        return facts
 
     def trained_as(self) -> Mapping[str, Any]:
         """See :func:`read_training`."""

@@ -16,6 +16,7 @@ from calibadv_algo.cli.policies import (
     Policy,
     settle,
 )
+from calibadv_algo.rollout.chat import parse_settings
 from calibadv_algo.training.config import EnvConfig
 from calibadv_env.common.checks import POSITIVE, Checked
 
@@ -46,6 +47,9 @@ class PolicyFlags(Checked):
     """Seed of the sampling."""
     chat_template: bool = False
     """If true, the question is put as a user message in the model's chat template."""
+    chat_template_kwargs: tuple[str, ...] = ()
+    """Variables of the chat template, each NAME=VALUE: enable_thinking=false. An endpoint gets them
+    in its requests' field of this name (vLLM, SGLang)."""
     engine: str = "hf"
     """Engine that samples: hf, vllm, or vllm-server=URL."""
     dtype: Literal["fp32", "bf16"] = "fp32"
@@ -79,6 +83,11 @@ class PolicyFlags(Checked):
             raise ValueError(f"model must not be given with an endpoint, got {named!r}")
         if self.endpoint is not None and self.chat_template:
             raise ValueError("chat_template must not be set with an endpoint; see endpoint_route")
+        template = parse_settings(self.chat_template_kwargs)
+        if template and self.endpoint is None and not self.chat_template:
+            raise ValueError("chat_template_kwargs needs --chat-template or an endpoint")
+        if template and self.endpoint is not None and self.endpoint_route != "chat":
+            raise ValueError("chat_template_kwargs needs endpoint_route chat, got completions")
         if self.endpoint is None and self.endpoint_model:
             raise ValueError("endpoint_model needs an endpoint, got none")
 
@@ -102,7 +111,7 @@ class PolicyFlags(Checked):
                 model=self.endpoint_model,
                 route=self.endpoint_route,
                 key_variable=self.endpoint_key_variable,
-                extra=_json_object("endpoint_extra", self.endpoint_extra),
+                extra=self._extra(),
                 calls=replace(
                     ENDPOINT_CALLS,
                     timeout_s=self.endpoint_timeout_s,
@@ -111,6 +120,12 @@ class PolicyFlags(Checked):
                 ),
             )
         )
+
+    def _extra(self) -> dict[str, Any]:
+        """Fields of the endpoint's requests; those given as JSON come last."""
+        template = parse_settings(self.chat_template_kwargs)
+        own = {"chat_template_kwargs": template} if template else {}
+        return own | _json_object("endpoint_extra", self.endpoint_extra)
 
     def settled(self, policy: Policy) -> PlaySettings:
         """Settings with which a policy is played, with nothing left open.
@@ -125,6 +140,7 @@ class PolicyFlags(Checked):
             top_p=self.top_p,
             seed=self.seed,
             chat_template=self.chat_template,
+            template_settings=parse_settings(self.chat_template_kwargs),
             num_slots=self.num_slots,
         )
 

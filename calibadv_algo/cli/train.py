@@ -215,9 +215,7 @@ def _run_training(config: TrainConfig, ranks: Ranks) -> TrainResult:
     from calibadv_algo.training.collection import make_eval_player, make_player
     from calibadv_algo.training.trainer import Trainer
 
-    model, tokenizer = load_policy(config.model)
-    if config.lora is not None:
-        model = add_lora(model, config.lora, seed=config.seed)
+    model, tokenizer = _load(config)
     rollout = config.rollout
     slots = make_slots(config.env.env_id, rollout.num_slots, config.env.kwargs())
     engine = _make_engine(config, model, tokenizer)
@@ -245,6 +243,16 @@ def _run_training(config: TrainConfig, ranks: Ranks) -> TrainResult:
         if close is not None:
             close()
         ranks.close()
+
+
+def _load(config: TrainConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The starting policy: whole, with new adapters, or with its own that learns on."""
+    if config.lora is None:
+        return load_policy(config.model)
+    model, tokenizer = load_policy(config.model, adapter=config.lora.on_adapter)
+    if config.lora.on_adapter == "stack":
+        model = add_lora(model, config.lora, seed=config.seed)
+    return model, tokenizer
 
 
 def _make_engine(

@@ -255,17 +255,17 @@ class SearchAgentLoop(AgentLoopBase):  # type: ignore[misc]
         reset = (await self._repeat(partial(slots.reset, {0: start}, ()), times))[0]
         book = self._book(spec)
         episode = book.begin(0, spec, reset)
-        if episode is None or len(episode.prompt_ids) > self.rollout_config.prompt_length:
+        if episode is None or len(episode.opening.token_ids) > self.rollout_config.prompt_length:
             raise ValueError(
                 f"the prompt of task {spec.task_index} must fit rollout.prompt_length "
                 f"({self.rollout_config.prompt_length})"
             )
-        limit = len(episode.prompt_ids) + self.rollout_config.response_length
+        limit = len(episode.opening.token_ids) + self.rollout_config.response_length
         book.config = replace(book.config, max_context_tokens=limit)
         request_id, is_over = uuid4().hex, False
         while not is_over:
             generation = await self._generate(request_id, episode, sampling, times)
-            call = partial(slots.step, {0: generation.text}, ())
+            call = partial(slots.step, {0: book.action(episode, generation)}, ())
             is_over = book.advance(episode, generation, (await self._repeat(call, times))[0])
         finished = close_overflow(book.finished[0])
         return self._output(finished, times, has_logprobs=bool(sampling.get("logprobs")))

@@ -299,7 +299,7 @@ def _save_policy(model: PreTrainedModel, folder: Path) -> None:
     with _quiet_progress_bars():
         model.save_pretrained(str(folder / "policy"), max_shard_size="100TB", **weights)
     if wrapped is not None:
-        wrapped.save_pretrained(str(folder / "adapter"))
+        wrapped.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
 
 
 def _weights_file(model: PreTrainedModel) -> str:

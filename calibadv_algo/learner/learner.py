@@ -136,7 +136,8 @@ class Learner:
                 the same batches; None means this one alone.
 
         Raises:
-            ValueError: if the policy shall be sharded where that is not possible.
+            ValueError: if no weight learns, or the policy shall be sharded where that is not
+                possible.
         """
         self._config = config
         self._ranks = ranks or SingleRank()
@@ -150,9 +151,13 @@ class Learner:
             is_gradient_checkpointing=config.gradient_checkpointing,
         )
         self._sharded = ShardedModel(own, model) if is_sharded else None
-        self.stepper = Stepper(
-            [p for p in own.parameters() if p.requires_grad], config, ranks=ranks
-        )
+        learning = [p for p in own.parameters() if p.requires_grad]
+        if not learning:
+            raise ValueError(
+                "model must have weights that learn (requires_grad), got one in which all are "
+                "frozen, as those of an adapter that was loaded for use are"
+            )
+        self.stepper = Stepper(learning, config, ranks=ranks)
         self._reference: Policy | None = None
         if config.has_reference:
             frozen = copy.deepcopy(model) if ref_model is None else ref_model

@@ -140,7 +140,11 @@ class _Async:
         starts = {
             s: slot_start(spec) for s, (_, spec) in self.starts.items() if self._is_due(s, now)
         }
-        steps = {slot: each.text for slot, each in self.actions.items() if self._is_due(slot, now)}
+        steps = {
+            slot: self.book.action(self.playing[slot], each)
+            for slot, each in self.actions.items()
+            if self._is_due(slot, now)
+        }
         if starts or steps:
             self.times.num_retries += any(slot in self.retries for slot in (*starts, *steps))
             self.call = thread.submit(self._ask, starts, steps)

@@ -148,9 +148,8 @@ class LockStep:
         self.times.engine_s += time.perf_counter() - began
         sampled = dict(zip(slots, generations, strict=True))
         self.book.num_sampled += sum(len(generation.token_ids) for generation in generations)
-        results = self._with_retries(
-            self.player.slots.step, {slot: each.text for slot, each in sampled.items()}
-        )
+        actions = {slot: self.book.action(self.live[slot], sampled[slot]) for slot in slots}
+        results = self._with_retries(self.player.slots.step, actions)
         ended: list[str] = []
         for slot, result in results.items():
             if self.book.advance(self.live[slot], sampled[slot], result):

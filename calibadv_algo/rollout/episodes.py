@@ -16,6 +16,7 @@ import numpy as np
 from annotated_types import Ge
 
 from calibadv_algo.errors import BadNumberError, RolloutError
+from calibadv_algo.rollout.chat import Opening, open_episode
 from calibadv_algo.rollout.engines.base import (
     Generation,
     GenerationRequest,
@@ -143,6 +144,7 @@ class DriverConfig(Checked):
         chat_template: If true, the first observation becomes one user message in the
             tokenizer's chat template; otherwise the policy simply continues it. Later
             observations are always a plain continuation of the policy's message.
+        template_settings: Variables of that template, such as ``enable_thinking``.
         retry_on: Exceptions of the environment that are a machine's failure and not the
             policy's fault. The composition root names those of its environments.
         max_retries: Repetitions after the first failure, before the episode is dropped.
@@ -153,6 +155,7 @@ class DriverConfig(Checked):
 
     max_context_tokens: Annotated[int | None, Ge(2)] = None
     chat_template: bool = False
+    template_settings: Mapping[str, Any] = field(default_factory=dict)
     retry_on: tuple[type[Exception], ...] = (OSError,)
     max_retries: Annotated[int, NOT_NEGATIVE] = 3
     backoff_s: Annotated[float, NOT_NEGATIVE] = 0.25
@@ -167,7 +170,7 @@ class Episode:
         index: Its place among the specs.
         spec: What it is.
         prompt_text: What ``reset`` returned.
-        prompt_ids: Its tokens.
+        opening: Its tokens, and what they hold of the first turn.
         reset_info: What ``reset`` reported.
         context: All tokens so far, what the next turn continues.
         turns: The turns so far.
@@ -176,7 +179,7 @@ class Episode:
     index: int
     spec: EpisodeSpec
     prompt_text: str
-    prompt_ids: tuple[int, ...]
+    opening: Opening
     reset_info: Mapping[str, Any]
     context: tuple[int, ...]
     turns: list[Turn] = field(default_factory=list)
@@ -245,12 +248,19 @@ class EpisodeBook:
         if isinstance(reset, SlotFailure):
             self.drop(index, spec, "reset_failed", describe(reset.error), 0)
             return None
-        ids = encode_prompt(self.tokenizer, reset.text, self.config.chat_template)
+        opening = open_episode(
+            self.tokenizer, reset.text, self.config.chat_template, self.config.template_settings
+        )
+        ids = opening.token_ids
         if not self._has_room(ids):
             self.drop(index, spec, "prompt_too_long", f"{len(ids)} tokens", 0)
             return None
         self.num_observed += len(ids)
-        return Episode(index, spec, reset.text, ids, reset.info, ids)
+        return Episode(index, spec, reset.text, opening, reset.info, ids)
+
+    def action(self, episode: Episode, generation: Generation) -> str:
+        """What the environment gets of a turn: the text, with what the prompt wrote of it."""
+        return generation.text if episode.turns else episode.opening.first_turn(generation.text)
 
     def request(self, episode: Episode) -> GenerationRequest:
         """Asks for the next turn of an episode."""
@@ -273,7 +283,7 @@ class EpisodeBook:
             return True
         turn = Turn(
             action_ids=generation.token_ids,
-            action_text=generation.text,
+            action_text=self.action(episode, generation),
             logprobs=generation.logprobs,
             observation_text=step.text,
             reward=step.reward,
@@ -340,7 +350,7 @@ class EpisodeBook:
         trajectory = Trajectory(
             group_id=episode.spec.group_id,
             task_id=str(task_id),
-            prompt_ids=episode.prompt_ids,
+            prompt_ids=episode.opening.token_ids,
             prompt_text=episode.prompt_text,
             turns=tuple(episode.turns),
             is_terminated=is_terminated,
@@ -441,28 +451,6 @@ def turn_seed(episode_seed: int, turn: int) -> int:
     """Seed of one turn's sampling: 63 bits, a function of the episode's seed and the turn."""
     sequence = np.random.SeedSequence(episode_seed, spawn_key=(turn,))
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def encode_prompt(tokenizer: Tokenizer, text: str, chat_template: bool) -> tuple[int, ...]:
-    """Encodes the first observation.
-
-    Args:
-        tokenizer: A Hugging Face tokenizer; with ``chat_template`` it must have a template.
-        text: What ``env.reset`` returned.
-        chat_template: If true, it becomes one user message, followed by the template's opening
-            of the policy's message. Otherwise it is encoded as it stands, with the special
-            tokens that the tokenizer puts before a text (a beginning-of-sequence token).
-
-    Raises:
-        ValueError: if the tokenizer has no chat template.
-    """
-    if not chat_template:
-        return tuple(tokenizer.encode(text, add_special_tokens=True))
-    apply = getattr(tokenizer, "apply_chat_template", None)
-    if apply is None or getattr(tokenizer, "chat_template", None) is None:
-        raise ValueError("chat_template needs a tokenizer with a chat template, got one without")
-    message = {"role": "user", "content": text}
-    return tuple(apply([message], add_generation_prompt=True, tokenize=True, return_dict=False))
 
 
 def describe(error: Exception) -> str:

@@ -20,6 +20,7 @@ from torch import nn
 from calibadv_algo.errors import CalibadvAlgoError, MissingInfoKeyError, RolloutError
 from calibadv_algo.learner.ranks import Ranks, RanksError, SingleRank, own_share
 from calibadv_algo.rollout.async_driver import AsyncPlayer
+from calibadv_algo.rollout.chat import parse_settings
 from calibadv_algo.rollout.driver import Player
 from calibadv_algo.rollout.engines.base import GenerationEngine, SamplingParams, Tokenizer
 from calibadv_algo.rollout.episodes import (
@@ -73,6 +74,7 @@ def make_player(
     driver = DriverConfig(
         max_context_tokens=rollout.max_context,
         chat_template=config.prompt_style == "chat",
+        template_settings=parse_settings(config.chat_template_kwargs),
         retry_on=retry_on,
         bad_numbers=rollout.bad_numbers,
     )

@@ -20,6 +20,7 @@ from calibadv_algo.advantages.base import AdvantageEstimator
 from calibadv_algo.credit.base import CreditRule
 from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.lora import Lora
+from calibadv_algo.rollout.chat import parse_settings
 from calibadv_algo.rollout.engines.config import EngineConfig, HfEngineConfig
 from calibadv_algo.rollout.tree_config import TreeSearch
 from calibadv_algo.shaping.base import GroupFilter, LossMask, RewardShaping
@@ -171,6 +172,8 @@ class TrainConfig(Checked):
     prompt_style: Literal["raw", "chat"] = "raw"
     """Form of the prompt: the first observation as it is, or as a user's message in the
     tokenizer's chat template."""
+    chat_template_kwargs: tuple[str, ...] = ()
+    """Variables of the chat template, each NAME=VALUE, such as enable_thinking=false."""
     checkpoint_every: Annotated[int, NOT_NEGATIVE] = 10
     """Updates between checkpoints; 0 means only at the end."""
     keep_checkpoints: Annotated[int, POSITIVE] = 2
@@ -185,8 +188,13 @@ class TrainConfig(Checked):
     """If true, there is no progress display (child processes)."""
 
     def __post_init__(self) -> None:
-        """Checks ranges and the combination of advantage and credit."""
+        """Checks ranges, and what goes together: advantage and credit, template and prompt."""
         Checked.__post_init__(self)
+        if parse_settings(self.chat_template_kwargs) and self.prompt_style != "chat":
+            raise ValueError(
+                "chat_template_kwargs needs prompt_style chat, got "
+                f"{' '.join(self.chat_template_kwargs)} with {self.prompt_style}"
+            )
         if self.advantage.needs_correctness and not self.credit.scores_turns:
             raise ValueError(
                 f"credit must score turns for the advantage {type(self.advantage).__name__}, "

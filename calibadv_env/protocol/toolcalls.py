@@ -124,7 +124,8 @@ class ToolGrammar(Checked):
         reasoning = text_of(message.get("reasoning_content") or message.get("reasoning"))
         if not isinstance(calls, Sequence) or isinstance(calls, str) or not calls:
             is_bare = bool(reasoning) and _THINK_CLOSE not in content
-            return self.to_tags(f"<think>{reasoning}</think>{content}" if is_bare else content)
+            thought = f"<think>{thought_of(reasoning)}</think>"
+            return self.to_tags(f"{thought}{content}" if is_bare else content)
         thought = "\n".join(part for part in (reasoning.strip(), thought_of(content)) if part)
         return self._calls_to_tags(thought, calls, "", f"{content}\n{list(calls)!r}")
 

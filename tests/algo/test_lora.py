@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,16 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from calibadv_algo.cli.main import parse
+from calibadv_algo.cli.policies import LocalPolicy
 from calibadv_algo.cli.train import run_training
-from calibadv_algo.learner.pretrained import load_policy
-from calibadv_algo.lora import Lora, add_lora, merged_state_dict, peft_model
+from calibadv_algo.learner.pretrained import load_policy, policy_path
+from calibadv_algo.lora import (
+    Lora,
+    add_lora,
+    has_adapter_layers,
+    merged_state_dict,
+    peft_model,
+)
 from calibadv_algo.training.config import TrainConfig
 from calibadv_algo.training.presets import ATLAS_TINY
 
@@ -128,3 +136,131 @@ def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
     one, other = (load_file(result.policy_dir.parent / name) for result in (plain, saving))
     for key, weight in one.items():
         torch.testing.assert_close(other[key], weight, rtol=1e-4, atol=1e-5)
+
+
+# ---- an adapter's folder as the model ------------------------------------------------------------
+
+
+def _adapter_folder(folder: Path, rank: int = 4, *, has_tokenizer: bool = True) -> Path:
+    """What supervised fine-tuning with peft leaves."""
+    import peft
+
+    base, tokenizer = load_policy("atlas-tiny")
+    config = peft.LoraConfig(r=rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    wrapped = peft.get_peft_model(base, config)
+    generator = torch.Generator().manual_seed(rank)
+    with torch.no_grad():
+        for name, weight in wrapped.named_parameters():
+            if "lora_B" in name:
+                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.05)
+    wrapped.save_pretrained(folder)
+    if has_tokenizer:
+        tokenizer.save_pretrained(folder)
+    _name_base(folder, policy_path("atlas-tiny"))
+    return folder
+
+
+def _name_base(folder: Path, base: str | None) -> None:
+    file = folder / "adapter_config.json"
+    values = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(values | {"base_model_name_or_path": base}), encoding="utf-8")
+
+
+def _tuned_logits(folder: Path) -> torch.Tensor:
+    """Of the adapted policy as peft itself computes them."""
+    import peft
+
+    return _logits(peft.PeftModel.from_pretrained(load_policy("atlas-tiny")[0], folder).eval())
+
+
+@pytest.mark.parametrize("has_tokenizer", [True, False])
+def test_an_adapter_is_the_model_that_it_adapts(tmp_path: Path, has_tokenizer: bool) -> None:
+    folder = _adapter_folder(tmp_path / "adapter", has_tokenizer=has_tokenizer)
+    loaded, tokenizer = load_policy(str(folder))
+    torch.testing.assert_close(_logits(loaded), _tuned_logits(folder), rtol=1e-4, atol=1e-4)
+    assert all(weight.requires_grad for weight in loaded.parameters())
+    assert not has_adapter_layers(loaded)
+    assert len(tokenizer) == len(load_policy("atlas-tiny")[1])
+
+
+def test_new_adapters_stand_on_the_old_ones(tmp_path: Path) -> None:
+    folder = _adapter_folder(tmp_path / "adapter")
+    stacked = add_lora(load_policy(str(folder))[0], Lora(rank=2))
+    torch.testing.assert_close(_logits(stacked), _tuned_logits(folder), rtol=1e-4, atol=1e-4)
+    again = peft_model(stacked)
+    with torch.no_grad():
+        for name, weight in stacked.named_parameters():
+            if "lora_B" in name:
+                weight.add_(0.01)
+    again.save_pretrained(tmp_path / "second")
+    third, _ = load_policy(str(tmp_path / "second"))  # names the first as what it stands on
+    torch.testing.assert_close(_logits(third), _logits(stacked), rtol=1e-4, atol=1e-4)
+
+
+def test_an_adapter_that_learns_on_keeps_its_rank(tmp_path: Path) -> None:
+    folder = _adapter_folder(tmp_path / "adapter", rank=3)
+    model, _ = load_policy(str(folder), adapter="continue")
+    torch.testing.assert_close(_logits(model), _tuned_logits(folder), rtol=1e-4, atol=1e-4)
+    learning = {name: w.shape for name, w in model.named_parameters() if w.requires_grad}
+    assert learning
+    assert all(".lora_" in name and 3 in shape for name, shape in learning.items())
+    plain = load_policy("atlas-tiny")[0]
+    plain.load_state_dict(merged_state_dict(model))
+    torch.testing.assert_close(_logits(plain), _logits(model), rtol=1e-4, atol=1e-4)
+
+
+def test_adapters_are_not_silently_replaced(model: Any) -> None:
+    adapted = _with_adapters(model)
+    with pytest.raises(ValueError, match="model must have no adapters, got one that has"):
+        add_lora(adapted, Lora(rank=2))
+
+
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        ("no-such-model-here", "is an adapter of 'no-such-model-here'.*could not be loaded"),
+        (None, "must name the adapter's model"),
+        (".", "names itself|could not be loaded"),
+    ],
+)
+def test_an_adapter_without_its_model_says_so(
+    tmp_path: Path, base: str | None, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = _adapter_folder(tmp_path / "adapter")
+    _name_base(folder, base)
+    with pytest.raises(ValueError, match=words):
+        load_policy(str(folder))
+
+
+def test_what_cannot_learn_on_is_refused(tmp_path: Path) -> None:
+    folder = _adapter_folder(tmp_path / "adapter")
+    file = folder / "adapter_config.json"
+    values = json.loads(file.read_text(encoding="utf-8")) | {"use_dora": True}
+    file.write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(ValueError, match="cannot learn on: it has use_dora"):
+        load_policy(str(folder), adapter="continue")
+    with pytest.raises(ValueError, match="it is no adapter"):
+        load_policy("atlas-tiny", adapter="continue")
+
+
+def test_an_adapter_s_identity_has_its_model_s(tmp_path: Path) -> None:
+    folder = _adapter_folder(tmp_path / "adapter")
+    facts = LocalPolicy(model=str(folder)).identity()
+    assert facts["adapter_of"] == LocalPolicy(model="atlas-tiny").identity()["weights"]
+    assert "adapter_of" not in LocalPolicy(model="atlas-tiny").identity()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("use", [None, "stack", "continue"])
+def test_a_run_goes_on_from_an_adapter_and_saves_a_whole_policy(tmp_path: Path, use: Any) -> None:
+    folder = _adapter_folder(tmp_path / "adapter")
+    lora = None if use is None else Lora(rank=2, on_adapter=use)
+    config = replace(_config(tmp_path / "run"), model=str(folder), lora=lora)
+    result = run_training(config)
+    policy = AutoModelForCausalLM.from_pretrained(result.policy_dir, dtype=torch.float32)
+    moved = float((_logits(policy) - _tuned_logits(folder)).abs().max())
+    assert 1e-5 < moved < 1
+    if use is not None:
+        again, _ = load_policy(str(result.policy_dir.parent / "adapter"))
+        torch.testing.assert_close(_logits(again), _logits(policy), rtol=1e-4, atol=1e-4)

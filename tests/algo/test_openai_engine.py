@@ -319,3 +319,81 @@ def test_settings_are_checked(values: dict[str, str], message: str) -> None:
 def test_patience_is_checked(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(values))):
         HttpSettings(**values)
+
+
+# Thoughts that the server gives apart, and thoughts that its template opened
+
+
+def reply(reason: str = "stop", matched: str | None = None, **message: Any) -> Any:
+    choice = {"index": 0, "finish_reason": reason, "message": {"role": "assistant", **message}}
+    body = {"choices": [choice | ({"stop_reason": matched} if matched else {})]}
+    return server.Fault(content=json.dumps(body).encode())
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning"])
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (({"content": "<search>where</search>"}, "t"), SEARCH),
+        (({"content": "<search>where"}, "t"), SEARCH),
+        (
+            ({"content": "\n\n<answer>Oslo</answer>"}, "t"),
+            "<think>t</think>\n\n<answer>Oslo</answer>",
+        ),
+        (
+            ({"content": "<search>where</search>"}, "I <search>x</search>"),
+            "<think>I x</think><search>where</search>",
+        ),
+        (({"content": SEARCH}, "t"), SEARCH),  # given twice
+        (({"content": "<search>where</search>"}, ""), "<search>where</search>"),
+        (({"content": None}, "cut"), "<think>cut"),
+        (({"content": "Oslo"}, "t"), "<think>t</think>Oslo"),
+    ],
+)
+def test_a_thought_given_apart_stands_in_its_tags(key: str, message: Any, expected: str) -> None:
+    fields, thought = message
+    reason = "length" if fields["content"] is None else "stop"
+    with server.serve(str) as endpoint:
+        endpoint.faults.append(reply(reason, **fields, **{key: thought}))
+        engine = engine_of(endpoint)
+        [found] = ask(engine, "q")
+    assert found.text == expected
+    is_apart = bool(thought) and fields["content"] != SEARCH
+    assert engine.num_thoughts_apart == is_apart
+
+
+def test_a_stop_string_inside_a_thought_ends_it_there() -> None:
+    with server.serve(str) as endpoint:
+        endpoint.faults.append(
+            reply("stop", "</search>", content=None, reasoning_content="I do <search>x")
+        )
+        [found] = ask(engine_of(endpoint), "q")
+    assert found.text == "<think>I do <search>x</search>"
+
+
+def test_a_tag_that_the_servers_template_wrote_is_put_back() -> None:
+    with server.serve(lambda body: "t</think><search>where</search>") as endpoint:
+        engine = engine_of(endpoint)
+        assert [each.text for each in ask(engine, "q", "r")] == [SEARCH, SEARCH]
+        assert engine.num_thoughts_opened == 2
+        plain = engine_of(endpoint, route="completions")
+        assert ask(plain, "q")[0].text == "t</think><search>where</search>"
+
+
+@pytest.mark.parametrize("is_apart", [True, False])
+def test_a_reasoning_model_behind_an_endpoint_is_paid(is_apart: bool) -> None:
+    """The thoughts also stand in the later turns of the conversation."""
+    with server.serve(str) as endpoint:
+        for text in ("<search>fact</search>", "<answer>ANSWER</answer>"):
+            thought = {"reasoning_content": "I think."} if is_apart else {}
+            inline = "" if is_apart else "<think>I think.</think>"
+            endpoint.faults.append(reply(content=inline + text, **thought))
+        engine = engine_of(endpoint)
+        slots = make_slots("calibadv_env:DeepSearch-Toy-v0", 1)
+        player = Player(slots, engine, engine.tokenizer, PARAMS)
+        (found,) = player.play([EpisodeSpec(task_index=3, group_id="g", seed=0)]).trajectories
+    assert found.final_info["is_format_valid"]
+    assert endpoint.bodies[1]["messages"][1] == {
+        "role": "assistant",
+        "content": "<think>I think.</think><search>fact</search>",
+    }

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 import torch
 
 from calibadv_algo.errors import EngineError
+from calibadv_algo.rollout.chat import THINK_CLOSE
 from calibadv_algo.rollout.engines.base import (
     FinishReason,
     Generation,
@@ -32,6 +33,8 @@ from calibadv_env.common.http import (
     bearer,
     require_http,
 )
+from calibadv_env.info import THINK_OPEN
+from calibadv_env.protocol.toolcalls import text_of, without_tags
 
 Route = Literal["chat", "completions"]
 
@@ -129,9 +132,18 @@ class TextPieces:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """The part of a completion that a turn is made of."""
+    """The part of a completion that a turn is made of.
+
+    Attributes:
+        text: What was written behind the thought, or with it.
+        thought: The thought, where the server gives it apart; "" otherwise.
+        finish_reason: Why it says that the text ends.
+        matched: What it says it stopped at.
+        num_tokens: Its count of tokens.
+    """
 
     text: str
+    thought: str
     finish_reason: str | None
     matched: str | int | None
     num_tokens: int | None
@@ -147,6 +159,10 @@ class OpenAiEngine:
         tokenizer: The tokenizer that its driver has to use.
         num_out_of_room: Turns that were not written because the conversation was too long.
         num_uncounted: Turns for which the server did not say how many tokens they are.
+        num_thoughts_apart: Turns whose thought the server gave apart from their text
+            (``reasoning_content``); it stands before the text, in think tags.
+        num_thoughts_opened: Turns whose thought the server's chat template opened; the tag was put
+            back.
     """
 
     def __init__(self, config: EndpointConfig) -> None:
@@ -162,6 +178,8 @@ class OpenAiEngine:
         self.tokenizer = TextPieces()
         self.num_out_of_room = 0
         self.num_uncounted = 0
+        self.num_thoughts_apart = 0
+        self.num_thoughts_opened = 0
         self._http = HttpClient(config.calls)
         self._ids: dict[str, tuple[int, ...]] = {}
         path = "chat/completions" if config.route == "chat" else "completions"
@@ -247,6 +265,7 @@ class OpenAiEngine:
             self.num_out_of_room += 1
             return Generation((FILLER,), (0.0,), "", "length")
         text, reason = end_turn(answer.text, answer.finish_reason, answer.matched, stop)
+        text = self._with_thought(text, answer, reason)
         ids = [self.tokenizer.add(text, is_own=True)]
         if answer.num_tokens is None:
             self.num_uncounted += 1
@@ -254,6 +273,25 @@ class OpenAiEngine:
         else:
             ids += [FILLER] * (answer.num_tokens - 1)
         return Generation(tuple(ids), (0.0,) * len(ids), text, reason)
+
+    def _with_thought(self, text: str, answer: _Answer, reason: FinishReason) -> str:
+        """Puts back a thought that the server cut off, or a tag that its template wrote.
+
+        A thought that was given apart ended with its tag if anything came behind it; tags inside
+        are text. A text in which a thought ends that never began was begun by the template.
+        """
+        if self.config.route != "chat":
+            return text
+        head, closing, _ = text.partition(THINK_CLOSE)
+        if answer.thought and not closing:
+            self.num_thoughts_apart += 1
+            if not answer.text and reason != "eos":
+                return f"{THINK_OPEN}{answer.thought}{text}"
+            return f"{THINK_OPEN}{without_tags(answer.thought)}{THINK_CLOSE}{text}"
+        if closing and THINK_OPEN not in head:
+            self.num_thoughts_opened += 1
+            return f"{THINK_OPEN}{text}"
+        return text
 
 
 def count_written_tokens(trajectory: Trajectory) -> int | None:
@@ -328,7 +366,8 @@ def _read_chat(reply: Any) -> _Answer:
     message = choice.get("message")
     if not isinstance(message, dict):
         raise UnusableReplyError(f"choices[0].message must be an object, got {reply!r:.300}")
-    return _answer(reply, choice, message.get("content"))
+    thought = text_of(message.get("reasoning_content") or message.get("reasoning"))
+    return _answer(reply, choice, message.get("content"), thought)
 
 
 def _read_completion(reply: Any) -> _Answer:
@@ -346,7 +385,9 @@ def _choice(reply: Any) -> dict[str, Any]:
     return choice
 
 
-def _answer(reply: Mapping[str, Any], choice: Mapping[str, Any], text: Any) -> _Answer:
+def _answer(
+    reply: Mapping[str, Any], choice: Mapping[str, Any], text: Any, thought: str = ""
+) -> _Answer:
     """An answer; no text at all is an empty one, as of a model that only thought."""
     if text is not None and not isinstance(text, str):
         raise UnusableReplyError(f"the text must be a string, got {type(text).__name__}")
@@ -355,10 +396,15 @@ def _answer(reply: Mapping[str, Any], choice: Mapping[str, Any], text: Any) -> _
     is_count = isinstance(count, int) and not isinstance(count, bool) and count >= 1
     reason = choice.get("finish_reason")
     matched = choice.get("stop_reason", choice.get("matched_stop"))  # vLLM's name, SGLang's
-    clean = (text or "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return _Answer(
-        clean,
+        _clean(text or ""),
+        _clean(thought),
         reason if isinstance(reason, str) else None,
         matched if isinstance(matched, str | int) else None,
         count if is_count else None,
     )
+
+
+def _clean(text: str) -> str:
+    """Text without halves of surrogate pairs."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,0 +1,159 @@
+"""The first observation as a user's message, and what a chat template writes for the policy.
+
+Templates of reasoning models open the policy's message with ``<think>``, or with an empty thought
+where thinking is switched off. The policy then never writes that tag. It was written all the same:
+the text of the first turn begins with it, and the environment judges that text.
+
+Later observations go on in the policy's one message, so nothing that was sampled is ever rendered
+again: its tokens stay as they are, and so do its thoughts, also under templates that strip the
+thoughts of earlier messages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from calibadv_algo.rollout.engines.base import Tokenizer
+from calibadv_env.info import THINK_OPEN
+
+THINK_CLOSE: Final = "</think>"
+
+_PROBE: Final = "question"
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How an episode begins for its policy.
+
+    Attributes:
+        token_ids: All tokens that the policy's first turn continues.
+        given: Text at their end that counts as written by the policy and that the environment
+            has not put there itself; "" if there is none.
+    """
+
+    token_ids: tuple[int, ...]
+    given: str = ""
+
+    def first_turn(self, text: str) -> str:
+        """The text of the first turn as the environment gets it.
+
+        A policy for which thinking is switched off and that thinks all the same has one thought,
+        not the template's empty one as well.
+        """
+        is_closed = THINK_CLOSE in self.given
+        if is_closed and text.lstrip().startswith(THINK_OPEN):
+            return text
+        return self.given + text
+
+
+def open_episode(
+    tokenizer: Tokenizer, text: str, is_chat: bool, settings: Mapping[str, Any] | None = None
+) -> Opening:
+    """Encodes the first observation.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer; with ``is_chat`` it must have a template.
+        text: What ``env.reset`` returned.
+        is_chat: If true, it becomes one user message, followed by the template's opening of the
+            policy's message. An opening think tag at its end (``prepend_think``) is the policy's
+            and goes behind that. Otherwise the text is encoded as it stands, with the special
+            tokens that the tokenizer puts before a text (a beginning-of-sequence token).
+        settings: Variables of the chat template, such as ``enable_thinking``.
+
+    Raises:
+        ValueError: if the tokenizer has no chat template, or the template does not read one of
+            the settings.
+    """
+    if not is_chat:
+        return Opening(tuple(tokenizer.encode(text, add_special_tokens=True)))
+    settings = settings or {}
+    check_template(tokenizer, settings)
+    given = template_opening(tokenizer, settings)
+    is_open = text.endswith(THINK_OPEN)
+    message = {"role": "user", "content": text.removesuffix(THINK_OPEN) if is_open else text}
+    apply: Any = tokenizer.apply_chat_template  # type: ignore[attr-defined]
+    ids = tuple(
+        apply([message], add_generation_prompt=True, tokenize=True, return_dict=False, **settings)
+    )
+    if is_open and not given:
+        ids += tuple(tokenizer.encode(THINK_OPEN, add_special_tokens=False))
+    return Opening(ids, given.removeprefix(THINK_OPEN) if is_open else given)
+
+
+def template_opening(tokenizer: Any, settings: Mapping[str, Any]) -> str:
+    """Text from the think tag on with which a template opens the policy's message.
+
+    Returns:
+        Such as ``<think>`` and a line end; "" if the template writes no such tag there.
+    """
+    texts = [
+        str(
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": _PROBE}],
+                add_generation_prompt=is_open,
+                tokenize=False,
+                **settings,
+            )
+        )
+        for is_open in (False, True)
+    ]
+    without, whole = texts
+    tail = whole.removeprefix(without) if whole.startswith(without) else whole.split(_PROBE)[-1]
+    place = tail.find(THINK_OPEN)
+    return tail[place:] if place >= 0 else ""
+
+
+def check_template(tokenizer: Any, settings: Mapping[str, Any]) -> None:
+    """Refuses a tokenizer without a chat template, and settings that its template never reads.
+
+    Raises:
+        ValueError: naming the setting and those that there are.
+    """
+    template = getattr(tokenizer, "chat_template", None)
+    if template is None or getattr(tokenizer, "apply_chat_template", None) is None:
+        raise ValueError("chat_template needs a tokenizer with a chat template, got one without")
+    if not settings:
+        return
+    texts = template.values() if isinstance(template, Mapping) else (template,)
+    known = set().union(*(template_variables(str(each)) for each in texts))
+    for name in settings:
+        if name not in known:
+            raise ValueError(
+                f"chat_template_kwargs must name variables of the chat template, got {name!r}; "
+                f"this template reads: {', '.join(sorted(known)) or 'none'}"
+            )
+
+
+def template_variables(template: str) -> set[str]:
+    """Variables that a chat template reads, without those that every rendering sets."""
+    from jinja2 import Environment, meta, nodes
+
+    # Tags of transformers that plain Jinja does not know; what stands in them is kept.
+    plain = template.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    plain = plain.replace("{%- generation %}", "").replace("{%- endgeneration %}", "")
+    tree: nodes.Template = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(plain)
+    always = {"messages", "add_generation_prompt", "raise_exception", "strftime_now"}
+    return meta.find_undeclared_variables(tree) - always
+
+
+def parse_settings(words: Sequence[str]) -> dict[str, Any]:
+    """Reads ``name=value`` words; a value is JSON (``false``, ``3``), else text.
+
+    Raises:
+        ValueError: if a word has no name or no "=", or a name comes twice.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        if not sign or not name.isidentifier() or name in found:
+            raise ValueError(
+                f"chat_template_kwargs must be words NAME=VALUE with different names, got {word!r}"
+            )
+        try:
+            found[name] = json.loads(value.lower() if value in ("True", "False") else value)
+        except ValueError:
+            found[name] = value
+    return found
