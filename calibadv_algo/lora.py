@@ -72,7 +72,7 @@ def add_lora(model: PreTrainedModel, settings: Lora, *, seed: int = 0) -> PreTra
     names = settings.target_modules
     config = peft.LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]
+        lora_alpha=settings.alpha,
         target_modules="all-linear" if names == ("all-linear",) else list(names),
         lora_dropout=0.0,
         bias="none",

@@ -31,7 +31,7 @@ from calibadv_env.protocol.actions import (
 from calibadv_env.protocol.answers import contains_answer, grade_answer, searchable_answers
 from calibadv_env.protocol.passages import ScoredPassage
 from calibadv_env.protocol.words import highest_similarity, split_words
-from calibadv_env.rewards import RewardName
+from calibadv_env.rewards import CoverEm, RewardName
 
 InvalidAction = Literal["end", "continue"]
 """Effect of a malformed action on the episode."""
@@ -56,6 +56,8 @@ class EpisodeConfig(Checked):
         max_observation_chars: Most characters of passages in an observation, None for all.
         no_hits: What a search gives that finds fewer passages than are wanted: nothing more, and
             a sentence where it finds none; or the first other passages of the corpus.
+        cover_em: What the reward of that name pays: whole words in an answer of bounded length,
+            or an accepted answer anywhere in its letters.
     """
 
     max_turns: Annotated[int, Ge(1)] = 4
@@ -67,6 +69,7 @@ class EpisodeConfig(Checked):
     prepend_think: bool = False
     max_observation_chars: Annotated[int, NOT_NEGATIVE] | None = None
     no_hits: NoHits = "none"
+    cover_em: CoverEm = "words"
 
     def __post_init__(self) -> None:
         """Checks every field, and that the prompt leaves the thought to the policy."""
@@ -279,7 +282,9 @@ def transition(
         is_valid = after.is_format_valid and after.num_searches > 0 and answer is not None
         facts["em"], facts["f1"], facts["cover_em"] = scores.em, scores.f1, scores.cover_em
         facts["is_format_valid"] = is_valid
-        earned = rewards.answer_reward(answer, state.task.golden_answers, scores, config.reward)
+        earned = rewards.answer_reward(
+            answer, state.task.golden_answers, scores, config.reward, config.cover_em
+        )
         reward = rewards.gated(earned, is_format_valid=is_valid, format_gate=config.format_gate)
     return Transition(
         state=after,

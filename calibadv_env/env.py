@@ -28,7 +28,7 @@ from calibadv_env.errors import RetrieverError
 from calibadv_env.protocol.passages import Passage, ScoredPassage
 from calibadv_env.retrieval.base import Retriever, search_with_tasks
 from calibadv_env.retrieval.filled import with_fillers
-from calibadv_env.rewards import RewardName
+from calibadv_env.rewards import CoverEm, RewardName
 from calibadv_env.spaces import UnicodeText
 
 MAX_ACTION_CHARS: Final = 1_000_000
@@ -251,8 +251,7 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
         retriever: "bm25", "rank_bm25", "memory", or an object that searches.
         top_k: Passages a search.
         max_turns: Searches in an episode, at most.
-        reward: "f1", "em", "cover_em" (whole words in a short answer), "cover_em_substring" (the
-            metric of the references), or "step_search": F1, and facts for rewards of searches.
+        reward: "f1", "em", "cover_em", or "step_search": F1, and facts for rewards of searches.
         format_gate: Whether an ill-formed response earns nothing.
         invalid_action: "end", as in CalibAdv, or "continue", as in Search-R1.
         prompt: "search_r1", "question", "r1_searcher", which has an action grammar of its own,
@@ -262,6 +261,8 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
         no_hits: Passages of a search that finds fewer than ``top_k``: "none" gives what matches,
             and says so where nothing does; "first" fills up with the first passages of the
             corpus, at the score 0.
+        cover_em: What the reward "cover_em" pays: "words", an accepted answer as whole words in an
+            answer of bounded length; "substring", anywhere in its letters, as the metric does.
         render_mode: "ansi" for a transcript, or None.
 
     Raises:
@@ -270,11 +271,11 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
     ## Version History
 
     * v1: a search gives only passages that match. Of one that finds nothing the observation says
-      so (``no_hits="none"``).
+      so (``no_hits="none"``). The reward "cover_em" counts whole words in an answer of bounded
+      length (``cover_em="words"``).
     * v0: first version. A search that found too little was filled up with the first passages of the
-      corpus, which could count as gold hits (``no_hits="first"``). Until its release: the reward
-      "cover_em" pays whole words in an answer of bounded length; what it paid before is
-      "cover_em_substring".
+      corpus, which could count as gold hits (``no_hits="first"``); the reward "cover_em" paid the
+      metric (``cover_em="substring"``).
     """
 
     metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
@@ -298,6 +299,7 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
         prepend_think: bool = False,
         max_observation_chars: int | None = None,
         no_hits: NoHits = "none",
+        cover_em: CoverEm = "words",
         render_mode: RenderMode | None = None,
     ) -> None:
         check_render_mode(render_mode)
@@ -311,6 +313,7 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
             prepend_think=prepend_think,
             max_observation_chars=max_observation_chars,
             no_hits=no_hits,
+            cover_em=cover_em,
         )
         self.render_mode = render_mode
         self.action_space = UnicodeText(MAX_ACTION_CHARS)

@@ -10,11 +10,13 @@ from typing import Final, Literal
 
 from calibadv_env.protocol.answers import AnswerScores, covers_words, normalize_answer
 
-RewardName = Literal["f1", "em", "cover_em", "cover_em_substring", "step_search"]
-"""Which answer metric is the reward. ``cover_em`` counts whole words in an answer of bounded
-length, ``cover_em_substring`` is the metric of that name. ``step_search`` is F1, and every step
-reports how far its passages agree with the gold evidence, from which StepSearch makes a reward for
-each search."""
+RewardName = Literal["f1", "em", "cover_em", "step_search"]
+"""Which answer metric is the reward. ``step_search`` is F1, and every step reports how far its
+passages agree with the gold evidence, from which StepSearch makes a reward for each search."""
+
+CoverEm = Literal["words", "substring"]
+"""What the reward ``cover_em`` pays: whole words in an answer of bounded length, or the metric of
+that name (version 0 of the environments)."""
 
 
 _WORD: Final = re.compile(r"\b\w\w+\b")
@@ -141,28 +143,30 @@ def answer_reward(
     golden_answers: Sequence[str],
     scores: AnswerScores,
     reward: RewardName,
+    cover_em: CoverEm = "words",
 ) -> float:
     """What an answer earns by the metric that is the reward.
 
     **Differs:** the references pay ``cover_em`` for an accepted answer anywhere in the letters of
     the answer, however long that is, so that one constant answer with all candidates is always
     right and "Puncak Jaya" contains ".ca". Here it counts whole words and bounds the answer's
-    length (:func:`calibadv_env.protocol.answers.covers_words`); ``cover_em_substring`` pays what
-    the references do.
+    length (:func:`calibadv_env.protocol.answers.covers_words`), unless ``cover_em`` is
+    "substring".
 
     Args:
         answer: What the agent answered; None if it did not.
         golden_answers: Accepted answers.
         scores: Metrics of the answer.
         reward: Which one counts.
+        cover_em: What the reward of that name pays.
 
     Returns:
         0 to 1.
     """
     match reward:
-        case "cover_em":
+        case "cover_em" if cover_em == "words":
             return float(answer is not None and covers_words(answer, golden_answers))
-        case "cover_em_substring":
+        case "cover_em":
             return scores.cover_em
         case "em":
             return scores.em

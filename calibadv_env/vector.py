@@ -37,7 +37,7 @@ from calibadv_env.env import (
     render_transcript,
 )
 from calibadv_env.retrieval.base import Retriever
-from calibadv_env.rewards import RewardName
+from calibadv_env.rewards import CoverEm, RewardName
 from calibadv_env.spaces import UnicodeText
 
 BoolArray = npt.NDArray[np.bool_]
@@ -92,6 +92,7 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], npt.N
         prepend_think: See there.
         max_observation_chars: See there.
         no_hits: See there.
+        cover_em: See there.
         render_mode: See there.
 
     Raises:
@@ -122,6 +123,7 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], npt.N
         prepend_think: bool = False,
         max_observation_chars: int | None = None,
         no_hits: NoHits = "none",
+        cover_em: CoverEm = "words",
         render_mode: RenderMode | None = None,
     ) -> None:
         if num_envs < 1:
@@ -137,6 +139,7 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], npt.N
             prepend_think=prepend_think,
             max_observation_chars=max_observation_chars,
             no_hits=no_hits,
+            cover_em=cover_em,
         )
         self.num_envs = num_envs
         self.render_mode = render_mode

@@ -255,12 +255,12 @@ class SearchAgentLoop(AgentLoopBase):  # type: ignore[misc]
         reset = (await self._repeat(partial(slots.reset, {0: start}, ()), times))[0]
         book = self._book(spec)
         episode = book.begin(0, spec, reset)
-        if episode is None or len(episode.opening.token_ids) > self.rollout_config.prompt_length:
+        if episode is None or len(episode.prompt_ids) > self.rollout_config.prompt_length:
             raise ValueError(
                 f"the prompt of task {spec.task_index} must fit rollout.prompt_length "
                 f"({self.rollout_config.prompt_length})"
             )
-        limit = len(episode.opening.token_ids) + self.rollout_config.response_length
+        limit = len(episode.prompt_ids) + self.rollout_config.response_length
         book.config = replace(book.config, max_context_tokens=limit)
         request_id, is_over = uuid4().hex, False
         while not is_over:

@@ -13,45 +13,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from calibadv_algo.rollout.engines.base import Tokenizer
 from calibadv_env.info import THINK_OPEN
+
+if TYPE_CHECKING:
+    from calibadv_algo.rollout.engines.base import Tokenizer
 
 THINK_CLOSE: Final = "</think>"
 
 _PROBE: Final = "question"
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """How an episode begins for its policy.
-
-    Attributes:
-        token_ids: All tokens that the policy's first turn continues.
-        given: Text at their end that counts as written by the policy and that the environment
-            has not put there itself; "" if there is none.
-    """
-
-    token_ids: tuple[int, ...]
-    given: str = ""
-
-    def first_turn(self, text: str) -> str:
-        """The text of the first turn as the environment gets it.
-
-        A policy for which thinking is switched off and that thinks all the same has one thought,
-        not the template's empty one as well.
-        """
-        is_closed = THINK_CLOSE in self.given
-        if is_closed and text.lstrip().startswith(THINK_OPEN):
-            return text
-        return self.given + text
-
-
-def open_episode(
+def encode_prompt(
     tokenizer: Tokenizer, text: str, is_chat: bool, settings: Mapping[str, Any] | None = None
-) -> Opening:
+) -> tuple[int, ...]:
     """Encodes the first observation.
 
     Args:
@@ -68,19 +44,33 @@ def open_episode(
             the settings.
     """
     if not is_chat:
-        return Opening(tuple(tokenizer.encode(text, add_special_tokens=True)))
+        return tuple(tokenizer.encode(text, add_special_tokens=True))
     settings = settings or {}
     check_template(tokenizer, settings)
-    given = template_opening(tokenizer, settings)
     is_open = text.endswith(THINK_OPEN)
     message = {"role": "user", "content": text.removesuffix(THINK_OPEN) if is_open else text}
     apply: Any = tokenizer.apply_chat_template  # type: ignore[attr-defined]
     ids = tuple(
         apply([message], add_generation_prompt=True, tokenize=True, return_dict=False, **settings)
     )
-    if is_open and not given:
+    if is_open and not template_opening(tokenizer, settings):
         ids += tuple(tokenizer.encode(THINK_OPEN, add_special_tokens=False))
-    return Opening(ids, given.removeprefix(THINK_OPEN) if is_open else given)
+    return ids
+
+
+def first_turn(opening: str, prompt: str, text: str) -> str:
+    """The text of a first turn as the environment gets it.
+
+    Args:
+        opening: What the template opened the policy's message with.
+        prompt: The first observation; a think tag at its end the environment puts back itself.
+        text: What was sampled. A policy for which thinking is switched off and that thinks all
+            the same has one thought, not the template's empty one as well.
+    """
+    if THINK_CLOSE in opening and text.lstrip().startswith(THINK_OPEN):
+        return text
+    given = opening.removeprefix(THINK_OPEN) if prompt.endswith(THINK_OPEN) else opening
+    return given + text
 
 
 def template_opening(tokenizer: Any, settings: Mapping[str, Any]) -> str:

@@ -10,13 +10,14 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Annotated, Any, Final, Literal, Protocol
 
 import numpy as np
 from annotated_types import Ge
 
 from calibadv_algo.errors import BadNumberError, RolloutError
-from calibadv_algo.rollout.chat import Opening, open_episode
+from calibadv_algo.rollout.chat import encode_prompt, first_turn, template_opening
 from calibadv_algo.rollout.engines.base import (
     Generation,
     GenerationRequest,
@@ -170,7 +171,7 @@ class Episode:
         index: Its place among the specs.
         spec: What it is.
         prompt_text: What ``reset`` returned.
-        opening: Its tokens, and what they hold of the first turn.
+        prompt_ids: Its tokens.
         reset_info: What ``reset`` reported.
         context: All tokens so far, what the next turn continues.
         turns: The turns so far.
@@ -179,7 +180,7 @@ class Episode:
     index: int
     spec: EpisodeSpec
     prompt_text: str
-    opening: Opening
+    prompt_ids: tuple[int, ...]
     reset_info: Mapping[str, Any]
     context: tuple[int, ...]
     turns: list[Turn] = field(default_factory=list)
@@ -248,19 +249,26 @@ class EpisodeBook:
         if isinstance(reset, SlotFailure):
             self.drop(index, spec, "reset_failed", describe(reset.error), 0)
             return None
-        opening = open_episode(
-            self.tokenizer, reset.text, self.config.chat_template, self.config.template_settings
+        config = self.config
+        ids = encode_prompt(
+            self.tokenizer, reset.text, config.chat_template, config.template_settings
         )
-        ids = opening.token_ids
         if not self._has_room(ids):
             self.drop(index, spec, "prompt_too_long", f"{len(ids)} tokens", 0)
             return None
         self.num_observed += len(ids)
-        return Episode(index, spec, reset.text, opening, reset.info, ids)
+        return Episode(index, spec, reset.text, ids, reset.info, ids)
 
     def action(self, episode: Episode, generation: Generation) -> str:
-        """What the environment gets of a turn: the text, with what the prompt wrote of it."""
-        return generation.text if episode.turns else episode.opening.first_turn(generation.text)
+        """What the environment gets of a turn: the text, with what a template wrote of it."""
+        if episode.turns or not self.config.chat_template:
+            return generation.text
+        return first_turn(self.opening, episode.prompt_text, generation.text)
+
+    @cached_property
+    def opening(self) -> str:
+        """What the chat template opens the policy's thought with."""
+        return template_opening(self.tokenizer, self.config.template_settings)
 
     def request(self, episode: Episode) -> GenerationRequest:
         """Asks for the next turn of an episode."""
@@ -350,7 +358,7 @@ class EpisodeBook:
         trajectory = Trajectory(
             group_id=episode.spec.group_id,
             task_id=str(task_id),
-            prompt_ids=episode.opening.token_ids,
+            prompt_ids=episode.prompt_ids,
             prompt_text=episode.prompt_text,
             turns=tuple(episode.turns),
             is_terminated=is_terminated,

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Sequence
 
 from calibadv_algo.errors import EngineError
-from calibadv_algo.rollout.chat import open_episode
+from calibadv_algo.rollout.chat import encode_prompt
 from calibadv_algo.rollout.engines.base import (
     GenerationEngine,
     GenerationRequest,
@@ -98,7 +98,7 @@ class EngineWriter:
 
     def _request(self, prompt: str) -> GenerationRequest:
         self._num_written += 1
-        ids = open_episode(self._tokenizer, prompt, self._chat_template).token_ids
+        ids = encode_prompt(self._tokenizer, prompt, self._chat_template)
         return GenerationRequest(f"written:{self._num_written}", ids, self._seed_of(prompt))
 
     def _seed_of(self, prompt: str) -> int:

@@ -60,9 +60,11 @@ class EnvConfig(Checked):
     """Searches that an episode allows; one last turn for the answer follows."""
     prompt: str | None = None
     """Named prompt, or a template that holds {question}; None means the dataset's own."""
-    reward: Literal["f1", "em", "cover_em", "cover_em_substring", "step_search"] = "f1"
-    """Score that a final answer earns; cover_em counts whole words in a short answer,
-    cover_em_substring is the references' metric, step_search F1 with facts about each search."""
+    reward: Literal["f1", "em", "cover_em", "step_search"] = "f1"
+    """Score that a final answer earns; step_search is F1, with facts about each search."""
+    cover_em: Literal["words", "substring"] | None = None
+    """What the reward cover_em pays: whole words in a short answer, or the references' metric;
+    None means the environment's default: words, in version 0 substring."""
     format_gate: bool = True
     """If true, an ill-formed episode earns 0."""
     invalid_action: Literal["end", "continue"] = "end"

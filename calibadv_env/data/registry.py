@@ -71,7 +71,10 @@ __all__ = [
 GROUP: Final = "calibadv_env.datasets"
 """Group of the entry points by which other packages bring datasets."""
 
-RULES: Final[tuple[dict[str, str], ...]] = ({"no_hits": "first"}, {})
+RULES: Final[tuple[dict[str, str], ...]] = (
+    {"no_hits": "first", "cover_em": "substring"},
+    {},
+)
 """For each version of the environments the arguments in which it differs from the present one."""
 
 _BUILT_IN: Final = {

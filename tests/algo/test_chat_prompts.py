@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 import calibadv_env  # noqa: F401
 from calibadv_algo.learner.pretrained import load_policy
 from calibadv_algo.rollout.async_driver import AsyncPlayer
-from calibadv_algo.rollout.chat import open_episode, parse_settings, template_opening
+from calibadv_algo.rollout.chat import encode_prompt, parse_settings, template_opening
 from calibadv_algo.rollout.driver import Player
 from calibadv_algo.rollout.engines.base import SamplingParams
 from calibadv_algo.rollout.engines.scripted import ReplayEngine
@@ -145,10 +145,10 @@ def test_a_tag_that_the_environment_gives_is_the_policys_too(
 def test_a_setting_that_the_template_does_not_read_is_refused() -> None:
     tokenizer = tokenizer_with("qwen3")
     with pytest.raises(ValueError, match=r"got 'enable_thinkin'.* reads: .*enable_thinking"):
-        open_episode(tokenizer, "x", True, {"enable_thinkin": False})
+        encode_prompt(tokenizer, "x", True, {"enable_thinkin": False})
     tokenizer.chat_template = None
     with pytest.raises(ValueError, match="needs a tokenizer with a chat template"):
-        open_episode(tokenizer, "x", True)
+        encode_prompt(tokenizer, "x", True)
 
 
 def test_settings_are_words() -> None:

@@ -3,8 +3,10 @@
 import math
 import pickle
 
+import gymnasium
 import pytest
 
+from calibadv_env.data.registry import get_dataset
 from calibadv_env.protocol.answers import AnswerScores
 from calibadv_env.rewards import answer_reward, gated, gold_recall, new_gold
 
@@ -16,9 +18,9 @@ def test_reward_is_the_named_metric_behind_the_gate():
         ("f1", 0.5),
         ("step_search", 0.5),
         ("cover_em", 0.0),
-        ("cover_em_substring", 1.0),
     ):
         assert answer_reward("Oslo or Rome", ["Paris"], scores, name) == value
+    assert answer_reward("Oslo or Rome", ["Paris"], scores, "cover_em", "substring") == 1
     assert answer_reward("It is Oslo.", ["Oslo"], scores, "cover_em") == 1
     assert answer_reward(None, ["Oslo"], scores, "cover_em") == 0
     assert gated(0.5, is_format_valid=True, format_gate=True) == 0.5
@@ -49,3 +51,19 @@ def test_recall_without_gold_is_a_nan_that_equals_itself():
     assert (share != again) is False
     assert share != 0.5
     assert share != math.nan
+
+
+@pytest.mark.parametrize(("version", "paid"), [(0, 1.0), (1, 0.0)])
+def test_no_constant_answer_is_always_right_since_version_1(version, paid):
+    env = gymnasium.make(f"calibadv_env:DeepSearch-Toy-v{version}", reward="cover_em")
+    tasks = get_dataset("toy").tasks("train")
+    stuffed = " or ".join(sorted({task.golden_answers[0] for task in tasks}))
+    for index in range(0, len(tasks), max(1, len(tasks) // 20)):
+        _, info = env.reset(options={"task_index": index})
+        env.step("<think>t</think><search>x</search>")
+        _, reward, _, _, final = env.step(f"<think>t</think><answer>{stuffed}</answer>")
+        assert (reward, final["cover_em"]) == (paid, 1.0)
+        env.reset(options={"task_index": index})
+        env.step("<think>t</think><search>x</search>")
+        answer = f"It is {info['golden_answers'][0]}."
+        assert env.step(f"<think>t</think><answer>{answer}</answer>")[1] == 1

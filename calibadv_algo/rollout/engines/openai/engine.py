@@ -16,7 +16,6 @@ from typing import Any, Final, Literal
 import torch
 
 from calibadv_algo.errors import EngineError
-from calibadv_algo.rollout.chat import THINK_CLOSE
 from calibadv_algo.rollout.engines.base import (
     FinishReason,
     Generation,
@@ -45,6 +44,7 @@ UNCOUNTED: Final = 1
 """Id in a turn whose number of tokens the server did not say."""
 
 _FIRST_PIECE: Final = 2
+_THINK_CLOSE: Final = "</think>"
 _NO_ROOM: Final = re.compile(
     r"context[ _](length|window)|maximum context|too many tokens|prompt is too long|max_model_len",
     re.IGNORECASE,
@@ -282,12 +282,12 @@ class OpenAiEngine:
         """
         if self.config.route != "chat":
             return text
-        head, closing, _ = text.partition(THINK_CLOSE)
+        head, closing, _ = text.partition(_THINK_CLOSE)
         if answer.thought and not closing:
             self.num_thoughts_apart += 1
             if not answer.text and reason != "eos":
                 return f"{THINK_OPEN}{answer.thought}{text}"
-            return f"{THINK_OPEN}{without_tags(answer.thought)}{THINK_CLOSE}{text}"
+            return f"{THINK_OPEN}{without_tags(answer.thought)}{_THINK_CLOSE}{text}"
         if closing and THINK_OPEN not in head:
             self.num_thoughts_opened += 1
             return f"{THINK_OPEN}{text}"
