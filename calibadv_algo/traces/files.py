@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from calibadv_algo.traces.base import LoggedEpisode, Place, TraceError
 from calibadv_algo.traces.conversation import is_conversation
-from calibadv_algo.traces.reader import TraceReader, find_reader, readers
+from calibadv_algo.traces.reader import TraceReader, find_reader, reader_named, readers
 from calibadv_env.common.jsonl import open_binary
 
 SUFFIXES: Final = (".jsonl", ".json", ".ndjson", ".eval")
@@ -195,6 +195,9 @@ def iterate_episodes(
     Raises:
         TraceError: naming file and line, if a record cannot be read.
     """
+    named = next((kind for name, kind in _NAMED if name in place.fields), None)
+    if wanted is None and named is not None:
+        wanted = reader_named(named)
     reader = wanted
     for where, record in iterate_records(path):
         found = wanted or find_reader(record)
@@ -273,6 +276,9 @@ def _side_by_side(record: Mapping[str, Any]) -> list[dict[str, Any]]:
         for i in range(number)
     ]
 
+
+_NAMED: Final = (("messages", "messages"), ("response", "search-r1"))
+"""Readers of the records of which the user named the field with the rollout."""
 
 _PER_ROLLOUT: Final = frozenset(
     {"score", "scores", "reward", "rewards", "em", "f1", "acc", "correct", "is_correct",

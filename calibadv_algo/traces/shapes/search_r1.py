@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from calibadv_algo.traces.base import Place
+from calibadv_algo.traces.fields import QUESTION_KEYS, first_of
 from calibadv_algo.traces.responses import ResponseReader, rollout_text
 
 
@@ -23,7 +24,10 @@ class SearchR1(ResponseReader):
 
     def reads(self, record: Mapping[str, Any]) -> bool:
         """True if a response is a text, or any field holds the tags of a rollout."""
-        return super().reads(record) or bool(rollout_text(record))
+        marked = rollout_text(record)
+        # A text deeper down may be the rollout of a record within this one, if this has no prompt.
+        has_prompt = first_of(record, (*self.prompts, *QUESTION_KEYS)) is not None
+        return super().reads(record) or (bool(marked) and ("." not in marked or has_prompt))
 
     def response_of(self, record: Mapping[str, Any], place: Place) -> Any:
         """The response under one of the names; the text with the tags where there is none."""
