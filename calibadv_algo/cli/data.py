@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from calibadv_algo.cli.documents import mapping_of
 from calibadv_algo.cli.progress import stage_bars
 from calibadv_algo.report.tables import format_share
 from calibadv_env.data.cutting import Cutting
@@ -340,21 +341,6 @@ def _benchmarks(names: Iterable[str]) -> list[Benchmark]:
     if not found:
         raise ValueError(f"names must hold at least one of {', '.join(SEVEN)} or {ALL!r}")
     return list(found.values())
-
-
-def mapping_of(text: str) -> dict[str, str]:
-    """A mapping of columns as a flag gives it: question=KEY,answers=KEY.
-
-    Raises:
-        ValueError: if it has another form.
-    """
-    found = {}
-    for part in filter(None, text.split(",")):
-        name, equals, key = part.partition("=")
-        if not equals or not key.strip():
-            raise ValueError(f"columns must be question=KEY,answers=KEY, got {text!r}")
-        found[name.strip()] = key.strip()
-    return found
 
 
 def _source_of(source: Sequence[str], benchmark: Benchmark, reading: QuestionReading) -> Source:

@@ -9,9 +9,13 @@ from typing import Annotated, Literal, TypeAlias
 import tyro
 from rich.console import Console
 
+from calibadv_algo.cli.documents import DocumentFlags
 from calibadv_algo.cli.progress import stage_bars
-from calibadv_env.data.reading import find_reader, read_corpus
+from calibadv_env.data.loading import Options
+from calibadv_env.data.reading import find_reader
 from calibadv_env.data.registry import get_dataset, list_datasets
+from calibadv_env.data.sources.jsonl import FileReader
+from calibadv_env.data.sources.text_files import is_document_folder
 from calibadv_env.retrieval.bm25.build import build_bm25_index
 from calibadv_env.retrieval.bm25.settings import Bm25Settings
 from calibadv_env.retrieval.dense.faiss_index import (
@@ -36,13 +40,17 @@ class Bm25Job:
     """BM25 of bm25s, memory-mapped: the default."""
 
     corpus: CorpusArgument
-    """JSONL file or table (plain or gzip), folder of an index, or name of a dataset."""
+    """File in any form, folder of documents or of an index, or name of a dataset."""
     out: OutArgument
     """Folder to make."""
     k1: float = 1.2
     """Saturation of repeated words: the larger, the slower."""
     b: float = 0.75
     """Discount of long passages: 0 for none, 1 in full."""
+    documents: Annotated[DocumentFlags, tyro.conf.arg(name="")] = field(
+        default_factory=DocumentFlags
+    )
+    """How the corpus is read."""
     overwrite: bool = False
     """If true, an index in this place gives way, once the new one is complete."""
 
@@ -51,7 +59,7 @@ class Bm25Job:
         settings = Bm25Settings(k1=self.k1, b=self.b)
         with stage_bars() as report:
             return build_bm25_index(
-                source_of(self.corpus),
+                source_of(self.corpus, self.documents.options()),
                 self.out,
                 settings,
                 overwrite=self.overwrite,
@@ -64,11 +72,15 @@ class TantivyJob:
     """BM25 by tantivy (extra), for the largest corpora."""
 
     corpus: CorpusArgument
-    """JSONL file or table (plain or gzip), folder of an index, or name of a dataset."""
+    """File in any form, folder of documents or of an index, or name of a dataset."""
     out: OutArgument
     """Folder to make."""
     heap_bytes: int = 128_000_000
     """Memory of the writer."""
+    documents: Annotated[DocumentFlags, tyro.conf.arg(name="")] = field(
+        default_factory=DocumentFlags
+    )
+    """How the corpus is read."""
     overwrite: bool = False
     """If true, an index in this place gives way, once the new one is complete."""
 
@@ -78,7 +90,7 @@ class TantivyJob:
 
         with stage_bars() as report:
             return build_tantivy_index(
-                source_of(self.corpus),
+                source_of(self.corpus, self.documents.options()),
                 self.out,
                 overwrite=self.overwrite,
                 heap_bytes=self.heap_bytes,
@@ -91,7 +103,7 @@ class DenseJob:
     """Vectors of an encoder in a faiss index; called again, an interrupted run goes on."""
 
     corpus: CorpusArgument
-    """JSONL file or table (plain or gzip), folder of an index, or name of a dataset."""
+    """File in any form, folder of documents or of an index, or name of a dataset."""
     out: OutArgument
     """Folder to make."""
     model: str
@@ -118,6 +130,10 @@ class DenseJob:
     """Passages that are encoded at a time."""
     device: str | None = None
     """Where to encode; None takes a GPU if there is one."""
+    documents: Annotated[DocumentFlags, tyro.conf.arg(name="")] = field(
+        default_factory=DocumentFlags
+    )
+    """How the corpus is read."""
     overwrite: bool = False
     """If true, an index in this place gives way, once the new one is complete."""
 
@@ -135,7 +151,7 @@ class DenseJob:
         )
         with stage_bars() as report:
             return build_dense_index(
-                source_of(self.corpus),
+                source_of(self.corpus, self.documents.options()),
                 self.out,
                 encoder,
                 self._settings(),
@@ -154,6 +170,46 @@ class DenseJob:
             "ivfpq": self.ivfpq,
         }
         return choices[self.index]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaissJob:
+    """A faiss file of others, such as e5_Flat.index, with its corpus and its encoder."""
+
+    index: Annotated[Path, tyro.conf.Positional]
+    """The faiss file; it is linked, not copied, where the file system allows it."""
+    corpus: CorpusArgument
+    """The corpus that the file was made of, in the same order, such as wiki-18.jsonl."""
+    out: OutArgument
+    """Folder to make."""
+    model: str
+    """The encoder that made the file: a folder, or a name on the hub."""
+    family: Literal["e5", "bge", "contriever", "minilm", "dpr"] | None = None
+    """Whose prefixes and pooling it wants; None guesses from the name."""
+    query_model: str | None = None
+    """Encoder of the queries, where it is another one (DPR)."""
+    device: str | None = None
+    """Where to encode; None takes a GPU if there is one."""
+    overwrite: bool = False
+    """If true, an index in this place gives way."""
+
+    def run(self) -> Path:
+        """Compares dimension, number of rows and some vectors, and writes the index."""
+        from calibadv_env.retrieval.dense.encoders import TransformerEncoder
+        from calibadv_env.retrieval.dense.published import adopt_faiss
+
+        encoder = TransformerEncoder(
+            self.model, self.family, query_model=self.query_model, device=self.device
+        )
+        with stage_bars() as report:
+            return adopt_faiss(
+                self.index,
+                self.corpus,
+                self.out,
+                encoder,
+                overwrite=self.overwrite,
+                progress=report,
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +284,7 @@ Job: TypeAlias = (
     Annotated[Bm25Job, tyro.conf.subcommand("bm25", prefix_name=False)]
     | Annotated[TantivyJob, tyro.conf.subcommand("tantivy", prefix_name=False)]
     | Annotated[DenseJob, tyro.conf.subcommand("dense", prefix_name=False)]
+    | Annotated[FaissJob, tyro.conf.subcommand("faiss", prefix_name=False)]
     | Annotated[HybridJob, tyro.conf.subcommand("hybrid", prefix_name=False)]
     | Annotated[RerankJob, tyro.conf.subcommand("rerank", prefix_name=False)]
     | Annotated[VerifyJob, tyro.conf.subcommand("verify", prefix_name=False)]
@@ -256,10 +313,18 @@ class Index:
         return 0
 
 
-def source_of(name: str) -> CorpusSource:
-    """The corpus that an argument names: a path, or a dataset where there is no such path."""
-    if not Path(name).exists() and name in list_datasets():
+def source_of(name: str, options: Options | None = None) -> CorpusSource:
+    """The corpus that an argument names: a path, or a dataset where there is no such path.
+
+    Args:
+        name: The argument.
+        options: How the documents are read and cut.
+    """
+    options = options or Options()
+    path = Path(name)
+    if not path.exists() and name in list_datasets():
         return get_dataset(name).corpus()
-    # Lines of JSON and indexes stream from their place; other formats are read into memory.
-    is_streamed = Path(name).is_dir() or find_reader(name).name == "jsonl"
-    return name if is_streamed else read_corpus(name)
+    # Files and indexes stream from their place; what is cut or mapped is read into memory.
+    is_plain = options == Options() and isinstance(find_reader(name), FileReader)
+    is_index = path.is_dir() and not is_document_folder(path)
+    return name if is_index or (is_plain and not path.is_dir()) else options.corpus(name)

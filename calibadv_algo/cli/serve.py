@@ -6,16 +6,20 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import tyro
 from rich.console import Console
 
+from calibadv_algo.cli.documents import DocumentFlags
 from calibadv_env.common.proxies import is_loopback
-from calibadv_env.data.reading import read_corpus
+from calibadv_env.data.loading import Options
 from calibadv_env.data.registry import get_dataset, list_datasets
+from calibadv_env.data.sources.text_files import is_document_folder
 from calibadv_env.errors import DataError
 from calibadv_env.retrieval import Retriever, make_retriever
+from calibadv_env.retrieval.index_files import read_manifest
+from calibadv_env.retrieval.opening import open_index
 from calibadv_env.retrieval.parallel import ParallelRetriever
 from calibadv_env.retrieval.remote.access import AccessRules
 from calibadv_env.retrieval.remote.batcher import BatchLimits
@@ -32,7 +36,14 @@ class Serve:
     """Serve searches over HTTP, as Search-R1, CalibAdv, SkyRL, GEM and ReSearch ask for them."""
 
     source: Annotated[str, tyro.conf.Positional]
-    """A corpus (JSONL, plain or gzip), the folder of an index, or the name of a dataset."""
+    """A corpus (a file in any form, or a folder of documents), the folder of an index, or the name
+    of a dataset."""
+    documents: Annotated[DocumentFlags, tyro.conf.arg(name="")] = field(
+        default_factory=DocumentFlags
+    )
+    """How a corpus is read."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where a dense index is searched and queries are encoded; cuda needs a GPU and faiss-gpu."""
     retriever: str = "bm25"
     """Retriever of a corpus or a dataset; an index says itself."""
     host: str = "127.0.0.1"
@@ -75,44 +86,72 @@ class Serve:
 
         def load() -> Retriever:
             started = time.monotonic()
-            retriever = open_source(self.source, self.retriever, verify=self.verify)
+            retriever = open_source(
+                self.source,
+                self.retriever,
+                verify=self.verify,
+                device=self.device,
+                options=self.documents.options(),
+            )
             retriever = in_parallel(retriever, self.processes)
             took = time.monotonic() - started
-            name = describe(retriever)
-            console.print(f"ready after {took:.1f} s: {name}", markup=False)
+            console.print(f"ready after {took:.1f} s: {describe(retriever)}", markup=False)
             return retriever
 
+        # A corpus is read before the port is open, since reading may find it faulty; an index
+        # and a dataset that are known load while clients are told to wait.
+        first: Retriever | None = None
+        if Path(self.source).is_file() or is_document_folder(Path(self.source)):
+            console.print(f"reading {self.source}", markup=False)
+            first = load()
+
         def announce(address: str) -> None:
-            console.print(f"listening on {address}/retrieve, loading {self.source}", markup=False)
+            what = "" if first is not None else f", loading {self.source}"
+            console.print(f"listening on {address}/retrieve{what}", markup=False)
             if not self.token_variable and not is_loopback(self.host):
                 console.print(
                     "whoever reaches this machine may search; --token-variable asks for a token",
                     markup=False,
                 )
 
-        run_server(load, config, announce)
+        run_server(load if first is None else lambda: first, config, announce)
         return 0
 
 
-def open_source(source: str, retriever: str, *, verify: bool = False) -> Retriever:
+def open_source(
+    source: str,
+    retriever: str,
+    *,
+    verify: bool = False,
+    device: str = "cpu",
+    options: Options | None = None,
+) -> Retriever:
     """The retriever that is to be served.
 
     Args:
-        source: A corpus file, the folder of an index, or the name of a dataset.
+        source: A corpus, the folder of an index, or the name of a dataset.
         retriever: How a corpus or a dataset is searched.
         verify: If true, every file of an index is read and hashed first.
+        device: "cuda" for a dense index on a GPU.
+        options: How the documents of a corpus are read and cut.
 
     Raises:
         DataError: if there is no such thing, or it is damaged.
-        ValueError: if the retriever is unknown.
+        ValueError: if the retriever is unknown, or the device is not for it.
     """
+    options = options or Options()
     path = Path(source)
-    if path.is_dir():
-        from calibadv_env.retrieval.opening import open_index
+    is_index = path.is_dir() and not is_document_folder(path)
+    if device != "cpu" and not (is_index and read_manifest(path).kind == "dense"):
+        raise ValueError(f"device {device!r} is for a dense index (calibadv index dense, faiss)")
+    if is_index and device != "cpu":
+        from calibadv_env.retrieval.dense.index import DenseIndex
 
+        return DenseIndex(path, verify=verify, device=device)
+    if is_index:
         return open_index(path, verify=verify)
-    if path.is_file():
-        return make_retriever(retriever, read_corpus(path))
+    if path.exists():
+        return make_retriever(retriever, options.corpus(source))
     if source.lower() in {name.lower() for name in list_datasets()}:
         return get_dataset(source).retriever(retriever)
     known = ", ".join(list_datasets())

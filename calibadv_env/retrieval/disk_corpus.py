@@ -192,7 +192,10 @@ class _Passages(Sequence[Passage]):
 
 
 def write_corpus(
-    source: CorpusSource, folder: str | Path, progress: Progress = no_progress
+    source: CorpusSource,
+    folder: str | Path,
+    progress: Progress = no_progress,
+    reading: PassageReading | None = None,
 ) -> DiskCorpus:
     """Brings a corpus into the form that :class:`DiskCorpus` opens, and opens it.
 
@@ -204,6 +207,7 @@ def write_corpus(
             corpus.
         folder: Where to write; is made.
         progress: Is told how far it is.
+        reading: How the records of a file are read; None for the usual rules.
 
     Raises:
         DataError: if a line is malformed (with file and line), an id stands twice, or there is
@@ -221,7 +225,7 @@ def write_corpus(
         _write_files(_reporting(source, len(source), progress), folder, "the corpus")
     else:
         total = estimate_passages(Path(source))
-        passages = (passage for _, passage in read_passages(source))
+        passages = (passage for _, passage in read_passages(source, reading))
         _write_files(_reporting(passages, total, progress), folder, str(source))
     return DiskCorpus(folder)
 

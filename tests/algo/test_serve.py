@@ -87,3 +87,23 @@ def test_the_command_serves_until_it_is_stopped():
         process.kill()
         process.wait()
         process.stderr.close()
+
+
+def test_nothing_listens_before_a_corpus_is_read(tmp_path):
+    (tmp_path / "c.jsonl").write_text('{"id": "1", "contents": "x"}\n{"id": "1"}\n')
+    program = (
+        "import sys, tyro; from calibadv_algo.cli.serve import Serve; "
+        "sys.exit(tyro.cli(Serve, config=(tyro.conf.AvoidSubcommands,)).run())"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "c.jsonl"), "--port", "0"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=60
+    )
+    assert done.returncode == 1
+    assert "listening" not in done.stderr
+    assert "c.jsonl:2: key 'contents' is missing" in done.stderr
+
+
+def test_a_device_is_for_dense_indexes(tmp_path):
+    with pytest.raises(ValueError, match="device 'cuda' is for a dense index"):
+        open_source("toy", "bm25", device="cuda")

@@ -22,6 +22,7 @@ from calibadv_env.retrieval.dense.faiss_index import (
     to_record,
 )
 from calibadv_env.retrieval.dense.index import DenseIndex, build_dense_index
+from calibadv_env.retrieval.dense.published import adopt_faiss
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_encoder import FakeEncoder
@@ -232,3 +233,50 @@ def test_a_missing_package_names_both_extras(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(MissingDependencyError, match=r"calibadv\[dense\].*never both"):
         build_dense_index(CORPUS, tmp_path / "i", FakeEncoder())
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A faiss file and a corpus, as others publish them; the last passage has no text."""
+    import json
+
+    import faiss
+
+    rows = [*CORPUS, Passage("empty", "", "")]
+    encoder = FakeEncoder()
+    index = faiss.IndexFlatIP(encoder.dimension)
+    index.add(encoder.encode_passages(rows))
+    faiss.write_index(index, str(tmp_path / "e5_Flat.index"))
+    lines = [json.dumps({"id": p.id, "contents": f"\n{p.text}"}) for p in rows]
+    (tmp_path / "wiki.jsonl").write_text("\n".join(lines))
+    return tmp_path
+
+
+def test_a_published_faiss_file_opens_as_it_is(published):
+    encoder = FakeEncoder()
+    out = adopt_faiss(
+        published / "e5_Flat.index", published / "wiki.jsonl", published / "out", encoder
+    )
+    opened = DenseIndex(out, encoder)
+    assert len(opened.corpus) == 401
+    assert passages(opened.search(["word1 word2"], 3)[0]) == exact("word1 word2", 3)
+    inode = (published / "e5_Flat.index").stat().st_ino
+    assert (out / "vectors.faiss").stat().st_ino == inode
+
+
+def test_a_published_file_that_does_not_fit_is_refused_with_numbers(published):
+    def refused(message, encoder=None, corpus="wiki.jsonl", index="e5_Flat.index"):
+        with pytest.raises(DataError, match=message):
+            adopt_faiss(
+                published / index, published / corpus, published / "out", encoder or FakeEncoder()
+            )
+        assert not (published / "out").exists()
+
+    refused("vectors have 16 components, those of the encoder 8", FakeEncoder(dimension=8))
+    lines = (published / "wiki.jsonl").read_text().splitlines()
+    (published / "short.jsonl").write_text("\n".join(lines[:-1]))
+    refused("holds 401 vectors, .* 400 passages", corpus="short.jsonl")
+    (published / "other.jsonl").write_text("\n".join(lines[200:] + lines[:200]))
+    refused(r"are not those of the encoder \(mean cosine", corpus="other.jsonl")
+    (published / "no.index").write_bytes(b"nothing")
+    refused("faiss cannot read", index="no.index")

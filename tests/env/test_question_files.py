@@ -350,3 +350,16 @@ def test_flashrag_records_stay_what_they_were(tmp_path):
         _, (task,) = load(path)
     assert (task.id, task.question) == (record["id"], record["question"])
     assert {k: task.metadata[k] for k in record["metadata"]} == record["metadata"]
+
+
+def test_a_mark_made_for_parting_answers_parts_them():
+    row = ROW | {"reward_model": {"ground_truth": "t\u00fcrkiye<|answer_split|>Turkey"}}
+    assert load([row])[1][0].golden_answers == ("t\u00fcrkiye", "Turkey")
+
+
+def test_an_empty_list_of_answers_is_left_out_and_a_blank_answer_is_refused():
+    rows = [{"question": "q", "golden_answers": answers} for answers in (["a"], [""], [])]
+    with pytest.warns(UserWarning, match="2 questions with an empty list of answers left out"):
+        assert len(load(rows)[1]) == 1
+    with pytest.raises(ValueError, match=r"\[0\]: a row must have an answer .* 'answer' is blank"):
+        load([{"question": "q", "answer": ""}])

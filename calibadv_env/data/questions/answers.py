@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -34,7 +35,8 @@ _PARTS: Final = (
     "label",
 )
 _OTHERS: Final = ("aliases", "Aliases", "answer_aliases", "HumanAnswers")
-_LETTERS: Final = "ABCDEFGHIJ"
+_MARKER: Final = re.compile(r"<\|[A-Za-z_]+\|>")
+"""A sign made for parting texts, such as DeepResearcher's ``<|answer_split|>``."""
 
 
 def find_answers(
@@ -109,6 +111,8 @@ def _texts_in(text: str, key: str, separator: str) -> list[str]:
         return merged(*(texts_of(item, f"{key} item") for item in found))
     if separator and separator in text:
         return [part.strip() for part in text.split(separator) if part.strip()]
+    if _MARKER.search(text):
+        return [part.strip() for part in _MARKER.split(text) if part.strip()]
     return [text]
 
 

@@ -41,6 +41,9 @@ _MARK: Final = "Question:"
 _SEPARATORS: Final = ("|", ";")
 _DOCUMENTS: Final = "|"
 _OWN_KEYS: Final = ("gold_passages", "hops", "metadata")
+_UNANSWERABLE: Final = "unanswerable questions left out"
+_NO_ANSWER: Final = "questions with an empty list of answers left out"
+_UNREAD: Final = "pieces of evidence that cannot be read"
 _CIPHER: Final = re.compile(r"[A-Za-z0-9+/]{24,}={0,2}")
 
 
@@ -121,7 +124,7 @@ class QuestionReading:
 
     def _warn(self, place: str, counts: Counter[str]) -> None:
         where = place.rpartition(":")[0] or place
-        for what in ("unanswerable questions left out", "pieces of evidence that cannot be read"):
+        for what in (_UNANSWERABLE, _NO_ANSWER, _UNREAD):
             if counts[what]:
                 warnings.warn(f"{where}: {counts[what]:,} {what}", stacklevel=2)
         for mark in _SEPARATORS:
@@ -136,7 +139,10 @@ class QuestionReading:
 
     def _row(self, place: str, record: Mapping[str, Any]) -> Row | None:
         if _is_unanswerable(record):
-            self.counts["unanswerable questions left out"] += 1
+            self.counts[_UNANSWERABLE] += 1
+            return None
+        if _has_empty_list(record, self.columns.get("answers")):
+            self.counts[_NO_ANSWER] += 1
             return None
         split = at_path(record, self.columns.get("split", "split"))
         if _is_own(record) and not self.columns:
@@ -155,7 +161,7 @@ class QuestionReading:
         if not task.gold_passages and EVIDENCE not in task.metadata:
             evidence, num_unread = evidence_in(record, task.golden_answers)
             task = with_evidence(task, evidence)
-            self.counts["pieces of evidence that cannot be read"] += num_unread
+            self.counts[_UNREAD] += num_unread
         return Row(place=place, task=task, split=split or task.metadata.get("split"))
 
     def _task(self, record: Mapping[str, Any]) -> QATask:
@@ -168,7 +174,9 @@ class QuestionReading:
         if not answers:
             raise ValueError(_no_answer(record, answer_key, self.columns))
         if len(answers) == 1 and not self.separator:
-            self.counts.update(_held(mark) for mark in _SEPARATORS if mark in answers[0])
+            # A long answer may well hold a semicolon; under "answers" it may part them.
+            marks = _SEPARATORS if answer_key.lower().endswith("answers") else _SEPARATORS[:1]
+            self.counts.update(_held(mark) for mark in marks if mark in answers[0])
         self._note("question", question_key)
         self._note("answers", answer_key)
         id_key = self.columns.get("id") or find_key(record, ID)
@@ -240,6 +248,7 @@ class QuestionReading:
         self.mapping.setdefault(name, {})[key] = None
 
 
+_LISTS: Final = frozenset(map(squashed, ANSWERS[: ANSWERS.index("answer") + 1]))
 _SQUASHED_ALIASES: Final = frozenset(map(squashed, ALIASES))
 
 
@@ -313,6 +322,13 @@ def _is_unanswerable(record: Mapping[str, Any]) -> bool:
     return not texts_of(answers.get("text"), "answers.text")
 
 
+def _has_empty_list(record: Mapping[str, Any], column: str | None) -> bool:
+    """True where the answers are a list without any, which says that there is none."""
+    key = column or next((key for key in record if squashed(key) in _LISTS), None)
+    value = None if key is None else at_path(record, key)
+    return isinstance(value, (list, tuple)) and all(map(is_missing, value))
+
+
 def _no_answer(record: Mapping[str, Any], key: str, columns: Mapping[str, str]) -> str:
     if key:
         where = f"the key {key!r}" if key not in columns.values() else f"the column {key!r}"
@@ -321,6 +337,9 @@ def _no_answer(record: Mapping[str, Any], key: str, columns: Mapping[str, str]) 
             "answer in the column answer or answers"
         )
     what = "a row must have an answer in the column answer or answers"
+    blank = next((key for key in record if squashed(key) in _LISTS), None)
+    if blank is not None:
+        return f"{what}, and {blank!r} is blank; where a file hides its answers, take the full one"
     if "id" in record:
         what = f"key 'golden_answers' is missing: {what}"
     return (

@@ -48,7 +48,8 @@ from calibadv_env.retrieval.index_files import (
     no_progress,
 )
 
-_INDEX: Final = "vectors.faiss"
+INDEX: Final = "vectors.faiss"
+"""Name of the faiss file in an index."""
 _VECTORS: Final = "vectors"
 _PLAN: Final = "plan.json"
 _STAMP: Final = "source.json"
@@ -108,12 +109,12 @@ def build_dense_index(
         with hold_folder(vectors):
             paths = encode_corpus(corpus, encoder, vectors, plan, progress)
         progress("build the index", 0, None)
-        build_faiss(settings, [np.load(path, mmap_mode="r") for path in paths], folder / _INDEX)
-        files = {_INDEX: file_facts(folder / _INDEX)}
+        build_faiss(settings, [np.load(path, mmap_mode="r") for path in paths], folder / INDEX)
+        files = {INDEX: file_facts(folder / INDEX)}
         if vectors_dir is None:
             shutil.rmtree(vectors)
         (folder / _STAMP).unlink()
-        record = {"faiss": to_record(settings), **_encoder_record(encoder)}
+        record = {"faiss": to_record(settings), **encoder_record(encoder)}
         finish_index(folder, "dense", corpus, record, files)
     return Path(out)
 
@@ -206,7 +207,7 @@ class DenseIndex(DiskIndex):
             )
         self._may_miss = isinstance(settings, Hnsw)
         self._is_mapped, self._device = is_mapped, device
-        self._faiss = FaissSearcher(folder / _INDEX, settings, is_mapped=is_mapped, device=device)
+        self._faiss = FaissSearcher(folder / INDEX, settings, is_mapped=is_mapped, device=device)
         if self._faiss.size != len(self.corpus):
             raise DataError(
                 f"{folder}: the index must hold {len(self.corpus)} vectors, got {self._faiss.size}"
@@ -310,7 +311,7 @@ def _is_chunk(path: Path, num_rows: int, plan: dict[str, Any]) -> bool:
     return bool(chunk.shape == (num_rows, plan["dimension"]) and chunk.dtype == plan["dtype"])
 
 
-def _encoder_record(encoder: Encoder) -> dict[str, Any]:
+def encoder_record(encoder: Encoder) -> dict[str, Any]:
     """Facts about the encoder, and how to load it again unless it is of the caller's own making."""
     record = {"encoder": encoder.fingerprint, "dimension": encoder.dimension}
     if not isinstance(encoder, TransformerEncoder):
