@@ -1,9 +1,10 @@
-"""One step of an episode: the whole decision process on a page, pure, frozen, without I/O.
+"""One step of an episode: the whole decision process on a page, pure and frozen.
 
 A step has three parts. :func:`plan` reads the action and says which query, if any, has to be
 carried out. The caller, an environment with one episode or with many, asks its retriever.
 :func:`transition` takes the passages and gives the next state, the observation, the reward and
-the facts. Nothing changes before the last part, so a retriever that fails leaves no trace.
+the facts. Nothing changes before the last part, so a retriever that fails leaves no trace, and
+neither does a grader that asks a model in vain. Nothing else does I/O.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from annotated_types import Ge
 from calibadv_env import rewards
 from calibadv_env.common.checks import NOT_NEGATIVE, Checked
 from calibadv_env.data.base import QATask
+from calibadv_env.graders.base import Episode, Grader, find_grader, grade
 from calibadv_env.info import THINK_OPEN, ResetInfo, StepInfo, StopReason
 from calibadv_env.protocol import passages as printed
 from calibadv_env.protocol import prompts
@@ -28,10 +30,15 @@ from calibadv_env.protocol.actions import (
     is_turn_well_formed,
     parse_action,
 )
-from calibadv_env.protocol.answers import contains_answer, grade_answer, searchable_answers
+from calibadv_env.protocol.answers import (
+    AnswerScores,
+    contains_answer,
+    grade_answer,
+    searchable_answers,
+)
 from calibadv_env.protocol.passages import ScoredPassage
 from calibadv_env.protocol.words import highest_similarity, split_words
-from calibadv_env.rewards import CoverEm, RewardName
+from calibadv_env.rewards import CoverEm
 
 InvalidAction = Literal["end", "continue"]
 """Effect of a malformed action on the episode."""
@@ -47,7 +54,8 @@ class EpisodeConfig(Checked):
     Attributes:
         max_turns: Turns in which a search is carried out; one last turn for the answer follows.
         top_k: Passages a search, at least 1.
-        reward: Which answer metric is the reward.
+        reward: What an answer earns: a metric, a grader by name, import path or weighted sum, or a
+            callable; see :mod:`calibadv_env.graders.base`.
         format_gate: Whether an ill-formed response earns nothing.
         invalid_action: Whether a malformed action ends the episode, or only uses up its turn.
         prompt: A name in ``prompts.PROMPTS`` or a template that holds ``{question}``.
@@ -62,7 +70,7 @@ class EpisodeConfig(Checked):
 
     max_turns: Annotated[int, Ge(1)] = 4
     top_k: Annotated[int, Ge(1)] = 3
-    reward: RewardName = "f1"
+    reward: str | Grader = "f1"
     format_gate: bool = True
     invalid_action: InvalidAction = "end"
     prompt: str = "search_r1"
@@ -80,6 +88,7 @@ class EpisodeConfig(Checked):
                 "prompt opens the one thought of an episode itself"
             )
         prompts.resolve_prompt(self.prompt)
+        find_grader(self.reward)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +187,7 @@ class EpisodeState:
         thinks: Words of the thought of each action so far.
         seen: Ids of the passages retrieved so far.
         found: Ids of the gold passages among them.
+        shown: Those passages as id, title and text, in order, for graders; empty without one.
         is_format_valid: Whether every action so far was well-formed.
         stop_reason: Why the episode ended, None while it runs.
     """
@@ -189,6 +199,7 @@ class EpisodeState:
     seen: frozenset[str] = frozenset()
     found: frozenset[str] = frozenset()
     is_format_valid: bool = True
+    shown: tuple[tuple[str, str, str], ...] = ()
     stop_reason: StopReason | None = None
 
 
@@ -282,9 +293,7 @@ def transition(
         is_valid = after.is_format_valid and after.num_searches > 0 and answer is not None
         facts["em"], facts["f1"], facts["cover_em"] = scores.em, scores.f1, scores.cover_em
         facts["is_format_valid"] = is_valid
-        earned = rewards.answer_reward(
-            answer, state.task.golden_answers, scores, config.reward, config.cover_em
-        )
+        earned = _earned(config, after, answer, scores)
         reward = rewards.gated(earned, is_format_valid=is_valid, format_gate=config.format_gate)
     return Transition(
         state=after,
@@ -294,6 +303,26 @@ def transition(
         truncated=stop_reason == "no_answer",
         info=facts,
     )
+
+
+def _earned(
+    config: EpisodeConfig, after: EpisodeState, answer: str | None, scores: AnswerScores
+) -> float:
+    """What an answer earns before the format gate."""
+    task = after.task
+    grader = find_grader(config.reward)
+    if grader is None:
+        return rewards.answer_reward(
+            answer, task.golden_answers, scores, str(config.reward), config.cover_em
+        )
+    episode = Episode(
+        shown=after.shown,
+        thoughts=after.thinks,
+        num_searches=after.num_searches,
+        gold_recall=rewards.gold_recall(after.found, task.hops_of, task.num_gold_hops),
+        is_format_valid=after.is_format_valid,
+    )
+    return grade(grader, task, answer, episode)
 
 
 def _stop_reason(config: EpisodeConfig, state: EpisodeState, action: Action) -> StopReason | None:
@@ -353,6 +382,7 @@ def _advance(
         state.found.union(gold_new) if gold_new else state.found,
         state.is_format_valid
         and is_turn_well_formed(move.text, action.kind, prompts.grammar_of(config.prompt)),
+        _shown(config, state, passages),
         stop_reason,
     )
     facts: StepInfo = {
@@ -381,3 +411,13 @@ def _advance(
 def _open_think(config: EpisodeConfig, text: str) -> str:
     """Ends a text that the policy continues."""
     return text + THINK_OPEN if config.prepend_think else text
+
+
+def _shown(
+    config: EpisodeConfig, state: EpisodeState, passages: Sequence[ScoredPassage]
+) -> tuple[tuple[str, str, str], ...]:
+    """The passages shown so far, each once; none where no grader reads them."""
+    if not passages or find_grader(config.reward) is None:
+        return state.shown
+    new = {each.passage.id: each.passage for each in passages if each.passage.id not in state.seen}
+    return (*state.shown, *((each.id, each.title, each.text) for each in new.values()))

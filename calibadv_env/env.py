@@ -25,10 +25,11 @@ from calibadv_env.dynamics import (
     transition,
 )
 from calibadv_env.errors import RetrieverError
+from calibadv_env.graders.base import Grader
 from calibadv_env.protocol.passages import Passage, ScoredPassage
 from calibadv_env.retrieval.base import Retriever, search_with_tasks
 from calibadv_env.retrieval.filled import with_fillers
-from calibadv_env.rewards import CoverEm, RewardName
+from calibadv_env.rewards import CoverEm
 from calibadv_env.spaces import UnicodeText
 
 MAX_ACTION_CHARS: Final = 1_000_000
@@ -292,7 +293,7 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
         retriever: str | Retriever = "bm25",
         top_k: int = 3,
         max_turns: int = 4,
-        reward: RewardName = "f1",
+        reward: str | Grader = "f1",
         format_gate: bool = True,
         invalid_action: InvalidAction = "end",
         prompt: str = "search_r1",

@@ -23,5 +23,9 @@ class RetrieverError(CalibadvEnvError):
     """A retriever could not answer; the cause is chained. Never shown to a policy as text."""
 
 
+class RewardError(CalibadvEnvError):
+    """A grader could not say what an answer earns: its model is gone, or it gave no number."""
+
+
 class MissingDependencyError(CalibadvEnvError, ImportError):
     """An optional package is not installed; the message names the extra that brings it."""

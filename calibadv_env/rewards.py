@@ -6,13 +6,9 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Final, Literal
+from typing import Final
 
 from calibadv_env.protocol.answers import AnswerScores, covers_words, normalize_answer
-
-RewardName = Literal["f1", "em", "cover_em", "step_search"]
-"""Which answer metric is the reward. ``step_search`` is F1, and every step reports how far its
-passages agree with the gold evidence, from which StepSearch makes a reward for each search."""
 
 CoverEm = Literal["words", "substring"]
 """What the reward ``cover_em`` pays: whole words in an answer of bounded length, or the metric of
@@ -142,7 +138,7 @@ def answer_reward(
     answer: str | None,
     golden_answers: Sequence[str],
     scores: AnswerScores,
-    reward: RewardName,
+    reward: str,
     cover_em: CoverEm = "words",
 ) -> float:
     """What an answer earns by the metric that is the reward.
@@ -157,7 +153,7 @@ def answer_reward(
         answer: What the agent answered; None if it did not.
         golden_answers: Accepted answers.
         scores: Metrics of the answer.
-        reward: Which one counts.
+        reward: ``cover_em``, ``em``, or ``f1`` and ``step_search`` (F1).
         cover_em: What the reward of that name pays.
 
     Returns:

@@ -36,8 +36,9 @@ from calibadv_env.env import (
     progress_of,
     render_transcript,
 )
+from calibadv_env.graders.base import Grader
 from calibadv_env.retrieval.base import Retriever
-from calibadv_env.rewards import CoverEm, RewardName
+from calibadv_env.rewards import CoverEm
 from calibadv_env.spaces import UnicodeText
 
 BoolArray = npt.NDArray[np.bool_]
@@ -116,7 +117,7 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], npt.N
         retriever: str | Retriever = "bm25",
         top_k: int = 3,
         max_turns: int = 4,
-        reward: RewardName = "f1",
+        reward: str | Grader = "f1",
         format_gate: bool = True,
         invalid_action: InvalidAction = "end",
         prompt: str = "search_r1",

@@ -101,6 +101,12 @@ def _datasets() -> Iterable[Row]:
         yield one.name, "; ".join(filter(None, (one.description.rstrip("."), one.origin)))
 
 
+def _rewards() -> Iterable[Row]:
+    from calibadv_env.graders.base import describe_graders
+
+    return describe_graders()
+
+
 def _part(kind: str, meaning: str, flags: str = "") -> NameKind:
     """A kind of part, as `parts.KINDS` has it, and the flags that it needs before its own."""
 
@@ -151,6 +157,9 @@ KINDS: Final[Mapping[str, NameKind]] = {
         "mismatch",
         "weights for the difference between engine and trainer",
         "--optim.old-logprobs recomputed ",
+    ),
+    "rewards": NameKind(
+        "reward", "what an answer earns", "calibadv train --env.reward NAME", _rewards
     ),
     "filters": _part("filter", "a rule that takes groups out of an update"),
     "shapings": _part("shaping", "a change of the rewards that are learnt from"),

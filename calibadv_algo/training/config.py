@@ -60,8 +60,9 @@ class EnvConfig(Checked):
     """Searches that an episode allows; one last turn for the answer follows."""
     prompt: str | None = None
     """Named prompt, or a template that holds {question}; None means the dataset's own."""
-    reward: Literal["f1", "em", "cover_em", "step_search"] = "f1"
-    """Score that a final answer earns; step_search is F1, with facts about each search."""
+    reward: str = "f1"
+    """Score that a final answer earns: a name of `calibadv list rewards`, a sum of them such as
+    '0.8*f1 + 0.2*citations', or a function of yours, `module:function` or `file.py:function`."""
     cover_em: Literal["words", "substring"] | None = None
     """What the reward cover_em pays: whole words in a short answer, or the references' metric;
     None means the environment's default: words, in version 0 substring."""
