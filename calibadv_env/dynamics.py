@@ -18,7 +18,8 @@ from annotated_types import Ge
 from calibadv_env import rewards
 from calibadv_env.common.checks import NOT_NEGATIVE, Checked
 from calibadv_env.data.base import QATask
-from calibadv_env.graders.base import Episode, Grader, find_grader, grade
+from calibadv_env.graders.base import Episode, Grader, grade
+from calibadv_env.graders.naming import find_grader
 from calibadv_env.info import THINK_OPEN, ResetInfo, StepInfo, StopReason
 from calibadv_env.protocol import passages as printed
 from calibadv_env.protocol import prompts
@@ -55,7 +56,7 @@ class EpisodeConfig(Checked):
         max_turns: Turns in which a search is carried out; one last turn for the answer follows.
         top_k: Passages a search, at least 1.
         reward: What an answer earns: a metric, a grader by name, import path or weighted sum, or a
-            callable; see :mod:`calibadv_env.graders.base`.
+            callable; see :mod:`calibadv_env.graders.naming`.
         format_gate: Whether an ill-formed response earns nothing.
         invalid_action: Whether a malformed action ends the episode, or only uses up its turn.
         prompt: A name in ``prompts.PROMPTS`` or a template that holds ``{question}``.

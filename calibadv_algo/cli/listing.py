@@ -102,7 +102,7 @@ def _datasets() -> Iterable[Row]:
 
 
 def _rewards() -> Iterable[Row]:
-    from calibadv_env.graders.base import describe_graders
+    from calibadv_env.graders.naming import describe_graders
 
     return describe_graders()
 

@@ -284,7 +284,7 @@ def test_any_script(actions, prepend, invalid, max_turns):
     [
         ("max_turns", 0, "max_turns must be at least 1, got 0"),
         ("top_k", 0, "top_k must be at least 1, got 0"),
-        ("reward", "bleu", "reward must be f1, em, cover_em or step_search"),
+        ("reward", "bleu", "reward must be one of abstain, citations, cover_em"),
         ("invalid_action", "stop", "invalid_action must be end or continue, got 'stop'"),
         ("max_observation_chars", -1, "max_observation_chars must not be negative, got -1"),
         ("prompt", "none", "prompt must be one of"),

@@ -19,8 +19,9 @@ import pytest
 import calibadv_env  # noqa: F401  registers the environments
 from calibadv_env.common.http import HttpSettings
 from calibadv_env.errors import RewardError
-from calibadv_env.graders.base import Episode, find_grader, grade, grader_names
+from calibadv_env.graders.base import Episode, grade
 from calibadv_env.graders.judge import JudgeGrader, JudgeSettings, Rubric
+from calibadv_env.graders.naming import find_grader, grader_names
 from calibadv_env.graders.rules import (
     METRICS,
     Abstain,
