@@ -125,11 +125,10 @@ def test_a_longer_run_is_the_run_that_was_long_from_the_start(tmp_path: Path) ->
     [
         {"rollout": {"num_slots": 1}},
         {"rollout": {"driver": "async"}},
-        {"optim": {"gradient_checkpointing": True}},
         {"evaluation": {"every": 1}},
     ],
 )
-def test_slots_driver_checkpointing_and_evaluations_move_no_bit_here(
+def test_slots_driver_and_evaluations_move_no_bit_here(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     letters.make_trainer(letters_config(tmp_path / "a", 2)).train()

@@ -184,7 +184,7 @@ class Killer:
             shutil.copytree(encoder, self.template / "encoder")
         for each in case.before:
             self._must(run(each, self.template))
-        first, second = self._undisturbed("first"), self._undisturbed("second")
+        first, second = self._undisturbed(), self._undisturbed()
         self.wanted = first
         self.loose = {name for name in first if second.get(name) != first[name]}
         if set(second) != set(first):
@@ -198,38 +198,47 @@ class Killer:
         if done[0] != 0:
             raise Failure(f"exit code {done[0]} undisturbed:\n{done[2][-3000:]}")
 
-    def _copy(self, name: str) -> Path:
+    def _copy(self) -> Path:
         # The same path each time, since some files hold it.
         folder = self.scratch / "work"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(self.template, folder)
         return folder
 
-    def _undisturbed(self, name: str) -> dict[str, str]:
-        folder = self._copy(name)
+    def _undisturbed(self) -> dict[str, str]:
+        folder = self._copy()
         self._must(run(self.case.command, folder))
         return snapshot(folder)
 
-    def kill(self, limit: int) -> str | None:
-        """Kills at an event and runs again; gives the event, None if there are fewer.
+    def kill(self, limits: Sequence[int]) -> int:
+        """Kills at one event after the other, each time going on, then runs undisturbed.
+
+        Returns:
+            Number of kills; fewer than limits where a run had fewer events left.
 
         Raises:
             Failure: if something is half, lost, left over or different.
         """
-        case, folder = self.case, self._copy("killed")
-        code, event, log = run(case.command, folder, limit, case.kills_runs)
-        if not event:
-            self._must((code, event, log))
-            return None
-        problems = self._half(folder)
-        again = run(case.command, folder)
-        is_done = case.is_refused_when_done and "is there already" in again[2]
-        if again[0] != 0 and not is_done:
-            problems.append(f"again: exit code {again[0]}: {again[2][-1500:]}")
+        case, folder = self.case, self._copy()
+        events, problems = [], []
+        for limit in limits:
+            code, event, log = run(case.command, folder, limit, case.kills_runs)
+            if event:
+                events.append(f"{limit} ({event})")
+                problems += self._half(folder)
+            elif code != 0 and not self._is_done(log):
+                problems.append(f"after {len(events)} kills: exit code {code}: {log[-1500:]}")
+        code, _, log = run(case.command, folder)
+        if code != 0 and not self._is_done(log):
+            problems.append(f"again: exit code {code}: {log[-1500:]}")
         problems += self._compare(folder)
         if problems:
-            raise Failure(f"{case.name}, killed at event {limit} ({event}): {'; '.join(problems)}")
-        return event
+            raise Failure(f"{case.name}, killed at {', '.join(events)}: {'; '.join(problems)}")
+        return len(events)
+
+    def _is_done(self, log: str) -> bool:
+        """Tells whether the command refused since its result stands already."""
+        return self.case.is_refused_when_done and "is there already" in log
 
     def _half(self, folder: Path) -> list[str]:
         """Finds what is half after a kill."""
@@ -241,7 +250,11 @@ class Killer:
                 find_checkpoint(checkpoints)
             return []
         now = snapshot(folder, case.place)
-        after = {name: digest for name, digest in self.wanted.items() if self._is_inside(name)}
+        after = {
+            name: digest
+            for name, digest in self.wanted.items()
+            if self._is_inside(name) and (name, digest) != (case.place, "folder")
+        }
         states = (snapshot(self.template, case.place), {}, after)
         if self.is_named_anew or any(not differences(now, each, self.loose) for each in states):
             return []
@@ -301,28 +314,28 @@ class Row:
     loose: list[str]
 
 
-def attack(case: Case, scratch: Path, encoder: Path, most: int, seed: int = 0) -> Row:
+def attack(case: Case, scratch: Path, encoder: Path, most: int, chain: int) -> Row:
     """Kills a command at so many of its events; at all of them where there are fewer."""
     killer = Killer(case, scratch, encoder)
     total = killer_events(killer)
     chosen = list(range(1, total + 1))
     if len(chosen) > most:
-        chosen = sorted(random.Random(seed).sample(chosen, most))
+        chosen = sorted(random.Random(0).sample(chosen, most))
     row = Row(case.name, total, 0, [], sorted(killer.loose))
-    for limit in chosen:
+    for first in range(0, len(chosen), chain):
+        limits = chosen[first : first + chain]
         try:
-            if killer.kill(limit) is None:
-                break
+            row.kills += killer.kill(limits)
         except Failure as failure:
             row.failures.append(str(failure))
-        row.kills += 1
+            row.kills += len(limits)
     return row
 
 
 def killer_events(killer: Killer) -> int:
     """Number of file events of a command; those of its runs are found by halving."""
     if not killer.case.kills_runs:
-        return int(run(killer.case.command, killer._copy("counted"), COUNT)[1])
+        return int(run(killer.case.command, killer._copy(), COUNT)[1])
     low, high = 0, 1
     while is_reached(killer, high):
         low, high = high, high * 2
@@ -333,7 +346,7 @@ def killer_events(killer: Killer) -> int:
 
 
 def is_reached(killer: Killer, limit: int) -> bool:
-    folder = killer._copy("counted")
+    folder = killer._copy()
     return bool(run(killer.case.command, folder, limit, killer.case.kills_runs)[1])
 
 
@@ -349,7 +362,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def attack_all(cases: Sequence[Case], most: int) -> Iterator[Row]:
+def attack_all(cases: Sequence[Case], most: int, chain: int) -> Iterator[Row]:
     """Kills commands one after the other."""
     warm_up()
     with tempfile.TemporaryDirectory() as folder:
@@ -358,20 +371,22 @@ def attack_all(cases: Sequence[Case], most: int) -> Iterator[Row]:
         for number, case in enumerate(cases):
             scratch = Path(folder).resolve() / str(number)
             scratch.mkdir()
-            yield attack(case, scratch, encoder, most)
+            yield attack(case, scratch, encoder, most, chain)
 
 
 def main() -> int:
     """Runs the whole and writes a table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--most", type=int, default=1000, help="kills of one command at most")
+    parser.add_argument("--chain", type=int, default=1, help="kills before it runs undisturbed")
     parser.add_argument("--only", nargs="*", default=None)
     parser.add_argument("--output", type=Path, default=None)
     options = parser.parse_args()
-    cases = [case for case in CASES if options.only is None or case.name in options.only]
+    by_name = {case.name: case for case in CASES}
+    cases = [by_name[name] for name in options.only or by_name]
     rows = []
     began = time.monotonic()
-    for row in attack_all(cases, options.most):
+    for row in attack_all(cases, options.most, options.chain):
         rows.append(row)
         sys.stdout.write(f"{time.monotonic() - began:.0f} s {row}\n")
         sys.stdout.flush()
