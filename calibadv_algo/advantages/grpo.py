@@ -90,7 +90,12 @@ class GroupRelative(AdvantageEstimator):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grpo(GroupRelative):
-    """GRPO's advantage: one number a trajectory, whatever its turns did."""
+    """GRPO's advantage: one number a trajectory, whatever its turns did.
+
+    **Bias:** none in direction with ``normalization="none"``: ``(n - 1) / n`` of the true gradient.
+    Dividing by the deviation keeps the direction where rewards are 0 or 1 and weighs groups by
+    their spread elsewhere.
+    """
 
     def __call__(self, group: Group, correctness: Matrix) -> Matrix:
         """GRPO's advantages; the correctness is not used."""

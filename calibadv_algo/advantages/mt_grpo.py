@@ -77,6 +77,12 @@ class MtGrpo(AdvantageEstimator):
     rewards. The published method has one search turn; with more of them each index is compared
     by itself, which is our generalisation.
 
+    **Bias:** where the policy decides when an episode ends, a comparison by index favours late
+    turns. In a world where each search pays 1, the expected gradient of the first, second and
+    third search is 0.87, 1.20 and 1.46 times the true one (0.54, 0.77, 1.46 with
+    ``absent="skip"``). Where only the outcome pays, it is right.
+    :class:`~calibadv_algo.advantages.turn_baseline.TurnBaseline` is without this bias.
+
     Variants of the paper: GRPO on the sum of all rewards (GRPO-MR) is
     :class:`~calibadv_algo.advantages.grpo.Grpo`; on the outcome alone (GRPO-OR) it is
     ``MtGrpo(coef=0, without="outcome")``.

@@ -70,6 +70,10 @@ class TreeGrpo(AdvantageEstimator):
 
     The trajectories must come from a rollout that grows trees and numbers them.
 
+    **Bias:** leaves that share a prefix cancel out on it, so late turns learn more: with a chain
+    and one branch, 0.47, 0.94 and 1.41 times the true gradient for the first, second and third
+    turn of a world of two searches and an answer.
+
     Attributes:
         mode: How the comparisons are joined; see :func:`tree_normalized`.
         epsilon: Added to the standard deviations.

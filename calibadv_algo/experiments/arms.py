@@ -15,6 +15,7 @@ from calibadv_algo.advantages.base import AdvantageEstimator
 from calibadv_algo.advantages.calibadv import CalibAdv, Rebalance, SoftPenalty
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.advantages.mass_matched import MassMatchedGrpo
+from calibadv_algo.advantages.vine import Vine
 from calibadv_algo.credit.base import CreditRule
 from calibadv_algo.credit.labels import (
     AnswerMatchCredit,
@@ -24,6 +25,7 @@ from calibadv_algo.credit.labels import (
     RandomCredit,
 )
 from calibadv_algo.credit.silver import SilverCredit
+from calibadv_algo.rollout.vine_config import VineSampling
 from calibadv_algo.training.config import TrainConfig
 
 
@@ -37,12 +39,14 @@ class Arm:
         credit: Credit of turns; None keeps that of the settings.
         prepend_think: If true, the environment writes the opening ``<think>`` tag; None keeps
             what the settings say.
+        vine: Continuations that measure the values of states; None where the estimator needs none.
     """
 
     description: str
     advantage: AdvantageEstimator
     credit: CreditRule | None = None
     prepend_think: bool | None = None
+    vine: VineSampling | None = None
 
     def apply(self, config: TrainConfig) -> TrainConfig:
         """Puts the arm's algorithm on a run's settings."""
@@ -50,7 +54,8 @@ class Arm:
         if self.prepend_think is not None:
             env = replace(env, prepend_think=self.prepend_think)
         credit = config.credit if self.credit is None else self.credit
-        return replace(config, advantage=self.advantage, credit=credit, env=env)
+        rollout = replace(config.rollout, vine=self.vine)
+        return replace(config, advantage=self.advantage, credit=credit, env=env, rollout=rollout)
 
 
 def _calibadv_with(credit: CreditRule, labels: str, lam: float = 1.0) -> Arm:
@@ -115,6 +120,13 @@ ARMS: Final = MappingProxyType(
         "calibadv-lambda-0.75": _calibadv_with_lambda(0.75),
         "calibadv-lambda-1.5": _calibadv_with_lambda(1.5),
         "calibadv-lambda-2": _calibadv_with_lambda(2.0),
+        "vine": Arm(
+            description="VinePPO's measured advantages: what must win",
+            advantage=Vine(),
+            credit=NoCredit(),
+            prepend_think=False,
+            vine=VineSampling(),
+        ),
     }
 )
 """Every arm, by name."""

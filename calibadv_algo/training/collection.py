@@ -35,6 +35,7 @@ from calibadv_algo.rollout.episodes import (
 from calibadv_algo.rollout.journal import JournalStep, StepJournal, weights_digest
 from calibadv_algo.rollout.slots import EnvSlots, SlotReset, SlotStart, SlotStep
 from calibadv_algo.rollout.tree import TreePlayer
+from calibadv_algo.rollout.vine import VinePlayer
 from calibadv_algo.training.config import TrainConfig
 from calibadv_algo.types import Group, Trajectory
 from calibadv_env.info import STOP_STRINGS
@@ -80,6 +81,8 @@ def make_player(
     )
     if rollout.trees is not None:
         return TreePlayer(slots, engine, tokenizer, params, driver, tree=rollout.trees)
+    if rollout.vine is not None:
+        return VinePlayer(slots, engine, tokenizer, params, driver, vine=rollout.vine)
     kind = AsyncPlayer if rollout.driver == "async" else Player
     return kind(slots, engine, tokenizer, params, driver)
 

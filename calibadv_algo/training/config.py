@@ -23,6 +23,7 @@ from calibadv_algo.lora import Lora
 from calibadv_algo.rollout.chat import parse_settings
 from calibadv_algo.rollout.engines.config import EngineConfig, HfEngineConfig
 from calibadv_algo.rollout.tree_config import TreeSearch
+from calibadv_algo.rollout.vine_config import VineSampling
 from calibadv_algo.shaping.base import GroupFilter, LossMask, RewardShaping
 from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE, Checked
 
@@ -108,6 +109,8 @@ class RolloutConfig(Checked):
     """Environments that run side by side."""
     trees: TreeSearch | None = None
     """Trees that the episodes of a group grow on; None plays them one by one."""
+    vine: VineSampling | None = None
+    """Continuations that measure what each state is worth; None plays none."""
     driver: Literal["lockstep", "async"] = "lockstep"
     """Pace of episodes: turns together, or each at its own; the episodes are the same."""
     overlap: Literal["none", "one-step"] = "none"
@@ -119,6 +122,8 @@ class RolloutConfig(Checked):
     def __post_init__(self) -> None:
         """Checks ranges."""
         Checked.__post_init__(self)
+        if self.trees is not None and self.vine is not None:
+            raise ValueError("vine must be None where episodes grow on trees")
         if self.trees is not None and self.group_size != self.trees.group_size:
             raise ValueError(
                 f"group_size must be that of the trees ({self.trees.group_size}), "
@@ -239,6 +244,9 @@ def config_hash(config: TrainConfig) -> str:
     """
     values = config_to_dict(config)
     values["engine"] = values["engine"]["type"]
+    if values["rollout"]["vine"] is None:
+        # Runs that were begun before there was this setting go on.
+        del values["rollout"]["vine"]
     for part, name in (("rollout", "driver"), ("optim", "parallel")):
         del values[part][name]
     for name in ("output_dir", "checkpoint_every", "keep_checkpoints", "quiet", "tensorboard"):

@@ -17,6 +17,7 @@ from calibadv_algo.advantages.base import AdvantageEstimator
 from calibadv_algo.advantages.rloo import Rloo
 from calibadv_algo.advantages.template import TemplateBalanced
 from calibadv_algo.advantages.tree_grpo import TreeGrpo
+from calibadv_algo.advantages.vine import Vine
 from calibadv_algo.credit.base import CreditRule
 from calibadv_algo.losses.balanced import BalancedSurrogate
 from calibadv_algo.losses.covariance import KlCov
@@ -40,11 +41,11 @@ def load_letters() -> ModuleType:
 
 letters = load_letters()
 
-# Trees need an environment that can be cloned; they have tests of their own.
+# Trees and measured values have players and tests of their own.
 ESTIMATORS = [
     kind()
     for kind in find_parts(AdvantageEstimator).values()
-    if kind not in (TreeGrpo, TemplateBalanced)
+    if kind not in (TreeGrpo, TemplateBalanced, Vine)
 ] + [TemplateBalanced(token_ids=(3,), from_update=1)]
 
 

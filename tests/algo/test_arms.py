@@ -9,6 +9,7 @@ import pytest
 from calibadv_algo.advantages.calibadv import CalibAdv, Rebalance, SoftPenalty
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.advantages.mass_matched import MassMatchedGrpo
+from calibadv_algo.advantages.vine import Vine
 from calibadv_algo.credit.labels import (
     AnswerMatchCredit,
     GoldCredit,
@@ -36,6 +37,7 @@ EXPECTED = {
     "calibadv-lambda-0.75": (CalibAdv, SilverCredit, True),
     "calibadv-lambda-1.5": (CalibAdv, SilverCredit, True),
     "calibadv-lambda-2": (CalibAdv, SilverCredit, True),
+    "vine": (Vine, NoCredit, False),
 }
 
 
@@ -59,13 +61,16 @@ def test_an_arm_sets_algorithm_and_tag_and_nothing_else(name: str, preset: str) 
         advantage=start.advantage,
         credit=start.credit,
         env=replace(config.env, prepend_think=start.env.prepend_think),
+        rollout=replace(config.rollout, vine=None),
     )
+    assert (config.rollout.vine is not None) is (name == "vine")
     assert back == start
 
 
 def test_an_arm_forgets_the_arm_before_it() -> None:
     once = find_arm("grpo").apply(ATLAS_TINY)
-    assert find_arm("grpo").apply(find_arm("calibadv-gold").apply(ATLAS_TINY)) == once
+    for name in ("calibadv-gold", "vine"):
+        assert find_arm("grpo").apply(find_arm(name).apply(ATLAS_TINY)) == once
 
 
 def test_inverted_labels_are_those_of_the_silver_arm() -> None:
@@ -75,7 +80,7 @@ def test_inverted_labels_are_those_of_the_silver_arm() -> None:
 
 
 def test_an_unknown_arm_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"among grpo, calibadv, .*lambda-2; got 'ppo'"):
+    with pytest.raises(ValueError, match=r"among grpo, calibadv, .*lambda-2, vine; got 'ppo'"):
         find_arm("ppo")
 
 

@@ -22,6 +22,7 @@ from calibadv_algo.learner.config import CriticConfig, OptimConfig
 from calibadv_algo.losses.clipped import ClippedSurrogate
 from calibadv_algo.losses.gspo import Gspo
 from calibadv_algo.losses.mismatch import TokenTis
+from calibadv_algo.rollout.vine_config import VineSampling
 from calibadv_algo.training.config import (
     EnvConfig,
     EvalConfig,
@@ -31,6 +32,9 @@ from calibadv_algo.training.config import (
     config_to_dict,
 )
 from calibadv_algo.training.presets import ATLAS_TINY, CALIBADV_QWEN25_3B, PRESETS, SEARCH_R1_GRPO
+
+HASH_BEFORE_VINE = "5f3b9696dcd049aa"
+"""Of the shipped settings; a run that was begun with them goes on."""
 
 
 @pytest.mark.parametrize(
@@ -82,6 +86,12 @@ def test_the_hash_follows_what_determines_the_numbers() -> None:
         replace(ATLAS_TINY, optim=replace(ATLAS_TINY.optim, lr=1e-3)),
     ]
     assert len({base, *map(config_hash, others)}) == len(others) + 1
+
+
+def test_settings_without_continuations_have_the_hash_that_they_always_had() -> None:
+    assert config_hash(ATLAS_TINY) == HASH_BEFORE_VINE
+    with_vine = replace(ATLAS_TINY, rollout=replace(ATLAS_TINY.rollout, vine=VineSampling()))
+    assert config_hash(with_vine) != config_hash(ATLAS_TINY)
 
 
 def test_variants_are_recorded_with_their_type() -> None:
