@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 from annotated_types import Interval
 from rich.console import Console
-from rich.table import Table
 
+from calibadv_algo.cli.flags import PartNames
 from calibadv_algo.cli.listing import FILE_WIDTH
 from calibadv_algo.cli.policies import EvalEnv, PlaySettings, Policy
 from calibadv_algo.cli.policy_flags import PolicyFlags
@@ -22,16 +21,16 @@ from calibadv_algo.cli.progress import stage_bars
 from calibadv_algo.experiments.truth.measuring import Measurement, Plan, measure
 from calibadv_algo.training.config import EnvConfig, config_to_dict
 from calibadv_env.common.checks import POSITIVE
-from calibadv_env.common.files import sweep_files, write_text
+from calibadv_env.common.files import atomic_file, sweep_files
 from calibadv_env.common.locks import hold_folder
 
 if TYPE_CHECKING:
-    from calibadv_algo.experiments import statistics
-    from calibadv_algo.experiments.truth.audit import Audit, Standing
     from calibadv_algo.experiments.truth.candidates import Field
+    from calibadv_algo.report.credit import CreditSource
     from calibadv_algo.rollout.driver import Player
 
 RESULT_FILE: Final = "credit.json"
+PAGE_FILE: Final = "credit.html"
 _UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -58,12 +57,14 @@ class Credit(PolicyFlags):
     """If true, as many continuations from every state; otherwise more where it is uncertain."""
     budget: str | None = None
     """Time after which no further questions begin: 90s, 5m, 1h. Default: none."""
-    estimators: tuple[str, ...] = ()
-    """Estimators as NAME, NAME/LABELS or module:Class. Default: all of the library."""
-    own: tuple[str, ...] = ()
-    """Estimators beside those of the library: module:Class or module:Class/LABELS."""
+    estimators: PartNames = ()
+    """Estimator, as NAME, NAME/LABELS or module:Class; repeatable. Default: all of the library."""
+    own: PartNames = ()
+    """One beside those of the library: module:Class or module:Class/LABELS; repeatable."""
     cluster: str | None = None
     """Key of the reset info by which questions hang together, such as gold_entities."""
+    checkpoints: Path | None = None
+    """Folder of a training run whose checkpoints are measured, in place of one policy."""
     output: Path = Path("runs/credit")
     """Folder of the measurement and its results."""
 
@@ -72,50 +73,108 @@ class Credit(PolicyFlags):
         console = Console(highlight=False)
         if not console.is_terminal:
             console.width = max(console.width, FILE_WIDTH)
-        policy = self.source()
-        plan = Plan(
+        with hold_folder(self.output):
+            sweep_files(self.output)
+            self._conclude(self._sources(), console)
+        return 0
+
+    def _sources(self) -> list[CreditSource]:
+        """Every policy measured, with all candidates held against it."""
+        policies = self._policies()
+        budget_s = None if self.budget is None else parse_seconds(self.budget) / len(policies)
+        sources = []
+        for label, policy, folder in policies:
+            play = self.settled(policy)
+            measured = measure_policy(
+                policy, play, self._plan(), self.questions, folder, budget_s=budget_s
+            )
+            sources.append(self._source(label, measured, play))
+        return sources
+
+    def _plan(self) -> Plan:
+        return Plan(
             group_size=self.group_size,
             continuations=self.continuations,
             allocation="even" if self.even else "adaptive",
             seed=self.seed,
         )
-        budget_s = None if self.budget is None else parse_seconds(self.budget)
-        play = self.settled(policy)
-        with hold_folder(self.output):
-            sweep_files(self.output)
-            measured = measure_policy(
-                policy, play, plan, self.questions, self.output, budget_s=budget_s
-            )
-            self._conclude(measured, play, policy, console)
-        return 0
 
-    def _conclude(
-        self, measured: Measurement, play: PlaySettings, policy: Policy, console: Console
-    ) -> None:
-        """Holds the estimators against the truth; prints and writes what comes out."""
+    def _policies(self) -> list[tuple[str, Policy, Path]]:
+        """Label, policy and folder of everything that is measured."""
+        if self.checkpoints is None:
+            policy = self.source()
+            return [(_short(policy.label), policy, self.output)]
+        if self.policy or self.model or self.endpoint:
+            raise ValueError("checkpoints must not be given with a policy: they are the policies")
+        return [
+            (
+                f"update {update}",
+                replace(self, policy=str(path), checkpoints=None).source(),
+                self.output / f"update_{update:06d}",
+            )
+            for update, path in checkpoints_of(self.checkpoints)
+        ]
+
+    def _source(self, label: str, measured: Measurement, play: PlaySettings) -> CreditSource:
+        """A measured policy with all candidates held against it."""
         from calibadv_algo.experiments.truth.audit import audit
+        from calibadv_algo.report.credit import CreditSource
 
         result = audit(measured.groups, self._field(), cluster=self.cluster, seed=self.seed)
         facts = {
-            "policy": policy.label,
             "dataset": play.env.dataset,
             "split": play.env.split,
             "retriever": play.env.retriever,
+            "top_k": play.env.top_k,
+            "temperature": play.temperature,
             "questions": len(measured.groups),
             "group_size": self.group_size,
             "continuations": measured.num_continuations,
             "states": measured.num_states,
+            "allocation": self._plan().allocation,
+            "clusters": self.cluster or "question",
+            "seed": self.seed,
             "dropped": measured.num_dropped,
             "questions_lost": measured.num_lost,
             "wall_s": round(measured.wall_s, 1),
         }
-        for table in tables(result):
-            console.print(table, crop=False)
-        for line in remarks(facts):
-            console.print(line, markup=False, soft_wrap=True)
-        path = self.output / RESULT_FILE
-        write_text(path, json.dumps({"facts": facts, **result.to_dict()}, indent=1) + "\n")
-        console.print(f"wrote {path}", markup=False, soft_wrap=True)
+        return CreditSource(label=label, measured=measured.groups, audit=result, facts=facts)
+
+    def _conclude(self, sources: Sequence[CreditSource], console: Console) -> None:
+        """Prints the tables and writes table, JSON, pictures and page."""
+        from calibadv_algo.report.credit import (
+            board,
+            headline_names,
+            remarks,
+            render_credit,
+            table_texts,
+            worth_table,
+        )
+        from calibadv_algo.report.summary import without_nan
+        from calibadv_algo.report.tables import rich_table
+
+        for source in sources:
+            names = headline_names(source.audit.standings["searches"])
+            for table in (board(source, "searches", names, is_narrow=True), worth_table(source)):
+                shown = rich_table(replace(table, note=""))
+                for column in (shown.columns[0], *shown.columns[-2:]):
+                    column.no_wrap = True
+                console.print(shown, crop=False)
+            for line in remarks(source):
+                console.print(line, markup=False, soft_wrap=True)
+        results = [
+            {"label": each.label, "facts": each.facts, **each.audit.to_dict()} for each in sources
+        ]
+        files = {
+            RESULT_FILE: json.dumps(without_nan(results), indent=1) + "\n",
+            "table.md": table_texts(sources),
+            PAGE_FILE: render_credit(sources),
+        }
+        for name, text in files.items():
+            with atomic_file(self.output / name, "wb") as stream:
+                # Policies write halves of surrogate pairs, which UTF-8 cannot.
+                stream.write(text.encode("utf-8", "replace"))
+            console.print(f"wrote {self.output / name}", markup=False, soft_wrap=True)
 
     def _field(self) -> Field:
         """The candidates that were asked for; GRPO is always among them."""
@@ -198,54 +257,22 @@ def parse_seconds(text: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
-def tables(result: Audit) -> Sequence[Table]:
-    """Estimators by their correlation over the searches, and what turns were worth."""
-    from calibadv_algo.experiments.truth.metrics import METRICS
+def checkpoints_of(run: Path) -> list[tuple[int, Path]]:
+    """Policies of a run's checkpoints with their numbers of updates, in order.
 
-    standings = result.standings["searches"]
-    headings = [each.title for each in METRICS]
-    board = Table("estimator", *headings, "correlation − GRPO, joint 95 %", "", box=None)
-    board.title = "Searches: estimators against the measured truth"
-    board.columns[0].min_width = max(map(len, standings))
-    for name in by_correlation(standings):
-        one = standings[name]
-        cells = [f"{one.scores[each.name].estimate:.2f}" for each in METRICS]
-        difference = one.against.get("correlation")
-        verdict = (
-            ("", "") if difference is None else (written(difference.joint), difference.verdict)
+    Raises:
+        ValueError: if the folder holds none.
+    """
+    found = sorted((run / "checkpoints").glob("update_*/policy"))
+    if not found:
+        raise ValueError(
+            f"checkpoints must name the folder of a run with checkpoints, got {str(run)!r}; "
+            "train with --checkpoint-every and --keep-checkpoints to have several"
         )
-        board.add_row(name, *cells, *verdict)
-    worth = Table("turns", "number", "true advantage", "clearly good", "clearly bad", box=None)
-    worth.title = "What turns were worth"
-    for row in result.worth:
-        counts = str(row.clear_good), str(row.clear_bad)
-        worth.add_row(row.what, str(row.count), written(row.advantage), *counts)
-    return board, worth
+    return [(int(each.parent.name.partition("_")[2]), each) for each in found]
 
 
-def by_correlation(standings: Mapping[str, Standing]) -> list[str]:
-    """Names, best first; those without a number last."""
-
-    def rank(name: str) -> float:
-        value = standings[name].scores["corrected"].estimate
-        return math.inf if math.isnan(value) else -value
-
-    return sorted(standings, key=rank)
-
-
-def written(interval: statistics.Interval) -> str:
-    """A signed estimate with its interval."""
-    return f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
-
-
-def remarks(facts: dict[str, Any]) -> list[str]:
-    """Sentences about the measurement."""
-    lines = [
-        f"{facts['questions']} questions x {facts['group_size']} episodes: {facts['states']} "
-        f"states, {facts['continuations']} continuations in {facts['wall_s']} s"
-    ]
-    if facts["dropped"]:
-        lines.append(f"{facts['dropped']} episodes or continuations were given up")
-    if facts["questions_lost"]:
-        lines.append(f"{facts['questions_lost']} questions were left out: too few episodes")
-    return lines
+def _short(label: str) -> str:
+    """A policy's label without the folders before its run."""
+    parts = Path(label).parts
+    return "/".join(part for part in parts[-4:] if part not in ("checkpoints", "policy", "/"))

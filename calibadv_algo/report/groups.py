@@ -59,6 +59,8 @@ class TurnView:
         silver: Silver correctness, None without a score.
         is_gold_hit: True if the search hit a gold passage that was not hit before.
         verdict: Set for correct searches that GRPO punishes.
+        truth: Measured advantage, where it was measured.
+        truth_error: Its standard error.
     """
 
     kind: str
@@ -71,6 +73,8 @@ class TurnView:
     silver: float | None
     is_gold_hit: bool
     verdict: Verdict | None
+    truth: float | None = None
+    truth_error: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,16 +24,31 @@ def test_the_command_measures_compares_and_goes_on(
     out = capsys.readouterr().out
     assert "calibadv/silver" in out
     assert "searches that GRPO punishes" in out or "all searches" in out
-    first = json.loads((tmp_path / "credit.json").read_text())
+    (first,) = json.loads((tmp_path / "credit.json").read_text())
     assert first["facts"]["questions"] == 3
     assert {"searches", "answers", "all"} == set(first["standings"])
     assert "against" in first["standings"]["all"]["calibadv/gold"]
     assert "ppo-gae" in first["left_out"]
+    page = (tmp_path / "credit.html").read_text()
+    assert "data:image/png;base64," in page
+    assert '"truth":' in page
+    assert "calibadv/silver" in (tmp_path / "table.md").read_text()
     size = (tmp_path / "measurements.jsonl").stat().st_size
-    assert credit(tmp_path, "--env.dataset", "toy", "--estimators", "calibadv/gold") == 0
-    again = json.loads((tmp_path / "credit.json").read_text())
+    assert (
+        credit(
+            tmp_path,
+            "--env.dataset",
+            "toy",
+            "--estimators",
+            "calibadv/gold",
+            "--estimators",
+            "rloo",
+        )
+        == 0
+    )
+    (again,) = json.loads((tmp_path / "credit.json").read_text())
     assert (tmp_path / "measurements.jsonl").stat().st_size == size, "nothing is sampled again"
-    assert set(again["standings"]["all"]) == {"grpo", "calibadv/gold"}
+    assert set(again["standings"]["all"]) == {"grpo", "calibadv/gold", "rloo"}
     assert again["worth"] == first["worth"]
 
 
@@ -56,3 +71,24 @@ def test_budgets(text: str, seconds: float) -> None:
 def test_a_budget_that_is_no_time() -> None:
     with pytest.raises(ValueError, match="budget must be a time"):
         parse_seconds("soon")
+
+
+def test_checkpoints_of_a_run_are_measured_one_by_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from calibadv_algo.learner.pretrained import policy_path
+
+    for update in (2, 10):
+        folder = tmp_path / "run" / "checkpoints" / f"update_{update:06d}"
+        folder.mkdir(parents=True)
+        (folder / "policy").symlink_to(policy_path("atlas-tiny"))
+    flags = [*FLAGS, "--env.dataset", "toy", "--estimators", "rloo"]
+    flags += ["--checkpoints", str(tmp_path / "run"), "--output", str(tmp_path / "out")]
+    assert main(["credit", *flags]) == 0
+    results = json.loads((tmp_path / "out" / "credit.json").read_text())
+    assert [each["label"] for each in results] == ["update 2", "update 10"]
+    assert (tmp_path / "out" / "update_000010" / "measurements.jsonl").is_file()
+    assert main(["credit", "atlas-tiny", *flags]) == 1
+    assert "checkpoints must not be given with a policy" in capsys.readouterr().err
+    assert main(["credit", "--checkpoints", str(tmp_path / "out")]) == 1
+    assert "must name the folder of a run" in capsys.readouterr().err

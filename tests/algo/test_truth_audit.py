@@ -12,7 +12,7 @@ from calibadv_algo.advantages.base import AdvantageEstimator, Matrix
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.credit.labels import NoCredit
 from calibadv_algo.experiments.statistics import Interval
-from calibadv_algo.experiments.truth.audit import Audit, audit, redrawn_share
+from calibadv_algo.experiments.truth.audit import Audit, audit, redrawn_shares
 from calibadv_algo.experiments.truth.candidates import Candidate, Field, library, own_candidate
 from calibadv_algo.experiments.truth.intervals import Score, compare, draw_clusters
 from calibadv_algo.experiments.truth.measuring import Measurement, Plan
@@ -109,7 +109,7 @@ def test_redrawing_siblings_moves_grpo_but_not_the_truth(
     assert result.jackknife["grpo"] > 0.05
     groups = [each.group for each in measured.groups]
     pairs = [Group(each.trajectories[:2]) for each in groups]
-    assert np.isnan(redrawn_share(candidate("grpo", Grpo()), pairs, np.ones(3)))
+    assert np.isnan(redrawn_shares([candidate("grpo", Grpo())], pairs, {})["grpo"])
 
 
 def test_what_searches_are_worth(result: Audit) -> None:

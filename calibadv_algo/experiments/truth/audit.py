@@ -13,6 +13,8 @@ from calibadv_algo.experiments.truth.candidates import (
     REFERENCE,
     Candidate,
     Field,
+    Matrices,
+    ScoredOnce,
     apply_all,
 )
 from calibadv_algo.experiments.truth.intervals import (
@@ -149,7 +151,7 @@ def audit(
     """
     groups = [each.group for each in measured]
     turns = collect_turns(measured, cluster)
-    matrices, applied = apply_all(candidates, groups)
+    matrices, applied = apply_all(candidates, ScoredOnce(groups))
     if reference not in matrices:
         raise ValueError(
             f"reference must be a candidate that can be applied, got {reference!r}: "
@@ -164,10 +166,7 @@ def audit(
             part: standings(advantages, turns, judged, mask, weights, reference)
             for part, mask in masks.items()
         },
-        jackknife={
-            each.name: redrawn_share(each, groups, advantages[each.name])
-            for each in applied.candidates
-        },
+        jackknife=redrawn_shares(applied.candidates, groups, advantages),
         worth=tuple(worths(turns, advantages[reference], weights)),
         reliability={
             part: _reliability(turns, judged, mask, weights) for part, mask in masks.items()
@@ -217,8 +216,10 @@ def _reliability(turns: Turns, judged: Judged, mask: Mask, weights: Weights) -> 
     return score(metric, turns, judged, turns.truth, mask, weights).interval
 
 
-def redrawn_share(candidate: Candidate, groups: Sequence[Group], full: Column) -> float:
-    """Share of an estimate's variance that comes from which siblings were drawn.
+def redrawn_shares(
+    candidates: Sequence[Candidate], groups: Sequence[Group], full: Mapping[str, Column]
+) -> dict[str, float]:
+    """Share of each estimate's variance that comes from which siblings were drawn.
 
     The jackknife over siblings: each member of a group is left out in turn, and the estimates of
     the others' turns are compared. ``(n - 1) / n`` times the sum of squares, ``n`` siblings, is
@@ -229,30 +230,40 @@ def redrawn_share(candidate: Candidate, groups: Sequence[Group], full: Column) -
         the estimates are all equal.
     """
     size = min(len(group) for group in groups)
-    spread = float(np.var(full))
-    if size < MIN_GROUP or spread == 0:
-        return float("nan")
-    totals: dict[tuple[int, int], list[np.ndarray]] = {}
+    if size < MIN_GROUP:
+        return {each.name: float("nan") for each in candidates}
+    totals: dict[str, dict[tuple[int, int], list[np.ndarray]]] = {e.name: {} for e in candidates}
     for out in range(size):
-        chosen = [
+        fewer = [
             Group(tuple(each for i, each in enumerate(group.trajectories) if i != out))
             for group in groups
         ]
-        try:
-            matrices = candidate.advantages(chosen)
-        except (ValueError, TypeError, KeyError):
-            return float("nan")
-        for g, (group, matrix) in enumerate(zip(groups, matrices, strict=True)):
-            rows = [i for i in range(len(group)) if i != out]
-            for row, member in enumerate(rows):
-                length = len(group.trajectories[member].turns)
-                totals.setdefault((g, member), []).append(matrix[row, :length])
+        scored = ScoredOnce(fewer)
+        for each in candidates:
+            _gather(totals[each.name], each.advantages(scored), groups, out)
+    return {name: _redrawn_share(found, full[name]) for name, found in totals.items()}
+
+
+def _gather(
+    found: dict[tuple[int, int], list[np.ndarray]],
+    matrices: Matrices,
+    groups: Sequence[Group],
+    out: int,
+) -> None:
+    """Adds the estimates of all members but one to those that are known of them."""
+    for place, (group, matrix) in enumerate(zip(groups, matrices, strict=True)):
+        members = [i for i in range(len(group)) if i != out]
+        for row, member in enumerate(members):
+            length = len(group.trajectories[member].turns)
+            found.setdefault((place, member), []).append(matrix[row, :length])
+
+
+def _redrawn_share(found: Mapping[tuple[int, int], list[np.ndarray]], full: Column) -> float:
+    spread = float(np.var(full))
     variances = [
-        np.var(np.stack(each), axis=0) * (len(each) - 1)
-        for each in totals.values()
-        if len(each) > 1
+        np.var(np.stack(each), axis=0) * (len(each) - 1) for each in found.values() if len(each) > 1
     ]
-    return float(np.mean(np.concatenate(variances)) / spread)
+    return float(np.mean(np.concatenate(variances)) / spread) if spread > 0 else float("nan")
 
 
 def worths(turns: Turns, grpo: Column, weights: Weights) -> list[Worth]:

@@ -22,13 +22,16 @@ from calibadv_algo.errors import CalibadvAlgoError
 from calibadv_algo.experiments.baseline import baseline_names, find_algorithm
 from calibadv_algo.learner.ranks import SingleRank
 from calibadv_algo.training.config import TrainConfig, config_to_dict
-from calibadv_algo.training.estimation import draft_batch, estimate, score_groups
+from calibadv_algo.training.estimation import ScoredGroup, draft_batch, estimate, score_groups
 from calibadv_algo.training.parts import find_part, find_parts
 from calibadv_algo.training.presets import ATLAS_TINY
-from calibadv_algo.types import Group
+from calibadv_algo.types import Group, token_counts
 
 REFERENCE: Final = "grpo"
 """Name of the candidate that others are compared with."""
+
+LATE: Final = 1_000
+"""Update that estimators are asked about whose rule begins late in a training."""
 
 LABELS: Final = ("silver", "gold", "answer-match", "random", "inverted")
 """Credits of the headline, best first as theory has it."""
@@ -53,19 +56,44 @@ class Candidate:
     kind: str
     config: TrainConfig
 
-    def advantages(self, groups: Sequence[Group]) -> Matrices:
+    def advantages(self, groups: ScoredOnce) -> Matrices:
         """Advantages of the turns, one matrix a group; those that masks take out are 0.
 
         Raises:
             CalibadvAlgoError: if the groups lack something that it needs.
-            ValueError: if it cannot be applied.
+            ValueError: if it cannot be applied, or an advantage is not finite.
         """
-        scored = score_groups(groups, self.config, SingleRank())
-        result = estimate(scored, draft_batch(scored), self.config, update=0)
+        scored = groups.scored(self.config)
+        advantage = self.config.advantage
+        if type(advantage).reweight_tokens is AdvantageEstimator.reweight_tokens:
+            matrices = [advantage(each.shaped, each.correctness) for each in scored]
+            matrices = advantage.finish(matrices, [token_counts(each.shaped) for each in scored])
+            if not all(np.isfinite(each).all() for each in matrices):
+                raise ValueError(f"{self.name} gives advantages that are not finite")
+        else:
+            batch = draft_batch(scored)
+            matrices = list(estimate(scored, batch, self.config, update=LATE).turns)
         return [
             np.where(each.is_trained[:, None], turns, 0.0)
-            for each, turns in zip(scored, result.turns, strict=True)
+            for each, turns in zip(scored, matrices, strict=True)
         ]
+
+
+class ScoredOnce:
+    """Groups whose shaping and credit are worked out once for all estimators that share them."""
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        """Scores nothing yet."""
+        self.groups = tuple(groups)
+        self._scored: dict[str, list[ScoredGroup]] = {}
+
+    def scored(self, config: TrainConfig) -> list[ScoredGroup]:
+        """The groups with the rewards and the credit of these settings."""
+        parts = [*config.shaping, *config.loss_masks, config.credit]
+        key = repr(config_to_dict(parts))
+        if key not in self._scored:
+            self._scored[key] = score_groups(self.groups, config, SingleRank())
+        return self._scored[key]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +149,7 @@ def own_candidate(spec: str) -> Candidate:
     return Candidate(name=spec, kind="own" if ":" in spec else "part", config=config)
 
 
-def apply_all(candidates: Field, groups: Sequence[Group]) -> tuple[dict[str, Matrices], Field]:
+def apply_all(candidates: Field, groups: ScoredOnce) -> tuple[dict[str, Matrices], Field]:
     """Advantages of all candidates on the same groups.
 
     Returns:

@@ -157,6 +157,9 @@
 
   for (let i = -6; i <= 6; i++) byId("ramp").append(tint(make("i"), (i / 6) * data.fullColour));
 
+  // True advantages are differences of returns, those of estimators mostly multiples of a deviation.
+  const TRUTH_SCALE = 3;
+
   const VERDICTS = {
     spared: ["spared", "punished by GRPO, spared by CalibAdv"],
     eased: ["spared", "punished by GRPO, eased by CalibAdv"],
@@ -172,6 +175,12 @@
     cell.setAttribute("aria-label", `advantage under ${name}: ${signed(value)}`);
     cell.setAttribute("role", "group");
     return tint(cell, value);
+  }
+
+  function truthCell(turn) {
+    const cell = advantageCell("Truth", turn.truth);
+    cell.append(make("small", "", `± ${turn.truth_error.toFixed(2)}`));
+    return tint(cell, turn.truth * TRUTH_SCALE);
   }
 
   function field(name, text) {
@@ -203,7 +212,9 @@
       content.append(details);
     }
     if (turn.observation) content.append(field("observation", turn.observation));
-    return make("li", "turn", advantageCell("GRPO", turn.grpo), advantageCell("CalibAdv", turn.calibadv), content);
+    const cells = [advantageCell("GRPO", turn.grpo), advantageCell("CalibAdv", turn.calibadv)];
+    if (turn.truth !== null) cells.unshift(truthCell(turn));
+    return make("li", `turn${turn.truth === null ? "" : " measured"}`, ...cells, content);
   }
 
   function lastAnswer(trajectory) {
@@ -226,11 +237,13 @@
   }
 
   function pairCell(turn) {
-    const pair = make("span", `pair${isCorrect(turn) ? " correct" : ""}`,
+    const isMeasured = turn.truth !== null;
+    const pair = make("span", `pair${isCorrect(turn) ? " correct" : ""}${isMeasured ? " measured" : ""}`,
+      isMeasured ? tint(make("span", "", signed(turn.truth)), turn.truth * TRUTH_SCALE) : null,
       tint(make("span", "", signed(turn.grpo)), turn.grpo), tint(make("span", "", signed(turn.calibadv)), turn.calibadv));
     const note = isCorrect(turn) ? ", correct search" : "";
     pair.setAttribute("role", "img");
-    pair.setAttribute("aria-label", `${turn.kind}${note}: GRPO ${signed(turn.grpo)}, CalibAdv ${signed(turn.calibadv)}`);
+    pair.setAttribute("aria-label", `${turn.kind}${note}: ${isMeasured ? `truth ${signed(turn.truth)}, ` : ""}GRPO ${signed(turn.grpo)}, CalibAdv ${signed(turn.calibadv)}`);
     return make("td", "", pair);
   }
 
@@ -256,7 +269,9 @@
     region.tabIndex = 0;
     region.setAttribute("role", "region");
     region.setAttribute("aria-label", "Advantages of every turn of the group");
-    const note = make("p", "hint", "Advantage of each turn: GRPO left, CalibAdv right. Ringed: correct search.");
+    const isMeasured = group.trajectories[0].turns[0].truth !== null;
+    const order = isMeasured ? "truth, GRPO, CalibAdv" : "GRPO left, CalibAdv right";
+    const note = make("p", "hint", `Advantage of each turn: ${order}. Ringed: correct search.`);
     return make("div", "overview", note, region);
   }
 
