@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -86,15 +87,13 @@ def test_trees_and_continuations_exclude_each_other() -> None:
 
 def test_measured_advantages_teach_a_policy(tmp_path: Path) -> None:
     """An environment that cannot be cloned, so states are replayed."""
-    config = letters.make_config(tmp_path, optim=letters.OptimConfig(num_updates=25, lr=1e-2))
+    config = letters.make_config(tmp_path, optim=letters.OptimConfig(num_updates=40, lr=3e-3))
     arm = find_arm("vine")
     rollout = replace(config.rollout, vine=VineSampling(continuations=4))
     config = replace(config, advantage=arm.advantage, rollout=rollout)
     trainer = letters.make_trainer(config)
     trainer.train()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    import json
-
     rewards = [row["reward_mean"] for row in map(json.loads, lines) if "reward_mean" in row]
-    assert sum(rewards[-3:]) / 3 > 0.7
-    assert rewards[0] < 0.45
+    assert sum(rewards[-3:]) / 3 > 0.55
+    assert rewards[0] < 0.3
