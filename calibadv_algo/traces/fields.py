@@ -26,7 +26,9 @@ OTHER_SCORE_KEYS: Final = (
 
 METRICS: Final = (
     "score", "reward", "value", "total", "final", "overall", "em", "exact_match", "f1", "acc",
-    "accuracy", "is_correct", "correct", "cover_em", "cem", "is_valid_answer", "judgement", "grade",
+    "accuracy", "is_correct", "correct", "cover_em", "cem",
+    "answer_exact", "answer_em", "exact", "em_score", "f1_score", "correctness", "judge",
+    "is_valid_answer", "judgement", "grade",
 )  # fmt: skip
 """The entry of an object of scores that is taken, the first that it has."""
 
@@ -142,9 +144,11 @@ def number_of(value: Any, name: str, where: str) -> float | None:
         return None
     scored = _score(value, name)
     if scored is None or scored.value is None or not math.isfinite(scored.value):
+        is_object = isinstance(value, Mapping)
+        shown = f"an object with {', '.join(map(str, value))}" if is_object else repr(value)
         raise TraceError(
             f"{where}: {name} must be a finite number, or a word such as Correct, got "
-            f"{value!r:.60}; --field score=NAME takes another field, --reward f1 computes it from "
+            f"{shown:.120}; --field score=NAME takes another field, --reward f1 computes it from "
             "the answers"
         )
     return scored.value

@@ -309,6 +309,16 @@ def test_fields_can_be_named(tmp_path: Path) -> None:
         imported(path, format="nope")
 
 
+def test_scores_in_objects(tmp_path: Path) -> None:
+    record = rollouts()[0]
+    metrics = {"answer": "x", "answer_exact": 1.0, "turns": 3}
+    for score, expected in ((metrics, 1.0), ([0, 0.5, 0.25], 0.75)):
+        (only,) = imported(write(tmp_path, [{**record, "score": score}]))[0].trajectories
+        assert only.reward == expected
+    with pytest.raises(TraceError, match="got an object with turns, tokens; --field score=NAME"):
+        imported(write(tmp_path, [{**record, "score": {"turns": 3, "tokens": 9}}]))
+
+
 # ---- Shapes of others ----------------------------------------------------------------------------
 
 
