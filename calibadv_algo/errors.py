@@ -26,5 +26,9 @@ class EngineError(CalibadvAlgoError):
     """A generation engine failed or was given a request that it cannot serve."""
 
 
+class EnvironmentFaultError(CalibadvAlgoError):
+    """An environment broke down, or gave something that cannot be used."""
+
+
 class BadNumberError(CalibadvAlgoError):
     """An environment or an engine gave NaN or infinity where a number is needed."""

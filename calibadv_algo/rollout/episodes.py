@@ -416,7 +416,11 @@ def bad_number(turn: Turn) -> str | None:
     for key in SCORE_KEYS:
         given = turn.info.get(key)
         for value in given if isinstance(given, tuple | list) else (given,):
-            if value is None or math.isfinite(value):
+            if value is None:
+                continue
+            if not isinstance(value, float | int | np.generic):
+                return f"info {key!r} is {value!r:.80}, no number but {type(value).__name__}"
+            if math.isfinite(value):
                 continue
             if not (key == "gold_recall" and math.isnan(value)):
                 return f"info {key!r} is {value}"

@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from calibadv_algo.errors import EnvironmentFaultError
 from calibadv_algo.types import Trajectory, Turn
 from calibadv_env.info import PassageText
 
@@ -132,7 +133,26 @@ def _from_spans(spans: Sequence[Any], text: str) -> tuple[tuple[str, ...], ...]:
 def _plain_field(key: str, value: Any) -> Any:
     if key in _LISTS:
         return list(value)
-    return _plain(value) if key in _INFOS else value
+    if key not in _INFOS:
+        return value
+    try:
+        return _plain(value)
+    except TypeError as error:
+        raise EnvironmentFaultError(_unfit(value)) from error
+
+
+def _unfit(info: Mapping[Any, Any]) -> str:
+    """Says which key of an info cannot be kept."""
+    for key, value in info.items():
+        try:
+            _plain(value)
+        except TypeError as error:
+            return (
+                f"the environment's info {key!r} holds {error}, which no file of trajectories can "
+                "keep: give text, numbers, None, lists, tuples, mappings or numpy arrays, or "
+                "leave the key out"
+            )
+    return f"the environment's info has keys that no file can keep: {list(info)!r:.200}"
 
 
 def _field(key: str, value: Any) -> Any:
@@ -156,7 +176,9 @@ def _plain(value: Any) -> Any:
         if is_plain and not {TUPLE_KEY, ITEMS_KEY} & set(value):
             return {key: _plain(each) for key, each in value.items()}
         return {ITEMS_KEY: [[_plain(key), _plain(each)] for key, each in value.items()]}
-    return value
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise TypeError(f"a {type(value).__name__} ({value!r:.60})")
 
 
 def _restored(value: Any) -> Any:

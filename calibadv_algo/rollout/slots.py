@@ -7,17 +7,27 @@ environment makes no difference to it.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+import math
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from calibadv_algo.errors import CalibadvAlgoError, EnvironmentFaultError
 from calibadv_env.common.checks import require_positive
 
 Failures = tuple[type[Exception], ...]
+
+_BUGS: Final = (
+    RuntimeError, LookupError, TypeError, AttributeError, AssertionError, ZeroDivisionError,
+    NameError,
+)  # fmt: skip
+"""Exceptions that say nothing by themselves; others (ValueError, OSError) come through."""
 
 MAX_LONE_FAILURES = 4
 """Slots that fail alone before all others are taken to fail as well."""
@@ -145,7 +155,8 @@ class ListSlots:
                 options: dict[str, Any] = {"task_index": start.task_index}
                 if _takes_progress(self._envs[slot]) and start.training_progress is not None:
                     options["training_progress"] = start.training_progress
-                text, info = self._envs[slot].reset(seed=start.seed, options=options)
+                with _explained(self._envs[slot], "reset", catch):
+                    text, info = self._envs[slot].reset(seed=start.seed, options=options)
             except catch as error:
                 results[slot] = SlotFailure(error)
             else:
@@ -160,12 +171,13 @@ class ListSlots:
         results: dict[int, SlotStep | SlotFailure] = {}
         for slot, action in actions.items():
             try:
-                text, reward, terminated, truncated, info = self._envs[slot].step(action)
+                with _explained(self._envs[slot], "step", catch):
+                    text, reward, terminated, truncated, info = self._envs[slot].step(action)
             except catch as error:
                 results[slot] = SlotFailure(error)
             else:
                 results[slot] = SlotStep(
-                    text, float(reward), bool(terminated), bool(truncated), info
+                    text, _reward(self._envs[slot], reward), bool(terminated), bool(truncated), info
                 )
         return results
 
@@ -247,7 +259,8 @@ class VectorSlots:
                 starts.get(slot, filler).training_progress for slot in range(self.num_slots)
             ]
         try:
-            texts, infos = self._env.reset(seed=seeds, options=options)  # type: ignore[arg-type]
+            with _explained(self._env, "reset", catch):
+                texts, infos = self._env.reset(seed=seeds, options=options)  # type: ignore[arg-type]
         except catch as error:
             return {slot: SlotFailure(error) for slot in starts}
         self._is_fresh = False
@@ -265,7 +278,8 @@ class VectorSlots:
         if not actions:
             return {}
         try:
-            return self._step(actions)
+            with _explained(self._env, "step", catch):
+                return self._step(actions)
         except catch as error:
             if len(actions) == 1 or not self.can_step_part:
                 return {slot: SlotFailure(error) for slot in actions}
@@ -295,7 +309,7 @@ class VectorSlots:
         return {
             slot: SlotStep(
                 texts[slot],
-                float(rewards[slot]),
+                _reward(self._env, rewards[slot]),
                 bool(terminated[slot]),
                 bool(truncated[slot]),
                 {k: v for k, v in unstack_info(infos, slot).items() if k != "is_idle"},
@@ -327,6 +341,42 @@ class VectorSlots:
 
 def _can_clone(env: Any) -> bool:
     return hasattr(env, "clone_state") and hasattr(env, "restore_state")
+
+
+@contextmanager
+def _explained(env: Any, call: str, catch: Failures) -> Iterator[None]:
+    """Says what to do about an exception that nobody expects of an environment."""
+    try:
+        yield
+    except (*catch, CalibadvAlgoError):
+        raise
+    except _BUGS as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise EnvironmentFaultError(
+            f"{type(env.unwrapped).__name__}.{call} failed with {type(error).__name__}: {error} "
+            f"({last.filename}:{last.lineno}). Mend the environment, or, if this is a machine's "
+            "failure that passes, let it raise OSError, which is tried again. Episodes that ended "
+            "are kept: the same command goes on with them"
+        ) from error
+
+
+def _reward(env: Any, value: Any) -> float:
+    """A reward as a number; None, as of a judge that failed, is NaN.
+
+    Raises:
+        EnvironmentFaultError: if it is none, such as a number as text.
+    """
+    if value is None:
+        return math.nan
+    try:
+        if not isinstance(value, str | bytes):
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    raise EnvironmentFaultError(
+        f"the reward of {type(env.unwrapped).__name__}.step must be a number, got {value!r:.80} "
+        f"({type(value).__name__})"
+    )
 
 
 def _method(env: Any, name: str) -> Callable[..., Any]:

@@ -375,6 +375,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
         ({"reward": np.float32("-inf")}, "reward is -inf"),
         ({"f1": math.nan}, "info 'f1' is nan"),
         ({"gold_recall": math.inf}, "info 'gold_recall' is inf"),
+        ({"f1": "0.5"}, "info 'f1' is '0.5', no number but str"),
         ({"gold_similarity": (0.5, np.float32("nan"))}, "info 'gold_similarity' is nan"),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calibadv_algo.errors import EnvironmentFaultError
 from calibadv_algo.rollout.records import trajectory_from_json, trajectory_to_json
 from calibadv_algo.types import Trajectory, Turn
 
@@ -117,5 +118,8 @@ def test_other_lines_are_refused(line: str) -> None:
 
 
 def test_what_json_has_no_form_for_is_refused() -> None:
-    with pytest.raises(TypeError):
-        trajectory_to_json(trajectory({"odd": object()}))
+    for odd, words in (({1, 2}, "a set"), (b"x", "a bytes"), ((1, object()), "a object")):
+        with pytest.raises(
+            EnvironmentFaultError, match=f"info 'odd' holds {words} .*leave the key"
+        ):
+            trajectory_to_json(trajectory({"fine": 1, "odd": odd}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from gymnasium.spaces import Text
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from calibadv_algo.errors import EnvironmentFaultError
 from calibadv_algo.rollout.slots import (
     ListSlots,
     SlotFailure,
@@ -230,3 +232,64 @@ def test_unstacking_follows_masks_and_nesting() -> None:
     assert unstack_info(infos, 0) == {"a": 1, "b": {"c": 0.5}, "_odd": "x", "plain": True}
     assert unstack_info(infos, 1) == {"b": {"c": 1.5}, "_odd": "y", "plain": False}
     assert type(unstack_info(infos, 0)["a"]) is int
+
+
+class Faulty(Countdown):
+    """Breaks down, or gives what is no reward."""
+
+    fault: Any = None
+
+    def reset(self, **given: Any) -> tuple[str, dict[str, Any]]:
+        if self.fault == "reset":
+            raise KeyError("where")
+        return super().reset(**given)
+
+    def step(self, action: str) -> tuple[str, Any, bool, bool, dict[str, Any]]:  # type: ignore[override]
+        if isinstance(self.fault, Exception):
+            raise self.fault
+        text, _, is_over, is_cut, info = super().step(action)
+        return text, self.fault, is_over, is_cut, info
+
+
+class FaultyVector(CountdownVector):
+    def __init__(self, fault: Any) -> None:
+        super().__init__(1)
+        self.envs = [Faulty()]
+        self.envs[0].fault = fault  # type: ignore[attr-defined]
+
+
+def faulty(kind: str, fault: Any) -> Any:
+    if kind == "vector":
+        return VectorSlots(FaultyVector(fault))
+    env = Faulty()
+    env.fault = fault
+    return ListSlots([env])
+
+
+@pytest.mark.parametrize("kind", ["list", "vector"])
+def test_an_environment_that_breaks_down_is_named_with_the_place(kind: str) -> None:
+    slots = faulty(kind, RuntimeError("boom"))
+    slots.reset({0: SlotStart(3, 0)}, ())
+    words = r"Faulty\w*\.step failed with RuntimeError: boom \(.*test_slots.py:\d+\)\. Mend"
+    with pytest.raises(EnvironmentFaultError, match=words) as caught:
+        slots.step({0: "x"}, (OSError,))
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    assert isinstance(slots.step({0: "x"}, (RuntimeError,))[0], SlotFailure)
+    with pytest.raises(
+        EnvironmentFaultError, match=r"Faulty\w*\.reset failed with KeyError: 'where'"
+    ):
+        faulty(kind, "reset").reset({0: SlotStart(3, 0)}, ())
+
+
+@pytest.mark.parametrize("reward", ["0.5", b"1", [1.0], {"score": 1}])
+def test_what_is_no_number_is_no_reward(reward: Any) -> None:
+    slots = faulty("list", reward)
+    slots.reset({0: SlotStart(3, 0)}, ())
+    with pytest.raises(EnvironmentFaultError, match=r"reward of Faulty\.step must be a number, got"):
+        slots.step({0: "x"}, ())
+
+
+def test_no_reward_at_all_is_nan() -> None:
+    slots = faulty("list", None)
+    slots.reset({0: SlotStart(3, 0)}, ())
+    assert math.isnan(slots.step({0: "x"}, ())[0].reward)
