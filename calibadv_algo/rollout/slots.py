@@ -23,7 +23,7 @@ from calibadv_env.common.checks import require_positive
 
 Failures = tuple[type[Exception], ...]
 
-_BUGS: Final = (
+_BUGS: Final[tuple[type[Exception], ...]] = (
     RuntimeError, LookupError, TypeError, AttributeError, AssertionError, ZeroDivisionError,
     NameError,
 )  # fmt: skip
@@ -348,7 +348,7 @@ def _explained(env: Any, call: str, catch: Failures) -> Iterator[None]:
     """Says what to do about an exception that nobody expects of an environment."""
     try:
         yield
-    except (*catch, CalibadvAlgoError):
+    except (CalibadvAlgoError, *catch):
         raise
     except _BUGS as error:
         last = traceback.extract_tb(error.__traceback__)[-1]

@@ -285,7 +285,7 @@ def test_an_environment_that_breaks_down_is_named_with_the_place(kind: str) -> N
 def test_what_is_no_number_is_no_reward(reward: Any) -> None:
     slots = faulty("list", reward)
     slots.reset({0: SlotStart(3, 0)}, ())
-    with pytest.raises(EnvironmentFaultError, match=r"reward of Faulty\.step must be a number, got"):
+    with pytest.raises(EnvironmentFaultError, match=r"of Faulty\.step must be a number, got"):
         slots.step({0: "x"}, ())
 
 
