@@ -348,9 +348,9 @@ def _explained(env: Any, call: str, catch: Failures) -> Iterator[None]:
     """Says what to do about an exception that nobody expects of an environment."""
     try:
         yield
-    except (CalibadvAlgoError, *catch):
-        raise
     except _BUGS as error:
+        if isinstance(error, (CalibadvAlgoError, *catch)):
+            raise
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise EnvironmentFaultError(
             f"{type(env.unwrapped).__name__}.{call} failed with {type(error).__name__}: {error} "
