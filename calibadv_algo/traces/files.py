@@ -43,10 +43,12 @@ def log_files(source: Path) -> list[Path]:
     """
     if source.is_file():
         return [source]
-    for folder in (source, source / "trajectories"):
-        found = _logs(folder.glob("*"))
-        if found:
-            return found
+    found, inner = _logs(source.glob("*")), _logs((source / "trajectories").glob("*"))
+    # Settings and sums of a run of ours lie beside its trajectories as .json.
+    if inner and not any(".jsonl" in path.name for path in found):
+        return inner
+    if found:
+        return found
     deeper = _logs(source.rglob("*")) if source.is_dir() else []
     if deeper:
         return deeper

@@ -13,6 +13,7 @@ import pytest
 from calibadv_algo.cli.diagnose import Diagnose
 from calibadv_algo.cli.env_rules import make_rules
 from calibadv_algo.cli.trace import Reading, Trace
+from calibadv_algo.traces.files import log_files
 from calibadv_algo.types import Group
 
 CASES = Path(__file__).parents[1] / "data" / "traces"
@@ -88,6 +89,14 @@ def test_files_of_a_folder_that_hold_no_rollouts_are_named(
     told = " ".join(capsys.readouterr().out.split())
     assert "passed over, as they hold no rollouts: summary.json" in told
     assert "(2 files, joined)" in told
+
+
+def test_trajectories_of_a_run_come_before_its_settings(tmp_path: Path) -> None:
+    run = tmp_path / "grpo-seed0"
+    (run / "trajectories").mkdir(parents=True)
+    shutil.copy(REFERENCE, run / "trajectories" / "update-00000.jsonl")
+    (run / "config.json").write_text("{}")
+    assert [path.name for path in log_files(run)] == ["update-00000.jsonl"]
 
 
 def test_an_import_keeps_what_was_understood(tmp_path: Path) -> None:
