@@ -36,7 +36,7 @@ from calibadv_env.data.sources.flashrag import (
     OriginalFiles,
     Source,
 )
-from calibadv_env.data.sources.search_r1 import ParquetFiles
+from calibadv_env.data.sources.search_r1 import ParquetFiles, has_data_source
 from calibadv_env.errors import DataError
 
 ALL: Final = "seven"
@@ -348,8 +348,10 @@ def _source_of(source: Sequence[str], benchmark: Benchmark, reading: QuestionRea
     if source and Path(source[0]).exists() and source[0] not in ("hub", "parquet", "flashrag"):
         if len(source) == 1 and (folder := _flashrag_folder(Path(source[0]), benchmark)):
             return FlashragFolder(folder)
-        paths = [Path(path) for path in source]
-        return OriginalFiles(tuple(paths), benchmark.eval_split, reading)
+        files = tuple(Path(path) for path in source)
+        if all(path.suffix == ".parquet" for path in files) and has_data_source(files):
+            return ParquetFiles(files, benchmark.folder_name, benchmark.eval_split)
+        return OriginalFiles(files, benchmark.eval_split, reading)
     kind, paths = source[0] if source else "", [Path(path) for path in source[1:]]
     if kind == "hub" and not paths:
         return FlashragHub(benchmark.folder_name)

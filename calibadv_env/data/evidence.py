@@ -58,9 +58,10 @@ def gold_queries(task: QATask) -> tuple[tuple[str, ...], ...]:
     a chain, see :func:`chain_queries`; else nothing.
     """
     keys = task.metadata.get(SEARCH_KEYS)
-    if keys:
+    if keys and isinstance(keys, (list, tuple)):
         return tuple(
-            (key,) if isinstance(key, str) else tuple(str(each) for each in key) for key in keys
+            tuple(str(each) for each in key) if isinstance(key, (list, tuple)) else (str(key),)
+            for key in keys
         )
     return tuple((query,) for query in chain_queries(task))
 
@@ -74,10 +75,10 @@ def gold_entities(task: QATask) -> tuple[str, ...]:
     """
     metadata = task.metadata
     names: Iterable[str] = ()
-    if metadata.get(ENTITIES):
+    if isinstance(metadata.get(ENTITIES), (list, tuple)):
         names = metadata[ENTITIES]
-    elif metadata.get("chain"):
-        names = [hop["object"] for hop in metadata["chain"]]
+    elif chain_of(task):
+        names = [hop["object"] for hop in chain_of(task)]
     elif metadata.get(EVIDENCE):
         names = [piece["title"] for piece in metadata[EVIDENCE] if piece["title"]]
     return tuple(dict.fromkeys(str(name) for name in names))
@@ -116,17 +117,32 @@ def chain_queries(task: QATask) -> tuple[str, ...]:
     hops = gold_hops(task)
     metadata = task.metadata
     queries: tuple[str, ...] = ()
-    if metadata.get("chain"):
-        queries = tuple(f"{hop['subject']} {hop['relation']}" for hop in metadata["chain"])
-    elif metadata.get("question_decomposition"):
-        queries = tuple(_resolved_steps(metadata["question_decomposition"]))
+    steps = metadata.get("question_decomposition")
+    if chain_of(task):
+        queries = tuple(f"{hop['subject']} {hop['relation']}" for hop in chain_of(task))
+    elif steps and isinstance(steps, (list, tuple)):
+        queries = tuple(_resolved_steps(steps))
     if (not queries or len(queries) != len(hops)) and metadata.get(EVIDENCE):
         queries = tuple(piece["title"] for piece in metadata[EVIDENCE])
     return queries if hops and len(queries) == len(hops) else ()
 
 
-def _resolved_steps(steps: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """MuSiQue's steps as queries: "#1" is the answer of step 1, "A >> r" becomes "A r"."""
+def chain_of(task: QATask) -> Sequence[Mapping[str, Any]]:
+    """The facts under ``metadata["chain"]``; empty where others keep something else there."""
+    chain = task.metadata.get("chain")
+    wanted = ("subject", "relation", "object")
+    is_chain = isinstance(chain, (list, tuple)) and all(
+        isinstance(hop, Mapping) and all(name in hop for name in wanted) for hop in chain
+    )
+    return chain if is_chain and chain else ()
+
+
+def _resolved_steps(found: Sequence[Any]) -> Iterator[str]:
+    """MuSiQue's steps as queries: "#1" is the answer of step 1, "A >> r" becomes "A r".
+
+    A step that is a mere text, as in other datasets, is the question itself.
+    """
+    steps = [step if isinstance(step, Mapping) else {"question": step} for step in found]
     answers = [str(step.get("answer", "")) for step in steps]
 
     def answer_of(match: re.Match[str]) -> str:

@@ -270,3 +270,55 @@ def test_merged_datasets_are_inspected_and_audited_as_one(tables, root, capsys):
     run("audit", "one+two", "--top-k", "1")
     assert "one+two test" in capsys.readouterr().out
     assert (root / "one+two" / "audit.json").is_file()
+
+
+CASES = Path(__file__).parents[1] / "data" / "qa"
+
+
+def test_a_benchmark_is_prepared_from_the_file_of_its_authors(root, capsys, tmp_path):
+    file = str(CASES / "hotpot_original.json")
+    Prepare(names=("hotpotqa",), source=(file,), corpus="own").run()
+    (task,) = get_dataset("HotpotQA").tasks("dev")
+    corpus = get_dataset("HotpotQA").corpus()
+    assert [corpus.by_id(hop[0]).title for hop in task.gold_passages] == ["Ada Lorn", "Quant"]
+    capsys.readouterr()
+    Prepare(names=("musique",), source=(str(CASES / "musique_original.jsonl"),), corpus=None).run()
+    assert "question read from: question" in capsys.readouterr().out
+    assert get_dataset("MuSiQue").tasks("dev")[0].golden_answers[1:] == ("Quant", "River Quant")
+
+
+def test_own_questions_are_prepared_from_a_path_with_their_paragraphs(root, capsys):
+    file = str(CASES / "musique_full_unanswerable.jsonl")
+    with pytest.warns(UserWarning, match="unanswerable"):
+        Prepare(names=("mine",), source=(file,), corpus="own", shares=(0, 0, 1)).run()
+    out = capsys.readouterr().out
+    assert "unanswerable questions left out: 1" in out
+    (task,) = get_dataset("mine").tasks("test")
+    assert [len(hop) for hop in task.gold_passages] == [1, 1]
+    assert "paragraphs" not in task.metadata
+
+
+def test_inspect_shows_what_was_guessed_and_takes_columns(capsys, tmp_path):
+    Inspect(name=str(CASES / "frames.tsv")).run()
+    out = capsys.readouterr().out
+    assert "question read from: Prompt" in out
+    assert "ids made of the content: 1" in out
+    (tmp_path / "q.csv").write_text("Frage,Antwort\nWo?,Ulm/Bonn\n")
+    with pytest.raises(DataError, match="--columns question=KEY"):
+        Inspect(name=str(tmp_path / "q.csv")).run()
+    flags = {"columns": "question=Frage,answers=Antwort", "answer_separator": "/"}
+    Inspect(name=str(tmp_path / "q.csv"), json=True, **flags).run()
+    record = json.loads(capsys.readouterr().out)
+    assert record["tasks"][0]["golden_answers"] == ["Ulm", "Bonn"]
+    with pytest.raises(ValueError, match="columns must be NAME=KEY"):
+        Inspect(name=str(tmp_path / "q.csv"), columns="question").run()
+
+
+def test_a_benchmark_whose_evidence_is_not_in_the_corpus_is_warned_about(tmp_path, capsys):
+    write(tmp_path / "wiki.jsonl", [{"id": "x", "title": "Other", "text": "Nothing."}])
+    Prepare(
+        names=("hotpotqa",),
+        source=("flashrag", str(CASES / "flashrag_ok")),
+        corpus=str(tmp_path / "wiki.jsonl"),
+    ).run()
+    assert "2 of 2 pieces of evidence are not in the corpus" in capsys.readouterr().out

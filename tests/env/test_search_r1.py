@@ -125,3 +125,15 @@ def test_parquet_without_its_package_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingDependencyError, match=r"calibadv\[data\]"):
         ParquetFiles((tmp_path / "x.parquet",), "nq", "test").splits()
+
+
+def test_a_truth_that_joins_the_answers_gives_way_to_the_list_beside_it():
+    joined = bare(
+        reward_model={"style": "rule", "ground_truth": "Ada, Bob"},
+        extra_info={"answer": ["Ada", "Bob"], "index": 0, "split": "test", "question": "who?"},
+    )
+    assert record_of(joined)["golden_answers"] == ["Ada", "Bob"]
+
+
+def test_names_of_the_hub_are_those_of_their_benchmarks():
+    assert source_name({"data_source": "google-research-datasets/nq_open"}) == "nq"

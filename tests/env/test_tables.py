@@ -124,3 +124,10 @@ def test_documents_become_a_corpus(tmp_path):
         read_corpus(write(tmp_path / "d.csv", "id,text\n1,b\n1,c\n"))
     with pytest.raises(DataError, match="no document in it"):
         read_corpus(write(tmp_path / "d.csv", "text\n"))
+
+
+def test_names_that_nobody_knows_are_a_header_and_sentences_and_numbers_are_none(tmp_path):
+    path = write(tmp_path / "q.csv", "Frage,Antwort\nWo?,Ulm\n")
+    assert list(read_table(path)) == [(2, {"Frage": "Wo?", "Antwort": "Ulm"})]
+    path = write(tmp_path / "c.tsv", "7\tWo\n8\tWer\n")
+    assert list(read_table(path))[0] == (1, {"0": "7", "1": "Wo"})

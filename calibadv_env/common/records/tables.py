@@ -15,6 +15,7 @@ from calibadv_env.common.records.keys import KNOWN, squashed
 from calibadv_env.errors import DataError
 
 _DELIMITERS: Final = ("\t", ",", ";")
+_WORDS_OF_A_NAME: Final = 4
 _CELL_LIMIT: Final = 2**31 - 1
 _LINES_OF_A_CELL: Final = 200
 """So far on, at most, a quotation mark at the beginning of a cell is looked for its partner."""
@@ -25,8 +26,9 @@ def read_table(
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Reads the rows of a table, one by one.
 
-    The delimiter is a comma, a semicolon or a tab, whichever the header has. A table none of
-    whose first cells is a known name has no header; its columns are then called "0", "1", ….
+    The delimiter is a comma, a semicolon or a tab, whichever the header has. A table whose first
+    line holds no known name, but a number, a list or a sentence, has no header; its columns are
+    then called "0", "1", ….
     Between tabs a quotation mark is an ordinary sign, unless it surrounds the whole cell.
     Blank rows are skipped, blank cells left out, a byte-order mark dropped.
 
@@ -56,7 +58,7 @@ def read_table(
             header = next(lines, "") if header is None else header
             delimiter = _delimiter(header)
             names = next(csv.reader([header], delimiter=delimiter), [])
-            has_header = bool(required) or any(squashed(name) in KNOWN for name in names)
+            has_header = bool(required) or not _is_data(names)
             columns = _checked_header(path, names, required) if has_header else _numbered(names)
             rest = lines if has_header else chain([header], lines)
             rows = _tab_rows(rest, columns) if delimiter == "\t" else _csv_rows(rest, delimiter)
@@ -90,6 +92,16 @@ def _delimiter(header: str) -> str:
     if not known and "\t" in header:
         return "\t"
     return max(known or _DELIMITERS, key=header.count)
+
+
+def _is_data(cells: list[str]) -> bool:
+    """True for a first line that is no header."""
+    if any(squashed(cell) in KNOWN for cell in cells):
+        return False
+    return any(
+        cell.strip().isdigit() or cell.startswith("[") or len(cell.split()) > _WORDS_OF_A_NAME
+        for cell in cells
+    )
 
 
 def _encoding(path: Path) -> str:

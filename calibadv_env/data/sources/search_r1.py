@@ -14,12 +14,14 @@ from typing import Any, Final
 
 from calibadv_env.common.extras import import_extra
 from calibadv_env.data.names import SPLITS
+from calibadv_env.data.questions.answers import find_answers
 from calibadv_env.data.sources.hub import without_none
 from calibadv_env.errors import DataError
 
 _PREFIX: Final = "searchr1_"
 _BATCH: Final = 1024
 _MARK: Final = "Question:"
+_HUB_NAMES: Final = {"nq_open": "nq", "trivia_qa": "triviaqa", "hotpot_qa": "hotpotqa"}
 _COLUMNS: Final = (
     "id",
     "question",
@@ -90,9 +92,22 @@ class ParquetFiles:
         return self.eval_split if split == "test" else split
 
 
+def has_data_source(paths: Sequence[Path]) -> bool:
+    """True for files that say of every row which benchmark it is of."""
+    parquet = import_extra("pyarrow.parquet", "data", "reading parquet")
+    try:
+        return all("data_source" in parquet.read_schema(path).names for path in paths)
+    except (OSError, ValueError):
+        return False
+
+
 def source_name(row: Mapping[str, Any]) -> str:
-    """Name of a row's benchmark: lower case, without the prefix that verl and SkyRL add."""
-    return str(row.get("data_source", "")).lower().removeprefix(_PREFIX)
+    """Name of a row's benchmark: lower case, without the prefix that verl and SkyRL add.
+
+    A name of the hub, such as ``google-research-datasets/nq_open``, is that of its benchmark.
+    """
+    name = str(row.get("data_source", "")).lower().removeprefix(_PREFIX).rpartition("/")[2]
+    return _HUB_NAMES.get(name, name)
 
 
 def record_of(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,7 +136,8 @@ def _answers(row: Mapping[str, Any]) -> list[Any]:
     ):
         target = value.get("target") if isinstance(value, dict) else value
         if isinstance(target, str):
-            return [target]
+            # One text may be all answers joined, beside which extra_info keeps the list.
+            return find_answers(row, None, "")[1] or [target]
         if target:
             return list(target)
     raise ValueError(
