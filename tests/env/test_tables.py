@@ -130,4 +130,4 @@ def test_names_that_nobody_knows_are_a_header_and_sentences_and_numbers_are_none
     path = write(tmp_path / "q.csv", "Frage,Antwort\nWo?,Ulm\n")
     assert list(read_table(path)) == [(2, {"Frage": "Wo?", "Antwort": "Ulm"})]
     path = write(tmp_path / "c.tsv", "7\tWo\n8\tWer\n")
-    assert list(read_table(path))[0] == (1, {"0": "7", "1": "Wo"})
+    assert next(iter(read_table(path))) == (1, {"0": "7", "1": "Wo"})
