@@ -33,10 +33,12 @@ from calibadv_env.protocol.actions import (
 )
 from calibadv_env.protocol.answers import (
     AnswerScores,
+    SearchableAnswers,
     contains_answer,
     grade_answer,
     searchable_answers,
 )
+from calibadv_env.protocol.normalizing import Normalizer
 from calibadv_env.protocol.passages import ScoredPassage
 from calibadv_env.protocol.words import highest_similarity, split_words
 from calibadv_env.rewards import CoverEm
@@ -67,6 +69,7 @@ class EpisodeConfig(Checked):
             a sentence where it finds none; or the first other passages of the corpus.
         cover_em: What the reward of that name pays: whole words in an answer of bounded length,
             or an accepted answer anywhere in its letters.
+        normalizer: Normal form in which answers are graded and looked for in passages.
     """
 
     max_turns: Annotated[int, Ge(1)] = 4
@@ -79,6 +82,7 @@ class EpisodeConfig(Checked):
     max_observation_chars: Annotated[int, NOT_NEGATIVE] | None = None
     no_hits: NoHits = "none"
     cover_em: CoverEm = "words"
+    normalizer: Normalizer = "auto"
 
     def __post_init__(self) -> None:
         """Checks every field, and that the prompt leaves the thought to the policy."""
@@ -119,7 +123,7 @@ class TaskFacts:
     question: str
     golden_answers: tuple[str, ...]
     hops: int
-    searchable_answers: tuple[str, ...]
+    searchable_answers: SearchableAnswers
     hops_of: Mapping[str, tuple[int, ...]]
     num_gold_hops: int
     gold_queries: tuple[tuple[str, ...], ...] = ()
@@ -137,6 +141,7 @@ class TaskFacts:
         gold_queries: tuple[tuple[str, ...], ...] = (),
         gold_entities: tuple[str, ...] = (),
         gold_texts: tuple[str, ...] = (),
+        normalizer: Normalizer = "auto",
     ) -> TaskFacts:
         """Works the facts out; what takes more than the task to know is given."""
         hops_of: dict[str, tuple[int, ...]] = {}
@@ -151,7 +156,7 @@ class TaskFacts:
             question=task.question,
             golden_answers=tuple(task.golden_answers),
             hops=task.hops,
-            searchable_answers=searchable_answers(task.golden_answers),
+            searchable_answers=searchable_answers(task.golden_answers, normalizer),
             hops_of=hops_of,
             num_gold_hops=sum(bool(passage_ids) for passage_ids in task.gold_passages),
             gold_queries=gold_queries,
@@ -256,6 +261,7 @@ def begin(config: EpisodeConfig, task: TaskFacts) -> tuple[EpisodeState, str, Re
         hops=task.hops,
         gold_queries=task.gold_queries,
         gold_entities=task.gold_entities,
+        normalizer=config.normalizer,
     )
     return EpisodeState(task), _open_think(config, observation), info
 
@@ -290,7 +296,7 @@ def transition(
     reward = 0.0
     if stop_reason is not None:
         answer = move.action.answer if isinstance(move.action, Answer) else None
-        scores = grade_answer(answer, state.task.golden_answers)
+        scores = grade_answer(answer, state.task.golden_answers, config.normalizer)
         is_valid = after.is_format_valid and after.num_searches > 0 and answer is not None
         facts["em"], facts["f1"], facts["cover_em"] = scores.em, scores.f1, scores.cover_em
         facts["is_format_valid"] = is_valid
@@ -314,7 +320,12 @@ def _earned(
     grader = find_grader(config.reward)
     if grader is None:
         return rewards.answer_reward(
-            answer, task.golden_answers, scores, str(config.reward), config.cover_em
+            answer,
+            task.golden_answers,
+            scores,
+            str(config.reward),
+            config.cover_em,
+            config.normalizer,
         )
     episode = Episode(
         shown=after.shown,

@@ -26,6 +26,7 @@ from calibadv_env.dynamics import (
 )
 from calibadv_env.errors import RetrieverError
 from calibadv_env.graders.base import Grader
+from calibadv_env.protocol.normalizing import Normalizer
 from calibadv_env.protocol.passages import Passage, ScoredPassage
 from calibadv_env.retrieval.base import Retriever, search_with_tasks
 from calibadv_env.retrieval.filled import with_fillers
@@ -93,6 +94,7 @@ class World:
                 gold_queries=gold_queries(task),
                 gold_entities=gold_entities(task),
                 gold_texts=() if self.passage is None else gold_texts(task, self.passage),
+                normalizer=self.config.normalizer,
             )
             self._facts[index] = facts
         return facts if training_progress is None else TrainingTask.at(facts, training_progress)
@@ -264,6 +266,8 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
             corpus, at the score 0.
         cover_em: What the reward "cover_em" pays: "words", an accepted answer as whole words in an
             answer of bounded length; "substring", anywhere in its letters, as the metric does.
+        normalizer: Normal form in which answers are graded and looked for in passages: "squad",
+            "unicode", or "auto", which chooses by the script of each accepted answer.
         render_mode: "ansi" for a transcript, or None.
 
     Raises:
@@ -273,10 +277,11 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
 
     * v1: a search gives only passages that match. Of one that finds nothing the observation says
       so (``no_hits="none"``). The reward "cover_em" counts whole words in an answer of bounded
-      length (``cover_em="words"``).
+      length (``cover_em="words"``). Answers in scripts without spaces or with vowel signs are
+      graded in the form ``unicode`` (``normalizer="auto"``).
     * v0: first version. A search that found too little was filled up with the first passages of the
-      corpus, which could count as gold hits (``no_hits="first"``); the reward "cover_em" paid the
-      metric (``cover_em="substring"``).
+      corpus, which could count as gold hits (``no_hits="first"``). The reward "cover_em" was the
+      metric (``cover_em="substring"``). All answers had SQuAD's form (``normalizer="squad"``).
     """
 
     metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
@@ -301,6 +306,7 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
         max_observation_chars: int | None = None,
         no_hits: NoHits = "none",
         cover_em: CoverEm = "words",
+        normalizer: Normalizer = "auto",
         render_mode: RenderMode | None = None,
     ) -> None:
         check_render_mode(render_mode)
@@ -315,6 +321,7 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
             max_observation_chars=max_observation_chars,
             no_hits=no_hits,
             cover_em=cover_em,
+            normalizer=normalizer,
         )
         self.render_mode = render_mode
         self.action_space = UnicodeText(MAX_ACTION_CHARS)

@@ -60,6 +60,7 @@ class ResetInfo(TypedDict):
         gold_queries: For each hop the wordings of a query that would find its evidence; empty
             where the dataset names none.
         gold_entities: Names that a correct chain of reasoning comes past; empty where unknown.
+        normalizer: Name of the normal form in which answers are graded.
     """
 
     task_id: str
@@ -73,6 +74,7 @@ class ResetInfo(TypedDict):
     hops: int
     gold_queries: tuple[tuple[str, ...], ...]
     gold_entities: tuple[str, ...]
+    normalizer: str
 
 
 class StepInfo(TypedDict):

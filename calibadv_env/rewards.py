@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final, Literal
 
-from calibadv_env.protocol.answers import AnswerScores, covers_words, normalize_answer
+from calibadv_env.protocol.answers import AnswerScores, covers_words
+from calibadv_env.protocol.normalizing import Normalizer, normalize_answer
 
 CoverEm = Literal["words", "substring"]
 """What the reward ``cover_em`` pays: whole words in an answer of bounded length, or the metric of
@@ -140,6 +141,7 @@ def answer_reward(
     scores: AnswerScores,
     reward: str,
     cover_em: CoverEm = "words",
+    normalizer: Normalizer = "squad",
 ) -> float:
     """What an answer earns by the metric that is the reward.
 
@@ -155,13 +157,14 @@ def answer_reward(
         scores: Metrics of the answer.
         reward: ``cover_em``, ``em``, or ``f1`` and ``step_search`` (F1).
         cover_em: What the reward of that name pays.
+        normalizer: Name of the normal form of answers.
 
     Returns:
         0 to 1.
     """
     match reward:
         case "cover_em" if cover_em == "words":
-            return float(answer is not None and covers_words(answer, golden_answers))
+            return float(answer is not None and covers_words(answer, golden_answers, normalizer))
         case "cover_em":
             return scores.cover_em
         case "em":

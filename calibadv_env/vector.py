@@ -37,6 +37,7 @@ from calibadv_env.env import (
     render_transcript,
 )
 from calibadv_env.graders.base import Grader
+from calibadv_env.protocol.normalizing import Normalizer
 from calibadv_env.retrieval.base import Retriever
 from calibadv_env.rewards import CoverEm
 from calibadv_env.spaces import UnicodeText
@@ -94,6 +95,7 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], npt.N
         max_observation_chars: See there.
         no_hits: See there.
         cover_em: See there.
+        normalizer: See there.
         render_mode: See there.
 
     Raises:
@@ -125,6 +127,7 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], npt.N
         max_observation_chars: int | None = None,
         no_hits: NoHits = "none",
         cover_em: CoverEm = "words",
+        normalizer: Normalizer = "auto",
         render_mode: RenderMode | None = None,
     ) -> None:
         if num_envs < 1:
@@ -141,6 +144,7 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], npt.N
             max_observation_chars=max_observation_chars,
             no_hits=no_hits,
             cover_em=cover_em,
+            normalizer=normalizer,
         )
         self.num_envs = num_envs
         self.render_mode = render_mode

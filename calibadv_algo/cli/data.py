@@ -38,6 +38,7 @@ from calibadv_env.data.sources.flashrag import (
 )
 from calibadv_env.data.sources.search_r1 import ParquetFiles, has_data_source
 from calibadv_env.errors import DataError
+from calibadv_env.protocol.normalizing import Normalizer
 
 ALL: Final = "seven"
 """Name that stands for all benchmarks."""
@@ -240,6 +241,8 @@ class Audit:
     """Ask about a sample of this size; by default about all tasks."""
     seed: int = 0
     """Seed of the sample."""
+    normalizer: Normalizer = "auto"
+    """Normal form in which answers are looked for; auto chooses by the script of each."""
     json: bool = False
     """Print JSON in place of a table."""
     output: Path | None = None
@@ -259,6 +262,7 @@ class Audit:
                     top_k=self.top_k,
                     max_tasks=self.max_tasks,
                     seed=self.seed,
+                    normalizer=self.normalizer,
                     progress=progress,
                 )
             write_audit(result, self.output or audit_path(name))

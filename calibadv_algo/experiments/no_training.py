@@ -196,7 +196,7 @@ class OracleEngine:
         if self._answers == "always" and golden:
             return answer_text(golden[0], history)
         read = "\n".join(turn.observation_text for turn in history.turns)
-        found = [answer for answer in golden if contains_words(read, answer)]
+        found = [answer for answer in golden if contains_words(read, answer, "auto")]
         return answer_text(found[0] if found else UNKNOWN, history)
 
 

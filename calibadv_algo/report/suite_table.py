@@ -11,6 +11,7 @@ from calibadv_algo.experiments.suite.published import BENCHMARKS, PublishedRow
 from calibadv_algo.experiments.suite.result import PartResult, SuiteResult
 from calibadv_algo.experiments.suite.scores import SCORES
 from calibadv_algo.report.tables import (
+    F1_NOTE,
     NOTHING,
     Table,
     format_interval,
@@ -208,7 +209,20 @@ def _score_note(result: SuiteResult, style: Style) -> str:
             note += f" No average: {', '.join(missing)} of the seven are missing."
         else:
             note += " No average: other datasets stand among the seven."
-    return note
+    return f"{note} {F1_NOTE} {_f1_variants(result)}".strip()
+
+
+def _f1_variants(result: SuiteResult) -> str:
+    """Means of the other F1s, where they differ from the table's or the field uses them."""
+    found = []
+    for part in result.parts:
+        means = part.scores.means
+        official, characters = means.get("f1_official"), means.get("f1_characters")
+        if official is not None and official != means["f1"]:
+            found.append(f"{part.name}: official F1 (HotpotQA's yes and no) {official:.3f}.")
+        if characters is not None:
+            found.append(f"{part.name}: F1 of characters (DRCD, KorQuAD) {characters:.3f}.")
+    return " ".join(found)
 
 
 def _coverage_note(result: SuiteResult) -> str:

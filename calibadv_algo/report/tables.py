@@ -22,6 +22,9 @@ COLUMNS: Final[tuple[tuple[str, str], ...]] = (
 )
 """Name of the score and heading of its column."""
 
+F1_NOTE: Final[str] = "F1 is SQuAD's, of words, best accepted answer."
+"""Says which F1 a table shows."""
+
 NOTHING: Final[str] = "–"  # an en dash, for what does not apply
 
 
@@ -119,7 +122,7 @@ def main_table(summary: Summary, split: SplitSummary) -> Table:
         header=("Policy", *headings, "Stable runs"),
         rows=tuple(rows),
         emphasised=frozenset(emphasised),
-        note=interval_note(summary),
+        note=f"{interval_note(summary)} {F1_NOTE}",
     )
 
 

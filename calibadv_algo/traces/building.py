@@ -100,7 +100,7 @@ def _infos(
             "stop_reason": None,
         }
         if episode.answers is not None:
-            answers = searchable_answers(episode.answers)
+            answers = searchable_answers(episode.answers, "auto")
             info["answer_in_passages"] = contains_answer(passages[number], answers)
         seen |= distinct
         infos.append(info)
@@ -123,7 +123,7 @@ def _end(
         "is_format_valid": is_clean and num_searches > 0 and last.kind == "answer",
     }
     if episode.answers is not None:
-        facts |= asdict(grade_answer(last.answer, episode.answers))
+        facts |= asdict(grade_answer(last.answer, episode.answers, "auto"))
     return facts
 
 

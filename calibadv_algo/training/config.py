@@ -26,6 +26,7 @@ from calibadv_algo.rollout.tree_config import TreeSearch
 from calibadv_algo.rollout.vine_config import VineSampling
 from calibadv_algo.shaping.base import GroupFilter, LossMask, RewardShaping
 from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE, Checked
+from calibadv_env.protocol.normalizing import Normalizer
 
 _ANY_DATASET: Final = re.compile(r"(^|:)DeepSearch-v\d+$")
 """Ids of environments that take the name of a dataset."""
@@ -75,6 +76,8 @@ class EnvConfig(Checked):
     """If true, every observation ends with the opening think tag (the third part of CalibAdv)."""
     max_observation_chars: Annotated[int | None, POSITIVE] = None
     """Where the body of an observation is cut; None means the environment's default."""
+    normalizer: Normalizer | None = None
+    """Normal form in which answers are graded; None means that of the environment's version."""
 
     def kwargs(self, split: str | None = None) -> dict[str, Any]:
         """Keyword arguments for ``gymnasium.make``, for another split on request.

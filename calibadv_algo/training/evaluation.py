@@ -18,7 +18,8 @@ from calibadv_algo.rollout.episodes import EpisodeSpec
 from calibadv_algo.training.collection import play_shared
 from calibadv_algo.types import Trajectory
 from calibadv_env.common.files import naming
-from calibadv_env.protocol.answers import official_f1
+from calibadv_env.protocol.answers import character_f1, official_f1
+from calibadv_env.protocol.normalizing import needs_unicode
 
 _SHUFFLE_SEED = 20_260_418
 _SCORES = ("em", "f1", "cover_em")
@@ -53,6 +54,8 @@ class EvalRecord:
         seed: Seed of the episode's sampling.
         num_cut_turns: Turns that the token limit of a turn cut off.
         f1_official: F1 by the rule of HotpotQA for yes and no, None without accepted answers.
+        f1_characters: F1 of characters, as DRCD and KorQuAD count it; None unless an accepted
+            answer is in a script without spaces or with vowel signs.
     """
 
     update: int
@@ -72,6 +75,7 @@ class EvalRecord:
     seed: int
     num_cut_turns: int = 0
     f1_official: float | None = None
+    f1_characters: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +191,7 @@ def to_record(
         seed=trajectory.seed,
         num_cut_turns=sum(turn.is_cut for turn in trajectory.turns),
         f1_official=_official_f1(trajectory, f1),
+        f1_characters=_character_f1(trajectory, f1),
     )
 
 
@@ -197,8 +202,8 @@ def summarize(records: Sequence[EvalRecord]) -> dict[str, float]:
         records: At least one.
 
     Returns:
-        Means by name (``em``, ``f1``, ``f1_official``, ``cover_em``, ``reward``, ``searches``,
-        ``format_valid``, ``turns``, ``truncated``) as far as the environment gives them, and
+        Means by name (``em``, ``f1``, ``f1_official``, ``f1_characters``, ``cover_em``, ``reward``,
+        ``searches``, ``format_valid``, ``turns``, ``truncated``) as far as they are known, and
         ``f1_hops_2`` and the like for each number of hops.
 
     Raises:
@@ -210,6 +215,7 @@ def summarize(records: Sequence[EvalRecord]) -> dict[str, float]:
         "em": [record.em for record in records],
         "f1": [record.f1 for record in records],
         "f1_official": [record.f1_official for record in records],
+        "f1_characters": [record.f1_characters for record in records],
         "cover_em": [record.cover_em for record in records],
         "reward": [record.reward for record in records],
         "searches": [float(record.num_searches) for record in records],
@@ -276,7 +282,17 @@ def _official_f1(trajectory: Trajectory, f1: float | None) -> float | None:
     if f1 is None or accepted is None:
         return None
     answer = trajectory.final_info.get("answer")
-    return official_f1(str(answer), accepted) if f1 and answer is not None else 0.0
+    normalizer = trajectory.reset_info.get("normalizer", "squad")
+    return official_f1(str(answer), accepted, normalizer) if f1 and answer is not None else 0.0
+
+
+def _character_f1(trajectory: Trajectory, f1: float | None) -> float | None:
+    """F1 of characters; None where they are not what the field counts, or F1 is unknown."""
+    accepted = trajectory.reset_info.get("golden_answers") or ()
+    if f1 is None or not any(map(needs_unicode, accepted)):
+        return None
+    answer = trajectory.final_info.get("answer")
+    return 0.0 if answer is None else character_f1(str(answer), accepted)
 
 
 def _as_number(value: bool | None) -> float | None:

@@ -72,7 +72,7 @@ GROUP: Final = "calibadv_env.datasets"
 """Group of the entry points by which other packages bring datasets."""
 
 RULES: Final[tuple[dict[str, str], ...]] = (
-    {"no_hits": "first", "cover_em": "substring"},
+    {"no_hits": "first", "cover_em": "substring", "normalizer": "squad"},
     {},
 )
 """For each version of the environments the arguments in which it differs from the present one."""

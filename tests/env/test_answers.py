@@ -60,8 +60,9 @@ def test_metrics_by_hand():
 
 def test_answers_of_which_nothing_is_left():
     assert f1_score("the", ["a"]) == 0
-    assert exact_match("the", ["a"]) == 1
-    assert cover_exact_match("the", ["a"]) == 1
+    assert exact_match("the", ["a"]) == 0
+    assert cover_exact_match("the", ["a"]) == 0
+    assert f1_score("A", ["a"]) == exact_match("A", ["a"]) == cover_exact_match("A", ["a"]) == 1
     assert cover_exact_match("anything", ["a"]) == 0
 
 

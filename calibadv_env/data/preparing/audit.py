@@ -15,10 +15,17 @@ from typing import Final
 from calibadv_env.data.base import QATask
 from calibadv_env.data.evidence import chain_queries, gold_hops
 from calibadv_env.protocol.answers import (
+    SearchableAnswers,
     contains_answer,
     contains_words,
-    normalize_answer,
     searchable_answers,
+)
+from calibadv_env.protocol.normalizing import (
+    NormalForm,
+    Normalizer,
+    form_for,
+    normal,
+    normalize_answer,
 )
 from calibadv_env.protocol.passages import Passage, ScoredPassage
 from calibadv_env.retrieval.base import Retriever
@@ -154,7 +161,7 @@ def one_search_figures(
         hits = hops_hit(task, ranked)
         first += hits[0]
         every += all(hits)
-        answered += _is_answered(task.golden_answers, ranked)
+        answered += _is_answered(searchable_answers(task.golden_answers, "auto"), ranked)
     total = len(tasks)
     return OneSearchFigures(
         num_tasks=total,
@@ -170,9 +177,13 @@ def hops_hit(task: QATask, ranked: Iterable[ScoredPassage]) -> list[bool]:
     return [not ids.isdisjoint(gold) for gold in gold_hops(task)]
 
 
-def telling_answers(task: QATask) -> frozenset[str]:
-    """The normalised accepted answers whose presence in a text means something."""
-    return frozenset(map(normalize_answer, task.golden_answers)) - UNTELLING
+def telling_answers(
+    task: QATask, normalizer: Normalizer = "auto"
+) -> frozenset[tuple[NormalForm, str]]:
+    """The accepted answers whose presence in a text means something, each in its normal form."""
+    forms = [(form_for(golden, normalizer), golden) for golden in task.golden_answers]
+    found = frozenset((form, normal(golden, form)) for form, golden in forms)
+    return frozenset(pair for pair in found if pair[1] not in UNTELLING)
 
 
 class AnswerScan:
@@ -184,9 +195,11 @@ class AnswerScan:
 
     Args:
         answers: Normalised answers, none empty.
+        form: Their normal form.
     """
 
-    def __init__(self, answers: Iterable[str]) -> None:
+    def __init__(self, answers: Iterable[str], form: NormalForm = "squad") -> None:
+        self._form = form
         self._words: set[str] = set()
         self._by_pair: dict[tuple[str, str], list[tuple[str, ...]]] = {}
         for answer in set(answers):
@@ -199,7 +212,7 @@ class AnswerScan:
 
     def add(self, passage: Passage) -> None:
         """Looks at the next passage. An answer that was found is not looked for again."""
-        title, text = normalize_answer(passage.title), normalize_answer(passage.text)
+        title, text = normal(passage.title, self._form), normal(passage.text, self._form)
         # The bar, which no answer holds, ends the title.
         words = (*title.split(), "|", *text.split())
         single = self._words.intersection(words)
@@ -228,13 +241,21 @@ class CoverageTally:
     """Adds up :class:`Coverage` task by task.
 
     Args:
-        found: The normalised answers that stand in the corpus, as :class:`AnswerScan` finds them.
+        found: The answers that stand in the corpus, of those of :func:`telling_answers`.
         retriever: Retriever to audit; None leaves the searches out.
         top_k: How many passages a search gives.
+        normalizer: Normal form in which answers are looked for.
     """
 
-    def __init__(self, found: set[str], retriever: Retriever | None, top_k: int = 3) -> None:
+    def __init__(
+        self,
+        found: set[tuple[NormalForm, str]],
+        retriever: Retriever | None,
+        top_k: int = 3,
+        normalizer: Normalizer = "auto",
+    ) -> None:
         self._found = found
+        self._normalizer = normalizer
         self._retriever = retriever
         self._top_k = top_k
         self._counts: Counter[str] = Counter()
@@ -275,7 +296,8 @@ class CoverageTally:
         )
 
     def _count_presence(self, task: QATask) -> None:
-        counts, answers, hops = self._counts, telling_answers(task), gold_hops(task)
+        counts, hops = self._counts, gold_hops(task)
+        answers = telling_answers(task, self._normalizer)
         has_chain = bool(chain_queries(task))
         counts["tasks"] += 1
         counts["telling"] += bool(answers)
@@ -288,7 +310,8 @@ class CoverageTally:
     def _count_searches(
         self, task: QATask, chain: Sequence[str], ranked: Mapping[str, list[ScoredPassage]]
     ) -> None:
-        counts, answers = self._counts, telling_answers(task)
+        counts = self._counts
+        answers = _searchable(telling_answers(task, self._normalizer))
         hits = hops_hit(task, ranked[task.question])
         counts["one_search_gold"] += bool(hits) and all(hits)
         counts["one_search_answer"] += _is_answered(answers, ranked[task.question])
@@ -303,6 +326,7 @@ def measure_coverage(
     passages: Iterable[Passage],
     retriever: Retriever | None,
     top_k: int = 3,
+    normalizer: Normalizer = "auto",
 ) -> Coverage:
     """Measures what a corpus holds of some questions and what searches reach.
 
@@ -311,11 +335,16 @@ def measure_coverage(
         passages: The corpus; gone through once.
         retriever: Retriever to audit; None leaves the searches out.
         top_k: How many passages a search gives.
+        normalizer: Normal form in which answers are looked for.
     """
-    scan = AnswerScan({answer for task in tasks for answer in telling_answers(task)})
+    wanted = {pair for task in tasks for pair in telling_answers(task, normalizer)}
+    forms = sorted({form for form, _ in wanted})
+    scans = {form: AnswerScan((a for f, a in wanted if f == form), form) for form in forms}
     for passage in passages:
-        scan.add(passage)
-    tally = CoverageTally(scan.found, retriever, top_k)
+        for scan in scans.values():
+            scan.add(passage)
+    found = {(form, answer) for form, scan in scans.items() for answer in scan.found}
+    tally = CoverageTally(found, retriever, top_k, normalizer)
     stream: Iterator[QATask] = iter(tasks)
     while batch := list(islice(stream, _BATCH)):
         tally.add(batch)
@@ -337,6 +366,11 @@ def _search(
     return dict(zip(queries, retriever.search(queries, top_k), strict=True)) if queries else {}
 
 
-def _is_answered(answers: Iterable[str], ranked: Iterable[ScoredPassage]) -> bool:
+def _searchable(answers: Iterable[tuple[NormalForm, str]]) -> SearchableAnswers:
+    """What :func:`telling_answers` gives, as texts are searched for it."""
+    return tuple((form, (f" {answer} ",)) for form, answer in answers)
+
+
+def _is_answered(answers: SearchableAnswers, ranked: Iterable[ScoredPassage]) -> bool:
     texts = [(scored.passage.title, scored.passage.text) for scored in ranked]
-    return contains_answer(texts, searchable_answers(answers))
+    return contains_answer(texts, answers)

@@ -20,6 +20,7 @@ from calibadv_env.data.preparing.audit import Coverage, measure_coverage
 from calibadv_env.data.reading import is_fetched
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.errors import DataError
+from calibadv_env.protocol.normalizing import Normalizer
 from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.corpus import Corpus
 from calibadv_env.retrieval.index_files import Progress, no_progress
@@ -67,6 +68,7 @@ def audit_dataset(
     top_k: int = 3,
     max_tasks: int | None = None,
     seed: int = 0,
+    normalizer: Normalizer = "auto",
     progress: Progress = no_progress,
 ) -> AuditResult:
     """Audits a split of a dataset against its corpus.
@@ -78,6 +80,7 @@ def audit_dataset(
         top_k: How many passages a search gives, at least 1.
         max_tasks: Asks about a sample of this size; None asks about all.
         seed: Seed of the sample.
+        normalizer: Normal form in which answers are looked for.
         progress: Is told how far it is.
 
     Raises:
@@ -95,6 +98,7 @@ def audit_dataset(
         _reporting(corpus, progress),
         None if retriever == NO_RETRIEVER else dataset.retriever(retriever),
         top_k,
+        normalizer,
     )
     return AuditResult(
         dataset=dataset.name,
