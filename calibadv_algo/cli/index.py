@@ -18,6 +18,7 @@ from calibadv_env.data.sources.jsonl import FileReader
 from calibadv_env.data.sources.text_files import is_document_folder
 from calibadv_env.retrieval.bm25.build import build_bm25_index
 from calibadv_env.retrieval.bm25.settings import Bm25Settings
+from calibadv_env.retrieval.bm25.words import WordChoice
 from calibadv_env.retrieval.dense.faiss_index import (
     FaissSettings,
     Flat,
@@ -51,12 +52,14 @@ class Bm25Job:
         default_factory=DocumentFlags
     )
     """How the corpus is read."""
+    words: WordChoice = "auto"
+    """Rules for words: auto takes unicode for scripts without spaces or with vowel signs."""
     overwrite: bool = False
     """If true, an index in this place gives way, once the new one is complete."""
 
     def run(self) -> Path:
         """Builds the index."""
-        settings = Bm25Settings(k1=self.k1, b=self.b)
+        settings = Bm25Settings(k1=self.k1, b=self.b, words=self.words)
         with stage_bars() as report:
             return build_bm25_index(
                 source_of(self.corpus, self.documents.options()),
@@ -81,6 +84,8 @@ class TantivyJob:
         default_factory=DocumentFlags
     )
     """How the corpus is read."""
+    words: WordChoice = "auto"
+    """Rules for words: auto takes unicode for scripts without spaces or with vowel signs."""
     overwrite: bool = False
     """If true, an index in this place gives way, once the new one is complete."""
 
@@ -94,6 +99,7 @@ class TantivyJob:
                 self.out,
                 overwrite=self.overwrite,
                 heap_bytes=self.heap_bytes,
+                words=self.words,
                 progress=report,
             )
 
@@ -305,6 +311,8 @@ class Index:
         manifest = read_manifest(out)
         size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
         what = "sound" if isinstance(self.job, VerifyJob) else "ready"
+        if manifest.settings.get("words") == "unicode":
+            what = f"words by the rules unicode (ICU {manifest.settings['icu']}), {what}"
         console.print(
             f"{out}: {manifest.kind} index of {manifest.num_passages:,} passages, "
             f"{size / 1e6:,.1f} MB, {what}",

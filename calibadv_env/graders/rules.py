@@ -50,8 +50,8 @@ class Metric:
 
     def __call__(self, task: GradedTask, answer: str | None, episode: Episode) -> float:
         """0 to 1."""
-        scores = grade_answer(answer, task.golden_answers)
-        return answer_reward(answer, task.golden_answers, scores, self.name)
+        scores = grade_answer(answer, task.golden_answers, "auto")
+        return answer_reward(answer, task.golden_answers, scores, self.name, normalizer="auto")
 
 
 METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
@@ -157,7 +157,7 @@ class Citations(Checked):
         cited = {each.strip().casefold() for each in _CITATION.findall(answer or "")}
         if answer is None or not 0 < len(cited) <= self.max_citations:
             return 0.0
-        wanted = searchable_answers(task.golden_answers)
+        wanted = searchable_answers(task.golden_answers, "auto")
         holds = {
             name.casefold()
             for id_, title, text in episode.shown

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, TypeAlias
@@ -263,7 +263,7 @@ def searchable_answers(
     return tuple([(form, tuple(answers)) for form, answers in found.items()])
 
 
-def contains_answer(passages: Iterable[PassageText], answers: SearchableAnswers) -> bool:
+def contains_answer(passages: Collection[PassageText], answers: SearchableAnswers) -> bool:
     """Tells if an accepted answer stands in a passage, as whole words.
 
     Args:
@@ -274,8 +274,8 @@ def contains_answer(passages: Iterable[PassageText], answers: SearchableAnswers)
         True if one of them stands in the title or the text of one passage. "Oman" does not
         stand in "Romania".
     """
-    for title, body in passages:
-        for form, wanted in answers:
+    for form, wanted in answers:
+        for title, body in passages:
             text = _searchable(title, body, form)
             for answer in wanted:
                 if answer in text:

@@ -39,6 +39,9 @@ _BEFORE: Final = str.maketrans({"™": None, "℠": None, "´": "'", "⁄": "/"}
 _AFTER: Final = str.maketrans({"⁄": "/"} | dict.fromkeys("‘’‛′ʼʹ`", "'"))
 _INVISIBLE: Final = regex.compile(r"[\p{Cf}\ufe00-\ufe0f]")
 _DOTTED_I: Final = regex.compile("i\u0307+")
+_AMS: Final = {"\u0e4d\u0e32": "\u0e33", "\u0ecd\u0eb2": "\u0eb3"}
+"""Vowels of Thai and Lao that NFKC takes apart, which dictionaries of words do not."""
+_AM: Final = regex.compile("|".join(_AMS))
 _DASH: Final = regex.compile(f"[{_DASHES}]")
 _DIGIT: Final = regex.compile(r"(?![0-9])\d")
 _CURRENCY: Final = regex.compile(r"(?<=-)\p{Sc}|\p{Sc}(?=-)|(\p{Sc})")
@@ -109,9 +112,13 @@ def unicode_form(text: str) -> str:
     Returns:
         The words, joined by single blanks; "" if there are none.
     """
-    words = _TOKEN.findall(_folded_numbers(fold(text)))
-    words = [_bare_word(word) for word in words]
+    words = folded_words(folded_numbers(fold(text)))
     return " ".join(dropwhile(_ARTICLE_WORDS.__contains__, words))
+
+
+def folded_words(text: str) -> list[str]:
+    """The words of a text that :func:`fold` and :func:`folded_numbers` have gone over."""
+    return [_bare_word(word) for word in _TOKEN.findall(text)]
 
 
 def fold(text: str) -> str:
@@ -125,12 +132,18 @@ def fold(text: str) -> str:
     text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text).casefold())
     text = unicodedata.normalize("NFKC", _DOTTED_I.sub("i", text)).translate(_AFTER)
     text = _DIGIT.sub(lambda found: str(unicodedata.decimal(found[0])), text)
-    return _DASH.sub("-", text)
+    folded: str = _DASH.sub("-", _AM.sub(lambda found: _AMS[found[0]], text))
+    return folded
 
 
 def needs_unicode(text: str) -> bool:
     """True for a text in a script without spaces between words or with vowel signs."""
     return not text.isascii() and _NEEDS_UNICODE.search(text) is not None
+
+
+def num_special(text: str) -> int:
+    """Number of characters in scripts without spaces between words or with vowel signs."""
+    return 0 if text.isascii() else len(_NEEDS_UNICODE.findall(text))
 
 
 def form_for(golden: str, normalizer: Normalizer) -> NormalForm:
@@ -155,9 +168,11 @@ def answer_form(text: str, form: NormalForm) -> Form:
     return Form(kept.translate(_DELETE_PUNCTUATION).strip() or kept, is_bare=True)
 
 
-def _folded_numbers(text: str) -> str:
+def folded_numbers(text: str) -> str:
+    """A folded text without currency signs and without commas between thousands."""
     text = _CURRENCY.sub(lambda found: " " if found[1] else "", text)
-    return _THOUSANDS.sub(lambda found: found[0].replace(",", ""), text)
+    folded: str = _THOUSANDS.sub(lambda found: found[0].replace(",", ""), text)
+    return folded
 
 
 def _bare_word(word: str) -> str:

@@ -41,7 +41,7 @@ NOUNS = (
     "calibadv_algo.types",
 )
 """What formulas may import beside each other: words and types."""
-FOR_FORMULAS = {"numpy", "torch", "jaxtyping", "annotated_types"}
+FOR_FORMULAS = {"numpy", "regex", "torch", "jaxtyping", "annotated_types"}
 IO = {
     "asyncio", "concurrent", "csv", "gzip", "http", "importlib", "io", "logging",
     "multiprocessing", "os", "pathlib", "pickle", "random", "shelve", "shutil", "socket",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from calibadv_env.retrieval.backends import Backend, lazily
@@ -11,6 +12,14 @@ BACKENDS: Final = (
         name="bm25",
         build=lazily("calibadv_env.retrieval.bm25.memory:Bm25Retriever"),
         open=lazily("calibadv_env.retrieval.bm25.index:Bm25Index"),
+    ),
+    Backend(
+        name="bm25_unicode",
+        build=partial(lazily("calibadv_env.retrieval.bm25.memory:Bm25Retriever"), words="unicode"),
+    ),
+    Backend(
+        name="bm25_plain",
+        build=partial(lazily("calibadv_env.retrieval.bm25.memory:Bm25Retriever"), words="plain"),
     ),
     Backend(
         name="rank_bm25",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from calibadv_env.protocol.passages import Passage
-from calibadv_env.retrieval.bm25.settings import STOP_WORDS, WORD, Bm25Settings
+from calibadv_env.retrieval.bm25.settings import STOP_WORDS, Bm25Settings
+from calibadv_env.retrieval.bm25.words import splitter
 from calibadv_env.retrieval.corpus import indexed_text
 from calibadv_env.retrieval.disk_corpus import (
     FOLDER,
@@ -65,7 +66,7 @@ def build_bm25_index(
     Args:
         source: A corpus or where it is; see :func:`write_corpus`.
         out: The folder to make.
-        settings: k1 and b; None takes the usual ones.
+        settings: k1, b and the rules for words; None takes the usual ones.
         overwrite: If true, an index in this place gives way.
         words_per_run: Words that are sorted at a time; about 40 bytes of memory each.
         postings_per_range: Postings that are merged at a time; about 80 bytes each.
@@ -78,8 +79,9 @@ def build_bm25_index(
     settings = settings or Bm25Settings()
     with building(out, overwrite=overwrite) as folder:
         corpus = write_corpus(source, folder / FOLDER, progress)
+        settings = settings.for_corpus(corpus.passages)
         vocabulary, lengths, num_runs = _write_runs(
-            corpus, folder / "runs", words_per_run, progress
+            corpus, folder / "runs", words_per_run, splitter(settings.rules), progress
         )
         files = _write_vocabulary(folder, list(vocabulary))
         merge = _Merge(folder, num_runs, len(vocabulary), lengths, settings)
@@ -140,7 +142,11 @@ class _Vocabulary(dict[str, int]):
 
 
 def _write_runs(
-    corpus: DiskCorpus, folder: Path, words_per_run: int, progress: Progress
+    corpus: DiskCorpus,
+    folder: Path,
+    words_per_run: int,
+    split: Callable[[str], list[str]],
+    progress: Progress,
 ) -> tuple[dict[str, int], npt.NDArray[np.int32], int]:
     """The vocabulary, the number of words of each passage, and the number of runs."""
     folder.mkdir()
@@ -149,7 +155,7 @@ def _write_runs(
     words: list[npt.NDArray[np.int64]] = []
     num_runs = num_words = done = first = 0
     for batch in batched(corpus, _PASSAGES_PER_BATCH):
-        for numbered in _numbered_words(batch, numbers):
+        for numbered in _numbered_words(batch, numbers, split):
             words.append(numbered)
             lengths[done] = len(numbered)
             num_words += len(numbered)
@@ -165,10 +171,10 @@ def _write_runs(
 
 
 def _numbered_words(
-    passages: list[Passage], numbers: _Vocabulary
+    passages: list[Passage], numbers: _Vocabulary, split: Callable[[str], list[str]]
 ) -> Iterator[npt.NDArray[np.int64]]:
     for passage in passages:
-        found = WORD.findall(indexed_text(passage).lower())
+        found = split(indexed_text(passage))
         ids = np.fromiter(map(numbers.__getitem__, found), dtype=np.int64, count=len(found))
         yield ids[ids >= len(STOP_WORDS)] - len(STOP_WORDS)
 

@@ -20,7 +20,8 @@ from calibadv_env.retrieval.bm25.build import (
     WORDS,
 )
 from calibadv_env.retrieval.bm25.scan import PostingsScan, Word
-from calibadv_env.retrieval.bm25.settings import WORD, Bm25Settings
+from calibadv_env.retrieval.bm25.settings import Bm25Settings
+from calibadv_env.retrieval.bm25.words import rules_of, splitter
 from calibadv_env.retrieval.disk_index import DiskIndex
 from calibadv_env.retrieval.filled import FilledUp
 from calibadv_env.retrieval.index_files import (
@@ -62,6 +63,7 @@ class Bm25Index(DiskIndex):
         super().__init__(folder, verify=verify)
         folder = self.folder
         self.settings = _read_settings(folder, self.manifest.settings)
+        self._split = splitter(self.settings.rules)
         self._in_memory = in_memory
         scores = map_array(folder / SCORES, "<f4", in_memory=in_memory)
         positions = map_array(folder / POSITIONS, "<i4", in_memory=in_memory)
@@ -101,7 +103,7 @@ class Bm25Index(DiskIndex):
         return FilledUp(self)
 
     def _words_of(self, query: str) -> list[Word]:
-        known = map(self._known_word, WORD.findall(query.lower()))
+        known = map(self._known_word, self._split(query))
         return [word for word in known if word is not None]
 
     def _open_word(self, word: str) -> Word | None:
@@ -131,7 +133,7 @@ class Bm25Index(DiskIndex):
 def _read_settings(folder: Path, record: Any) -> Bm25Settings:
     """Refuses an index whose words or formula are not those of this code."""
     try:
-        settings = Bm25Settings(k1=record["k1"], b=record["b"])
+        settings = Bm25Settings(k1=record["k1"], b=record["b"], words=rules_of(record))
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder}: the settings are damaged: {error}; build it again") from error
     check_settings(folder, record, settings.as_record())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import bm25s
@@ -16,7 +17,14 @@ from calibadv_env.retrieval.base import (
     only_matches,
     take,
 )
-from calibadv_env.retrieval.bm25.settings import WORD, Bm25Settings
+from calibadv_env.retrieval.bm25.settings import STOP_WORDS, Bm25Settings
+from calibadv_env.retrieval.bm25.words import (
+    WordChoice,
+    WordRules,
+    split_unicode,
+    splitter,
+    words_record,
+)
 from calibadv_env.retrieval.corpus import Corpus, indexed_text
 from calibadv_env.retrieval.filled import FilledUp
 
@@ -38,23 +46,30 @@ class Bm25Retriever:
         corpus: Passages to search.
         k1: How slowly repeated words saturate, at least 0.
         b: How much long passages are discounted, 0 to 1.
+        words: Rules for words; "auto" chooses by the scripts of the corpus. The rules that were
+            chosen are the attribute ``words``.
 
     Raises:
         ValueError: if ``k1`` or ``b`` is out of its range.
     """
 
-    def __init__(self, corpus: Corpus, k1: float = 1.2, b: float = 0.75) -> None:
-        settings = Bm25Settings(k1=k1, b=b)
+    def __init__(
+        self, corpus: Corpus, k1: float = 1.2, b: float = 0.75, words: WordChoice = "auto"
+    ) -> None:
+        settings = Bm25Settings(k1=k1, b=b, words=words).for_corpus(corpus.passages)
         self.corpus = corpus
         self.k1 = settings.k1
         self.b = settings.b
+        self.words = settings.rules
+        self._is_chosen = words != "auto"
+        self._split = splitter(self.words)
         texts = [indexed_text(passage) for passage in corpus]
-        words = bm25s.tokenize(texts, stopwords="english", show_progress=False)
-        self._vocabulary: dict[str, int] = words.vocab
+        numbered = numbered_words(texts, self.words)
+        self._vocabulary: dict[str, int] = numbered.vocab
         self._index: Any = None
         if self._vocabulary:
             self._index = bm25s.BM25(k1=k1, b=b, method="lucene", backend="numpy")
-            self._index.index(words, create_empty_token=False, show_progress=False)
+            self._index.index(numbered, create_empty_token=False, show_progress=False)
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
         """Ranks passages for each query; see :meth:`Retriever.search`.
@@ -67,18 +82,39 @@ class Bm25Retriever:
 
     def identity(self) -> dict[str, Any]:
         """Everything that answers depend on; see :class:`Retriever`."""
-        settings = {"k1": self.k1, "b": self.b, ONLY_MATCHES: True}
+        settings = {"k1": self.k1, "b": self.b, ONLY_MATCHES: True, **words_record(self.words)}
         return identity_record(self, self.corpus, **settings)
 
     def with_fillers(self) -> FilledUp:
-        """This retriever as environments of version 0 know it."""
-        return FilledUp(self)
+        """This retriever as environments of version 0 know it: plain words, if none were chosen."""
+        if self._is_chosen or self.words == "plain":
+            return FilledUp(self)
+        return FilledUp(self._plain)
+
+    @cached_property
+    def _plain(self) -> Bm25Retriever:
+        return Bm25Retriever(self.corpus, self.k1, self.b, "plain")
 
     def _search_one(self, query: str, count: int) -> list[ScoredPassage]:
         passages = self.corpus.passages
         vocabulary = self._vocabulary
-        ids = [vocabulary[word] for word in WORD.findall(query.lower()) if word in vocabulary]
+        ids = [vocabulary[word] for word in self._split(query) if word in vocabulary]
         if not ids:
             return []
         scores = self._index.get_scores_from_ids(ids)
         return take(passages, only_matches(best_positions(scores, count)))
+
+
+def numbered_words(texts: Sequence[str], rules: WordRules) -> Any:
+    """The words of texts as bm25s takes them: a list of numbers each, and the vocabulary."""
+    if rules == "plain":
+        return bm25s.tokenize(texts, stopwords="english", show_progress=False)
+    numbers = {word: i - len(STOP_WORDS) for i, word in enumerate(STOP_WORDS)}
+    ids = []
+    for text in texts:
+        found = [
+            numbers.setdefault(word, len(numbers) - len(STOP_WORDS)) for word in split_unicode(text)
+        ]
+        ids.append([number for number in found if number >= 0])
+    vocabulary = {word: number for word, number in numbers.items() if number >= 0}
+    return bm25s.tokenization.Tokenized(ids=ids, vocab=vocabulary)

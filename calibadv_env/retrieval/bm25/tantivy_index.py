@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +11,15 @@ from calibadv_env.common.extras import import_extra
 from calibadv_env.errors import DataError, RetrieverError
 from calibadv_env.protocol.passages import ScoredPassage
 from calibadv_env.retrieval.base import ONLY_MATCHES, check_search, take, with_ties
-from calibadv_env.retrieval.bm25.settings import STOP_WORDS, WORD
+from calibadv_env.retrieval.bm25.settings import STOP_WORDS
+from calibadv_env.retrieval.bm25.words import (
+    WordChoice,
+    WordRules,
+    manifest_words,
+    rules_for,
+    rules_of,
+    splitter,
+)
 from calibadv_env.retrieval.corpus import indexed_text
 from calibadv_env.retrieval.disk_corpus import FOLDER, CorpusSource, DiskCorpus, write_corpus
 from calibadv_env.retrieval.disk_index import DiskIndex, finish_index
@@ -29,12 +37,6 @@ _TOKENIZER: Final = "whitespace"
 _MAX_WORD_BYTES: Final = 60_000
 _REPORT_EVERY: Final = 4096
 _STOP_WORDS: Final = frozenset(STOP_WORDS)
-_SETTINGS: Final = {
-    "k1": 1.2,
-    "b": 0.75,
-    "words": WORD.pattern,
-    "stop_words": "english",
-}
 
 
 def build_tantivy_index(
@@ -43,6 +45,7 @@ def build_tantivy_index(
     *,
     overwrite: bool = False,
     heap_bytes: int = 128_000_000,
+    words: WordChoice = "auto",
     progress: Progress = no_progress,
 ) -> Path:
     """Builds the index that :class:`TantivyIndex` opens.
@@ -52,6 +55,7 @@ def build_tantivy_index(
         out: The folder to make.
         overwrite: If true, an index in this place gives way.
         heap_bytes: Memory of the writer, at least 15,000,000.
+        words: Rules for words; "auto" chooses by the scripts of the corpus.
         progress: Is told how far it is.
 
     Raises:
@@ -62,25 +66,32 @@ def build_tantivy_index(
     tantivy = _import_tantivy()
     with building(out, overwrite=overwrite) as folder:
         corpus = write_corpus(source, folder / FOLDER, progress)
+        rules = rules_for(corpus.passages, words)
         try:
-            _write_postings(tantivy, corpus, folder / _POSTINGS, heap_bytes, progress)
+            _write_postings(tantivy, corpus, folder / _POSTINGS, heap_bytes, rules, progress)
         except ValueError as error:
             raise DataError(f"{out}: tantivy could not write the index: {error}") from error
         names = sorted(p.name for p in (folder / _POSTINGS).iterdir() if p.suffix != ".lock")
         files = {f"{_POSTINGS}/{name}": file_facts(folder / _POSTINGS / name) for name in names}
-        finish_index(folder, "tantivy", corpus, _SETTINGS, files)
+        finish_index(folder, "tantivy", corpus, _settings(rules), files)
     return Path(out)
 
 
 def _write_postings(
-    tantivy: Any, corpus: DiskCorpus, folder: Path, heap_bytes: int, progress: Progress
+    tantivy: Any,
+    corpus: DiskCorpus,
+    folder: Path,
+    heap_bytes: int,
+    rules: WordRules,
+    progress: Progress,
 ) -> None:
+    split = splitter(rules)
     folder.mkdir()
     index = tantivy.Index(_schema(tantivy), path=str(folder))
     _register_tokenizer(tantivy, index)
     writer = index.writer(heap_size=heap_bytes, num_threads=1)
     for position, passage in enumerate(corpus):
-        body = " ".join(_words(indexed_text(passage)))
+        body = " ".join(_counted(split(indexed_text(passage))))
         writer.add_document(tantivy.Document(position=position, body=body))
         if position % _REPORT_EVERY == 0:
             progress("index", position, len(corpus))
@@ -116,7 +127,9 @@ class TantivyIndex(DiskIndex):
         self._tantivy = _import_tantivy()
         super().__init__(folder, verify=verify)
         folder = self.folder
-        check_settings(folder, self.manifest.settings, _SETTINGS)
+        rules = rules_of(self.manifest.settings)
+        check_settings(folder, self.manifest.settings, _settings(rules))
+        self._split = splitter(rules)
         try:
             index = self._tantivy.Index.open(str(folder / _POSTINGS))
             _register_tokenizer(self._tantivy, index)
@@ -136,7 +149,7 @@ class TantivyIndex(DiskIndex):
         return [list(found[query]) for query in queries]
 
     def _search_one(self, query: str, count: int) -> list[ScoredPassage]:
-        words = Counter(_words(query))
+        words = Counter(_counted(self._split(query)))
         if not words:
             return []
         tantivy = self._tantivy
@@ -171,13 +184,14 @@ class TantivyIndex(DiskIndex):
         return TantivyIndex, (self.folder,)
 
 
-def _words(text: str) -> list[str]:
+def _settings(rules: WordRules) -> dict[str, Any]:
+    """The settings in the manifest."""
+    return {"k1": 1.2, "b": 0.75, **manifest_words(rules), "stop_words": "english"}
+
+
+def _counted(words: Iterable[str]) -> list[str]:
     """The words that count, without those that tantivy would refuse for their length."""
-    return [
-        word
-        for word in WORD.findall(text.lower())
-        if word not in _STOP_WORDS and len(word) * 4 < _MAX_WORD_BYTES
-    ]
+    return [word for word in words if word not in _STOP_WORDS and len(word) * 4 < _MAX_WORD_BYTES]
 
 
 def _schema(tantivy: Any) -> Any:
