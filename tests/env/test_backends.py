@@ -124,7 +124,7 @@ def test_a_built_in_name_stays_what_it_is_and_faults_are_told(other):
         make_retriever("broken", TOY.corpus())
     with pytest.raises(DataError, match="must give a Backend of 'wrong' or a class, got 5"):
         make_retriever("wrong", TOY.corpus())
-    with pytest.raises(ValueError, match="must be one of 'bare', 'bm25', 'broken', 'memory'"):
+    with pytest.raises(ValueError, match="must be one of 'bare', 'bm25', 'bm25_plain'"):
         make_retriever("nothing", TOY.corpus())
 
 

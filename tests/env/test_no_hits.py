@@ -21,13 +21,8 @@ from calibadv_env.retrieval.dense.index import DenseIndex, build_dense_index
 from calibadv_env.retrieval.filled import with_fillers
 from calibadv_env.retrieval.hybrid import HybridRetriever, write_hybrid
 from calibadv_env.retrieval.parallel import ParallelRetriever
-from calibadv_env.retrieval.remote.wire import (
-    RequestLimits,
-    decode_reply,
-    encode_reply,
-    encode_request,
-    parse_request,
-)
+from calibadv_env.retrieval.remote.requests import RequestLimits, encode_reply, parse_request
+from calibadv_env.retrieval.remote.wire import decode_reply, encode_request
 from calibadv_env.retrieval.rerank import RerankingRetriever
 
 sys.path.append(str(Path(__file__).parent))
