@@ -15,7 +15,7 @@ from rich.console import Console
 
 from calibadv_algo.cli.flags import PartNames
 from calibadv_algo.cli.listing import FILE_WIDTH
-from calibadv_algo.cli.policies import EvalEnv, PlaySettings, Policy
+from calibadv_algo.cli.policies import EvalEnv, LocalPolicy, PlaySettings, Policy
 from calibadv_algo.cli.policy_flags import PolicyFlags
 from calibadv_algo.cli.progress import stage_bars
 from calibadv_algo.experiments.truth.measuring import Measurement, Plan, measure
@@ -25,6 +25,7 @@ from calibadv_env.common.files import atomic_file, sweep_files
 from calibadv_env.common.locks import hold_folder
 
 if TYPE_CHECKING:
+    from calibadv_algo.experiments.truth.audit import Audit
     from calibadv_algo.experiments.truth.candidates import Field
     from calibadv_algo.report.credit import CreditSource
     from calibadv_algo.rollout.driver import Player
@@ -63,6 +64,8 @@ class Credit(PolicyFlags):
     """One beside those of the library: module:Class or module:Class/LABELS; repeatable."""
     cluster: str | None = None
     """Key of the reset info by which questions hang together, such as gold_entities."""
+    gradient: bool = False
+    """If true, directions of the policy gradient are compared too: a backward pass a turn."""
     checkpoints: Path | None = None
     """Folder of a training run whose checkpoints are measured, in place of one policy."""
     output: Path = Path("runs/credit")
@@ -88,7 +91,7 @@ class Credit(PolicyFlags):
             measured = measure_policy(
                 policy, play, self._plan(), self.questions, folder, budget_s=budget_s
             )
-            sources.append(self._source(label, measured, play))
+            sources.append(self._source(label, measured, play, policy))
         return sources
 
     def _plan(self) -> Plan:
@@ -115,12 +118,16 @@ class Credit(PolicyFlags):
             for update, path in checkpoints_of(self.checkpoints)
         ]
 
-    def _source(self, label: str, measured: Measurement, play: PlaySettings) -> CreditSource:
+    def _source(
+        self, label: str, measured: Measurement, play: PlaySettings, policy: Policy
+    ) -> CreditSource:
         """A measured policy with all candidates held against it."""
         from calibadv_algo.experiments.truth.audit import audit
         from calibadv_algo.report.credit import CreditSource
 
         result = audit(measured.groups, self._field(), cluster=self.cluster, seed=self.seed)
+        if self.gradient:
+            result = with_gradients(result, measured, policy, play.temperature)
         facts = {
             "dataset": play.env.dataset,
             "split": play.env.split,
@@ -243,6 +250,26 @@ def open_player(policy: Policy, play: PlaySettings) -> Iterator[Player]:
         )
     finally:
         slots.close()
+
+
+def with_gradients(
+    result: Audit, measured: Measurement, policy: Policy, temperature: float
+) -> Audit:
+    """The audit with the directions of the policy gradient.
+
+    Raises:
+        ValueError: if the policy is no model on this machine.
+    """
+    from calibadv_algo.experiments.truth.gradient import gradient_cosines, sketch_turns
+    from calibadv_algo.learner.pretrained import load_policy
+
+    if not isinstance(policy, LocalPolicy):
+        raise ValueError("gradient must not be set with an endpoint, which gives none")
+    model, _ = load_policy(policy.model)
+    trajectories = [each for group in measured.groups for each in group.group.trajectories]
+    sketches = sketch_turns(model, trajectories, temperature=temperature or 1.0)
+    cosines, ceiling = gradient_cosines(result.advantages, result.turns, sketches, result.weights)
+    return replace(result, cosines=cosines, cosine_ceiling=ceiling)
 
 
 def parse_seconds(text: str) -> float:

@@ -93,6 +93,8 @@ class Audit:
         turns: The turns.
         advantages: Estimates by candidate, one number a turn.
         cosines: Cosine of a candidate's gradient with the true one, where measured.
+        cosine_ceiling: What a perfect estimator would reach without correction for noise.
+        weights: Resamples of the clusters.
     """
 
     standings: dict[str, dict[str, Standing]]
@@ -104,7 +106,9 @@ class Audit:
     left_out: dict[str, str]
     turns: Turns
     advantages: dict[str, Column]
+    weights: Weights
     cosines: dict[str, Standing] = field(default_factory=dict)
+    cosine_ceiling: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the turns."""
@@ -118,7 +122,10 @@ class Audit:
                 for part, standings in self.standings.items()
             },
             "redrawn_groups": self.jackknife,
-            "gradient": {name: asdict(each) for name, each in self.cosines.items()},
+            "gradient": {
+                name: asdict(each.scores["cosine"]) for name, each in self.cosines.items()
+            },
+            "gradient_ceiling": self.cosine_ceiling,
             "left_out": self.left_out,
         }
 
@@ -176,6 +183,7 @@ def audit(
         left_out=applied.left_out,
         turns=turns,
         advantages=advantages,
+        weights=weights,
     )
 
 
