@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from itertools import takewhile
+from pathlib import Path
 from typing import Any, Final
 
 import gymnasium
@@ -77,11 +79,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = parse(name, rest)
         return int(command.run() or 0)
     except EXPECTED_ERRORS as error:
-        errors.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        errors.print(f"error: {_in_words(error)}", style="red", markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         errors.print("interrupted")
         return 130
+
+
+def _in_words(error: Exception) -> str:
+    """An error's message; a path that is a file where a folder is needed is said to be one."""
+    if isinstance(error, FileExistsError | NotADirectoryError) and error.filename:
+        path = Path(os.fsdecode(error.filename))
+        files = [each for each in (path, *path.parents) if each.is_file()]
+        if files:
+            return (
+                f"{files[0]} is a file where a folder is needed: choose another path, or move the "
+                "file away"
+            )
+    return str(error)
 
 
 def parse(name: str, arguments: Sequence[str]) -> Any:

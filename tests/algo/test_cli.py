@@ -355,3 +355,15 @@ def test_a_baseline_is_the_default_that_flags_change() -> None:
     assert command.config.filters
     published = parse("train", ["--baseline", "grpo", "--preset", "published"]).config
     assert published == PRESETS["search-r1-grpo"]
+
+
+@pytest.mark.parametrize("inside", ["", "deeper"])
+def test_a_file_in_the_place_of_a_folder_is_said_to_be_one(
+    tmp_path: Path, inside: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("kept", encoding="utf-8")
+    assert main(["train", "--output-dir", str(tmp_path / "file" / inside), "--quiet"]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith("error: ")
+    assert "file is a file where a folder is needed: choose another path" in said
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "kept"
