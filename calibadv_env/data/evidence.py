@@ -77,8 +77,8 @@ def gold_entities(task: QATask) -> tuple[str, ...]:
     names: Iterable[str] = ()
     if isinstance(metadata.get(ENTITIES), (list, tuple)):
         names = metadata[ENTITIES]
-    elif chain_of(task):
-        names = [hop["object"] for hop in chain_of(task)]
+    elif chain_of(task, "object"):
+        names = [hop["object"] for hop in chain_of(task, "object")]
     elif metadata.get(EVIDENCE):
         names = [piece["title"] for piece in metadata[EVIDENCE] if piece["title"]]
     return tuple(dict.fromkeys(str(name) for name in names))
@@ -118,8 +118,9 @@ def chain_queries(task: QATask) -> tuple[str, ...]:
     metadata = task.metadata
     queries: tuple[str, ...] = ()
     steps = metadata.get("question_decomposition")
-    if chain_of(task):
-        queries = tuple(f"{hop['subject']} {hop['relation']}" for hop in chain_of(task))
+    chain = chain_of(task, "subject", "relation")
+    if chain:
+        queries = tuple(f"{hop['subject']} {hop['relation']}" for hop in chain)
     elif steps and isinstance(steps, (list, tuple)):
         queries = tuple(_resolved_steps(steps))
     if (not queries or len(queries) != len(hops)) and metadata.get(EVIDENCE):
@@ -127,10 +128,12 @@ def chain_queries(task: QATask) -> tuple[str, ...]:
     return queries if hops and len(queries) == len(hops) else ()
 
 
-def chain_of(task: QATask) -> Sequence[Mapping[str, Any]]:
-    """The facts under ``metadata["chain"]``; empty where others keep something else there."""
+def chain_of(task: QATask, *wanted: str) -> Sequence[Mapping[str, Any]]:
+    """The facts under ``metadata["chain"]``, if all have the wanted parts; else none.
+
+    Others keep something else under this name.
+    """
     chain = task.metadata.get("chain")
-    wanted = ("subject", "relation", "object")
     is_chain = isinstance(chain, (list, tuple)) and all(
         isinstance(hop, Mapping) and all(name in hop for name in wanted) for hop in chain
     )
