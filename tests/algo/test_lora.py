@@ -257,10 +257,11 @@ def test_a_run_goes_on_from_an_adapter_and_saves_a_whole_policy(tmp_path: Path, 
     folder = _adapter_folder(tmp_path / "adapter")
     lora = None if use is None else Lora(rank=2, on_adapter=use)
     config = replace(_config(tmp_path / "run"), model=str(folder), lora=lora)
+    config = replace(config, optim=replace(config.optim, lr=3e-5))  # stays near where it began
     result = run_training(config)
     policy = AutoModelForCausalLM.from_pretrained(result.policy_dir, dtype=torch.float32)
     moved = float((_logits(policy) - _tuned_logits(folder)).abs().max())
-    assert 1e-5 < moved < 1
+    assert 1e-5 < moved < 0.5
     if use is not None:
         again, _ = load_policy(str(result.policy_dir.parent / "adapter"))
         torch.testing.assert_close(_logits(again), _logits(policy), rtol=1e-4, atol=1e-4)
