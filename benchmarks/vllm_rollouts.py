@@ -260,6 +260,7 @@ def training() -> int:
     with tempfile.TemporaryDirectory() as folder:
         config = replace(
             ATLAS_TINY,
+            rollout=replace(ATLAS_TINY.rollout, num_slots=64),
             output_dir=Path(folder),
             quiet=True,
             optim=replace(ATLAS_TINY.optim, num_updates=4),

@@ -45,7 +45,7 @@ class Floors:
     """Most tokens of one turn."""
     max_context: int = ATLAS_TINY.rollout.max_context
     """Most tokens of an episode."""
-    num_slots: int = ATLAS_TINY.rollout.num_slots
+    num_slots: int = 300
     """Environments that run side by side."""
 
 

@@ -200,25 +200,27 @@ def run_training(config: TrainConfig) -> TrainResult:
         CheckpointError: if the output folder holds another run.
         InUseError: naming the process, if another run writes into the folder.
     """
-    from calibadv_algo.learner.ranks import make_ranks, on_main
+    from calibadv_algo.learner.ranks import make_ranks
     from calibadv_algo.training.run_folder import held
 
     ranks = make_ranks()
     with held(config.output_dir, ranks):
-        on_main(ranks, lambda: _write_provenance(config))
         return _run_training(config, ranks)
 
 
 def _run_training(config: TrainConfig, ranks: Ranks) -> TrainResult:
     """The training of :func:`run_training` in a folder that nobody else writes into."""
+    from calibadv_algo.learner.ranks import on_main
     from calibadv_algo.rollout.slots import make_slots
     from calibadv_algo.training.collection import make_eval_player, make_player
     from calibadv_algo.training.trainer import Trainer
 
     model, tokenizer = _load(config)
-    rollout = config.rollout
-    slots = make_slots(config.env.env_id, rollout.num_slots, config.env.kwargs())
-    engine = _make_engine(config, model, tokenizer)
+    num_train, num_eval = num_slots(config, model, ranks.world_size)
+    max_slots = max(num_train, num_eval)
+    on_main(ranks, lambda: _write_provenance(config, max_slots))
+    slots = make_slots(config.env.env_id, num_train, config.env.kwargs())
+    engine = _make_engine(config, model, tokenizer, max_slots)
     player = make_player(
         config,
         slots,
@@ -230,7 +232,7 @@ def _run_training(config: TrainConfig, ranks: Ranks) -> TrainResult:
     eval_player = None
     if config.evaluation.every:
         eval_kwargs = config.env.kwargs(config.evaluation.split)
-        eval_slots = make_slots(config.env.env_id, rollout.num_slots, eval_kwargs)
+        eval_slots = make_slots(config.env.env_id, num_eval, eval_kwargs)
         eval_player = make_eval_player(config, player, eval_slots)
     trainer = Trainer(config, model=model, player=player, eval_player=eval_player, ranks=ranks)
     try:
@@ -255,8 +257,27 @@ def _load(config: TrainConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
     return model, tokenizer
 
 
+def num_slots(config: TrainConfig, model: PreTrainedModel, world_size: int = 1) -> tuple[int, int]:
+    """Slots of the training episodes and of an evaluation's, on each of so many processes."""
+    from calibadv_algo.rollout.sizing import choose_num_slots
+
+    rollout = config.rollout
+    if rollout.num_slots:
+        return rollout.num_slots, rollout.num_slots
+    counts = (
+        rollout.num_questions * rollout.group_size,
+        config.evaluation.episodes if config.evaluation.every else 1,
+    )
+    shares = [-(-count // world_size) for count in counts]
+    fitting = choose_num_slots(model, rollout.max_context, max(shares))
+    return min(shares[0], fitting), min(shares[1], fitting)
+
+
 def _make_engine(
-    config: TrainConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    config: TrainConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    max_slots: int,
 ) -> GenerationEngine:
     """The engine that the settings ask for.
 
@@ -271,15 +292,15 @@ def _make_engine(
         config.engine,
         model if is_shared else copy.deepcopy(model),
         tokenizer,
-        max_slots=rollout.num_slots,
+        max_slots=max_slots,
         max_context=rollout.max_context,
         temperature=rollout.temperature,
         top_p=rollout.top_p,
     )
 
 
-def _write_provenance(config: TrainConfig) -> None:
-    """Writes beside the results which code and data they come from.
+def _write_provenance(config: TrainConfig, slots: int) -> None:
+    """Writes beside the results which code and data they come from, and the number of slots.
 
     A start with other facts than the last one is noted under ``resumed_by``; the first ones stay.
     Changed settings that the run goes on with are said.
@@ -301,6 +322,7 @@ def _write_provenance(config: TrainConfig) -> None:
         "data_sha256": data_sha256(config.env),
         "torch": torch.__version__,
         "num_threads": torch.get_num_threads(),
+        "num_slots": slots,
     }
     path = config.output_dir / "provenance.json"
     record: dict[str, Any] = dict(facts)

@@ -9,9 +9,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Final, NoReturn
@@ -28,6 +29,14 @@ STOP_TIMEOUT_S: Final = 10.0
 
 class ComparisonError(CalibadvAlgoError):
     """A run of a comparison failed, or its folder belongs to another comparison."""
+
+
+PRELOADED: Final = (
+    "calibadv_algo.training.trainer",
+    "calibadv_algo.rollout.engines.hf.engine",
+    "calibadv_env.vector",
+)
+"""Modules that every run imports, torch and transformers along with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +63,7 @@ def run_jobs(
 
     Args:
         jobs: What to run, in order.
-        target: Carries out one run; importable, since processes are spawned.
+        target: Carries out one run; importable, since it runs in processes of their own.
         num_workers: Runs at a time; 0 means one a core.
         on_poll: Called again and again with the jobs that are running.
 
@@ -93,11 +102,21 @@ def _num_cores() -> int:
 def _start(target: Callable[[TrainConfig], object], job: Job) -> BaseProcess:
     """Starts a run in a process of its own, with one thread."""
     job.config.output_dir.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_run_job, args=(target, job), name=job.name)
+    context = _context()
     with _single_threaded():
+        given = (target, job, dict(os.environ))
+        process = context.Process(target=_run_job, args=given, name=job.name)
         process.start()
     return process
+
+
+def _context() -> ForkServerContext | SpawnContext:
+    """Processes that are forked from one which has imported what they share, if there can be."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    return context
 
 
 def _require_success(job: Job, exitcode: int) -> None:
@@ -145,8 +164,15 @@ def _exit_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _run_job(target: Callable[[TrainConfig], object], job: Job) -> None:
-    """In the child: everything it prints goes to the run's log."""
+def _run_job(
+    target: Callable[[TrainConfig], object], job: Job, environment: Mapping[str, str]
+) -> None:
+    """In the child: everything it prints goes to the run's log.
+
+    The environment is the parent's of now: a process that was forked has that of the first run.
+    """
+    os.environ.clear()
+    os.environ.update(environment)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     log = os.open(job.config.output_dir / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)

@@ -108,8 +108,9 @@ class RolloutConfig(Checked):
     """Most tokens of one turn."""
     max_context: Annotated[int, POSITIVE] = 1024
     """Most tokens of an episode, prompt and observations included."""
-    num_slots: Annotated[int, POSITIVE] = 64
-    """Environments that run side by side."""
+    num_slots: Annotated[int, NOT_NEGATIVE] = 0
+    """Environments that run side by side; 0 means all episodes of an update or evaluation, as far
+    as memory allows (the number stands in provenance.json)."""
     trees: TreeSearch | None = None
     """Trees that the episodes of a group grow on; None plays them one by one."""
     vine: VineSampling | None = None
@@ -247,6 +248,9 @@ def config_hash(config: TrainConfig) -> str:
     """
     values = config_to_dict(config)
     values["engine"] = values["engine"]["type"]
+    if values["rollout"]["num_slots"] == 0:
+        # The default before the number was chosen; it divides the work.
+        values["rollout"]["num_slots"] = 64
     if values["rollout"]["vine"] is None:
         # Runs that were begun before there was this setting go on.
         del values["rollout"]["vine"]

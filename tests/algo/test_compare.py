@@ -47,6 +47,10 @@ def sleep(config):
     note(config)
     time.sleep(60)
 
+def tell_environment(config):
+    print(os.environ.get("CALIBADV_TEST_VALUE"))
+
+
 def stubborn(config):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sleep(config)
@@ -69,6 +73,7 @@ def targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     (tmp_path / f"{name}.py").write_text(TARGETS, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(processes, "POLL_INTERVAL_S", 0.05)
+    monkeypatch.setattr(processes, "PRELOADED", ())
     return __import__(name)
 
 
@@ -256,6 +261,17 @@ def test_jobs_run_with_one_thread_each_and_print_into_their_logs(
         assert (job.config.output_dir / "log.txt").read_text() == "threads 1\n"
 
 
+def test_runs_see_the_environment_of_their_start(
+    tmp_path: Path, targets: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where they are forked from a process that was started before."""
+    for value in ("first", "second"):
+        monkeypatch.setenv("CALIBADV_TEST_VALUE", value)
+        (job,) = jobs_in(tmp_path / value, 1)
+        run_jobs([job], targets.tell_environment, 1, lambda _: None)
+        assert (job.config.output_dir / "log.txt").read_text().split() == [value]
+
+
 def test_a_failing_run_stops_the_others_and_names_its_log(
     tmp_path: Path, targets: ModuleType
 ) -> None:
@@ -301,9 +317,11 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {folder!r})
 import {module} as targets
+from calibadv_algo.experiments import jobs
 from calibadv_algo.experiments.compare import CompareConfig, plan_jobs
 from calibadv_algo.experiments.jobs import run_jobs
 
+jobs.PRELOADED = ()
 if __name__ == "__main__":
     config = CompareConfig(arms=("grpo",), seeds=(0,), output_dir=Path({folder!r}))
     run_jobs(plan_jobs(config), targets.sleep, 1, lambda _: None)
