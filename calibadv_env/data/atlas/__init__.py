@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 
-from calibadv_env.data.atlas.build import load_files, parse_facts
-from calibadv_env.data.atlas.selection import SPLITS
+from calibadv_env.data.atlas.build import CORPUS_SHA256, cache_folder, load_files, parse_facts
 from calibadv_env.data.atlas.wiki import load_wiki_passages
 from calibadv_env.data.atlas.world import AtlasFact, AtlasWorld
-from calibadv_env.data.base import TaskSet, parse_task
+from calibadv_env.data.base import TaskSet
 from calibadv_env.data.dataset import Dataset
+from calibadv_env.data.lines import LineCorpus, LineTasks
+from calibadv_env.data.names import SPLITS
 from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.corpus import Corpus
 
@@ -32,6 +33,7 @@ def load_dataset() -> Dataset:
         splits=SPLITS,
         load_tasks=_load_tasks,
         load_corpus=_load_corpus,
+        is_gold_checked=False,
         description="Real facts on countries, cities, airports, heritage sites and elements.",
     )
 
@@ -62,12 +64,12 @@ def load_world() -> AtlasWorld:
 
 
 def _load_tasks(split: str, name: str = "atlas") -> TaskSet:
-    lines = load_files()[f"tasks-{split}.jsonl"].splitlines()
-    return TaskSet([parse_task(json.loads(line)) for line in lines], name=name, split=split)
+    return LineTasks(load_files()[f"tasks-{split}.jsonl"], name=name, split=split)
 
 
 def _load_corpus() -> Corpus:
-    return Corpus(_parse_passages(load_files()["corpus.jsonl"]))
+    content = load_files()["corpus.jsonl"]
+    return LineCorpus(content, CORPUS_SHA256, index_cache=cache_folder() / "indexes")
 
 
 def _load_wiki_corpus() -> Corpus:

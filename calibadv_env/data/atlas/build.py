@@ -18,8 +18,6 @@ from typing import Any, Final
 import platformdirs
 
 from calibadv_env.common.files import new_folder
-from calibadv_env.data.atlas.chains import all_chains
-from calibadv_env.data.atlas.selection import SPLITS, select_chains, task_records
 from calibadv_env.data.atlas.sources import (
     SOURCE_VERSIONS,
     check_source_versions,
@@ -27,10 +25,13 @@ from calibadv_env.data.atlas.sources import (
     read_factbook,
 )
 from calibadv_env.data.atlas.world import AtlasFact, compile_world
+from calibadv_env.data.names import SPLITS
 from calibadv_env.errors import DataError, InUseError
 
 #: Hash over the names and bytes of all files, as :func:`digest_of` takes it.
 EXPECTED_SHA256: Final = "48a33af4d1e20d9cbb2060588440459ebb273b3d817dbbec808d9a061da6b6f2"
+#: Hash of the passages, as :attr:`calibadv_env.retrieval.corpus.Corpus.sha256` takes it.
+CORPUS_SHA256: Final = "9db77a48ed74f822609610613c4dfdc055bae59a11903c22f7a07b98240956e0"
 FILES: Final = ("corpus.jsonl", "facts.jsonl", *(f"tasks-{split}.jsonl" for split in SPLITS))
 CACHE_VARIABLE: Final = "CALIBADV_CACHE"
 
@@ -75,6 +76,10 @@ def cache_folder() -> Path:
 
 def compile_files() -> Files:
     """The content of ``FILES``, compiled from the two data packages without a look at the cache."""
+    # Imported here, since whoever finds the files in the cache needs none of it.
+    from calibadv_env.data.atlas.chains import all_chains
+    from calibadv_env.data.atlas.selection import select_chains, task_records
+
     world = compile_world(read_factbook(), read_airports())
     tasks = task_records(select_chains(world, all_chains(world)))
     passages = ({"id": p.id, "title": p.title, "text": p.text} for p in world.passages)

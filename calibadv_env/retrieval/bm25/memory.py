@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-import bm25s
-
 from calibadv_env.protocol.passages import ScoredPassage
 from calibadv_env.retrieval.base import (
     ONLY_MATCHES,
@@ -17,15 +15,10 @@ from calibadv_env.retrieval.base import (
     only_matches,
     take,
 )
-from calibadv_env.retrieval.bm25.settings import STOP_WORDS, Bm25Settings
-from calibadv_env.retrieval.bm25.words import (
-    WordChoice,
-    WordRules,
-    split_unicode,
-    splitter,
-    words_record,
-)
-from calibadv_env.retrieval.corpus import Corpus, indexed_text
+from calibadv_env.retrieval.bm25.postings import postings_of
+from calibadv_env.retrieval.bm25.settings import Bm25Settings
+from calibadv_env.retrieval.bm25.words import WordChoice, splitter, words_record
+from calibadv_env.retrieval.corpus import Corpus
 from calibadv_env.retrieval.filled import FilledUp
 
 
@@ -63,13 +56,7 @@ class Bm25Retriever:
         self.words = settings.rules
         self._is_chosen = words != "auto"
         self._split = splitter(self.words)
-        texts = [indexed_text(passage) for passage in corpus]
-        numbered = numbered_words(texts, self.words)
-        self._vocabulary: dict[str, int] = numbered.vocab
-        self._index: Any = None
-        if self._vocabulary:
-            self._index = bm25s.BM25(k1=k1, b=b, method="lucene", backend="numpy")
-            self._index.index(numbered, create_empty_token=False, show_progress=False)
+        self._postings = postings_of(corpus, settings)
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[ScoredPassage]]:
         """Ranks passages for each query; see :meth:`Retriever.search`.
@@ -97,24 +84,9 @@ class Bm25Retriever:
 
     def _search_one(self, query: str, count: int) -> list[ScoredPassage]:
         passages = self.corpus.passages
-        vocabulary = self._vocabulary
+        vocabulary = self._postings.words
         ids = [vocabulary[word] for word in self._split(query) if word in vocabulary]
         if not ids:
             return []
-        scores = self._index.get_scores_from_ids(ids)
+        scores = self._postings.sums(ids)
         return take(passages, only_matches(best_positions(scores, count)))
-
-
-def numbered_words(texts: Sequence[str], rules: WordRules) -> Any:
-    """The words of texts as bm25s takes them: a list of numbers each, and the vocabulary."""
-    if rules == "plain":
-        return bm25s.tokenize(texts, stopwords="english", show_progress=False)
-    numbers = {word: i - len(STOP_WORDS) for i, word in enumerate(STOP_WORDS)}
-    ids = []
-    for text in texts:
-        found = [
-            numbers.setdefault(word, len(numbers) - len(STOP_WORDS)) for word in split_unicode(text)
-        ]
-        ids.append([number for number in found if number >= 0])
-    vocabulary = {word: number for word, number in numbers.items() if number >= 0}
-    return bm25s.tokenization.Tokenized(ids=ids, vocab=vocabulary)
