@@ -109,7 +109,7 @@ class LineCorpus(Corpus):
         return {passage.id: place for place, passage in enumerate(self._lines)}
 
     @property
-    def sha256(self) -> str:  # type: ignore[override]
+    def sha256(self) -> str:
         """The hash that is known."""
         return self._sha256
 

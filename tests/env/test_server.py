@@ -388,6 +388,38 @@ def test_a_lone_request_waits_no_longer_than_allowed():
     assert asyncio.run(main()) < 0.5
 
 
+def test_a_lone_client_is_searched_at_once_and_many_are_waited_for():
+    """Seconds do not matter here: what is asked together does."""
+
+    async def main():
+        recorder = Recorder()
+        with ThreadPoolExecutor(1) as executor:
+            limits = BatchLimits(max_wait_ms=300)
+            batcher = SearchBatcher(recorder, executor, limits, ServerMetrics())
+            worker = asyncio.create_task(batcher.run())
+            started = time.monotonic()
+            for _ in range(5):
+                await batcher.ask(["a"], 1)
+            alone = time.monotonic() - started
+            recorder.gate.clear()
+            first = batcher.ask(["first"], 1)
+            while not recorder.is_entered.is_set():
+                await asyncio.sleep(0.001)
+            many = [batcher.ask([str(number)], 1) for number in range(8)]
+            recorder.gate.set()
+            await asyncio.gather(first, *many)
+            late = [batcher.ask(["x"], 1)]
+            await asyncio.sleep(0.05)
+            late.append(batcher.ask(["y"], 1))
+            await asyncio.gather(*late)
+            worker.cancel()
+        return alone, recorder.asked[-1][0]
+
+    alone, together = asyncio.run(main())
+    assert alone < 0.3
+    assert together == ["x", "y"]
+
+
 def test_limits_are_checked():
     for settings in ({"max_batch": 0}, {"max_wait_ms": -1}, {"max_queue": 0}, {"max_age_s": 0}):
         with pytest.raises(ValueError, match=next(iter(settings))):

@@ -34,7 +34,9 @@ _KIND: Final = "bm25-postings"
 _MADE: Final = 1
 """Raised whenever the words of a passage are taken in another way."""
 _WORDS: Final = "words.json"
-_ARRAYS: Final = {"scores.f4": "<f4", "positions.i4": "<i4", "starts.i8": "<i8"}
+_SCORES: Final = "scores.f4"
+_POSITIONS: Final = "positions.i4"
+_STARTS: Final = "starts.i8"
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,10 +120,12 @@ def _compute(corpus: Corpus, settings: Bm25Settings) -> Postings:
 
 def _write(folder: Path, corpus: Corpus, facts: dict[str, Any], postings: Postings) -> None:
     with building(folder, overwrite=folder.is_dir()) as partial:
-        arrays = (postings.scores, postings.positions, postings.starts)
         files = {
-            name: write_array(partial / name, array.astype(dtype, copy=False))
-            for (name, dtype), array in zip(_ARRAYS.items(), arrays, strict=True)
+            _SCORES: write_array(partial / _SCORES, postings.scores.astype("<f4", copy=False)),
+            _POSITIONS: write_array(
+                partial / _POSITIONS, postings.positions.astype("<i4", copy=False)
+            ),
+            _STARTS: write_array(partial / _STARTS, postings.starts.astype("<i8", copy=False)),
         }
         with HashedFile(partial / _WORDS) as words:
             words.write(json.dumps(postings.words).encode())
@@ -145,8 +149,13 @@ def _read(folder: Path, corpus: Corpus, facts: dict[str, Any]) -> Postings:
     manifest = read_manifest(folder, _KIND)
     if manifest.corpus_sha256 != corpus.sha256 or dict(manifest.settings) != facts:
         raise DataError(f"{folder}: it was made by other versions, or of another corpus")
-    if set(manifest.files) != {_WORDS, *_ARRAYS}:
+    if set(manifest.files) != {_WORDS, _SCORES, _POSITIONS, _STARTS}:
         raise DataError(f"{folder}: files are missing")
     check_files(folder, manifest, verify=True)
-    arrays = [np.fromfile(folder / name, dtype=dtype) for name, dtype in _ARRAYS.items()]
-    return Postings(json.loads((folder / _WORDS).read_bytes()), *arrays, manifest.num_passages)
+    return Postings(
+        words=json.loads((folder / _WORDS).read_bytes()),
+        scores=np.fromfile(folder / _SCORES, dtype="<f4"),
+        positions=np.fromfile(folder / _POSITIONS, dtype="<i4"),
+        starts=np.fromfile(folder / _STARTS, dtype="<i8"),
+        num_passages=manifest.num_passages,
+    )

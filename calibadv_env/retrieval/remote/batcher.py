@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Annotated, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 from annotated_types import Interval
 
@@ -43,7 +43,8 @@ class BatchLimits(Checked):
 
     Attributes:
         max_batch: Most queries of one search. 1 turns batching off.
-        max_wait_ms: How long a request waits for others, if the batch is not full.
+        max_wait_ms: How long a request waits for others, if the batch is not full and searches had
+            many requests lately.
         max_queue: Most queries that wait.
         max_age_s: A request that waited longer is not searched any more.
     """
@@ -53,6 +54,9 @@ class BatchLimits(Checked):
     max_queue: Annotated[int, POSITIVE] = 4096
     max_age_s: Annotated[float, POSITIVE] = 30.0
 
+
+_WORTH_A_WAIT: Final = 8
+"""Requests of a search after which the next one waits for those whom it answered."""
 
 Answer: TypeAlias = list[list[ScoredPassage]] | BaseException
 """The passages of each query, or why there are none."""
@@ -108,6 +112,7 @@ class SearchBatcher:
         self._has_jobs = asyncio.Event()
         self._is_full = asyncio.Event()
         self._seconds_per_query = 0.0
+        self._recent = 0
 
     @property
     def queue_length(self) -> int:
@@ -147,6 +152,7 @@ class SearchBatcher:
             await self._has_jobs.wait()
             await self._gather()
             self._running = self._take_batch()
+            self._recent = max(len(self._running), self._recent // 2)
             if self._running:
                 await self._search(self._running)
             self._running = ()
@@ -164,7 +170,12 @@ class SearchBatcher:
         return min(60, max(1, math.ceil(waiting * self._seconds_per_query)))
 
     async def _gather(self) -> None:
-        """Waits for more requests, until the first has waited long enough."""
+        """Waits for more requests, until the first has waited long enough.
+
+        Only if searches had many lately: where few ask, no company comes, and the wait is lost.
+        """
+        if self._recent < _WORTH_A_WAIT:
+            return
         left = self._jobs[0].arrived + self._limits.max_wait_ms / 1000 - time.monotonic()
         if left > 0 and not self._is_full.is_set():
             with contextlib.suppress(TimeoutError):
