@@ -16,14 +16,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from calibadv_env.errors import DataError
+from calibadv_env.common.files import new_folder
+from calibadv_env.errors import DataError, InUseError
 from calibadv_env.retrieval.bm25.settings import STOP_WORDS, Bm25Settings
 from calibadv_env.retrieval.bm25.words import WordRules, split_unicode, words_record
 from calibadv_env.retrieval.corpus import Corpus, indexed_text
 from calibadv_env.retrieval.index_files import (
     HashedFile,
     Manifest,
-    building,
     check_files,
     read_manifest,
     write_array,
@@ -83,7 +83,7 @@ def postings_of(corpus: Corpus, settings: Bm25Settings) -> Postings:
     with suppress(DataError, OSError):
         return _read(folder, corpus, facts)
     postings = _compute(corpus, settings)
-    with suppress(DataError, OSError):  # another process is at it, or nothing can be written there
+    with suppress(InUseError, OSError):  # another process is at it, or nothing can be written there
         _write(folder, corpus, facts, postings)
     return postings
 
@@ -119,7 +119,7 @@ def _compute(corpus: Corpus, settings: Bm25Settings) -> Postings:
 
 
 def _write(folder: Path, corpus: Corpus, facts: dict[str, Any], postings: Postings) -> None:
-    with building(folder, overwrite=folder.is_dir()) as partial:
+    with new_folder(folder) as partial:
         files = {
             _SCORES: write_array(partial / _SCORES, postings.scores.astype("<f4", copy=False)),
             _POSITIONS: write_array(
