@@ -139,16 +139,16 @@ def test_garbage_and_slowness_are_errors_that_leave_the_episode_as_it_was(body, 
 
 
 @pytest.mark.parametrize(
-    "query",
+    ("query", "count"),
     [
-        (PASSAGES[0].text + " ").ljust(1_000_000, "x"),
-        (PASSAGES[0].text + " ") * (1_000_000 // (len(PASSAGES[0].text) + 1)),
-        "\0",
-        f"a\0b {PASSAGES[3].text}\0",
+        ((PASSAGES[0].text + " ").ljust(1_000_000, "x"), 3),
+        ((PASSAGES[0].text + " ") * (1_000_000 // (len(PASSAGES[0].text) + 1)), 3),
+        ("\0", 0),
+        (f"a\0b {PASSAGES[3].text}\0", 3),
     ],
     ids=["one long word", "many words", "NUL", "NUL in a text"],
 )
-def test_odd_queries_of_a_policy_are_answered_as_they_are_in_process(toy_server, query):
+def test_odd_queries_of_a_policy_are_answered_as_they_are_in_process(toy_server, query, count):
     local = gymnasium.make("calibadv_env:DeepSearch-v1", dataset="toy")
     remote = gymnasium.make("calibadv_env:DeepSearch-v1", dataset="toy", retriever=toy_server.url)
     infos = []
@@ -156,7 +156,7 @@ def test_odd_queries_of_a_policy_are_answered_as_they_are_in_process(toy_server,
         env.reset(seed=0)
         infos.append(env.step(search(query))[-1])
     assert infos[0]["action"] == "search"
-    assert len(infos[0]["passage_ids"]) == 3
+    assert len(infos[0]["passage_ids"]) == count
     assert infos[0] == infos[1]
 
 
