@@ -36,7 +36,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "serve": ("serve", "Serve", "serve searches over HTTP"),
     "data": ("data", "Data", "prepare benchmarks, inspect datasets, audit corpora"),
     "trace": ("trace", "Trace", "import rollouts that other systems logged"),
-    "credit": ("credit", "Credit", "measure what every turn was worth, and which estimator knows"),
+    "credit": ("credit", "Credit", "measure what each turn was worth, by estimator"),
     "diagnose": ("diagnose", "Diagnose", "count the correct searches that GRPO punished"),
     "list": ("listing", "List", "list arms, baselines, datasets, presets or policies"),
 }

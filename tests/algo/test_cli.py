@@ -71,6 +71,7 @@ def test_help_shows_what_each_field_is(name: str, capsys: pytest.CaptureFixture[
             "shape",
             "cloning",
             "reading",
+            "documents",
         ):
             continue
         assert doc_of(command, field.name) in out
@@ -131,7 +132,7 @@ def test_unknown_flags_are_fatal(name: str, capsys: pytest.CaptureFixture[str]) 
     "arguments",
     [
         ["train", "--optim.num-updates", "many"],
-        ["train", "--env.reward", "bleu"],
+        ["train", "--env.invalid-action", "stop"],
         ["list", "models"],
         ["train", "--preset"],
     ],
