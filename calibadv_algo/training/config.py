@@ -251,9 +251,6 @@ def config_hash(config: TrainConfig) -> str:
     if values["rollout"]["num_slots"] == 0:
         # The default before the number was chosen; it divides the work.
         values["rollout"]["num_slots"] = 64
-    if values["rollout"]["vine"] is None:
-        # Runs that were begun before there was this setting go on.
-        del values["rollout"]["vine"]
     for part, name in (("rollout", "driver"), ("optim", "parallel")):
         del values[part][name]
     for name in ("output_dir", "checkpoint_every", "keep_checkpoints", "quiet", "tensorboard"):
