@@ -34,7 +34,6 @@ from calibadv_algo.training.config import (
 from calibadv_algo.training.presets import ATLAS_TINY, CALIBADV_QWEN25_3B, PRESETS, SEARCH_R1_GRPO
 
 
-
 @pytest.mark.parametrize(
     ("kind", "field", "value", "message"),
     [
