@@ -289,8 +289,8 @@ def last_metrics(directory: Path) -> dict[str, Any]:
     path = directory / "metrics.jsonl"
     if not path.exists():
         return {}
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for line in reversed(lines[-2:]):
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for line in reversed(lines[-3:]):
         try:
             record: dict[str, Any] = json.loads(line)
         except json.JSONDecodeError:

@@ -213,8 +213,9 @@ def truncate_lines(file: Path, after_update: int | None) -> None:
 
 def _complete_rows(file: Path) -> list[tuple[dict[str, Any], str]]:
     """Lines that end with a line break, parsed and as text."""
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [(json.loads(line), line) for line in lines if line.endswith("\n")]
+    # Lines end at \n alone: an answer may hold U+2028 and its like, which splitlines cuts at.
+    lines = file.read_bytes().split(b"\n")[:-1]
+    return [(json.loads(line), f"{line.decode('utf-8')}\n") for line in lines]
 
 
 def _finite(value: float) -> float | None:

@@ -18,6 +18,7 @@ from calibadv_algo.losses.covariance import ClipCov, KlCov
 from calibadv_algo.training.config import TrainConfig, config_to_dict
 from calibadv_algo.training.presets import ATLAS_TINY
 from calibadv_algo.training.resumption import changed_settings
+from calibadv_algo.training.tracking import truncate_lines
 from calibadv_env.common.locks import hold_folder
 from calibadv_env.errors import InUseError
 
@@ -202,3 +203,15 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path: Path) -> None:
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert letters.make_trainer(letters_config(tmp_path, 2)).train().num_updates == 2
     assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\r", "\x1c"])
+def test_a_line_separator_in_an_answer_ends_no_line(tmp_path: Path, separator: str) -> None:
+    file = tmp_path / "evals.jsonl"
+    rows = [
+        json.dumps({"update": n, "answer": f"a{separator}b"}, ensure_ascii=False) for n in (0, 1)
+    ]
+    whole = "".join(f"{row}\n" for row in rows)
+    file.write_bytes(f"{whole}half".encode())
+    truncate_lines(file, 0)
+    assert file.read_bytes() == f"{rows[0]}\n".encode()
