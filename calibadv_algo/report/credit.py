@@ -155,9 +155,10 @@ def sentences(source: CreditSource) -> list[str]:
     against = source.audit.standings["searches"]
     better = [n for n, s in against.items() if _verdict(s) == "better"]
     worse = [n for n, s in against.items() if _verdict(s) == "worse"]
+    others = len(against) - 1 - len(better) - len(worse)
     first = (
-        f"Of {len(against) - 1} estimators {len(better)} know better than GRPO what a search was "
-        f"worth, {len(worse)} know it worse; for the others this measurement decides nothing."
+        f"Against GRPO, {len(better)} of {len(against) - 1} estimators are closer to what searches "
+        f"were worth, {len(worse)} farther from it, {others} undecided."
     )
     punished = worth.get("… of them correct by gold")
     if punished is None:

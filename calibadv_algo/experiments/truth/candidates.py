@@ -123,7 +123,7 @@ def library(own: Iterable[str] = ()) -> Field:
     left_out: dict[str, str] = {}
     for name, part in find_parts(AdvantageEstimator).items():
         _add_part(found, left_out, name, part)
-    for name in baseline_names():
+    for name in sorted(baseline_names(), key=_has_own_loss):
         _add_system(found, left_out, name)
     for spec in own:
         candidate = own_candidate(spec)
@@ -204,6 +204,12 @@ def _bare(algorithm: Any) -> TrainConfig:
     """The settings of a system without what groups that are given have no use for."""
     config: TrainConfig = algorithm.apply(ATLAS_TINY)
     return replace(config, filters=(), optim=replace(config.optim, kl_reward_coef=0.0))
+
+
+def _has_own_loss(name: str) -> bool:
+    """True for systems that are known for their loss: others give equal advantages their name."""
+    objective = find_algorithm(name).apply(ATLAS_TINY).optim.objective
+    return objective != ATLAS_TINY.optim.objective
 
 
 def _distinct(candidates: Iterable[Candidate], left_out: dict[str, str]) -> Iterable[Candidate]:
