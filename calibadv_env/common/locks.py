@@ -18,7 +18,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,9 +56,16 @@ def hold_folder(folder: str | Path, *, wait_s: float = WAIT_S) -> Iterator[None]
         InUseError: naming the process that holds it.
     """
     folder = Path(folder).absolute()
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with _hold(folder / ".lock", folder, wait_s):
-        yield
+    try:
+        with _hold(folder / ".lock", folder, wait_s):
+            yield
+    finally:
+        if is_new:
+            # A command that was refused leaves no empty folder behind; rmdir spares a full one.
+            with suppress(OSError):
+                folder.rmdir()
 
 
 @contextmanager
@@ -136,6 +143,8 @@ def _leave(key: str, file: Path) -> None:
 def _acquire(file: Path, what: Path, wait_s: float) -> int:
     deadline = time.monotonic() + wait_s
     while True:
+        # Whoever held it may have removed the folder that it had made for nothing.
+        file.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             if try_lock(descriptor):

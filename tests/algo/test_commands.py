@@ -238,7 +238,7 @@ def test_a_wrong_answer_earns_nothing(
     assert re.search(r"reward\W+0\.00", output_of(capfd))
 
 
-@pytest.mark.parametrize("typed", ["", "q\n", "s a\n"])
+@pytest.mark.parametrize("typed", ["", "q\n", "s currency\n"])
 def test_leaving_early_is_no_error(
     typed: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -264,7 +264,7 @@ def test_text_in_square_brackets_is_no_markup(
     task = {"id": "q[/b]", "question": "What is [bold]x[/i]?", "golden_answers": ["[/b]"]}
     (tmp_path / "dev.jsonl").write_text(json.dumps(task))
     (tmp_path / "corpus.jsonl").write_text(json.dumps({"id": "p", "contents": "[/t]\n[red]x"}))
-    assert play(monkeypatch, "s x\na [/b]\n", dataset=f"{tmp_path}/") == 0
+    assert play(monkeypatch, "s red\na [/b]\n", dataset=f"{tmp_path}/") == 0
     out = output_of(capfd)
     assert "What is [bold]x[/i]?" in out
     assert "[red]x" in out
@@ -288,7 +288,7 @@ def test_what_a_watched_policy_sampled_is_never_encoded_again(
     policy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests: list[tuple[int, ...]] = []
-    texts = ["<think>a</think><search>b</search>", "<think>a</think><answer>b</answer>"]
+    texts = ["<think>a</think><search>currency</search>", "<think>a</think><answer>b</answer>"]
 
     class Engine:
         def __init__(self, *arguments: Any, **settings: Any) -> None:
@@ -337,7 +337,7 @@ def test_list_baselines_says_what_they_are(capfd: pytest.CaptureFixture[str]) ->
         assert name in out
     assert "name what it is kind source" in out
     assert "2402.03300" in out
-    assert "26 published systems, 17 switches of CalibAdv's own code, 6 variants" in out
+    assert "32 published systems, 17 switches of CalibAdv's own code, 7 variants" in out
 
 
 def test_the_docs_count_the_same_baselines() -> None:

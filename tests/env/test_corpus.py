@@ -135,7 +135,7 @@ def test_make_retriever_knows_its_names_and_passes_objects_through():
         assert len(found) == 1
     retriever = make_retriever("memory", corpus)
     assert make_retriever(retriever, corpus) is retriever
-    with pytest.raises(ValueError, match=r"one of 'bm25', 'memory', 'rank_bm25'.*got 'dense'"):
+    with pytest.raises(ValueError, match=r"one of 'bm25', .*'memory', 'rank_bm25'.*got 'dense'"):
         make_retriever("dense", corpus)
     with pytest.raises(ValueError, match="must have a method search, got int"):
         make_retriever(3, corpus)

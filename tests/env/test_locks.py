@@ -126,3 +126,16 @@ def test_a_disk_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.warns(RuntimeWarning, match="has no locks"), hold_folder(tmp_path):
         pass
     assert fcntl.flock is none
+
+
+def test_a_folder_that_was_made_for_nothing_goes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="refused"), hold_folder(tmp_path / "new"):
+        raise ValueError("refused")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    with hold_folder(tmp_path / "old"):
+        pass
+    assert (tmp_path / "old").exists()
+    with hold_folder(tmp_path / "full"):
+        (tmp_path / "full" / "result").write_text("1")
+    assert [each.name for each in (tmp_path / "full").iterdir()] == ["result"]
