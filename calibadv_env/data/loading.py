@@ -132,6 +132,13 @@ def dataset_of(
             raise DataError(f"dataset {name!r}: the questions carry no paragraphs of their own")
         elif fallback is not None:
             load_corpus, is_corpus_lazy, is_gold_checked = fallback, True, False
+    if lone_split is not None and len(reading.splits) > 1:
+        parts = ", ".join(f"{split} ({count:,})" for split, count in reading.splits.items())
+        text = (
+            f"dataset {name!r}: questions of the splits {parts} are taken as one; `calibadv data "
+            f"prepare {name} --from FILE` keeps them apart"
+        )
+        warnings.warn(text, stacklevel=2)
     load_corpus = load_corpus or corpus_loader(name, corpus_source, options)
     dataset = Dataset(
         name=name,

@@ -39,6 +39,13 @@ _HEADERLESS: Final = {
 """Columns of tables without a header: MS MARCO's passages, and its documents (with an address)."""
 
 
+_WRAPPERS: Final = ("kwargs", "_source", "__data__", "document", "passage", "node", "doc")
+"""Keys under which dumps of LangChain, Elasticsearch, LlamaIndex … hold the document."""
+_OUTER: Final = frozenset({"_id", "id", "docid", "doc_id", "pid"})
+"""Ids that stand outside of it."""
+_METADATA: Final = ("metadata", "meta", "extra_info")
+
+
 class NoTextError(ValueError):
     """A record has no key that is known to hold a text."""
 
@@ -103,6 +110,8 @@ class PassageReading:
         self._warn(place)
 
     def _passage(self, record: Mapping[str, Any]) -> tuple[Passage, bool]:
+        if "text" not in record and "contents" not in record and not self.columns:
+            record = _unwrapped(record)
         names = tuple(record)
         found = self._plans.get(names)
         if found is None or any(k is not None and is_missing(record[k]) for k in found.values()):
@@ -203,11 +212,22 @@ def _assembled(record: Mapping[str, Any], found: Mapping[str, str | None]) -> tu
     return Passage(passage_id, title, text), is_made
 
 
+def _unwrapped(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The object in which a record holds its document, such as Elasticsearch's ``_source``."""
+    for key in _WRAPPERS:
+        inner = record.get(key)
+        if isinstance(inner, Mapping) and find_key(inner, TEXT) is not None:
+            outer = {k: v for k, v in record.items() if k in _OUTER and not _is_list(v)}
+            return {**outer, **inner}
+    return record
+
+
 def _text(value: Any, key: str) -> tuple[str, str]:
     """The text, and the first of its paragraphs where it is a list whose first one is a title."""
     if isinstance(value, Mapping) and "text" in value:
         return _text(value["text"], key)
     if isinstance(value, (list, tuple)):
+        value = [item for part in value for item in (part if _is_list(part) else [part])]
         parts = [str(plain(part)).strip() for part in value if not is_missing(part)]
         head = parts[0] if len(parts) > 1 and "\n" in str(value[0]) else ""
         return ("\n" if head else " ").join(parts), head
@@ -218,16 +238,25 @@ def _text(value: Any, key: str) -> tuple[str, str]:
     return value, ""
 
 
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple))
+
+
 def _title(record: Mapping[str, Any], key: str | None) -> str:
-    """The title; LangChain's stands in the metadata, where it may be called source."""
+    """The title; it may stand in the metadata, where LangChain may call it source."""
     value = None if key is None else at_path(record, key)
     if value is None and key is None:
-        metadata = record.get("metadata")
-        if isinstance(metadata, str):
-            metadata = parsed_literal(metadata)
-        if isinstance(metadata, Mapping) and "page_content" in record:
-            named = find_key(metadata, (*TITLE, "source"))
-            value = None if named is None else metadata[named]
+        for name in _METADATA:
+            metadata = record.get(name)
+            if isinstance(metadata, str):
+                metadata = parsed_literal(metadata)
+            if isinstance(metadata, Mapping):
+                names = (*TITLE, "source") if "page_content" in record else TITLE
+                named = find_key(metadata, names)
+                value = None if named is None else metadata[named]
+                break
+        if isinstance(value, (list, dict)):
+            value = None
     if isinstance(value, (int, float)) and not isinstance(value, bool) and not is_missing(value):
         return number_text(value)
     if value is None or isinstance(value, float):

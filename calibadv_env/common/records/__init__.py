@@ -59,6 +59,11 @@ def kind_of(path: str | Path) -> Kind:
     if head.startswith((b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")) or name.endswith(".parquet"):
         return "columnar"
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        if head[:64].decode("utf-16", "ignore").lstrip().startswith(("{", "[")):
+            raise DataError(
+                f"{path}: this is JSON in UTF-16; `iconv -f UTF-16 -t UTF-8 {path.name} > NEW` "
+                "writes a file that can be read"
+            )
         return "table"
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text[:15].lower().startswith((b"<!doctype", b"<html")):

@@ -21,6 +21,8 @@ _CONTAINERS: Final = frozenset(
 )
 """Keys of an object under which a file keeps its list of records."""
 _SPLITS: Final = frozenset({"train", "dev", "valid", "validation", "val", "test"})
+_DOCSTORE: Final = "docstore/data"
+"""Key of LlamaIndex's stores, which keep their documents by id."""
 _SPACE: Final = re.compile(r"[\s,]*")
 _LINES_OF_TITLES: Final = 2
 """So many keys, at least, has an object that maps titles to texts."""
@@ -72,7 +74,10 @@ def _read_whole(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         with open_binary(path) as stream:
             text = stream.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not valid UTF-8: {error.reason} at byte {error.start}") from error
+        raise DataError(
+            f"{path}: not valid UTF-8: {error.reason} at byte {error.start}; `iconv -f WINDOWS-1252"
+            f" -t UTF-8 {path.name} > NEW` makes it so, if it is Western European text"
+        ) from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}:1: cannot read the file: {error}") from error
     decoder, position, line = json.JSONDecoder(), 0, 1
@@ -128,10 +133,14 @@ def expanded(record: dict[str, Any], place: str) -> Iterator[tuple[str, dict[str
     if question is not None and isinstance(record[question], str):
         yield place, record
         return
+    if isinstance(record.get(_DOCSTORE), dict):
+        record = record[_DOCSTORE]
     found = [k for k, v in record.items() if squashed(k) in _CONTAINERS and _is_rows(v)]
     if "columns" in record and isinstance(record.get("data"), list) and not found:
         for number, row in enumerate(record["data"]):
             yield f"{place}: row {number}", dict(zip(record["columns"], row, strict=False))
+    elif (inner := _lone_holder(record)) is not None:
+        yield from expanded(inner, place)
     elif found:
         for key in found:
             split = {"split": key} if len(found) > 1 or squashed(key) in _SPLITS else {}
@@ -140,6 +149,15 @@ def expanded(record: dict[str, Any], place: str) -> Iterator[tuple[str, dict[str
                 yield f"{place}: {key}[{number}]", {**split, **inner}
     else:
         yield from _from_maps(record, place)
+
+
+def _lone_holder(record: dict[str, Any]) -> dict[str, Any] | None:
+    """The object under a key such as ``data`` that holds the list in its turn; None if none."""
+    found = [v for k, v in record.items() if squashed(k) in _CONTAINERS and isinstance(v, dict)]
+    is_holder = len(found) == 1 and any(
+        squashed(k) in _CONTAINERS and _is_rows(v) for k, v in found[0].items()
+    )
+    return found[0] if is_holder else None
 
 
 def _is_rows(value: Any) -> bool:
@@ -155,7 +173,7 @@ def _from_maps(record: dict[str, Any], place: str) -> Iterator[tuple[str, dict[s
             for key in keys:
                 yield f"{place}: row {key}", {name: column[key] for name, column in record.items()}
             return
-        if any(squashed(str(key)) in KNOWN for key in keys):
+        if any(squashed(str(key)) in KNOWN or key == "__data__" for key in keys):
             for key, value in record.items():
                 own = {} if "id" in value or "_id" in value else {"id": key}
                 yield f"{place}: {key!r:.80}", {**own, **value}

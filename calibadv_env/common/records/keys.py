@@ -23,6 +23,7 @@ QUESTION: Final = (
     "question_body",
     "user_query",
     "claim",
+    "instruction",
 )
 ANSWERS: Final = (
     "golden_answers",
@@ -49,6 +50,7 @@ ANSWERS: Final = (
     "short_answer",
     "nq_answer",
     "answer_text",
+    "answers_objects",
     "target",
     "targets",
     "gold",
@@ -58,7 +60,17 @@ ANSWERS: Final = (
     "output",
     "best_answer",
 )
-ALIASES: Final = ("answer_aliases", "answers_aliases", "aliases", "answer_alias")
+ALIASES: Final = (
+    "answer_aliases",
+    "answers_aliases",
+    "aliases",
+    "answer_alias",
+    "alt_ans",
+    "alt_answers",
+    "alternative_answers",
+    "aug_answer",
+    "aug_answers",
+)
 ID: Final = (
     "id",
     "_id",
@@ -75,12 +87,14 @@ ID: Final = (
 PASSAGE_ID: Final = (
     "id",
     "_id",
-    "docid",
-    "doc_id",
-    "document_id",
+    "id_",
     "pid",
     "passage_id",
     "psg_id",
+    "docid",
+    "doc_id",
+    "document_id",
+    "docno",
     "para_id",
     "paragraph_id",
     "chunk_id",
@@ -101,6 +115,11 @@ TEXT: Final = (
     "body",
     "segment",
     "chunk",
+    "chunk_text",
+    "text_chunk",
+    "document_text",
+    "doc_text",
+    "raw_text",
     "document",
     "paragraph",
     "context",
@@ -117,6 +136,7 @@ TITLE: Final = (
     "doc_title",
     "document_title",
     "article_title",
+    "passage_title",
     "name",
     "headline",
 )

@@ -15,6 +15,8 @@ from calibadv_env.common.records.keys import KNOWN, squashed
 from calibadv_env.errors import DataError
 
 _DELIMITERS: Final = ("\t", ",", ";")
+_RARE: Final = "|"
+"""Parts the cells only where a known name stands between two of it."""
 _WORDS_OF_A_NAME: Final = 4
 _CELL_LIMIT: Final = 2**31 - 1
 _LINES_OF_A_CELL: Final = 200
@@ -72,7 +74,8 @@ def read_table(
     except UnicodeError as error:
         raise DataError(
             f"{path}: not valid UTF-8 after line {number}: {getattr(error, 'reason', error)}; save "
-            "the table as UTF-8"
+            f"the table as UTF-8 (`iconv -f WINDOWS-1252 -t UTF-8 {path.name} > NEW`, if it is "
+            "Western European text)"
         ) from error
     except (csv.Error, OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}:{number + 1}: cannot read the table: {error}") from error
@@ -86,9 +89,8 @@ def _delimiter(header: str) -> str:
     It is the one that leaves a known name standing alone; in a line without any the tab if there
     is one, since texts hold commas and hardly ever tabs.
     """
-    known = [
-        mark for mark in _DELIMITERS if any(squashed(c) in KNOWN for c in header.split(mark)[1:])
-    ]
+    marks = (*_DELIMITERS, _RARE)
+    known = [mark for mark in marks if any(squashed(c) in KNOWN for c in header.split(mark)[1:])]
     if not known and "\t" in header:
         return "\t"
     return max(known or _DELIMITERS, key=header.count)

@@ -15,6 +15,13 @@ UNREADABLE: Final = object()
 _ARRAY: Final = re.compile(r"^(?:np\.|numpy\.)?array\((.*?)(?:,\s*dtype=[\w.'<>]+)?\)$", re.S)
 _QUOTED: Final = re.compile(r"'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\"", re.S)
 _ITEMS: Final = re.compile(r"\[\s*(?:(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")[\s,]*)*\]", re.S)
+_NESTED: Final = re.compile(
+    r"(?P<text>'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")"
+    r"|(?P<open>\b(?:np\.|numpy\.)?array\()"
+    r"|(?P<dtype>,\s*dtype=(?:'[^']*'|[\w.<>]+)\s*(?=\)))",
+    re.S,
+)
+"""What stands round numpy's arrays inside a printed object; texts are passed over."""
 _MAX_LITERAL: Final = 1_000_000
 
 
@@ -48,7 +55,7 @@ def parsed_literal(text: str) -> Any:
         text = array.group(1).strip()
     if len(text) < 2 or text[0] not in "[{(" or text[-1] not in "]})" or len(text) > _MAX_LITERAL:
         return None
-    for read in (_json, _python, _numpy):
+    for read in (_json, _python, _numpy, _arrays):
         value = read(text)
         if isinstance(value, (list, dict)):
             return value
@@ -71,8 +78,22 @@ def _python(text: str) -> Any:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
         return None
-    is_items = isinstance(value, (tuple, set)) and text[0] in "[{"
+    if isinstance(value, set):  # a set has no order of its own; that of the text is kept
+        return _python(f"[{text[1:-1]}]")
+    # "(1, 2)" may be an interval that is the answer; texts between brackets are a list.
+    is_items = isinstance(value, tuple) and (
+        text[0] == "[" or all(isinstance(v, str) for v in value)
+    )
     return plain(value) if isinstance(value, (list, dict)) or is_items else None
+
+
+def _arrays(text: str) -> Any:
+    """An object or a list in which numpy's arrays are printed, as pandas writes parquet to CSV."""
+    if "array(" not in text:
+        return None
+    return _python(
+        _NESTED.sub(lambda m: m["text"] if m["text"] else "(" if m["open"] else "", text)
+    )
 
 
 def _is_numpy(text: str) -> bool:

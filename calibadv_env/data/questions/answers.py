@@ -14,9 +14,13 @@ from calibadv_env.common.records.keys import (
     is_missing,
     keys_of,
     number_text,
+    squashed,
 )
 from calibadv_env.common.records.values import UNREADABLE, parsed_literal
+from calibadv_env.data.questions.annotations import annotated
+from calibadv_env.data.questions.choices import LETTERS, choice_of
 
+_SQUASHED_ALIASES: Final = frozenset(map(squashed, ALIASES))
 _HOLDERS: Final = ("reward_model", "reward_spec", "extra_info", "metadata")
 """Objects of verl, SkyRL and others in which the answers may stand."""
 _MANY: Final = ("answers", "possibleanswers", "golds", "targets", "references")
@@ -33,6 +37,8 @@ _PARTS: Final = (
     "span",
     "name",
     "label",
+    "entity_name",
+    "answer_argument",
 )
 _OTHERS: Final = ("aliases", "Aliases", "answer_aliases", "HumanAnswers")
 _MARKER: Final = re.compile(r"<\|[A-Za-z_]+\|>")
@@ -59,15 +65,26 @@ def find_answers(
         return column, texts_of(at_path(record, column), column, separator)
     key = find_key(record, ANSWERS)
     if key is None:
-        return _held_answers(record, separator)
-    choice = _choice(record, record[key])
+        letter = find_key(record, LETTERS)
+        choice = choice_of(record, record[letter]) if letter else ""
+        return (letter, [choice]) if letter and choice else _held_answers(record, separator)
+    choice = choice_of(record, record[key])
     if choice:
         return key, [choice]
     answers = texts_of(record[key], key, separator)
-    alias = find_key(record, ALIASES)
-    if alias is not None and answers:
-        answers = merged(answers, texts_of(record[alias], alias, separator))
+    if key.lower().endswith(("answers", "answer")) and isinstance(record[key], str):
+        answers = merged(answers, _said(record[key]))
+    if answers:
+        aliases = [k for k in record if squashed(str(k)) in _SQUASHED_ALIASES]
+        answers = merged(answers, *(texts_of(record[k], k, separator) for k in aliases))
     return key, answers
+
+
+def _said(answer: str) -> list[str]:
+    """What else accepts a true or false that a table or Python wrote down: yes, no."""
+    return {"True": ["yes"], "False": ["no"], "TRUE": ["yes"], "FALSE": ["no"]}.get(
+        answer.strip(), []
+    )
 
 
 def merged(*lists: Sequence[str]) -> list[str]:
@@ -117,6 +134,9 @@ def _texts_in(text: str, key: str, separator: str) -> list[str]:
 
 
 def _texts_of_object(value: Mapping[str, Any], key: str) -> list[str]:
+    label = value.get("label")
+    if isinstance(label, Mapping) and label:  # Mintaka's, by language
+        return texts_of(label.get("en") or next(iter(label.values())), "label")
     name = find_key(value, _PARTS)
     others = [texts_of(value[k], k) for k in _OTHERS if k in value]
     if name is None and not any(others):
@@ -158,30 +178,5 @@ def _held_answers(record: Mapping[str, Any], separator: str) -> tuple[str, list[
         if not found[1] or (is_list and name == "extra_info" and len(found[1]) == 1):
             found = (f"{name}.{key}", answers)
     if not found[1] and isinstance(record.get("annotations"), (list, Mapping)):
-        return "annotations", _annotated(record["annotations"])
+        return "annotations", annotated(record, record["annotations"])
     return found
-
-
-def _annotated(annotations: Any) -> list[str]:
-    """AmbigNQ's answers, one reading of the question or several."""
-    notes = [annotations] if isinstance(annotations, Mapping) else annotations
-    found: list[str] = []
-    for note in notes:
-        if not isinstance(note, Mapping):
-            continue
-        found += texts_of(note.get("answer"), "answer")
-        pairs = note.get("qaPairs") or ()
-        pairs = [pairs] if isinstance(pairs, Mapping) else pairs
-        for pair in pairs:
-            if isinstance(pair, Mapping):
-                found += texts_of(pair.get("answer"), "answer")
-    return merged(found)
-
-
-def _choice(record: Mapping[str, Any], answer: Any) -> str:
-    """The text of the choice that a number names, as in MMLU; "" if the answer is no number."""
-    choices = record.get("choices", record.get("options"))
-    if not isinstance(answer, int) or isinstance(answer, bool) or not isinstance(choices, list):
-        return ""
-    is_place = 0 <= answer < len(choices) and isinstance(choices[answer], str)
-    return choices[answer] if is_place else ""

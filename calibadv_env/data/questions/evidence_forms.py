@@ -25,6 +25,8 @@ NAMES: Final = (
     "source_website",
     "gold_docs",
     "evidence_docs",
+    "positive_ctxs",
+    "evidence_list",
 )
 """Names of evidence that this module reads; for messages."""
 
@@ -52,7 +54,7 @@ def evidence_in(record: Mapping[str, Any], answers: Sequence[str]) -> tuple[list
     num_unread = 0
     for layer in layers_of(record):
         paragraphs = paragraphs_of(layer)
-        for read in (_steps, _facts, _marked, _documents, _squad, _kilt, _strategy, _links):
+        for read in _FORMS:
             named, found = read(layer, paragraphs, answers)
             if found:
                 return found, max(0, named - len(found))
@@ -246,6 +248,35 @@ def _links(layer: Mapping[str, Any], _: list[Paragraph], __: Sequence[str]) -> _
             name = unquote(path.rpartition("/wiki/")[2] if "/wiki/" in path else link.strip())
             found.append(Evidence(title=name.replace("_", " "), ids=(link.strip(),)))
     return sum(not is_missing(link) for link in links), found
+
+
+def _positive(
+    layer: Mapping[str, Any], paragraphs: list[Paragraph], answers: Sequence[str]
+) -> _Found:
+    """DPR: passages any of which answers the question."""
+    positive = [p for p in paragraphs if p.key == "positive_ctxs"]
+    if not positive:
+        return len(_list_of(layer.get("positive_ctxs"))), []
+    titles = list(dict.fromkeys(p.passage.title for p in positive))
+    ids = tuple(dict.fromkeys(p.passage.id for p in positive))
+    stated = _of_paragraph(positive[0], answers).sentences if len(positive) == 1 else ()
+    return 1, [Evidence(title=titles[0], sentences=stated, titles=tuple(titles[1:]), ids=ids)]
+
+
+def _listed(layer: Mapping[str, Any], _: list[Paragraph], __: Sequence[str]) -> _Found:
+    """MultiHop-RAG: a list of articles, each with the sentence that matters."""
+    listed = _list_of(layer.get("evidence_list"))
+    found = [
+        Evidence(title=item["title"], sentences=(item["fact"],) if item.get("fact") else ())
+        for item in listed
+        if isinstance(item, Mapping) and isinstance(item.get("title"), str)
+    ]
+    return len(listed), found
+
+
+_FORMS: Final = (
+    _steps, _facts, _marked, _documents, _positive, _listed, _squad, _kilt, _strategy, _links,
+)  # fmt: skip
 
 
 def queries_in(record: Mapping[str, Any]) -> list[str]:

@@ -28,6 +28,7 @@ from calibadv_env.common.records.values import parsed_literal, plain
 from calibadv_env.data.base import QATask, parse_task
 from calibadv_env.data.evidence import EVIDENCE, SEARCH_KEYS, with_evidence
 from calibadv_env.data.questions.answers import find_answers, texts_of
+from calibadv_env.data.questions.choices import LETTERS
 from calibadv_env.data.questions.evidence_forms import evidence_in, layers_of, queries_in
 from calibadv_env.data.questions.paragraphs import PARAGRAPH_KEYS, paragraphs_of
 from calibadv_env.errors import DataError
@@ -37,6 +38,7 @@ from calibadv_env.retrieval.passage_records import check_columns
 COLUMNS: Final = ("id", "question", "answers", "split")
 """What the columns of questions can be mapped to."""
 
+_TALKS: Final = ("messages", "conversations", "conversation")
 _MARK: Final = "Question:"
 _SEPARATORS: Final = ("|", ";")
 _DOCUMENTS: Final = "|"
@@ -73,6 +75,7 @@ class QuestionReading:
         wants_paragraphs: If true, the paragraphs that the records carry are kept.
         mapping: For each of ``id``, ``question`` and ``answers`` the keys it was read from.
         counts: How often something was done, by what it is.
+        splits: Questions by the split that they name.
         paragraphs: The paragraphs by id, in order, if they are wanted.
     """
 
@@ -81,6 +84,7 @@ class QuestionReading:
     wants_paragraphs: bool = False
     mapping: dict[str, dict[str, None]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
+    splits: Counter[str] = field(default_factory=Counter)
     paragraphs: dict[str, Passage] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -145,6 +149,8 @@ class QuestionReading:
             self.counts[_NO_ANSWER] += 1
             return None
         split = at_path(record, self.columns.get("split", "split"))
+        if isinstance(split, str) and split:
+            self.splits[split] += 1
         if _is_own(record) and not self.columns:
             task = parse_task(_without_blanks(record, self.counts))
             self._note("id", "id")
@@ -217,6 +223,8 @@ class QuestionReading:
                 inner = find_key(extra, QUESTION)
                 if inner is not None and isinstance(extra[inner], str):
                     return f"extra_info.{inner}", extra[inner]
+            if own is None:
+                own = next((k for k in _TALKS if isinstance(record.get(k), (list, tuple))), None)
             key, value = own, None if own is None else record[own]
         if isinstance(value, Mapping):
             inner = find_key(value, (*QUESTION, "text", "stem"))
@@ -366,7 +374,9 @@ def _is_evidence(pieces: Any) -> bool:
 
 def _may_answer(record: Mapping[str, Any]) -> bool:
     holders = ("reward_model", "reward_spec", "extra_info", "metadata", "annotations")
-    return find_key(record, ANSWERS) is not None or any(name in record for name in holders)
+    return find_key(record, (*ANSWERS, *LETTERS)) is not None or any(
+        name in record for name in holders
+    )
 
 
 def _id(value: Any, key: str) -> str:
@@ -399,13 +409,13 @@ def _is_bulk(key: str, value: Any) -> bool:
 
 def _last_message(messages: Iterable[Any]) -> str:
     """The question in a prompt of messages: what follows "Question:" in the last of the user's."""
-    contents: list[str] = [
-        m["content"]
-        for m in messages
-        if isinstance(m, Mapping)
-        and isinstance(m.get("content"), str)
-        and m.get("role", "user") == "user"
-    ]
+    contents: list[str] = []
+    for message in messages:
+        if isinstance(message, Mapping):
+            said = message.get("content", message.get("value"))
+            speaker = message.get("role", message.get("from", "user"))
+            if isinstance(said, str) and speaker in ("user", "human"):
+                contents.append(said)
     if not contents:
         return ""
     _, mark, question = contents[-1].rpartition(_MARK)
