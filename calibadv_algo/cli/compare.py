@@ -81,6 +81,7 @@ def compare(
     train: TrainConfig = ATLAS_TINY,
     output_dir: Path | str = "runs/compare",
     num_workers: int = 0,
+    credit: bool = False,
 ) -> Summary:
     """Trains every arm with every seed from one warm start, and compares them.
 
@@ -96,6 +97,7 @@ def compare(
         train: Settings that all runs share.
         output_dir: Folder of the runs and of the report.
         num_workers: Runs at a time; 0 means one a core.
+        credit: If true, credit is measured afterwards, as with `calibadv compare --credit`.
 
     Returns:
         Scores of the arms with their intervals, and differences.
@@ -111,6 +113,7 @@ def compare(
         seeds=tuple(seeds),
         output_dir=Path(output_dir),
         num_workers=num_workers,
+        credit=credit,
         train=train,
         own={name: as_algorithm(arm) for name, arm in own.items()},
     )
@@ -155,6 +158,10 @@ def _run_comparison(config: CompareConfig, jobs: Sequence[Job], console: Console
     finally:
         wall_time_s = round((earlier or 0.0) + time.monotonic() - started, 1)
         write_comparison(config, facts, wall_time_s)
+    if config.credit:
+        from calibadv_algo.cli.compare_credit import measure_comparison
+
+        measure_comparison(config, console)
     return write_results(config.output_dir, console)
 
 

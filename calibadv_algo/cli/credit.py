@@ -15,9 +15,16 @@ from rich.console import Console
 
 from calibadv_algo.cli.flags import PartNames
 from calibadv_algo.cli.listing import FILE_WIDTH
-from calibadv_algo.cli.policies import EvalEnv, LocalPolicy, PlaySettings, Policy
+from calibadv_algo.cli.policies import (
+    EndpointPolicy,
+    EvalEnv,
+    LocalPolicy,
+    PlaySettings,
+    Policy,
+)
 from calibadv_algo.cli.policy_flags import PolicyFlags
 from calibadv_algo.cli.progress import stage_bars
+from calibadv_algo.experiments.truth.log import PAGE_FILE, RESULT_FILE
 from calibadv_algo.experiments.truth.measuring import Measurement, Plan, measure
 from calibadv_algo.training.config import EnvConfig, config_to_dict
 from calibadv_env.common.checks import POSITIVE
@@ -30,8 +37,9 @@ if TYPE_CHECKING:
     from calibadv_algo.report.credit import CreditSource
     from calibadv_algo.rollout.driver import Player
 
-RESULT_FILE: Final = "credit.json"
-PAGE_FILE: Final = "credit.html"
+NamedPolicy = tuple[str, Policy, Path]
+"""Label, policy and folder of its measurement."""
+
 _UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -76,14 +84,25 @@ class Credit(PolicyFlags):
         console = Console(highlight=False)
         if not console.is_terminal:
             console.width = max(console.width, FILE_WIDTH)
-        with hold_folder(self.output):
-            sweep_files(self.output)
-            self._conclude(self._sources(), console)
+        self.measure_all(self._policies(), self._field(), console)
         return 0
 
-    def _sources(self) -> list[CreditSource]:
+    def measure_all(
+        self, policies: Sequence[NamedPolicy], candidates: Field, console: Console
+    ) -> None:
+        """Measures policies, each in its folder, and writes the results of all into `output`.
+
+        Raises:
+            InUseError: naming the process, if another one writes into the folder.
+            ValueError: if a policy cannot be measured: see :func:`measure_policy`.
+            TruthLogError: if a folder holds another measurement.
+        """
+        with hold_folder(self.output):
+            sweep_files(self.output)
+            self._conclude(self._sources(policies, candidates), console)
+
+    def _sources(self, policies: Sequence[NamedPolicy], candidates: Field) -> list[CreditSource]:
         """Every policy measured, with all candidates held against it."""
-        policies = self._policies()
         budget_s = None if self.budget is None else parse_seconds(self.budget) / len(policies)
         sources = []
         for label, policy, folder in policies:
@@ -91,7 +110,7 @@ class Credit(PolicyFlags):
             measured = measure_policy(
                 policy, play, self._plan(), self.questions, folder, budget_s=budget_s
             )
-            sources.append(self._source(label, measured, play, policy))
+            sources.append(self._source(label, measured, candidates, play, policy))
         return sources
 
     def _plan(self) -> Plan:
@@ -102,7 +121,7 @@ class Credit(PolicyFlags):
             seed=self.seed,
         )
 
-    def _policies(self) -> list[tuple[str, Policy, Path]]:
+    def _policies(self) -> list[NamedPolicy]:
         """Label, policy and folder of everything that is measured."""
         if self.checkpoints is None:
             policy = self.source()
@@ -119,16 +138,22 @@ class Credit(PolicyFlags):
         ]
 
     def _source(
-        self, label: str, measured: Measurement, play: PlaySettings, policy: Policy
+        self,
+        label: str,
+        measured: Measurement,
+        candidates: Field,
+        play: PlaySettings,
+        policy: Policy,
     ) -> CreditSource:
         """A measured policy with all candidates held against it."""
         from calibadv_algo.experiments.truth.audit import audit
         from calibadv_algo.report.credit import CreditSource
 
-        result = audit(measured.groups, self._field(), cluster=self.cluster, seed=self.seed)
+        result = audit(measured.groups, candidates, cluster=self.cluster, seed=self.seed)
         if self.gradient:
             result = with_gradients(result, measured, policy, play.temperature)
         facts = {
+            "env_id": play.env.env_id,
             "dataset": play.env.dataset,
             "split": play.env.split,
             "retriever": play.env.retriever,
@@ -210,10 +235,16 @@ def measure_policy(
     """Groups of a policy with measured states, from the log of the folder as far as it has them.
 
     Raises:
-        ValueError: if there is no such model, environment or split, or its states can neither be
-            cloned nor replayed.
+        ValueError: if there is no such model, environment or split, its states can neither be
+            cloned nor replayed, or the policy is given text in place of tokens.
         TruthLogError: if the folder holds another measurement.
     """
+    if isinstance(policy, EndpointPolicy):
+        raise ValueError(
+            "endpoint must not be given: such a server is sent text and tokenises it anew, so its "
+            "continuations would not go on from the sampled tokens. Name the model, with "
+            "--engine vllm-server=URL if a server of vLLM, which takes token ids, has it"
+        )
     from calibadv_algo.experiments.truth.log import TruthLog
     from calibadv_algo.training.collection import count_tasks
     from calibadv_algo.training.evaluation import eval_task_indices

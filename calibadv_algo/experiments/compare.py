@@ -24,7 +24,7 @@ from calibadv_algo.training.config import TrainConfig, config_to_dict
 from calibadv_algo.training.parts import find_part, first_line
 from calibadv_algo.training.presets import ATLAS_TINY
 from calibadv_algo.training.resumption import changed_settings
-from calibadv_env.common.checks import NOT_NEGATIVE, Checked
+from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE, Checked
 from calibadv_env.common.files import write_text
 
 _ARM_NAME: Final = re.compile(r"\w[\w.+-]*")
@@ -90,6 +90,11 @@ class CompareConfig(Checked):
     """Folder of the runs and of the report."""
     num_workers: Annotated[int, NOT_NEGATIVE] = 0
     """Runs at a time; 0 means one a core."""
+    credit: bool = False
+    """If true, the credit of the warm start and of each arm's last policy (first seed) is measured
+    after the runs, and the report has a table of it: see `calibadv credit`."""
+    credit_questions: Annotated[int, POSITIVE] = 16
+    """Questions of that measurement."""
     train: TrainConfig = field(default_factory=lambda: ATLAS_TINY)
     """Settings that all runs share; arms and seeds replace parts of them."""
     own: Annotated[Mapping[str, Algorithm], tyro.conf.Suppress] = field(default_factory=dict)

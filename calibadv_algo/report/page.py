@@ -11,6 +11,7 @@ from typing import Any, Final
 import markupsafe
 
 from calibadv_algo.report.assessment import summary_sentences
+from calibadv_algo.report.attached import CREDIT_LINK, credit_table
 from calibadv_algo.report.curves import arm_colours, make_panels
 from calibadv_algo.report.groups import select_groups
 from calibadv_algo.report.reading import Comparison, read_comparison
@@ -68,6 +69,7 @@ def render_page(comparison: Comparison, *, max_groups: int = 40) -> str:
     summary = summarise(comparison)
     panels = make_panels(comparison)
     colours = arm_colours(comparison.arms, comparison.baseline)
+    credit = credit_table(comparison.directory)
     headline, *others = [markupsafe.Markup(html_table(table)) for table in all_tables(summary)]
     return render_template(
         "report.html",
@@ -79,6 +81,8 @@ def render_page(comparison: Comparison, *, max_groups: int = 40) -> str:
         else ", ".join(comparison.arms),
         headline_table=headline,
         other_tables=others,
+        credit_table=markupsafe.Markup(html_table(credit)) if credit else "",
+        credit_link=CREDIT_LINK,
         sentences=summary_sentences(tally),
         tally=tally,
         settings=settings_rows(comparison),

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from calibadv_algo.cli.compare_credit import engine_name, measure_comparison
 from calibadv_algo.cli.credit import parse_seconds
 from calibadv_algo.cli.main import main
+from calibadv_algo.experiments.compare import CompareConfig
+from calibadv_algo.report.attached import credit_table
+from calibadv_algo.report.reading import ReportError
+from calibadv_algo.rollout.engines.config import (
+    EngineConfig,
+    HfEngineConfig,
+    VllmEngineConfig,
+    VllmServerEngineConfig,
+)
+from calibadv_algo.training.presets import ATLAS_TINY
 
 FLAGS = ("--questions", "3", "--group-size", "3", "--continuations", "4")
 
@@ -92,3 +105,69 @@ def test_checkpoints_of_a_run_are_measured_one_by_one(
     assert "checkpoints must not be given with a policy" in capsys.readouterr().err
     assert main(["credit", "--checkpoints", str(tmp_path / "out")]) == 1
     assert "must name the folder of a run" in capsys.readouterr().err
+
+
+def test_an_endpoint_that_tokenises_anew_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for route in ("chat", "completions"):
+        address = ("--endpoint", "http://127.0.0.1:9/v1", "--endpoint-model", "m")
+        flags = (*address, "--endpoint-route", route, "--endpoint-retries", "0")
+        assert main(["credit", *flags, "--env.dataset", "toy", "--output", str(tmp_path)]) == 1
+        err = capsys.readouterr().err
+        assert "endpoint must not be given" in err
+        assert "--engine vllm-server=URL" in err, "says what to do"
+    assert not (tmp_path / "measurements.jsonl").exists()
+
+
+def test_a_comparison_gets_the_credit_of_its_policies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from calibadv_algo.learner.pretrained import policy_path
+
+    train = replace(
+        ATLAS_TINY,
+        env=replace(ATLAS_TINY.env, dataset="toy"),
+        rollout=replace(ATLAS_TINY.rollout, group_size=3, max_tokens=24),
+    )
+    config = CompareConfig(
+        arms=("grpo", "mine=rloo", "search-r1-ppo"),
+        seeds=(7, 0),
+        output_dir=tmp_path,
+        train=train,
+        credit=True,
+        credit_questions=2,
+    )
+    for arm in config.algorithms:
+        for update in (2, 10):
+            folder = tmp_path / "runs" / f"{arm}-seed7" / "checkpoints" / f"update_{update:06d}"
+            folder.mkdir(parents=True)
+            (folder / "policy").symlink_to(policy_path("atlas-tiny"))
+    assert credit_table(tmp_path) is None
+    measure_comparison(config, Console(highlight=False))
+    results = json.loads((tmp_path / "credit" / "credit.json").read_text())
+    assert [each["label"] for each in results] == ["warm start", "grpo", "mine", "search-r1-ppo"]
+    names = set(results[0]["standings"]["searches"])
+    assert {"grpo", "mine", "calibadv/silver", "calibadv/inverted"} <= names
+    assert "critic" in results[0]["left_out"]["search-r1-ppo"]
+    assert results[0]["facts"]["temperature"] == train.rollout.temperature
+    assert (tmp_path / "credit" / "mine-seed7-update_000010" / "measurements.jsonl").is_file()
+    table = credit_table(tmp_path)
+    assert table is not None
+    assert table.header == ("Estimator", "warm start", "grpo", "mine", "search-r1-ppo")
+    assert "2 questions × 3 episodes" in table.note
+    (tmp_path / "credit" / "credit.json").write_text("[{}]")
+    with pytest.raises(ReportError, match="cannot be read"):
+        credit_table(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("engine", "name"),
+    [
+        (HfEngineConfig(), "hf"),
+        (VllmEngineConfig(), "vllm"),
+        (VllmServerEngineConfig(url="http://h:1"), "vllm-server=http://h:1"),
+    ],
+)
+def test_a_comparison_measures_with_the_engine_of_its_runs(engine: EngineConfig, name: str) -> None:
+    assert engine_name(replace(ATLAS_TINY, engine=engine)) == name

@@ -268,3 +268,20 @@ def test_settings_are_flattened(comparison_dir: Path) -> None:
 def test_max_groups_must_be_positive(comparison_dir: Path) -> None:
     with pytest.raises(ValueError, match="max_groups must be positive, got 0"):
         write_report(comparison_dir, max_groups=0)
+
+
+def test_a_page_links_to_the_credit_that_was_measured(
+    tmp_path: Path, build_comparison: Build, comparison_plan: Any
+) -> None:
+    directory = build_comparison(tmp_path, comparison_plan(num_updates=2))
+    assert 'id="credit"' not in write_report(directory).read_text(encoding="utf-8")
+    score = {"estimate": 0.25, "low": 0.125, "high": None}
+    standings = {"searches": {"<grpo>": {"scores": {"correlation": score}}}}
+    facts = {"clusters": "question", "questions": 2, "group_size": 3, "continuations": 8}
+    result = {"label": "warm start", "facts": facts | {"states": 2}, "standings": standings}
+    (directory / "credit").mkdir()
+    (directory / "credit" / "credit.json").write_text(json.dumps([result]))
+    page = write_report(directory).read_text(encoding="utf-8")
+    assert '<a href="credit/credit.html">' in page
+    assert "&lt;grpo&gt;" in page
+    assert "× 4 continuations" in page

@@ -8,7 +8,7 @@ anybody's own by ``module:Class``.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -140,13 +140,32 @@ def own_candidate(spec: str) -> Candidate:
     """
     estimator, _, labels = spec.partition("/")
     if not labels and estimator in baseline_names():
-        return Candidate(name=spec, kind="system", config=_bare(find_algorithm(estimator)))
+        return Candidate(
+            name=spec, kind="system", config=bare(find_algorithm(estimator).apply(ATLAS_TINY))
+        )
     advantage = find_part(AdvantageEstimator, estimator)()
     credit = find_part(CreditRule, labels)() if labels else NoCredit()
     if advantage.needs_correctness and not labels:
         credit = find_part(CreditRule, "silver")()
     config = replace(ATLAS_TINY, advantage=advantage, credit=credit)
     return Candidate(name=spec, kind="own" if ":" in spec else "part", config=config)
+
+
+def chosen(runs: Mapping[str, TrainConfig]) -> Field:
+    """The candidates of the headline and the algorithms of some runs.
+
+    Args:
+        runs: Settings of a run by the name of its algorithm.
+    """
+    found = {name: own_candidate(name) for name in HEADLINE}
+    left_out: dict[str, str] = {}
+    for name, run in runs.items():
+        config = bare(run)
+        if isinstance(config.advantage, ValueAdvantage):
+            left_out[name] = "needs the values of a critic"
+        elif name not in found:
+            found[name] = Candidate(name=name, kind="system", config=config)
+    return Field(candidates=tuple(_distinct(found.values(), left_out)), left_out=left_out)
 
 
 def apply_all(candidates: Field, groups: ScoredOnce) -> tuple[dict[str, Matrices], Field]:
@@ -192,7 +211,7 @@ def _add_part(
 
 def _add_system(found: dict[str, Candidate], left_out: dict[str, str], name: str) -> None:
     """A baseline, unless its estimator, labels and rewards are those of a part."""
-    config = _bare(find_algorithm(name))
+    config = bare(find_algorithm(name).apply(ATLAS_TINY))
     if isinstance(config.advantage, ValueAdvantage):
         left_out[name] = "needs the values of a critic"
         return
@@ -200,9 +219,8 @@ def _add_system(found: dict[str, Candidate], left_out: dict[str, str], name: str
     found[name] = Candidate(name=name, kind="system", config=config)
 
 
-def _bare(algorithm: Any) -> TrainConfig:
+def bare(config: TrainConfig) -> TrainConfig:
     """The settings of a system without what groups that are given have no use for."""
-    config: TrainConfig = algorithm.apply(ATLAS_TINY)
     return replace(config, filters=(), optim=replace(config.optim, kl_reward_coef=0.0))
 
 

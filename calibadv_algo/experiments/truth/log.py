@@ -15,6 +15,8 @@ from calibadv_algo.types import Trajectory
 from calibadv_env.common.files import naming
 
 LOG_FILE: Final = "measurements.jsonl"
+RESULT_FILE: Final = "credit.json"
+PAGE_FILE: Final = "credit.html"
 
 
 class TruthLogError(CalibadvAlgoError):
