@@ -23,6 +23,11 @@ _VISIT_WORDS: Final = frozenset(
     {"visit", "open", "browse", "browser", "fetch", "read", "click", "scrape", "crawl", "access",
      "goto", "page", "webpage", "url", "scroll", "find", "extract", "reader", "jina", "get"}
 )  # fmt: skip
+_ENGINES: Final = frozenset(
+    {"tavily", "duckduckgo", "ddg", "serper", "serpapi", "bing", "wikipedia", "wiki", "rag",
+     "knowledge"}
+)  # fmt: skip
+"""Words by which a tool that opens nothing is a search."""
 _NO_SEARCH_WORDS: Final = frozenset(
     {"replace", "file", "files", "code", "repo", "memory", "tool", "tools"}
 )
@@ -106,7 +111,9 @@ def _kind_of_name(name: str, rules: Rules) -> CallKind:
         return "search"
     if words & {"submit", "finish"} or {"final", "answer"} <= words:
         return "answer"
-    return "visit" if words & _VISIT_WORDS and not words & {"file", "files"} else "unknown"
+    if words & _VISIT_WORDS and not words & {"file", "files"}:
+        return "visit"
+    return "search" if words & _ENGINES and not words & _NO_SEARCH_WORDS else "unknown"
 
 
 def _argument(arguments: Any, keys: Sequence[str]) -> str | None:

@@ -21,6 +21,13 @@ OTHER_SCORE_KEYS: Final = (
     "is_correct", "correct", "judge_score", "judge_result", "judgement", "judgment", "verdict",
     "metrics", "Metrics", "acc", "accuracy", "em", "exact_match", "f1", "extra_info.score",
     "result.score", "eval.score", "evaluation",
+    "success", "is_success", "passed", "outcome", "llm_judge", "judge", "llm_judge_score",
+    "llm_score", "judge_correct", "reward_info", "result.reward", "feedback", "eval_result",
+    "correctness", "outcome_score", "final_score", "episode_return", "cum_reward",
+    "rm_score", "rm_scores", "is_right", "answer_correct", "is_answer_correct", "auto_judge",
+    "em_score", "score_em", "f1_score", "score_f1", "llm_eval", "resolved", "solved", "eval_score",
+    "evaluation_result", "label_correct", "info.reward", "info.score", "verifier_result.rewards",
+    "extra_info.reward", "metadata.reward", "metadata.score",
 )  # fmt: skip
 """Fields that are taken if they hold a number, or a word such as "Correct"."""
 
@@ -40,7 +47,11 @@ ANSWER_KEYS: Final = (
     "info.golden_answers", "info.answers", "expected_answer", "expected", "true_answer",
     "correct_answer", "gold_answer",
     "gold_answers", "gold", "reference_answer", "reference", "references", "label",
-    "metadata.answer", "metadata.golden_answers", "item.answer", "task.answer", "answer",
+    "metadata.answer", "metadata.golden_answers", "item.answer", "task.answer",
+    "task.ground_truth", "task.golden_answers", "item.ground_truth", "reference_outputs.answer",
+    "inputs.answer", "info.task.answer", "gt_answer", "answer_list", "gold_label", "ref_answer",
+    "reference_answers", "correct_answers", "possible_answers", "accepted_answers",
+    "expected_output", "expected_answers", "solution", "answer",
 )  # fmt: skip
 
 STEP_KEYS: Final = ("step", "global_step", "global_steps", "training_step", "update")
@@ -56,7 +67,7 @@ GROUP_KEYS: Final = (
 QUESTION_KEYS: Final = (
     "question", "Question", "extra_info.question", "info.question", "query", "problem",
     "metadata.question", "item.question", "task.question", "input_question",
-    "original_question", "query_text",
+    "original_question", "query_text", "inputs.question", "inputs.query", "inputs.input",
 )  # fmt: skip
 
 PREDICTION_KEYS: Final = (
@@ -64,9 +75,12 @@ PREDICTION_KEYS: Final = (
     "model_answer", "output.pred", "extracted_answer", "Pred_Answer",
 )  # fmt: skip
 
-_RIGHT: Final = frozenset({"correct", "right", "true", "yes", "pass", "passed", "success", "c"})
+_RIGHT: Final = frozenset(
+    {"correct", "right", "true", "yes", "pass", "passed", "success", "c"} | {"successful", "solved"}
+)
 _WRONG: Final = frozenset(
     {"incorrect", "wrong", "false", "no", "fail", "failed", "failure", "i", "n", "not correct"}
+    | {"not_attempted", "not attempted", "unsuccessful"}
 )
 
 

@@ -202,8 +202,9 @@ def iterate_episodes(
         wanted = reader_named(named)
     reader = wanted
     for where, record in iterate_records(path):
-        found = wanted or find_reader(record)
-        inner = unpacked(record) if found is None else []
+        named_records = [] if wanted else _by_name(record)
+        found = None if named_records else wanted or find_reader(record)
+        inner = named_records or (unpacked(record) if found is None else [])
         if found is None and not inner and reader is None:
             raise UnknownShapeError(_unknown(record, where))
         reader = found or reader
@@ -251,6 +252,16 @@ def unpacked(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     if values and all(_is_records(each) for each in values) and find_reader(values[0][0]):
         return [{"id": name, **each} for name, many in record.items() for each in many]
     return []
+
+
+def _by_name(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rollouts of an object that holds nothing else, each under a name; [] for another one."""
+    values = list(record.values())
+    if not values or not all(isinstance(each, Mapping) and find_reader(each) for each in values):
+        return []
+    if len(values) == 1:
+        return [dict(values[0])]
+    return [{"id": name, **each} for name, each in record.items()]
 
 
 def _is_records(value: Any) -> bool:

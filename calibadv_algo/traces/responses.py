@@ -25,6 +25,10 @@ ROLLOUT: Final = re.compile(
 )
 """Marks by which a text can be told for a rollout."""
 
+_ASSISTANT: Final = re.compile(
+    r"<\|im_start\|>assistant\n?|<\|start_header_id\|>assistant<\|end_header_id\|>\s*"
+)
+
 
 class ResponseReader(TraceReader):
     """A prompt and the response to it as one text.
@@ -59,6 +63,8 @@ class ResponseReader(TraceReader):
         given = place.fields.get("prompt")
         prompt = first_of(record, (given,) if given else (*self.prompts, *QUESTION_KEYS))
         prompt, response = prompt_text(prompt), self.response_of(record, place)
+        if prompt is None and isinstance(response, str):
+            prompt, response = _parted(response)
         for name, value, keys in (
             ("a prompt", prompt, self.prompts),
             ("a response", response, self.responses),
@@ -80,6 +86,14 @@ class ResponseReader(TraceReader):
                 **facts,
             )
         ]
+
+
+def _parted(text: str) -> tuple[str | None, str]:
+    """Prompt and response of a whole sequence, which the first mark of the assistant parts."""
+    found = _ASSISTANT.search(text)
+    if found is None or ROLLOUT.search(text, found.end()) is None:
+        return None, text
+    return text[: found.start()], text[found.end() :]
 
 
 def prompt_text(prompt: Any) -> Any:

@@ -6,6 +6,7 @@ form. :func:`split_results` tries them in order.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,6 +61,8 @@ _MARKERS: Final = re.compile(
     re.S,
 )
 _SECTIONS: Final = re.compile(r"\n\s*[=]{4,}\s*\n")
+_REACT: Final = re.compile(r"\A\s*Observation(?: \d+)?:[ \t]*\n?")
+"""How agents after ReAct begin what came back."""
 _NO_HIT: Final = re.compile(
     r"(?:\[|\(|\*|\s)*(?:no (?:\w+ ){0,3}"
     r"(?:results?|hits?|documents?|passages?|information|matches)\b"
@@ -125,6 +128,7 @@ def _doubted(result: SplitResult, text: str) -> SplitResult:
 
 
 def _split_part(text: str) -> SplitResult:
+    text = _REACT.sub("", text)
     for form, split in SPLITTERS:
         found = split(text)
         if isinstance(found, SplitResult):
@@ -200,11 +204,41 @@ def _json_lines(text: str) -> list[Any] | None:
     return lines if len(lines) > 1 and all(isinstance(each, Mapping) for each in lines) else None
 
 
+# ---- Documents as Python prints them -------------------------------------------------------------
+
+_QUOTED: Final = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
+_DOCUMENT: Final = re.compile(r"\b(?:Document|TextNode|NodeWithScore)\(")
+_FIELD: Final = re.compile(rf"\b(?:page_content|text|content)=({_QUOTED})", re.S)
+_PRINTED_TITLE: Final = re.compile(rf"['\"](?:title|source|name)['\"]\s*:\s*({_QUOTED})", re.S)
+
+
+def _of_documents(text: str) -> Sequence[FoundPassage] | None:
+    """``[Document(metadata={'title': …}, page_content='…'), …]``, as LangChain's objects print."""
+    heads = [found.start() for found in _DOCUMENT.finditer(text)]
+    if not heads or "page_content=" not in text or len(text[: heads[0]]) > _MAX_NO_HIT_CHARS:
+        return None
+    found = []
+    for start, end in zip(heads, [*heads[1:], len(text)], strict=True):
+        field = _FIELD.search(text, start, end)
+        title = _PRINTED_TITLE.search(text, start, end)
+        if field is not None:
+            found.append(FoundPassage(_literal(title.group(1)) if title else "",
+                                      _literal(field.group(1))))  # fmt: skip
+    return found or None
+
+
+def _literal(text: str) -> str:
+    try:
+        return str(ast.literal_eval(text))
+    except (ValueError, SyntaxError):
+        return text[1:-1]
+
+
 # ---- Tags ----------------------------------------------------------------------------------------
 
 _ELEMENT: Final = re.compile(
     r"<(document|doc|passage|item|snippet|source|webpage|web_page|search_result|result|chunk|article)"
-    r"\b([^<>]*?)/?>(.*?)(?:</\1>|(?=<\1\b)|\Z)",
+    r"\b([^<>]*?)/?>(.*?)(?:</\1\b[^<>]*>|(?=<\1\b)|\Z)",
     re.S | re.I,
 )
 _ATTRIBUTE: Final = re.compile(r"(\w+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+))")
@@ -417,6 +451,7 @@ def _of_blank_lines(text: str) -> Sequence[FoundPassage] | None:
 
 
 SPLITTERS: Final[tuple[tuple[str, Splitter], ...]] = (
+    ("printed documents", _of_documents),
     (_JSON, _of_json),
     ("Doc 1(Title: …)", _of_own_form),
     ("elements", _of_elements),

@@ -72,6 +72,15 @@ class Anthropic(Dialect):
 
 def _result(content: Any) -> str:
     """A result as text: its parts of text, or as JSON the hits of Anthropic's own search."""
+    blocks = content if isinstance(content, list) else []
+    hits = [
+        {"title": each.get("title") or "", "url": each.get("source", ""), "content": inner}
+        for each in blocks
+        if isinstance(each, Mapping) and each.get("type") in ("search_result", "document")
+        if (inner := text_of_parts(each.get("content")))
+    ]
+    if hits:
+        return json.dumps(hits, ensure_ascii=False, default=str)
     if isinstance(content, list) and any(
         isinstance(each, Mapping) and isinstance(each.get("url"), str) for each in content
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Final
 
@@ -59,11 +60,24 @@ class OpenAi(Dialect):
         )
         yield Message(
             role=role,
-            text=text_of_parts(content),
+            text=_data(content) if role == "tool" else text_of_parts(content),
             reasoning=reasoning if isinstance(reasoning, str) else "",
             calls=calls_of(message) if role == "assistant" else (),
             call_id=_text(message.get("tool_call_id") or message.get("call_id")),
         )
+
+
+def _data(content: Any) -> str:
+    """What a tool gave back: text, parts of text, or the hits themselves, then as JSON."""
+    is_hits = (
+        isinstance(content, list)
+        and bool(content)
+        and all(isinstance(each, Mapping) and "type" not in each for each in content)
+        and any(len(each) > 1 for each in content)
+    )
+    return json.dumps(content, ensure_ascii=False, default=str) if is_hits else (
+        text_of_parts(content)
+    )  # fmt: skip
 
 
 def calls_of(message: Mapping[str, Any]) -> tuple[Call, ...]:

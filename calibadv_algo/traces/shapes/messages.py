@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
 from calibadv_algo.traces.base import LoggedEpisode, Place
-from calibadv_algo.traces.conversation import is_conversation, read_messages
+from calibadv_algo.traces.conversation import Message, is_conversation, read_messages
 from calibadv_algo.traces.fields import QUESTION_KEYS, first_of, lookup
 from calibadv_algo.traces.reader import TraceReader
 from calibadv_algo.traces.talks import begin_of, checked_messages, conversation
+from calibadv_env.protocol.literals import parse_literal
 
 MESSAGE_KEYS: Final = ("messages", "conversation", "conversations", "trajectory")
 """Fields that must hold messages if they are there."""
@@ -47,11 +48,15 @@ class Messages(TraceReader):
                 no number.
         """
         name = place.fields.get("messages") or _field(record)
-        value = lookup(record, name) if name else first_of(record, MESSAGE_KEYS)
+        value = _listed(lookup(record, name) if name else first_of(record, MESSAGE_KEYS))
         value = (
             [item for each in value for item in _pair(each)] if isinstance(value, list) else value
         )
         messages = checked_messages(value, place.where)
+        if (name or "").endswith("steps") and messages[-1].role == "tool":
+            said = first_of(record, ("output", "final_answer", "outputs.output", "answer_text"))
+            if isinstance(said, str) and said.strip():
+                messages.append(Message(role="assistant", text=said))
         begin = begin_of(messages, place.where)
         has_tools = bool(record.get("tools") or record.get("tool_defs"))
         prompt = _before(record) if begin == 0 else None
@@ -75,7 +80,16 @@ def _field(record: Mapping[str, Any]) -> str:
     return ""
 
 
+def _listed(value: Any) -> Any:
+    """Messages that are written as one text, as a list."""
+    if isinstance(value, str) and value[:2] in ("[{", "[ ", "[\n"):
+        inner = parse_literal(value)
+        return inner if isinstance(inner, list) else value
+    return value
+
+
 def _is_talk(value: Any) -> bool:
+    value = _listed(value)
     if not isinstance(value, list) or not value:
         return False
     items = [item for each in value for item in _pair(each)]
