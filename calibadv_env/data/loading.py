@@ -136,7 +136,7 @@ def dataset_of(
         parts = ", ".join(f"{split} ({count:,})" for split, count in reading.splits.items())
         text = (
             f"dataset {name!r}: questions of the splits {parts} are taken as one; `calibadv data "
-            f"prepare {name} --from FILE` keeps them apart"
+            f"prepare NAME --from FILE` keeps them apart"
         )
         warnings.warn(text, stacklevel=2)
     load_corpus = load_corpus or corpus_loader(name, corpus_source, options)

@@ -155,7 +155,9 @@ def test_splits_in_one_file_are_not_joined_in_silence(tmp_path):
     path.write_text(json.dumps(parts))
     with pytest.warns(UserWarning, match=r"splits train \(1\), test \(1\) are taken as one"):
         register_dataset("joined", path, [{"id": "1", "text": RIVER}], overwrite=True)
-    assert len(get_dataset("joined").tasks("test")) == 2
+    dataset = get_dataset("joined")
+    assert len(dataset.tasks("test")) == 2
+    assert dataset.notes()["splits that the questions name"] == "train 1, test 1"
 
 
 def _node(title: str, text: str) -> dict:

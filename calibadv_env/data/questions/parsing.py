@@ -116,6 +116,9 @@ class QuestionReading:
     def notes(self) -> dict[str, str]:
         """What was guessed and left out, in words."""
         found = {f"{name} read from": ", ".join(keys) for name, keys in self.mapping.items()}
+        if len(self.splits) > 1:
+            named = (f"{split} {count:,}" for split, count in self.splits.items())
+            found["splits that the questions name"] = ", ".join(named)
         return found | {what: f"{count:,}" for what, count in sorted(self.counts.items()) if count}
 
     def _distinct(self, row: Row, made: Counter[str]) -> Row:
