@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 
 from calibadv_algo.cli.credit import Credit, NamedPolicy, checkpoints_of
 from calibadv_algo.cli.policies import LocalPolicy
 from calibadv_algo.experiments.compare import CompareConfig
-from calibadv_algo.report.attached import CREDIT_FOLDER
+from calibadv_algo.report.attached import CREDIT_FOLDER, CREDIT_LINK, credit_table
+from calibadv_algo.report.tables import rich_table
 from calibadv_algo.rollout.engines.config import VllmEngineConfig, VllmServerEngineConfig
 from calibadv_algo.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from calibadv_algo.experiments.truth.candidates import Field
 
-_DEFAULT_GROUP = 8
+_DEFAULT_GROUP: Final = 8
 
 
 def measure_comparison(config: CompareConfig, console: Console) -> None:
@@ -47,7 +48,12 @@ def measure_comparison(config: CompareConfig, console: Console) -> None:
     )
     policies = _policies(config, folder)
     console.print(f"credit: {', '.join(label for label, _, _ in policies)}")
-    credit.measure_all(policies, _candidates(config), console)
+    # The tables of every policy would hide the comparison's; one table of them all stands for them.
+    credit.measure_all(policies, _candidates(config), Console(quiet=True))
+    table = credit_table(config.output_dir)
+    if table is not None:
+        console.print(rich_table(table))
+    console.print(f"wrote {config.output_dir / CREDIT_LINK}", markup=False, soft_wrap=True)
 
 
 def _policies(config: CompareConfig, folder: Path) -> list[NamedPolicy]:

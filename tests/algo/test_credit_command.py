@@ -144,7 +144,11 @@ def test_a_comparison_gets_the_credit_of_its_policies(
             folder.mkdir(parents=True)
             (folder / "policy").symlink_to(policy_path("atlas-tiny"))
     assert credit_table(tmp_path) is None
-    measure_comparison(config, Console(highlight=False))
+    capsys.readouterr()
+    measure_comparison(config, Console(highlight=False, width=80))
+    out = capsys.readouterr().out
+    assert out.count("Which advantages are right") == 1
+    assert "mean true advantage" not in out, "one table, not those of every policy"
     results = json.loads((tmp_path / "credit" / "credit.json").read_text())
     assert [each["label"] for each in results] == ["warm start", "grpo", "mine", "search-r1-ppo"]
     names = set(results[0]["standings"]["searches"])
