@@ -326,10 +326,11 @@ def test_episodes_end_before_the_response_is_too_long(tmp_path: Path) -> None:
     batch = play(make_worker(tmp_path, 100))
     lengths = batch.batch["attention_mask"][:, -100:].sum(1)
     assert int(lengths.max()) <= 100
-    assert not batch.batch["rm_scores"].any()
-    assert {len(turns) for turns in batch.non_tensor_batch[FACTS]} == {1}
-    advantages = compute_advantage(batch, "calibadv").batch["advantages"]
-    assert not advantages.any()
+    num_turns = [len(turns) for turns in batch.non_tensor_batch[FACTS]]
+    # Most searches find passages, and then no second turn fits; one that finds nothing is short.
+    assert num_turns.count(1) > len(num_turns) / 2
+    for turns, score in zip(num_turns, batch.batch["rm_scores"].sum(1).tolist(), strict=True):
+        assert turns > 1 or score == 0
 
 
 def test_a_turn_must_fit_the_response(tmp_path: Path) -> None:
