@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Final
 
-from semantic_text_splitter import TextSplitter
-
 from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE, Checked
 from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.corpus import Corpus
@@ -76,4 +74,7 @@ def count_words(text: str) -> int:
 
 @lru_cache(maxsize=8)
 def _splitter(words: int, overlap: int) -> Any:
+    # Imported at need: only long documents want it, and not every machine has the package.
+    from semantic_text_splitter import TextSplitter
+
     return TextSplitter.from_callback(count_words, words, overlap)
