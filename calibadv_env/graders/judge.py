@@ -111,19 +111,21 @@ class Verdicts:
             return None
         with closing(_opened(path)) as database:
             found = database.execute(
-                "SELECT verdict FROM verdicts WHERE prompt = ?", (prompt,)
+                "SELECT verdict FROM verdicts WHERE model = ? AND prompt = ?",
+                (self.settings.model, prompt),
             ).fetchone()
         if found is None and self.settings.replay:
             raise RewardError(
-                f"{path} holds no verdict for this prompt, and replay asks no server: "
-                f"{prompt[-200:]!r}; run once without replay"
+                f"{path} holds no verdict of model {self.settings.model!r} for this prompt, and "
+                f"replay asks no server: {prompt[-200:]!r}; run once without replay"
             )
         return None if found is None else float(found[0])
 
     def _write(self, prompt: str, verdict: float) -> None:
         if self.settings.record is not None:
             with closing(_opened(self.settings.record)) as database, database:
-                database.execute("INSERT OR IGNORE INTO verdicts VALUES (?, ?)", (prompt, verdict))
+                row = (self.settings.model, prompt, verdict)
+                database.execute("INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?)", row)
 
     def _asked(self, prompt: str) -> float:
         settings = self.settings
@@ -140,10 +142,11 @@ class Verdicts:
             reply = self._client.answer(prompt)
         except CallError as error:
             raise RewardError(f"the judge cannot be asked: {error}") from error
-        words = set(re.findall(r"[a-z]+", reply.lower())) & set(_VERDICTS)
-        if len(words) != 1:
+        # The whole reply has to be the word: "not right" holds "right" too.
+        word = re.sub(r"[^a-z]", "", reply.lower())
+        if word not in _VERDICTS:
             raise RewardError(f"the judge at {settings.base_url} gave no verdict: {reply!r:.80}")
-        return _VERDICTS[words.pop()]
+        return _VERDICTS[word]
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the connection, so that environments can be sent to other processes."""
@@ -213,7 +216,8 @@ def _opened(path: Path) -> sqlite3.Connection:
     try:
         database = sqlite3.connect(path, timeout=60.0)
         database.execute(
-            "CREATE TABLE IF NOT EXISTS verdicts (prompt TEXT PRIMARY KEY, verdict REAL) STRICT"
+            "CREATE TABLE IF NOT EXISTS verdicts "
+            "(model TEXT, prompt TEXT, verdict REAL, PRIMARY KEY (model, prompt)) STRICT"
         )
     except sqlite3.Error as error:
         raise RewardError(f"{path} is no file of verdicts: {error}") from error

@@ -298,6 +298,8 @@ def test_verdicts_are_recorded_and_replayed(judge: Any, tmp_path: Path) -> None:
     assert earned(JudgeGrader(nowhere), "paris") == 1.0
     with pytest.raises(RewardError, match="holds no verdict"):
         earned(JudgeGrader(nowhere), "Rome")
+    with pytest.raises(RewardError, match="no verdict of model 'another'"):
+        earned(JudgeGrader(replace(nowhere, model="another")), "paris")
     with pytest.raises(ValueError, match="replay needs record"):
         JudgeGrader(replace(settings, replay=True))
     (tmp_path / "text.db").write_text("not a database, " * 100)
@@ -307,9 +309,9 @@ def test_verdicts_are_recorded_and_replayed(judge: Any, tmp_path: Path) -> None:
 
 def test_a_judge_that_fails_or_mumbles_is_an_error_not_a_zero(judge: Any) -> None:
     settings, handler = judge
-    handler.reply = "It is right, or wrong."
-    with pytest.raises(RewardError, match="no verdict"):
-        earned(JudgeGrader(settings), "Paris")
+    for handler.reply in ("It is right, or wrong.", "not right", "Not wrong."):
+        with pytest.raises(RewardError, match="no verdict"):
+            earned(JudgeGrader(settings), "Paris")
     gone = replace(settings, base_url="http://127.0.0.1:9/v1")
     with pytest.raises(RewardError, match="cannot be asked"):
         earned(JudgeGrader(gone), "Paris")
