@@ -67,7 +67,7 @@ class Change:
     reason: str = ""
 
     def __str__(self) -> str:
-        text = f"{self.name}: {_shown(self.found)} there, {_shown(self.wanted)} here"
+        text = f"{self.name}: {shown_value(self.found)} there, {shown_value(self.wanted)} here"
         return f"{text} ({self.reason})" if self.reason else text
 
 
@@ -79,7 +79,7 @@ def changed_settings(found: Mapping[str, Any], config: TrainConfig) -> list[Chan
         config: The settings from now on.
     """
     wanted = json.loads(json.dumps(config_to_dict(config)))
-    old, new = dict(_flat(found)), dict(_flat(wanted))
+    old, new = dict(flat_settings(found)), dict(flat_settings(wanted))
     changes = [
         _judged(name, old.get(name), new.get(name), old, config)
         for name in sorted({*old, *new})
@@ -154,15 +154,16 @@ def _is_address(value: Any) -> bool:
     return isinstance(value, str) and value.startswith(("http://", "https://"))
 
 
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def flat_settings(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Leaves of nested mappings under dotted names; lists are leaves."""
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
-            yield from _flat(inner, f"{name}.{key}" if name else str(key))
+            yield from flat_settings(inner, f"{name}.{key}" if name else str(key))
     else:
         yield name, value
 
 
-def _shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
+    """A setting's value as a message prints it, cut where it is long."""
     text = "not set" if value is None else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from calibadv_algo.errors import CalibadvAlgoError
 from calibadv_algo.training.evaluation import EvalRecord, record_from_json, record_to_json
+from calibadv_algo.training.resumption import flat_settings, shown_value
 from calibadv_env.common.files import naming, sync_folder, write_text
 
 FORMAT: Final = 1
@@ -58,9 +59,9 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
 
 def compare_settings(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Differences of found and wanted settings, each as ``name 1 there, 2 here``, by name."""
-    old, new = dict(_flat(found)), dict(_flat(wanted))
+    old, new = dict(flat_settings(found)), dict(flat_settings(wanted))
     return [
-        f"{name} {_shown(old.get(name))} there, {_shown(new.get(name))} here"
+        f"{name} {shown_value(old.get(name))} there, {shown_value(new.get(name))} here"
         for name in sorted({*old, *new})
         if old.get(name) != new.get(name)
     ]
@@ -129,20 +130,6 @@ def _read_settings(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise SuiteError(f"{path}: cannot read the settings: {error}") from error
     return settings
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested mappings under dotted names."""
-    if isinstance(value, Mapping) and value:
-        for key, inner in value.items():
-            yield from _flat(inner, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, value
-
-
-def _shown(value: Any) -> str:
-    text = "not set" if value is None else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _cut(path: Path, size: int) -> None:
