@@ -215,6 +215,8 @@ def render_credit(sources: Sequence[CreditSource], *, max_groups: int = MAX_GROU
             (f"{source.label}: {name}", str(value))
             for source in sources
             for name, value in source.facts.items()
+            # Seconds of the last call: a measurement that was resumed must give the same page.
+            if name != "wall_s"
         ],
     )
 

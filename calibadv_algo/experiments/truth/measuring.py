@@ -71,7 +71,7 @@ class Measurement:
         num_dropped: Episodes and continuations that were given up.
         num_lost: Questions with fewer than two episodes, or a state without continuations.
         num_questions: Questions that were begun.
-        wall_s: Seconds of this call.
+        wall_s: Seconds of this call, without those of the calls that it resumed.
     """
 
     groups: tuple[MeasuredGroup, ...]
