@@ -114,6 +114,7 @@ class TaskFacts:
         gold_queries: For each hop the wordings of a query that finds its evidence.
         gold_entities: Names that a correct chain of reasoning comes past.
         gold_texts: Texts of the gold evidence, for the reward "step_search".
+        cluster: Name of what questions hang together by.
     """
 
     id: str
@@ -129,6 +130,7 @@ class TaskFacts:
     gold_queries: tuple[tuple[str, ...], ...] = ()
     gold_entities: tuple[str, ...] = ()
     gold_texts: tuple[str, ...] = ()
+    cluster: str = ""
 
     @classmethod
     def of(
@@ -141,6 +143,7 @@ class TaskFacts:
         gold_queries: tuple[tuple[str, ...], ...] = (),
         gold_entities: tuple[str, ...] = (),
         gold_texts: tuple[str, ...] = (),
+        cluster: str = "",
         normalizer: Normalizer = "auto",
     ) -> TaskFacts:
         """Works the facts out; what takes more than the task to know is given."""
@@ -162,6 +165,7 @@ class TaskFacts:
             gold_queries=gold_queries,
             gold_entities=gold_entities,
             gold_texts=gold_texts,
+            cluster=cluster,
         )
 
 
@@ -261,6 +265,7 @@ def begin(config: EpisodeConfig, task: TaskFacts) -> tuple[EpisodeState, str, Re
         hops=task.hops,
         gold_queries=task.gold_queries,
         gold_entities=task.gold_entities,
+        cluster=task.cluster,
         normalizer=config.normalizer,
     )
     return EpisodeState(task), _open_think(config, observation), info

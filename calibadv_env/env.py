@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 
 from calibadv_env.data.base import TaskSet
-from calibadv_env.data.evidence import gold_entities, gold_queries, gold_texts
+from calibadv_env.data.evidence import cluster_of, gold_entities, gold_queries, gold_texts
 from calibadv_env.data.registry import Dataset, get_dataset
 from calibadv_env.dynamics import (
     EpisodeConfig,
@@ -93,6 +93,7 @@ class World:
                 split=self.tasks.split,
                 gold_queries=gold_queries(task),
                 gold_entities=gold_entities(task),
+                cluster=cluster_of(task),
                 gold_texts=() if self.passage is None else gold_texts(task, self.passage),
                 normalizer=self.config.normalizer,
             )

@@ -60,6 +60,8 @@ class ResetInfo(TypedDict):
         gold_queries: For each hop the wordings of a query that would find its evidence; empty
             where the dataset names none.
         gold_entities: Names that a correct chain of reasoning comes past; empty where unknown.
+        cluster: Name of what questions hang together by, such as the country that the last fact is
+            about: intervals resample clusters, since questions of one share facts.
         normalizer: Name of the normal form in which answers are graded.
     """
 
@@ -74,6 +76,7 @@ class ResetInfo(TypedDict):
     hops: int
     gold_queries: tuple[tuple[str, ...], ...]
     gold_entities: tuple[str, ...]
+    cluster: str
     normalizer: str
 
 

@@ -56,6 +56,7 @@ class EvalRecord:
         f1_official: F1 by the rule of HotpotQA for yes and no, None without accepted answers.
         f1_characters: F1 of characters, as DRCD and KorQuAD count it; None unless an accepted
             answer is in a script without spaces or with vowel signs.
+        cluster: Name of what questions hang together by, "" where the environment names none.
     """
 
     update: int
@@ -76,6 +77,7 @@ class EvalRecord:
     num_cut_turns: int = 0
     f1_official: float | None = None
     f1_characters: float | None = None
+    cluster: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +194,7 @@ def to_record(
         num_cut_turns=sum(turn.is_cut for turn in trajectory.turns),
         f1_official=_official_f1(trajectory, f1),
         f1_characters=_character_f1(trajectory, f1),
+        cluster=str(trajectory.reset_info.get("cluster", "")),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from calibadv_env.data.base import QATask
 from calibadv_env.protocol.answers import contains_words
+from calibadv_env.protocol.normalizing import normalize_answer
 from calibadv_env.protocol.passages import Passage
 
 EVIDENCE: Final = "evidence"
@@ -20,6 +21,12 @@ SEARCH_KEYS: Final = "search_keys"
 
 ENTITIES: Final = "entities"
 """Key of a task's metadata: names that a correct chain of reasoning comes past (E-GRPO)."""
+
+CLUSTER: Final = "cluster"
+"""Key of a task's metadata: name of what questions hang together by."""
+
+UNTELLING: Final = frozenset({"", "yes", "no"})
+"""Normalised answers that say nothing by themselves, and whose presence in a text says nothing."""
 
 _REFERENCE: Final = re.compile(r"#(\d+)")
 _SENTENCE_END: Final = re.compile(r"(?<=[.!?])\s+")
@@ -64,6 +71,23 @@ def gold_queries(task: QATask) -> tuple[tuple[str, ...], ...]:
             for key in keys
         )
     return tuple((query,) for query in chain_queries(task))
+
+
+def cluster_of(task: QATask) -> str:
+    """Name of what a question hangs together with others by: they stand on the same facts.
+
+    It is what stands under ``metadata["cluster"]``; else what the last fact of the chain is about;
+    else the first accepted answer in its normal form; else, where that says nothing ("yes"), the
+    task itself.
+    """
+    named = task.metadata.get(CLUSTER)
+    if isinstance(named, str) and named:
+        return named
+    chain = chain_of(task, "subject")
+    if chain:
+        return str(chain[-1]["subject"])
+    answer = normalize_answer(task.golden_answers[0])
+    return task.id if answer in UNTELLING else answer
 
 
 def gold_entities(task: QATask) -> tuple[str, ...]:

@@ -57,12 +57,20 @@ class LineTasks(TaskSet):
         content: The file.
         name: Name of the dataset.
         split: Name of the split.
+        parse: Makes the task of a line's JSON object.
     """
 
-    def __init__(self, content: bytes, *, name: str, split: str) -> None:
+    def __init__(
+        self,
+        content: bytes,
+        *,
+        name: str,
+        split: str,
+        parse: Callable[[dict[str, Any]], QATask] = parse_task,
+    ) -> None:
         self.name = name
         self.split = split
-        self._lines = _Lines(content, parse_task)
+        self._lines = _Lines(content, parse)
 
     def __len__(self) -> int:
         return len(self._lines)

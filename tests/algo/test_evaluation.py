@@ -57,6 +57,14 @@ def test_a_record_holds_the_facts_of_the_end() -> None:
     assert (found.hops, found.answer, found.is_format_valid, found.update) == (2, "Oslo", True, 3)
 
 
+def test_a_record_names_its_cluster() -> None:
+    trajectory = make_trajectory(END, cluster="Kenya")
+    found = to_record(trajectory, update=3, split="dev")
+    assert found.cluster == "Kenya"
+    assert record_from_json(record_to_json(found)) == found
+    assert record(END).cluster == ""
+
+
 def test_official_f1_is_kept_beside_f1() -> None:
     info = END | {"answer": "yes they are", "f1": 0.5}
     yes = to_record(make_trajectory(info, golden_answers=("yes",)), update=0, split="dev")

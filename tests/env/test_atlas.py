@@ -252,6 +252,17 @@ def test_the_metadata_says_how_a_question_is_made(tasks: list[QATask]) -> None:
         assert len(set(relations)) == len(relations)
 
 
+def test_every_task_names_the_country_or_element_that_it_ends_at(
+    splits: dict[str, list[QATask]], world: AtlasWorld
+) -> None:
+    names = {state.name for state in sovereign_states()}
+    names |= {fact.subject for fact in world.facts if fact.subject_kind == "element"}
+    found = [Counter(task.metadata["cluster"] for task in splits[split]) for split in SPLITS]
+    assert set().union(*found) <= names
+    assert found[1].most_common(2) == [("China", 180), ("Canada", 131)]
+    assert not found[0].keys() & found[1].keys()
+
+
 def test_golden_answers_hold_the_usual_aliases(tasks: list[QATask]) -> None:
     answers = {task.golden_answers[0]: set(task.golden_answers) for task in tasks}
     assert {"UK", "the United Kingdom"} <= answers["United Kingdom"]

@@ -170,6 +170,7 @@ def test_first_observation_and_reset_info():
         "hops": 2,
         "gold_queries": (),
         "gold_entities": (),
+        "cluster": "",
         "normalizer": "auto",
     }
 

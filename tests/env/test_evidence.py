@@ -5,7 +5,7 @@ import math
 import pytest
 
 from calibadv_env.data.base import QATask
-from calibadv_env.data.evidence import gold_entities, gold_queries, gold_texts
+from calibadv_env.data.evidence import cluster_of, gold_entities, gold_queries, gold_texts
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.env import DeepSearchEnv
 from calibadv_env.protocol.passages import Passage
@@ -40,6 +40,13 @@ def test_entities():
     evidence = {"evidence": [{"title": "T", "sentences": ["s"]}]}
     assert gold_entities(task(metadata=evidence)) == ("T",)
     assert gold_entities(task()) == ()
+
+
+def test_clusters():
+    assert cluster_of(task(metadata={"cluster": "Kenya", "chain": CHAIN})) == "Kenya"
+    assert cluster_of(task(metadata={"chain": CHAIN})) == CHAIN[-1]["subject"]
+    assert cluster_of(task(golden_answers=("The Pound",))) == "pound"
+    assert cluster_of(task(golden_answers=("Yes",))) == task().id
 
 
 def test_texts():

@@ -8,12 +8,17 @@ how it is made.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import Any
 
 from calibadv_env.data.atlas.build import CORPUS_SHA256, cache_folder, load_files, parse_facts
+from calibadv_env.data.atlas.states import states_by_code
 from calibadv_env.data.atlas.wiki import load_wiki_passages
-from calibadv_env.data.atlas.world import AtlasFact, AtlasWorld
-from calibadv_env.data.base import TaskSet
+from calibadv_env.data.atlas.world import AtlasFact, AtlasWorld, cluster_of_fact
+from calibadv_env.data.base import QATask, TaskSet, parse_task
 from calibadv_env.data.dataset import Dataset
+from calibadv_env.data.evidence import CLUSTER
 from calibadv_env.data.lines import LineCorpus, LineTasks
 from calibadv_env.data.names import SPLITS
 from calibadv_env.protocol.passages import Passage
@@ -64,7 +69,32 @@ def load_world() -> AtlasWorld:
 
 
 def _load_tasks(split: str, name: str = "atlas") -> TaskSet:
-    return LineTasks(load_files()[f"tasks-{split}.jsonl"], name=name, split=split)
+    files = load_files()
+    parse = partial(_parse_task, facts=_FactsByPassage(files["facts.jsonl"]))
+    return LineTasks(files[f"tasks-{split}.jsonl"], name=name, split=split, parse=parse)
+
+
+class _FactsByPassage:
+    """One fact of each passage, read when the first is asked for."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    @cached_property
+    def facts(self) -> dict[str, AtlasFact]:
+        """Passage id -> a fact that it states."""
+        return {fact.passage_id: fact for fact in parse_facts(self._content)}
+
+
+def _parse_task(record: dict[str, Any], facts: _FactsByPassage) -> QATask:
+    """A task, with its cluster, which the files of this dataset do not name."""
+    task = parse_task(record)
+    kind, code, *_ = task.gold_passages[-1][0].split(":")
+    if kind in ("country", "city", "site"):
+        cluster = states_by_code()[code].name
+    else:
+        cluster = cluster_of_fact(facts.facts[task.gold_passages[-1][0]])
+    return replace(task, metadata={**task.metadata, CLUSTER: cluster})
 
 
 def _load_corpus() -> Corpus:

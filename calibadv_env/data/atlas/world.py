@@ -168,6 +168,13 @@ def compile_world(
     return AtlasWorld(passages, facts, places)
 
 
+def cluster_of_fact(fact: AtlasFact) -> str:
+    """Name of what questions that end at a fact hang together by: its country, or its element."""
+    state = states_by_code().get(fact.country_code)
+    is_of_country = fact.subject_kind != "element" or fact.relation == "country"
+    return state.name if state is not None and is_of_country else fact.subject
+
+
 def phrase(name: str) -> str:
     """A name as it stands inside a sentence: with "the" where a country's name takes it."""
     if name in ("Soviet Union", "Ottoman Empire") or name.endswith(_WITH_ARTICLE):

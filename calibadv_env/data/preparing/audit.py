@@ -13,7 +13,7 @@ from itertools import islice, pairwise
 from typing import Final
 
 from calibadv_env.data.base import QATask
-from calibadv_env.data.evidence import chain_queries, gold_hops
+from calibadv_env.data.evidence import UNTELLING, chain_queries, gold_hops
 from calibadv_env.protocol.answers import (
     SearchableAnswers,
     contains_answer,
@@ -29,9 +29,6 @@ from calibadv_env.protocol.normalizing import (
 )
 from calibadv_env.protocol.passages import Passage, ScoredPassage
 from calibadv_env.retrieval.base import Retriever
-
-UNTELLING: Final = frozenset({"", "yes", "no"})
-"""Normalised answers whose presence in a text says nothing."""
 
 _BATCH: Final = 256
 
