@@ -120,7 +120,7 @@ types: $(DEV)
 check: format lint types test test-slow test-peers
 
 # The others take longer or need more; benchmarks/README.md names them.
-BENCHMARKS := advantages env_throughput retrieval generation training async_driver server scaling training_cost
+BENCHMARKS := advantages env_throughput retrieval generation training async_driver server scaling
 
 conformance: $(DEV)
 	$(BIN)/python -m conformance

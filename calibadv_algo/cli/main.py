@@ -37,6 +37,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "data": ("data", "Data", "prepare benchmarks, inspect datasets, audit corpora"),
     "trace": ("trace", "Trace", "import rollouts that other systems logged"),
     "credit": ("credit", "Credit", "measure what each turn was worth, by estimator"),
+    "plan": ("plan", "Plan", "compute memory and time of a large run, by model and GPUs"),
     "diagnose": ("diagnose", "Diagnose", "count the correct searches that GRPO punished"),
     "list": ("listing", "List", "list arms, baselines, datasets, presets or policies"),
 }
