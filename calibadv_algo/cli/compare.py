@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
 
@@ -137,6 +138,9 @@ def run_comparison(config: CompareConfig, console: Console) -> Summary:
 def _run_comparison(config: CompareConfig, jobs: Sequence[Job], console: Console) -> Summary:
     sweep_files(config.output_dir)
     check_output_dir(config)
+    shared = config.output_dir / "shared"
+    with hold_folder(shared):  # a killed run's lock goes with this one
+        sweep_files(shared)
     facts = commit_facts(config.output_dir, git_commit()) | {
         "data_sha256": data_sha256(config.train.env),
         "coverage": coverage_facts(config.train.env, config.train.evaluation.split),
@@ -151,7 +155,7 @@ def _run_comparison(config: CompareConfig, jobs: Sequence[Job], console: Console
         with Live(console=console, refresh_per_second=2, transient=True) as live:
             run_jobs(
                 jobs,
-                run_training,
+                partial(run_training, shared_dir=shared),
                 config.num_workers,
                 lambda running: live.update(_progress_table(jobs, running, started)),
             )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
 import tyro
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from calibadv_algo.learner.ranks import Ranks
     from calibadv_algo.rollout.engines.base import GenerationEngine
+    from calibadv_algo.training.shared_evaluation import SharedEvaluation
     from calibadv_algo.training.trainer import TrainResult
 
 PUBLISHED: Final = "published"
@@ -192,8 +194,12 @@ def _preset(name: str) -> TrainConfig:
     return found
 
 
-def run_training(config: TrainConfig) -> TrainResult:
+def run_training(config: TrainConfig, shared_dir: Path | None = None) -> TrainResult:
     """Joins environment, engine and algorithm, and trains.
+
+    Args:
+        config: The settings.
+        shared_dir: Folder in which runs that begin alike share their first evaluation.
 
     Raises:
         ValueError: if the model or the environment is not there, or the settings do not fit.
@@ -205,10 +211,10 @@ def run_training(config: TrainConfig) -> TrainResult:
 
     ranks = make_ranks()
     with held(config.output_dir, ranks):
-        return _run_training(config, ranks)
+        return _run_training(config, ranks, shared_dir)
 
 
-def _run_training(config: TrainConfig, ranks: Ranks) -> TrainResult:
+def _run_training(config: TrainConfig, ranks: Ranks, shared_dir: Path | None) -> TrainResult:
     """The training of :func:`run_training` in a folder that nobody else writes into."""
     from calibadv_algo.learner.ranks import on_main
     from calibadv_algo.rollout.slots import make_slots
@@ -218,7 +224,8 @@ def _run_training(config: TrainConfig, ranks: Ranks) -> TrainResult:
     model, tokenizer = _load(config)
     num_train, num_eval = num_slots(config, model, ranks.world_size)
     max_slots = max(num_train, num_eval)
-    on_main(ranks, lambda: _write_provenance(config, max_slots))
+    facts = _facts(config, max_slots)
+    on_main(ranks, lambda: _write_provenance(config, facts))
     slots = make_slots(config.env.env_id, num_train, config.env.kwargs())
     engine = _make_engine(config, model, tokenizer, max_slots)
     player = make_player(
@@ -234,7 +241,14 @@ def _run_training(config: TrainConfig, ranks: Ranks) -> TrainResult:
         eval_kwargs = config.env.kwargs(config.evaluation.split)
         eval_slots = make_slots(config.env.env_id, num_eval, eval_kwargs)
         eval_player = make_eval_player(config, player, eval_slots)
-    trainer = Trainer(config, model=model, player=player, eval_player=eval_player, ranks=ranks)
+    trainer = Trainer(
+        config,
+        model=model,
+        player=player,
+        eval_player=eval_player,
+        ranks=ranks,
+        shared_evaluation=_shared_evaluation(config, model, tokenizer, facts, shared_dir),
+    )
     try:
         return trainer.train()
     finally:
@@ -299,7 +313,39 @@ def _make_engine(
     )
 
 
-def _write_provenance(config: TrainConfig, slots: int) -> None:
+def _shared_evaluation(
+    config: TrainConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Mapping[str, Any],
+    shared_dir: Path | None,
+) -> SharedEvaluation | None:
+    """The first evaluation as runs that begin alike share it; None where nothing is shared."""
+    import torch
+
+    from calibadv_algo.training.shared_evaluation import SharedEvaluation, evaluation_key
+
+    if shared_dir is None or not config.evaluation.every:
+        return None
+    machine = {"cpu": torch.backends.cpu.get_cpu_capability(), "device": model.device.type}
+    counted = {name: value for name, value in facts.items() if name != "num_slots"} | machine
+    return SharedEvaluation(shared_dir, evaluation_key(config, model, tokenizer, counted))
+
+
+def _facts(config: TrainConfig, slots: int) -> dict[str, Any]:
+    """Code and data that results come from, and the number of slots."""
+    import torch
+
+    return {
+        "git_commit": git_commit(),
+        "data_sha256": data_sha256(config.env),
+        "torch": torch.__version__,
+        "num_threads": torch.get_num_threads(),
+        "num_slots": slots,
+    }
+
+
+def _write_provenance(config: TrainConfig, facts: Mapping[str, Any]) -> None:
     """Writes beside the results which code and data they come from, and the number of slots.
 
     A start with other facts than the last one is noted under ``resumed_by``; the first ones stay.
@@ -308,8 +354,6 @@ def _write_provenance(config: TrainConfig, slots: int) -> None:
     Raises:
         CheckpointError: if the folder holds another run; it is left as it is.
     """
-    import torch
-
     from calibadv_algo.training.run_folder import read_settings
 
     found = read_settings(config.output_dir)
@@ -317,13 +361,6 @@ def _write_provenance(config: TrainConfig, slots: int) -> None:
         changes = changed_settings(found["config"], config)
         refuse_other_run(config.output_dir, changes)
         _say_changes(changes)
-    facts = {
-        "git_commit": git_commit(),
-        "data_sha256": data_sha256(config.env),
-        "torch": torch.__version__,
-        "num_threads": torch.get_num_threads(),
-        "num_slots": slots,
-    }
     path = config.output_dir / "provenance.json"
     record: dict[str, Any] = dict(facts)
     if path.exists():

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -32,10 +33,16 @@ from calibadv_algo.training.estimation import (
     estimate,
     score_groups,
 )
-from calibadv_algo.training.evaluation import eval_task_indices, evaluate, summarize
+from calibadv_algo.training.evaluation import (
+    EvalResult,
+    eval_task_indices,
+    evaluate,
+    summarize,
+)
 from calibadv_algo.training.metrics import UpdateFacts, alarm, update_metrics
 from calibadv_algo.training.overlap import OverlappedCollector
 from calibadv_algo.training.run_folder import RunFolder, held
+from calibadv_algo.training.shared_evaluation import SharedEvaluation
 from calibadv_algo.training.tracking import Tracker
 
 
@@ -78,6 +85,7 @@ class Trainer:
         trackers: Sequence[Tracker] = (),
         before_update: Callable[[int, int], None] | None = None,
         ranks: Ranks | None = None,
+        shared_evaluation: SharedEvaluation | None = None,
     ) -> None:
         """Makes the learner; nothing is sampled yet.
 
@@ -97,6 +105,8 @@ class Trainer:
                 that of the whole run; for curricula in the environment.
             ranks: Processes that train together, each with a model, an engine and slots of its
                 own that begin alike; None means this one alone.
+            shared_evaluation: The evaluation before the first update, shared with other runs;
+                None means that this run plays its own.
         """
         self.config = config
         self.learner = Learner(
@@ -114,6 +124,7 @@ class Trainer:
         self._trackers = tuple(trackers)
         self._before_update = before_update
         self._ranks: Ranks = ranks or SingleRank()
+        self._shared_evaluation = shared_evaluation
         self._folder = RunFolder(config, self._ranks)
         self._num_questions_seen = 0
         self._rng = np.random.Generator(np.random.PCG64([config.seed, 0]))
@@ -236,17 +247,24 @@ class Trainer:
         if self._eval_player is None or not config.every:
             return {}
         began = time.perf_counter()
-        self._eval_player.engine.sync_weights(self.learner.whole_model(), update)
-        tasks = eval_task_indices(count_tasks(self._eval_player.slots), config.episodes)
-        result = evaluate(
-            self._eval_player, tasks, update=update, split=config.split, ranks=self._ranks
-        )
+        play = partial(self._play_evaluation, self._eval_player)
+        if update == 0 and self._shared_evaluation is not None:
+            result = self._shared_evaluation.get(config.split, play)
+        else:
+            result = play()
         self._folder.write_evaluation(update, result)
         metrics = {f"eval_{name}": value for name, value in summarize(result.records).items()}
         metrics["eval_dropped"] = float(result.num_dropped)
         metrics["time_eval_s"] = time.perf_counter() - began
         self._rest_engine()
         return metrics
+
+    def _play_evaluation(self, player: Player) -> EvalResult:
+        """Plays the held-out tasks with the weights of now."""
+        config, update = self.config.evaluation, self.num_updates_done
+        player.engine.sync_weights(self.learner.whole_model(), update)
+        tasks = eval_task_indices(count_tasks(player.slots), config.episodes)
+        return evaluate(player, tasks, update=update, split=config.split, ranks=self._ranks)
 
     def _open_collector(self, num_tasks: int) -> Collector:
         """The source of the episodes of all updates that are left."""
