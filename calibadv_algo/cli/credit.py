@@ -87,6 +87,13 @@ class Credit(PolicyFlags):
         self.measure_all(self._policies(), self._field(), console)
         return 0
 
+    def measured(self) -> CreditSource:
+        """The one policy measured and compared, without tables, for scripts."""
+        with hold_folder(self.output):
+            sweep_files(self.output)
+            [source] = self._sources(self._policies(), self._field())
+        return source
+
     def measure_all(
         self, policies: Sequence[NamedPolicy], candidates: Field, console: Console
     ) -> None:

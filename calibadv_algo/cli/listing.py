@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from calibadv_algo.cli.training_extra import PACKAGES, REMEDY
+
 Row = tuple[str, ...]
 """Name, one line about it, and whatever more columns its kind has."""
 
@@ -187,14 +189,12 @@ class List:
         if not console.is_terminal:
             console.width = max(console.width, FILE_WIDTH)
         if self.what == ALL:
-            rows = [
-                (name, kind.singular, line, kind.usage.replace("NAME", name))
-                for kind in KINDS.values()
-                for name, line, *_ in kind.rows()
-            ]
+            rows, left_out = _all_rows()
             header: Row = ("name", "kind", "what it is", "how to run it")
             console.print(_table(header, rows), crop=False)
             remarks = [f"{kind.singular}: {kind.meaning}" for kind in KINDS.values()]
+            if left_out:
+                remarks.append(f"not listed, since they need {REMEDY}: {', '.join(left_out)}")
         else:
             kind = KINDS[self.what]
             header = ("name", "what it is", *kind.columns)
@@ -203,6 +203,25 @@ class List:
         for remark in filter(None, remarks):
             console.print(remark, markup=False, soft_wrap=True)
         return 0
+
+
+def _all_rows() -> tuple[list[Row], list[str]]:
+    """Every name, and the kinds whose names cannot be listed without the extra `train`."""
+    rows: list[Row] = []
+    left_out = []
+    for plural, kind in KINDS.items():
+        try:
+            found = list(kind.rows())
+        except ModuleNotFoundError as error:
+            if error.name not in PACKAGES:
+                raise
+            left_out.append(plural)
+            continue
+        rows += [
+            (name, kind.singular, line, kind.usage.replace("NAME", name))
+            for name, line, *_ in found
+        ]
+    return rows, left_out
 
 
 def _table(header: Row, rows: Sequence[Row]) -> Table:

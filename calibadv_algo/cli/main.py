@@ -17,8 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from calibadv_algo.cli.flags import CONFIG, NamedSettings
+from calibadv_algo.cli.training_extra import explained, need_training
 from calibadv_algo.errors import CalibadvAlgoError
 from calibadv_env.errors import CalibadvEnvError
+
+NEED_TRAINING: Final = ("compare", "train", "eval", "report", "warmstart", "credit")
+"""Commands that train or sample, and so need the extra `train`."""
 
 COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "compare": ("compare", "Compare", "train arms x seeds from one warm start, and compare"),
@@ -78,17 +82,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         command = parse(name, rest)
+        if name in NEED_TRAINING:
+            need_training(f"calibadv {name}")
         return int(command.run() or 0)
     except EXPECTED_ERRORS as error:
-        errors.print(f"error: {_in_words(error)}", style="red", markup=False, soft_wrap=True)
+        text = _in_words(error, f"calibadv {name}")
+        errors.print(f"error: {text}", style="red", markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         errors.print("interrupted")
         return 130
 
 
-def _in_words(error: Exception) -> str:
+def _in_words(error: Exception, command: str) -> str:
     """An error's message; a path that is a file where a folder is needed is said to be one."""
+    if isinstance(error, ImportError):
+        return explained(error, command)
     if isinstance(error, FileExistsError | NotADirectoryError) and error.filename:
         path = Path(os.fsdecode(error.filename))
         files = [each for each in (path, *path.parents) if each.is_file()]

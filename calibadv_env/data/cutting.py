@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Annotated, Any, Final
 
 from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE, Checked
+from calibadv_env.common.extras import import_extra
 from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.corpus import Corpus
 
@@ -75,6 +76,5 @@ def count_words(text: str) -> int:
 @lru_cache(maxsize=8)
 def _splitter(words: int, overlap: int) -> Any:
     # Imported at need: only long documents want it, and not every machine has the package.
-    from semantic_text_splitter import TextSplitter
-
-    return TextSplitter.from_callback(count_words, words, overlap)
+    package = import_extra("semantic_text_splitter", "documents", "cutting documents into passages")
+    return package.TextSplitter.from_callback(count_words, words, overlap)

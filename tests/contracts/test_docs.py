@@ -38,11 +38,18 @@ FOLDERS = (
 )
 FILES = [
     str(path.relative_to(ROOT))
-    for folder in (*FOLDERS, "docs", "tests")
+    for folder in (*FOLDERS, "calibadv", "docs", "tests")
     for path in (ROOT / folder).rglob("*")
     if path.is_file()
 ]
-PACKAGES = ("calibadv_algo", "calibadv_env", "calibadv_baselines", "benchmarks", "conformance")
+PACKAGES = (
+    "calibadv",
+    "calibadv_algo",
+    "calibadv_env",
+    "calibadv_baselines",
+    "benchmarks",
+    "conformance",
+)
 YOURS = {"mine.py", "my_module.py", "my_package/trivia.py", "my_trivia.py"}
 """Files that a reader would write."""
 GROUPS = ("data", "index")

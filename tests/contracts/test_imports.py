@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("calibadv_env", "calibadv_algo")
+PACKAGES = ("calibadv", "calibadv_env", "calibadv_algo")
 
 HEAVY = {"torch", "transformers", "vllm"}
 SHARED = ("calibadv_env.info", "calibadv_env.protocol", "calibadv_env.common")
@@ -148,6 +148,7 @@ def test_nothing_imports_the_outside() -> None:
     [
         ("calibadv_env", HEAVY | {"calibadv_algo"}),
         ("calibadv_env.env", HEAVY | {"calibadv_algo"}),
+        ("calibadv", HEAVY | {"calibadv_algo"}),
         ("calibadv_algo.cli.main", HEAVY | {"matplotlib"}),
         ("calibadv_algo.training.config", HEAVY),
         ("calibadv_algo.credit.base", HEAVY),

@@ -21,7 +21,7 @@ def private_imports(source: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("package", ["calibadv_env", "calibadv_algo"])
+@pytest.mark.parametrize("package", ["calibadv", "calibadv_env", "calibadv_algo"])
 def test_no_private_name_is_imported(package: str) -> None:
     found = {
         str(file.relative_to(ROOT)): names

@@ -1,4 +1,4 @@
-"""The wheel: three packages with their data; no tests, benchmarks or conformance."""
+"""The wheel: four packages with their data; no tests, benchmarks or conformance."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {
+    "calibadv": ROOT,
     "calibadv_algo": ROOT,
     "calibadv_env": ROOT,
     "calibadv_baselines": ROOT / "baselines",
@@ -47,6 +48,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(tmp_path: Path) -> None:
     for needed in (
         "calibadv_algo/learner/assets/atlas_policy/model.safetensors",
         "calibadv_algo/report/assets/base.html",
+        "calibadv/py.typed",
         "calibadv_algo/py.typed",
         "calibadv_env/py.typed",
         "calibadv_baselines/gigpo.py",
