@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 OUT ?= runs/compare
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help compare test test-integrations test-peers test-slow test-trackers test-trainers test-vllm format lint types check bench conformance clean
+.PHONY: help compare test site test-integrations test-peers test-slow test-trackers test-trainers test-vllm format lint types check bench conformance clean
 
 help:
 	@echo "make compare   train GRPO and CalibAdv on the built-in atlas and write a report"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-integrations  TRL, verl, SkyRL, GEM, verifiers, OpenEnv, NeMo-Gym, the trackers, in environments of their own"
 	@echo "make check     format, lint, types, all tests: what CI runs"
 	@echo "make conformance  our numbers against recorded outputs of the reference implementations"
+	@echo "make site      the documentation as a site, in build/site"
 	@echo "make bench     the quick benchmarks; each prints its ratio"
 
 $(CORE): pyproject.toml constraints.txt
@@ -71,7 +72,7 @@ test-vllm: $(VLLM)
 
 # These lie on top of .venv: what is in them comes first, the rest (torch, this package) is .venv's.
 TRAINERS := .venv-trl/.installed .venv-verl/.installed
-ABOVE := $(TRAINERS) .venv-trackers/.installed
+ABOVE := $(TRAINERS) .venv-trackers/.installed .venv-site/.installed
 
 $(ABOVE): .venv-%/.installed: constraints-%.txt $(DEV)
 	rm -rf .venv-$*
@@ -106,6 +107,15 @@ PYTHON312 ?= $(shell for p in python3.12 $$HOME/.pyenv/versions/3.12*/bin/python
 test-integrations: .venv-envs/.installed .venv-servers/.installed test-trainers test-trackers
 	.venv-envs/bin/python -m pytest -q tests/integrations/test_skyrl.py tests/integrations/test_gem.py tests/integrations/test_verifiers.py tests/integrations/test_versions.py
 	.venv-servers/bin/python -m pytest -q tests/integrations/test_openenv.py tests/integrations/test_nemo_gym.py
+
+# The site. Its gallery shows reports that the commands write.
+build/gallery: $(DEV)
+	rm -rf $@
+	$(BIN)/calibadv compare --preset smoke --output-dir $@/comparison >/dev/null
+	$(BIN)/calibadv credit atlas-tiny --questions 4 --group-size 4 --continuations 8 --output $@/credit >/dev/null
+
+site: .venv-site/.installed build/gallery
+	.venv-site/bin/properdocs build --quiet --config-file website/mkdocs.yml
 
 format: $(DEV)
 	$(BIN)/ruff format --check .

@@ -232,3 +232,18 @@ def test_faults_are_found(find: object, code: str, fine: str) -> None:
     assert callable(find)
     assert find(code)
     assert not find(fine)
+
+
+# Messages
+
+FOREIGN = {"No module named 'torch'", "CUDA out of memory", "doesn't exist", "Environment"}
+"""Messages of Python, torch and Gymnasium."""
+
+
+def test_troubleshooting_quotes_messages_that_exist() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", text_of("docs/troubleshooting.md"), flags=re.MULTILINE)
+    quoted = {each for row in rows for each in re.findall(r"`([^`]+)`", row)}
+    assert len(quoted) > 15
+    # A message may be broken over lines of the source.
+    source = re.sub(r'"\s*\n\s*f?"', "", source_strings())
+    assert [each for each in quoted - FOREIGN if each not in source] == []
