@@ -41,9 +41,6 @@ MODULES: Final = (
 )
 """Modules that a user imports from."""
 
-CALIBADV: Final = "import sys; from calibadv_algo.cli.main import main; sys.exit(main())"
-"""The command, with the Python that builds the site."""
-
 GROUPS: Final = {"data": ("prepare", "inspect", "audit"), "index": (), "trace": ("import",)}
 """Commands that hold others."""
 
@@ -52,7 +49,7 @@ def help_of(command: str) -> str:
     """What a command prints about itself."""
     plain = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
     done = subprocess.run(
-        [sys.executable, "-c", CALIBADV, *command.split(), "--help"],
+        [sys.executable, "-m", "calibadv", *command.split(), "--help"],
         env=os.environ | plain,
         capture_output=True,
         text=True,
