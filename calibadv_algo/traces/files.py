@@ -1,21 +1,21 @@
-"""Reads files of logged rollouts: records of any shape, from JSON lines, JSON, gzip or zip."""
+"""Reads files of logged rollouts: records of any shape, in JSON lines or JSON, also packed."""
 
 from __future__ import annotations
 
 import json
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from calibadv_algo.traces.base import LoggedEpisode, Place, TraceError
 from calibadv_algo.traces.conversation import is_conversation
+from calibadv_algo.traces.fields import lookup
 from calibadv_algo.traces.reader import TraceReader, find_reader, reader_named, readers
-from calibadv_env.common.jsonl import open_binary
+from calibadv_env.common.packed import DAMAGED, PackedError, open_binary, unpacked_name
 
 SUFFIXES: Final = (".jsonl", ".json", ".ndjson", ".eval")
-"""Ends of the names of logs; ``.gz`` may follow."""
+"""Ends of the names of logs; ``.gz`` or another such end may follow."""
 
 _CONTAINERS: Final = (
     "samples", "rollouts", "trajectories", "results", "data", "records", "items", "episodes",
@@ -60,7 +60,7 @@ def _logs(paths: Iterator[Path]) -> list[Path]:
     found = [
         path
         for path in paths
-        if path.name.lower().removesuffix(".gz").endswith(SUFFIXES)
+        if unpacked_name(path.name.lower()).endswith(SUFFIXES)
         and path.is_file()
         and not path.name.startswith(".")
     ]
@@ -69,7 +69,7 @@ def _logs(paths: Iterator[Path]) -> list[Path]:
 
 def stem_of(path: Path) -> str:
     """The name of a file without its suffixes."""
-    return Path(path.name.removesuffix(".gz")).stem
+    return Path(unpacked_name(path.name)).stem
 
 
 def _natural(path: Path) -> tuple[str, int, str]:
@@ -94,8 +94,10 @@ def iterate_records(path: Path) -> Records:
     try:
         with path.open("rb") as raw:
             is_zip = raw.read(4) == _ZIP
-        yield from _zipped(path) if is_zip else _plain(path)
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
+        yield from _zipped(path) if is_zip and _is_inspect(path) else _plain(path)
+    except PackedError as error:
+        raise TraceError(str(error)) from error
+    except (OSError, *DAMAGED, NotImplementedError) as error:
         raise TraceError(f"{path}: cannot read the file: {error}") from error
 
 
@@ -107,7 +109,7 @@ def _plain(path: Path) -> Records:
     if head.startswith(_LFS):
         raise TraceError(f"{path}: is a Git LFS pointer, not the file; get it with `git lfs pull`")
     is_whole = head[:1] == "[" or (head[:1] == "{" and not _is_value(head))
-    if is_whole and path.name.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson")):
+    if is_whole and unpacked_name(path.name.lower()).endswith((".jsonl", ".ndjson")):
         # JSON lines with a fault in the first line are more likely than a spread-out object.
         is_whole = head in ("[", "{")
     yield from _whole(path) if is_whole else _lines(path)
@@ -145,6 +147,11 @@ def _whole(path: Path) -> Records:
     for number, each in enumerate(values, start=1):
         where = f"{path}:{number}"
         yield where, _object(each, where)
+
+
+def _is_inspect(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return any(name.startswith("samples/") for name in archive.namelist())
 
 
 def _zipped(path: Path) -> Records:
@@ -307,6 +314,12 @@ def _is_many(value: Any) -> bool:
 
 
 def _unknown(record: Mapping[str, Any], where: str) -> str:
+    if isinstance(lookup(record, "response.body"), Mapping):
+        return (
+            f"{where}: a reply of the batch API without the messages that it replies to; put each "
+            "request's body, which has the same custom_id in the file that was sent, beside it: "
+            '{"custom_id": …, "body": {"messages": […]}, "response": {…}}'
+        )
     known = "; ".join(f"{each.needs} ({each.name})" for each in readers() if each.needs)
     return (
         f"{where}: no known format: a rollout needs {known}; got the fields {sorted(record)[:12]}. "

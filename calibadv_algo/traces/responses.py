@@ -21,7 +21,7 @@ from calibadv_algo.traces.tagged import grammar_of, split_response
 
 ROLLOUT: Final = re.compile(
     r"</search>|</tool_call>|<\|end_of_query\|>|<\|end_search_query\|>|</answer>|"
-    r"\nAction Input:|</use_mcp_tool>"
+    r"\nAction(?: \d+)?:|</use_mcp_tool>"
 )
 """Marks by which a text can be told for a rollout."""
 

@@ -1,7 +1,7 @@
-r"""Lines of JSON: one object a line, plain or gzip.
+r"""Lines of JSON: one object a line, plain or compressed.
 
 A file is read whole or not at all: the first bad line raises :class:`DataError` as
-``file:line: reason``. Whether a file is gzip is told from its first two bytes, not its name.
+``file:line: reason``. How a file is compressed is told from its first bytes, not its name.
 Lines end at ``\n`` alone, so U+2028 and its like stay inside a text. Lines of white space are
 skipped, a byte-order mark at the start is dropped.
 """
@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import gzip
 import json
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, Final, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 from calibadv_env.common.files import atomic_file
+from calibadv_env.common.packed import DAMAGED, open_binary
 from calibadv_env.errors import DataError
 
-_GZIP_MAGIC: Final = b"\x1f\x8b"
 _T = TypeVar("_T")
 
 
@@ -31,7 +30,7 @@ _Named = TypeVar("_Named", bound=_HasId)
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The records of a plain or gzip JSONL file, each with the number of its line, from 1.
+    """The records of a plain or compressed JSONL file, each with the number of its line, from 1.
 
     Raises:
         DataError: if the file cannot be read, or a line is not a JSON object in valid UTF-8.
@@ -39,6 +38,8 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     path = Path(path)
     try:
         stream = open_binary(path)
+    except DAMAGED as error:
+        raise DataError(f"{path}:1: cannot read the file: {error}") from error
     except OSError as error:
         raise DataError(f"{path}: cannot open the file: {error.strerror}") from error
     number = 0
@@ -50,7 +51,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     yield number, record
     except _LineError as error:
         raise DataError(f"{path}:{number}: {error}") from error.__cause__
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, *DAMAGED) as error:
         raise DataError(f"{path}:{number + 1}: cannot read the file: {error}") from error
 
 
@@ -135,13 +136,6 @@ def text_field(record: Mapping[str, Any], key: str, *, allow_empty: bool = False
 
 class _LineError(Exception):
     """One line is bad; the reader adds the place."""
-
-
-def open_binary(path: Path) -> IO[bytes]:
-    """Opens a plain or gzip file; its first two bytes tell which."""
-    with path.open("rb") as raw:
-        is_gzip = raw.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
-    return cast("IO[bytes]", gzip.open(path, "rb")) if is_gzip else path.open("rb")
 
 
 def _parse_line(line: bytes, *, is_first: bool) -> dict[str, Any] | None:

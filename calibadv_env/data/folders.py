@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from calibadv_env.common.packed import PACKED_ENDS, unpacked_name
 from calibadv_env.common.records import read_records
 from calibadv_env.common.records.keys import ANSWERS, find_key
 from calibadv_env.data.evidence import EVIDENCE
@@ -90,14 +91,14 @@ def corpus_file(folder: Path) -> Path | None:
 
 def stem_of(path: Path) -> str:
     """The name of a file without ``.gz`` and without the suffix of its format."""
-    name = path.name.removesuffix(".gz")
+    name = unpacked_name(path.name)
     ends = [end for end in data_suffixes() if name.lower().endswith(end)]
     return name[: -len(max(ends, key=len))] if ends else name
 
 
 def _data_files(folder: Path) -> list[Path]:
     """The files of a folder and of its ``data`` that some reader has, in the order of names."""
-    ends = tuple(f"{end}{packed}" for end in data_suffixes() for packed in ("", ".gz"))
+    ends = tuple(f"{end}{packed}" for end in data_suffixes() for packed in ("", *PACKED_ENDS))
     below = [path for path in sorted(folder.iterdir()) if path.is_dir()]
     places = [folder, *(p for p in below if p.name == "data" or p.name in _SPLIT_WORDS)]
     kept = [

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, TypeAlias, TypeVar
 
 from calibadv_env.common.jsonl import distinct
+from calibadv_env.common.packed import PACKED_ENDS, unpacked_name
 from calibadv_env.common.plugins import plugins
 from calibadv_env.common.records.values import plain
 from calibadv_env.data.base import QATask
@@ -50,7 +51,8 @@ class Reader:
 
     Attributes:
         name: Its name for ``calibadv data prepare --from``.
-        suffixes: Ends of the names of its files, such as ``(".csv", ".tsv")``; ``.gz`` may follow.
+        suffixes: Ends of the names of its files, such as ``(".csv", ".tsv")``; ``.gz`` or
+            another such end may follow.
         prefix: Beginning of names that are no paths, such as ``hf:``. What is named so is fetched
             when it is first used, not when it is registered.
     """
@@ -67,7 +69,7 @@ class Reader:
         """
         if self.prefix:
             return source.startswith(self.prefix)
-        return source.lower().removesuffix(".gz").endswith(self.suffixes)
+        return unpacked_name(source.lower()).endswith(self.suffixes)
 
     def check(self, source: str) -> None:
         """Refuses a malformed name, before anything is read.
@@ -232,7 +234,7 @@ def data_suffixes() -> list[str]:
 def find_file(folder: Path, stem: str) -> Path | None:
     """The file of this name in a folder, in any format; of several the lines of JSON."""
     suffixes = data_suffixes()
-    names = (f"{stem}{suffix}{packed}" for suffix in suffixes for packed in ("", ".gz"))
+    names = (f"{stem}{suffix}{packed}" for suffix in suffixes for packed in ("", *PACKED_ENDS))
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
@@ -286,7 +288,8 @@ def read_split(
         rows = (row for path in paths for row in read_rows(path, split, reading))
         tasks = list(distinct((row.place, row.task) for row in rows))
         if not tasks:
-            raise DataError(f"{paths[0]}{split and f' {split}'}: there is no question in it")
+            where = f"{paths[0]}{split and f' {split}'}"
+            raise DataError(f"{where}: there is no question in it{reading.left_out()}")
         return tasks
     try:
         return list(distinct(_items(source, place, reading)))

@@ -69,6 +69,9 @@ class OpenAi(Dialect):
 
 def _data(content: Any) -> str:
     """What a tool gave back: text, parts of text, or the hits themselves, then as JSON."""
+    if isinstance(content, list) and content and all(map(_is_document, content)):  # Cohere's
+        documents = [each["document"] for each in content]
+        content = [each.get("data", each) for each in documents]
     is_hits = (
         isinstance(content, list)
         and bool(content)
@@ -78,6 +81,10 @@ def _data(content: Any) -> str:
     return json.dumps(content, ensure_ascii=False, default=str) if is_hits else (
         text_of_parts(content)
     )  # fmt: skip
+
+
+def _is_document(part: Any) -> bool:
+    return isinstance(part, Mapping) and isinstance(part.get("document"), Mapping)
 
 
 def calls_of(message: Mapping[str, Any]) -> tuple[Call, ...]:

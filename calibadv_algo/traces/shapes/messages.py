@@ -9,7 +9,7 @@ from calibadv_algo.traces.base import LoggedEpisode, Place
 from calibadv_algo.traces.conversation import Message, is_conversation, read_messages
 from calibadv_algo.traces.fields import QUESTION_KEYS, first_of, lookup
 from calibadv_algo.traces.reader import TraceReader
-from calibadv_algo.traces.talks import begin_of, checked_messages, conversation
+from calibadv_algo.traces.talks import begin_of, checked_messages, conversation, with_reply
 from calibadv_env.protocol.literals import parse_literal
 
 MESSAGE_KEYS: Final = ("messages", "conversation", "conversations", "trajectory")
@@ -52,11 +52,13 @@ class Messages(TraceReader):
         value = (
             [item for each in value for item in _pair(each)] if isinstance(value, list) else value
         )
-        messages = checked_messages(value, place.where)
+        messages = _whole(record, checked_messages(value, place.where))
         if (name or "").endswith("steps") and messages[-1].role == "tool":
             said = first_of(record, ("output", "final_answer", "outputs.output", "answer_text"))
             if isinstance(said, str) and said.strip():
                 messages.append(Message(role="assistant", text=said))
+        inner = record.get((name or "").rpartition(".")[0])
+        messages = with_reply(messages, record, inner if isinstance(inner, Mapping) else record)
         begin = begin_of(messages, place.where)
         has_tools = bool(record.get("tools") or record.get("tool_defs"))
         prompt = _before(record) if begin == 0 else None
@@ -78,6 +80,16 @@ def _field(record: Mapping[str, Any]) -> str:
             if inner and lookup(record, inner) is not None:
                 return inner
     return ""
+
+
+def _whole(record: Mapping[str, Any], messages: list[Message]) -> list[Message]:
+    """Messages behind those of the prompt, where that holds calls and results of the rollout."""
+    before = first_of(record, ("prompt", "input"))
+    if not is_conversation(before):
+        return messages
+    said = read_messages(before)[0]
+    is_rollout = any(each.calls or each.role == "tool" for each in said)
+    return [*said, *messages] if is_rollout and said != messages[: len(said)] else messages
 
 
 def _listed(value: Any) -> Any:

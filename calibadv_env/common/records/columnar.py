@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from calibadv_env.common.extras import import_extra
-from calibadv_env.common.jsonl import open_binary
+from calibadv_env.common.packed import DAMAGED, is_packed, open_binary
 from calibadv_env.common.records.values import plain
 from calibadv_env.errors import DataError
 
@@ -30,16 +29,16 @@ def read_columnar(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             for row in batch.to_pylist():
                 yield f"{path}: row {number}", plain(row)
                 number += 1
-    except (OSError, EOFError, ValueError, arrow.ArrowException) as error:
+    except (OSError, *DAMAGED, ValueError, arrow.ArrowException) as error:
         raise DataError(f"{path}: cannot read the file near row {number}: {error}") from error
 
 
 def _batches(path: Path) -> Iterator[Any]:
     ipc = import_extra("pyarrow.ipc", "data", "reading Arrow")
+    is_held = is_packed(path)
     with open_binary(path) as stream:
-        is_packed = isinstance(stream, gzip.GzipFile)
         magic = stream.read(6)
-    source: Any = io.BytesIO(gzip.decompress(path.read_bytes())) if is_packed else str(path)
+        source: Any = io.BytesIO(magic + stream.read()) if is_held else str(path)
     if magic.startswith(b"PAR1") or not magic.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
         parquet = import_extra("pyarrow.parquet", "data", "reading parquet")
         with parquet.ParquetFile(source) as file:
@@ -50,5 +49,5 @@ def _batches(path: Path) -> Iterator[Any]:
             yield from (file.get_batch(i) for i in range(file.num_record_batches))
         return
     arrow = import_extra("pyarrow", "data", "reading Arrow")
-    with source if is_packed else arrow.OSFile(source) as raw, ipc.open_stream(raw) as file:
+    with source if is_held else arrow.OSFile(source) as raw, ipc.open_stream(raw) as file:
         yield from file

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import zlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from calibadv_env.common.jsonl import open_binary, read_jsonl
+from calibadv_env.common.jsonl import read_jsonl
+from calibadv_env.common.packed import DAMAGED, open_binary, unpacked_name
 from calibadv_env.common.records.keys import KNOWN, QUESTION, find_key, squashed
 from calibadv_env.errors import DataError
 
@@ -28,6 +28,10 @@ _LINES_OF_TITLES: Final = 2
 """So many keys, at least, has an object that maps titles to texts."""
 
 
+_LINE_ENDS: Final = (".jsonl", ".ndjson", ".jsonlines")
+_QUESTION_MARKS: Final = ("?", "？", "؟")
+
+
 def read_json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The records of a JSON file, plain or gzip, each with ``file:line``.
 
@@ -43,7 +47,8 @@ def read_json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         head = list(islice(rows, 2))
         if len(head) == 1:
             number, record = head[0]
-            yield from expanded(record, f"{path}:{number}")
+            is_titles = not unpacked_name(path.name.lower()).endswith(_LINE_ENDS)
+            yield from expanded(record, f"{path}:{number}", is_titles=is_titles)
             return
         for number, record in head:
             yield f"{path}:{number}", record
@@ -58,7 +63,7 @@ def _is_lines(path: Path) -> bool:
     try:
         with open_binary(path) as stream:
             line = next((line for line in stream if line.strip(b"\xef\xbb\xbf \t\r\n")), b"")
-    except (OSError, EOFError, zlib.error):
+    except (OSError, *DAMAGED):
         return True
     text = line.removeprefix(b"\xef\xbb\xbf").strip()
     try:
@@ -78,11 +83,12 @@ def _read_whole(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             f"{path}: not valid UTF-8: {error.reason} at byte {error.start}; `iconv -f WINDOWS-1252"
             f" -t UTF-8 {path.name} > NEW` makes it so, if it is Western European text"
         ) from error
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, *DAMAGED) as error:
         raise DataError(f"{path}:1: cannot read the file: {error}") from error
     decoder, position, line = json.JSONDecoder(), 0, 1
     in_list = False
     values: list[tuple[str, Any]] = []
+    is_list = False
     while True:
         start = _SPACE.match(text, position).end()  # type: ignore[union-attr]
         line += text.count("\n", position, start)
@@ -92,7 +98,7 @@ def _read_whole(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 raise DataError(f"{path}:{line}: not valid JSON: the list has no end")
             break
         if text[position] == "[" and not in_list and not values:
-            in_list, position = True, position + 1
+            in_list, is_list, position = True, True, position + 1
             continue
         if text[position] == "]" and in_list:
             in_list, position = False, position + 1
@@ -107,12 +113,14 @@ def _read_whole(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         values.append((f"{path}:{line}", value))
         line += text.count("\n", position, end)
         position = end
-    yield from _records_of(values)
+    yield from _records_of(values, is_list=is_list)
 
 
-def _records_of(values: list[tuple[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _records_of(
+    values: list[tuple[str, Any]], *, is_list: bool
+) -> Iterator[tuple[str, dict[str, Any]]]:
     if len(values) == 1 and isinstance(values[0][1], dict):
-        yield from expanded(values[0][1], values[0][0])
+        yield from expanded(values[0][1], values[0][0], is_titles=not is_list)
         return
     for place, value in values:
         if isinstance(value, str):
@@ -123,11 +131,19 @@ def _records_of(values: list[tuple[str, Any]]) -> Iterator[tuple[str, dict[str, 
             raise DataError(f"{place}: a list must hold JSON objects, got {type(value).__name__}")
 
 
-def expanded(record: dict[str, Any], place: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def expanded(
+    record: dict[str, Any], place: str, *, is_titles: bool = True
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """The records that the only object of a file holds; itself if it is one.
 
     It may hold them in a list under a key such as ``data``, for each split one, as columns of
-    equal length, as columns by row (pandas), by their id, or be a map from titles to texts.
+    equal length, as columns by row (pandas), by their id, or be a map from titles to texts or
+    from questions to answers.
+
+    Args:
+        record: The object.
+        place: Where it stands.
+        is_titles: If false, it is no map from titles to texts, since it stands in a list or line.
     """
     question = find_key(record, QUESTION)
     if question is not None and isinstance(record[question], str):
@@ -141,6 +157,12 @@ def expanded(record: dict[str, Any], place: str) -> Iterator[tuple[str, dict[str
             yield f"{place}: row {number}", dict(zip(record["columns"], row, strict=False))
     elif (inner := _lone_holder(record)) is not None:
         yield from expanded(inner, place)
+    elif any(_by_id(v) for k, v in record.items() if squashed(k) in _SPLITS):
+        for key, records in record.items():
+            if squashed(key) in _SPLITS and _by_id(records):
+                for name, row in records.items():
+                    own = {"split": key} if "id" in row else {"split": key, "id": name}
+                    yield f"{place}: {key}.{name}", {**own, **row}
     elif found:
         for key in found:
             split = {"split": key} if len(found) > 1 or squashed(key) in _SPLITS else {}
@@ -148,7 +170,7 @@ def expanded(record: dict[str, Any], place: str) -> Iterator[tuple[str, dict[str
                 inner = row.get("row") if isinstance(row.get("row"), dict) else row
                 yield f"{place}: {key}[{number}]", {**split, **inner}
     else:
-        yield from _from_maps(record, place)
+        yield from _from_maps(record, place, is_titles=is_titles)
 
 
 def _lone_holder(record: dict[str, Any]) -> dict[str, Any] | None:
@@ -164,9 +186,41 @@ def _is_rows(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
 
 
-def _from_maps(record: dict[str, Any], place: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _by_id(value: Any) -> bool:
+    """True for records by their id, as ASQA has those of a split."""
+    return isinstance(value, dict) and bool(value) and all(
+        isinstance(row, dict) and find_key(row, QUESTION) is not None for row in value.values()
+    )  # fmt: skip
+
+
+def _from_chroma(record: dict[str, Any], place: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The documents of what Chroma's ``collection.get()`` gives."""
+    metadatas = record.get("metadatas") or [None] * len(record["ids"])
+    rows = zip(record["ids"], record["documents"], metadatas, strict=False)
+    for number, (name, text, metadata) in enumerate(rows):
+        own = metadata if isinstance(metadata, dict) else {}
+        yield f"{place}: documents[{number}]", {**own, "id": name, "text": text}
+
+
+def _is_chroma(record: dict[str, Any]) -> bool:
+    names, texts = record.get("ids"), record.get("documents")
+    is_lists = isinstance(names, list) and isinstance(texts, list) and bool(names)
+    return is_lists and len(names) == len(texts) and all(  # type: ignore[arg-type]
+        isinstance(name, str) for name in names  # type: ignore[union-attr]
+    )  # fmt: skip
+
+
+def _from_maps(
+    record: dict[str, Any], place: str, *, is_titles: bool
+) -> Iterator[tuple[str, dict[str, Any]]]:
     values = list(record.values())
     named = any(squashed(key) in KNOWN for key in record)
+    if _is_chroma(record):
+        yield from _from_chroma(record, place)
+        return
+    if {"inputs", "outputs"} <= set(record):  # LangSmith's, one example
+        yield place, record
+        return
     if values and all(isinstance(v, dict) and v for v in values):
         keys = list(values[0])
         if named and all(list(v) == keys for v in values):
@@ -181,10 +235,20 @@ def _from_maps(record: dict[str, Any], place: str) -> Iterator[tuple[str, dict[s
     if len(values) > 1 and named and all(isinstance(v, list) for v in values):
         sizes = {len(v) for v in values}
         if len(sizes) == 1:
+            columns = ["question" if squashed(k) == "questions" else k for k in record]
             for number, row in enumerate(zip(*values, strict=True)):
-                yield f"{place}: row {number}", dict(zip(record, row, strict=True))
+                yield f"{place}: row {number}", dict(zip(columns, row, strict=True))
             return
-    if not named and len(values) >= _LINES_OF_TITLES and all(_is_text(v) for v in values):
+    if record and all(key.strip().endswith(_QUESTION_MARKS) for key in record):
+        for key, value in record.items():
+            yield f"{place}: {key!r:.80}", {"question": key, "answers": value}
+        return
+    if (
+        is_titles
+        and not named
+        and len(values) >= _LINES_OF_TITLES
+        and all(_is_text(v) for v in values)
+    ):
         for key, value in record.items():
             text = value if isinstance(value, str) else " ".join(s.strip() for s in value)
             yield f"{place}: {key!r:.80}", {"title": key, "text": text}

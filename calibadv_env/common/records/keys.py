@@ -15,6 +15,7 @@ QUESTION: Final = (
     "question",
     "query",
     "question_text",
+    "query_text",
     "raw_question",
     "problem",
     "prompt",
@@ -24,6 +25,13 @@ QUESTION: Final = (
     "user_query",
     "claim",
     "instruction",
+    "question_stem",
+    "query_string",
+    "user_input",
+    "utterance",
+    "ambiguous_question",
+    "body",
+    "q",
 )
 ANSWERS: Final = (
     "golden_answers",
@@ -46,6 +54,8 @@ ANSWERS: Final = (
     "expected_answer",
     "expected_output",
     "final_answer",
+    "exact_answer",
+    "final_decision",
     "short_answers",
     "short_answer",
     "nq_answer",
@@ -59,7 +69,10 @@ ANSWERS: Final = (
     "references",
     "output",
     "best_answer",
+    "a",
 )
+SAID: Final = ("completion", "response", "chosen")
+"""Keys of what a model said: answers in a set of examples, and none in a log."""
 ALIASES: Final = (
     "answer_aliases",
     "answers_aliases",
@@ -152,8 +165,9 @@ KNOWN: Final = frozenset(
     squashed(name)
     for names in (QUESTION, ANSWERS, ALIASES, ID, PASSAGE_ID, TEXT, TITLE)
     for name in names
+    if len(name) > 1
 )
-"""All of these names, squashed; a table without any of them has no header."""
+"""These names, squashed; a table without any of them may have no header."""
 
 
 def is_missing(value: Any) -> bool:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import zlib
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Final
 
-from calibadv_env.common.jsonl import open_binary
+from calibadv_env.common.packed import DAMAGED, open_binary
 from calibadv_env.common.records.keys import KNOWN, squashed
 from calibadv_env.errors import DataError
 
@@ -18,6 +17,8 @@ _DELIMITERS: Final = ("\t", ",", ";")
 _RARE: Final = "|"
 """Parts the cells only where a known name stands between two of it."""
 _WORDS_OF_A_NAME: Final = 4
+_LINES_ABOVE: Final = 8
+"""So many lines, at most, are looked through for the header."""
 _CELL_LIMIT: Final = 2**31 - 1
 _LINES_OF_A_CELL: Final = 200
 """So far on, at most, a quotation mark at the beginning of a cell is looked for its partner."""
@@ -32,7 +33,8 @@ def read_table(
     line holds no known name, but a number, a list or a sentence, has no header; its columns are
     then called "0", "1", ….
     Between tabs a quotation mark is an ordinary sign, unless it surrounds the whole cell.
-    Blank rows are skipped, blank cells left out, a byte-order mark dropped.
+    Blank rows are skipped, blank cells left out, a byte-order mark dropped; so are a line ``sep=;``
+    of a spreadsheet, and a few lines of remarks above a header with known names.
 
     Args:
         path: A plain or gzip file in UTF-8, or in UTF-16 with its mark.
@@ -49,6 +51,8 @@ def read_table(
     path = Path(path)
     try:
         stream = open_binary(path)
+    except DAMAGED as error:
+        raise DataError(f"{path}:1: cannot read the file: {error}") from error
     except OSError as error:
         raise DataError(f"{path}: cannot open the file: {error.strerror}") from error
     old_limit = csv.field_size_limit(_CELL_LIMIT)
@@ -56,8 +60,9 @@ def read_table(
     try:
         with stream, io.TextIOWrapper(stream, encoding=_encoding(path), newline="") as text:
             lines = iter(text)
-            header = next((line for line in lines if line.strip()), "") if not required else None
-            header = next(lines, "") if header is None else header
+            above, held = (0, []) if required else _first_lines(lines)
+            lines = chain(held, lines)
+            header = next(lines, "")
             delimiter = _delimiter(header)
             names = next(csv.reader([header], delimiter=delimiter), [])
             has_header = bool(required) or not _is_data(names)
@@ -65,7 +70,7 @@ def read_table(
             rest = lines if has_header else chain([header], lines)
             rows = _tab_rows(rest, columns) if delimiter == "\t" else _csv_rows(rest, delimiter)
             for count, cells in rows:
-                number = count + has_header
+                number = count + has_header + above
                 row = _row(path, number, columns, cells)
                 if row and keep_blank:
                     row = {name: row.get(name, "") for name in columns if name}
@@ -77,10 +82,32 @@ def read_table(
             f"the table as UTF-8 (`iconv -f WINDOWS-1252 -t UTF-8 {path.name} > NEW`, if it is "
             "Western European text)"
         ) from error
-    except (csv.Error, OSError, EOFError, zlib.error) as error:
+    except (csv.Error, OSError, *DAMAGED) as error:
         raise DataError(f"{path}:{number + 1}: cannot read the table: {error}") from error
     finally:
         csv.field_size_limit(old_limit)
+
+
+def _first_lines(lines: Iterator[str]) -> tuple[int, list[str]]:
+    """The first line of a table and some after it, and the number of lines above it.
+
+    Blank lines stand above it; so do ``sep=;``, and remarks of one cell above a header.
+    """
+    held = list(islice(lines, _LINES_ABOVE))
+    first = next((i for i, line in enumerate(held) if line.strip()), len(held))
+    for number in range(first + 1, len(held)):
+        delimiter = _delimiter(held[number])
+        is_header = sum(squashed(c) in KNOWN for c in held[number].split(delimiter)) > 1
+        above = held[first:number]
+        if is_header and all(_is_remark(line, delimiter) for line in above):
+            return number, held[number:]
+    return first, held[first:]
+
+
+def _is_remark(line: str, delimiter: str) -> bool:
+    cells = [cell for cell in line.split(delimiter) if cell.strip()]
+    is_mark = line.lower().startswith("sep=")
+    return is_mark or (len(cells) < 2 and not any(squashed(cell) in KNOWN for cell in cells))
 
 
 def _delimiter(header: str) -> str:
@@ -101,7 +128,10 @@ def _is_data(cells: list[str]) -> bool:
     if any(squashed(cell) in KNOWN for cell in cells):
         return False
     return any(
-        cell.strip().isdigit() or cell.startswith("[") or len(cell.split()) > _WORDS_OF_A_NAME
+        cell.strip().isdigit()
+        or cell.startswith("[")
+        or cell.rstrip().endswith("?")
+        or len(cell.split()) > _WORDS_OF_A_NAME
         for cell in cells
     )
 

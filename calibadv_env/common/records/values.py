@@ -39,7 +39,9 @@ def plain(value: Any) -> Any:
         return plain(value.tolist())
     if type(value).__name__ in ("NAType", "NaTType"):
         return None
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+    if hasattr(value, "isoformat"):  # a day that a table keeps as its midnight is that day
+        return value.isoformat().removesuffix("T00:00:00")
+    return str(value)
 
 
 def parsed_literal(text: str) -> Any:

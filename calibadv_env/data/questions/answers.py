@@ -9,6 +9,7 @@ from typing import Any, Final
 from calibadv_env.common.records.keys import (
     ALIASES,
     ANSWERS,
+    SAID,
     at_path,
     find_key,
     is_missing,
@@ -24,6 +25,10 @@ _SQUASHED_ALIASES: Final = frozenset(map(squashed, ALIASES))
 _HOLDERS: Final = ("reward_model", "reward_spec", "extra_info", "metadata")
 """Objects of verl, SkyRL and others in which the answers may stand."""
 _MANY: Final = ("answers", "possibleanswers", "golds", "targets", "references")
+_NUMBERED: Final = re.compile(r"(?:gold(?:en)?_?)?answers?_?\d+", re.I)
+_REASONED: Final = re.compile(r"\n####[ \t]*(\S[^\n]*?)\s*$")
+"""GSM8K's answer behind its reasoning."""
+_BOXED: Final = re.compile(r"\\boxed\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
 _PARTS: Final = (
     "text",
     "value",
@@ -38,6 +43,7 @@ _PARTS: Final = (
     "name",
     "label",
     "entity_name",
+    "wikidata_label",
     "answer_argument",
 )
 _OTHERS: Final = ("aliases", "Aliases", "answer_aliases", "HumanAnswers")
@@ -67,7 +73,10 @@ def find_answers(
     if key is None:
         letter = find_key(record, LETTERS)
         choice = choice_of(record, record[letter]) if letter else ""
-        return (letter, [choice]) if letter and choice else _held_answers(record, separator)
+        if letter and choice:
+            return letter, [choice]
+        held = _held_answers(record, separator)
+        return held if held[1] else _other_answers(record, separator)
     choice = choice_of(record, record[key])
     if choice:
         return key, [choice]
@@ -78,6 +87,58 @@ def find_answers(
         aliases = [k for k in record if squashed(str(k)) in _SQUASHED_ALIASES]
         answers = merged(answers, *(texts_of(record[k], k, separator) for k in aliases))
     return key, answers
+
+
+def _other_answers(record: Mapping[str, Any], separator: str) -> tuple[str, list[str]]:
+    """Answers under numbered keys, in the box of a solution, or in what an assistant said."""
+    numbered = [key for key in record if is_numbered(key)]
+    lists = [texts_of(record[key], key, separator) for key in numbered]
+    if any(lists):
+        return ", ".join(key for key, found in zip(numbered, lists, strict=True) if found), merged(
+            *lists
+        )
+    solution = record.get("solution")
+    boxed = _BOXED.findall(solution) if isinstance(solution, str) else []
+    if boxed:
+        return "solution", [boxed[-1].strip()]
+    said = find_key(record, SAID)
+    if said is not None and isinstance(record[said], str):
+        return said, [record[said].strip()]
+    if said is None:
+        said = next((k for k in TALKS if isinstance(record.get(k), (list, tuple))), None)
+    text = last_said(record[said], ASSISTANTS) if said is not None else ""
+    return (said or "", [text]) if text else ("", [])
+
+
+TALKS: Final = ("messages", "conversations", "conversation")
+"""Keys of a conversation."""
+SAID_KEYS: Final = (*SAID, *TALKS)
+"""Keys of answers that may be a model's own."""
+ASSISTANTS: Final = ("assistant", "gpt", "model", "bot")
+_TOOLS: Final = ("tool", "function", "observation", "function_call", "ipython")
+
+
+def last_said(messages: Any, speakers: Sequence[str]) -> str:
+    """The last message of a conversation, if it is of one of these speakers; else ""."""
+    last = messages[-1] if isinstance(messages, (list, tuple)) and messages else None
+    if not isinstance(last, Mapping) or last.get("role", last.get("from")) not in speakers:
+        return ""
+    if any(_calls(message) for message in messages):
+        return ""
+    said = last.get("content", last.get("value"))
+    return said.strip() if isinstance(said, str) else ""
+
+
+def _calls(message: Any) -> bool:
+    """True for a message that calls a tool or is its result."""
+    return isinstance(message, Mapping) and (
+        bool(message.get("tool_calls")) or message.get("role", message.get("from")) in _TOOLS
+    )
+
+
+def is_numbered(key: Any) -> bool:
+    """True for a key such as ``answer_0``."""
+    return bool(_NUMBERED.fullmatch(str(key)))
 
 
 def _said(answer: str) -> list[str]:
@@ -128,6 +189,9 @@ def _texts_in(text: str, key: str, separator: str) -> list[str]:
         return merged(*(texts_of(item, f"{key} item") for item in found))
     if separator and separator in text:
         return [part.strip() for part in text.split(separator) if part.strip()]
+    reasoned = _REASONED.search(text)
+    if reasoned:
+        return [reasoned.group(1)]
     if _MARKER.search(text):
         return [part.strip() for part in _MARKER.split(text) if part.strip()]
     return [text]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +13,7 @@ from calibadv_env.common.records.keys import (
     ALIASES,
     ANSWERS,
     ID,
-    QUESTION,
+    SAID,
     at_path,
     find_key,
     is_missing,
@@ -27,10 +24,18 @@ from calibadv_env.common.records.keys import (
 from calibadv_env.common.records.values import parsed_literal, plain
 from calibadv_env.data.base import QATask, parse_task
 from calibadv_env.data.evidence import EVIDENCE, SEARCH_KEYS, with_evidence
-from calibadv_env.data.questions.answers import find_answers, texts_of
+from calibadv_env.data.questions.answers import (
+    SAID_KEYS,
+    TALKS,
+    find_answers,
+    is_numbered,
+    texts_of,
+)
 from calibadv_env.data.questions.choices import LETTERS
 from calibadv_env.data.questions.evidence_forms import evidence_in, layers_of, queries_in
+from calibadv_env.data.questions.finding import find_question
 from calibadv_env.data.questions.paragraphs import PARAGRAPH_KEYS, paragraphs_of
+from calibadv_env.data.questions.published import JOINT, LANGUAGES, TALK, in_articles, unfolded
 from calibadv_env.errors import DataError
 from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.passage_records import check_columns
@@ -38,15 +43,20 @@ from calibadv_env.retrieval.passage_records import check_columns
 COLUMNS: Final = ("id", "question", "answers", "split")
 """What the columns of questions can be mapped to."""
 
-_TALKS: Final = ("messages", "conversations", "conversation")
-_MARK: Final = "Question:"
 _SEPARATORS: Final = ("|", ";")
 _DOCUMENTS: Final = "|"
 _OWN_KEYS: Final = ("gold_passages", "hops", "metadata")
 _UNANSWERABLE: Final = "unanswerable questions left out"
 _NO_ANSWER: Final = "questions with an empty list of answers left out"
 _UNREAD: Final = "pieces of evidence that cannot be read"
-_CIPHER: Final = re.compile(r"[A-Za-z0-9+/]{24,}={0,2}")
+_TWICE: Final = "questions that stand more than once with other answers"
+_NULL: Final = "answers that are a word for a missing value (null, None, NaN, N/A), taken as text"
+_NULLS: Final = frozenset({"null", "none", "nan", "n/a", "<na>", "na"})
+_SAID: Final = (
+    "questions whose answer is what a model or an assistant said; right in a set of examples, and "
+    "wrong in a log of rollouts"
+)
+_WARNED: Final = (_UNANSWERABLE, _NO_ANSWER, _UNREAD, _NULL, _SAID, JOINT, LANGUAGES, TALK)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,19 +109,29 @@ class QuestionReading:
         """
         before = Counter(self.counts)
         made: Counter[str] = Counter()
+        asked: dict[int, int] = {}
         place = ""
         for outer, record in records:
-            for place, inner in _nested(outer, record):
+            for place, inner in self._questions(outer, record):
                 try:
                     row = self._row(place, inner)
                 except ValueError as error:
                     raise DataError(f"{place}: {error}") from error
                 if row is None:
                     continue
+                answers = hash(row.task.golden_answers)
+                self.counts[_TWICE] += asked.setdefault(hash(row.task.question), answers) != answers
                 if "id" not in self.mapping or row.task.id.startswith("q-"):
                     row = self._distinct(row, made)
                 yield row
         self._warn(place, self.counts - before)
+
+    def _questions(
+        self, place: str, record: Mapping[str, Any]
+    ) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """The questions of a record; where the user names keys, these are those of the record."""
+        unfold = in_articles if self.columns else unfolded
+        return unfold(place, record, self.counts)
 
     def notes(self) -> dict[str, str]:
         """What was guessed and left out, in words."""
@@ -120,6 +140,11 @@ class QuestionReading:
             named = (f"{split} {count:,}" for split, count in self.splits.items())
             found["splits that the questions name"] = ", ".join(named)
         return found | {what: f"{count:,}" for what, count in sorted(self.counts.items()) if count}
+
+    def left_out(self) -> str:
+        """The end of a message that no question was found: what was left out; "" if nothing."""
+        found = [f"{self.counts[w]:,} {w}" for w in (_UNANSWERABLE, _NO_ANSWER) if self.counts[w]]
+        return f" ({', '.join(found)})" if found else ""
 
     def _distinct(self, row: Row, made: Counter[str]) -> Row:
         """A made id that came before gets a number behind it."""
@@ -131,7 +156,7 @@ class QuestionReading:
 
     def _warn(self, place: str, counts: Counter[str]) -> None:
         where = place.rpartition(":")[0] or place
-        for what in (_UNANSWERABLE, _NO_ANSWER, _UNREAD):
+        for what in _WARNED:
             if counts[what]:
                 warnings.warn(f"{where}: {counts[what]:,} {what}", stacklevel=2)
         for mark in _SEPARATORS:
@@ -176,7 +201,7 @@ class QuestionReading:
     def _task(self, record: Mapping[str, Any]) -> QATask:
         if "id" in record and not self.columns and not _may_answer(record):
             raise ValueError(_no_answer(record, "", {}))
-        question_key, question = self._question(record)
+        question_key, question = find_question(record, self.columns.get("question"))
         answers_at = self.columns.get("answers") or ("1" if question_key == "0" else None)
         answer_key, answers = find_answers(record, answers_at, self.separator)
         answers = [answer for answer in answers if answer.strip()]
@@ -186,6 +211,8 @@ class QuestionReading:
             # A long answer may well hold a semicolon; under "answers" it may part them.
             marks = _SEPARATORS if answer_key.lower().endswith("answers") else _SEPARATORS[:1]
             self.counts.update(_held(mark) for mark in marks if mark in answers[0])
+        self.counts[_NULL] += len(answers) == 1 and answers[0].strip().lower() in _NULLS
+        self.counts[_SAID] += answer_key in SAID_KEYS and answer_key not in self.columns.values()
         self._note("question", question_key)
         self._note("answers", answer_key)
         id_key = self.columns.get("id") or find_key(record, ID)
@@ -212,40 +239,6 @@ class QuestionReading:
         if not own["metadata"]:
             del own["metadata"]
         return parse_task({"id": task_id, "question": question, "golden_answers": answers, **own})
-
-    def _question(self, record: Mapping[str, Any]) -> tuple[str, str]:
-        key = self.columns.get("question")
-        if key is None and _is_headerless(record):
-            key = "0"
-        value = at_path(record, key) if key else None
-        if key is None:
-            extra = record.get("extra_info")
-            own = find_key(record, QUESTION)
-            is_prompt = own is not None and not isinstance(record[own], (str, Mapping))
-            if (own is None or is_prompt) and isinstance(extra, Mapping):
-                inner = find_key(extra, QUESTION)
-                if inner is not None and isinstance(extra[inner], str):
-                    return f"extra_info.{inner}", extra[inner]
-            if own is None:
-                own = next((k for k in _TALKS if isinstance(record.get(k), (list, tuple))), None)
-            key, value = own, None if own is None else record[own]
-        if isinstance(value, Mapping):
-            inner = find_key(value, (*QUESTION, "text", "stem"))
-            key, value = f"{key}.{inner}", value.get(inner) if inner else None
-        if isinstance(value, (list, tuple)):
-            value = _last_message(value)
-        if key is None or not isinstance(value, str) or not value.strip():
-            raise ValueError(
-                f"key 'question' is missing: no question was found among the keys "
-                f"{keys_of(record)}; --columns question=KEY,answers=KEY (in Python columns="
-                "{'question': KEY, 'answers': KEY}) says which keys hold what"
-            )
-        if record.get("canary") and _CIPHER.fullmatch(value.strip()) and _is_cipher(value):
-            raise ValueError(
-                f"{key} is encrypted (the record has a canary); decrypt the file first, as its "
-                "publishers describe, and name the decrypted one"
-            )
-        return key, value
 
     def _keep_paragraphs(self, record: Mapping[str, Any]) -> None:
         for layer in layers_of(record):
@@ -304,21 +297,6 @@ def _without_blanks(record: Mapping[str, Any], counts: Counter[str]) -> dict[str
     return {**record, "golden_answers": kept}
 
 
-def _nested(place: str, record: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The questions of a record: SQuAD's articles hold many, as do lists of pairs."""
-    paragraphs = record.get("paragraphs")
-    paragraphs = paragraphs if isinstance(paragraphs, list) else []
-    is_article = all(isinstance(p, Mapping) and isinstance(p.get("qas"), list) for p in paragraphs)
-    if not paragraphs or not is_article:
-        yield place, record
-        return
-    for i, paragraph in enumerate(paragraphs):
-        context = {"title": record.get("title"), "context": paragraph.get("context")}
-        for j, one in enumerate(paragraph["qas"]):
-            where = f"{place}: paragraphs[{i}].qas[{j}]"
-            yield where, {**context, **one} if isinstance(one, Mapping) else {}
-
-
 def _is_unanswerable(record: Mapping[str, Any]) -> bool:
     """True where the record says so: MuSiQue, SQuAD 2.0; or SQuAD's empty lists of answers."""
     for key, bad in (("answerable", False), ("is_impossible", True), ("is_answerable", False)):
@@ -328,9 +306,18 @@ def _is_unanswerable(record: Mapping[str, Any]) -> bool:
         if value is bad:
             return True
     answers = record.get("answers")
+    if isinstance(answers, list) and answers and all(map(_says_none, answers)):
+        return True
     if not isinstance(answers, Mapping) or "answer_start" not in answers:
         return False
     return not texts_of(answers.get("text"), "answers.text")
+
+
+def _says_none(answer: Any) -> bool:
+    """True for an answer that says that there is none, as MKQA and QuAC have them."""
+    return isinstance(answer, Mapping) and (
+        answer.get("type") == "unanswerable" or answer.get("text") == "CANNOTANSWER"
+    )
 
 
 def _has_empty_list(record: Mapping[str, Any], column: str | None) -> bool:
@@ -351,18 +338,17 @@ def _no_answer(record: Mapping[str, Any], key: str, columns: Mapping[str, str]) 
     blank = next((key for key in record if squashed(key) in _LISTS), None)
     if blank is not None:
         return f"{what}, and {blank!r} is blank; where a file hides its answers, take the full one"
+    if any(isinstance(record.get(name), list) for name in TALKS):
+        return (
+            f"{what}, and the conversation does not end with what the assistant answered; a log of "
+            "rollouts is read by `calibadv trace import` and `calibadv diagnose`"
+        )
     if "id" in record:
         what = f"key 'golden_answers' is missing: {what}"
     return (
         f"{what}, and none was found among the keys {keys_of(record)}; --columns answers=KEY (in "
         "Python columns={'answers': KEY}) says which key holds it"
     )
-
-
-def _is_headerless(record: Mapping[str, Any]) -> bool:
-    """True for a row of question and list of answers in a table without a header, as DPR's are."""
-    last = record.get("1")
-    return set(record) == {"0", "1"} and isinstance(last, str) and bool(parsed_literal(last))
 
 
 def _is_evidence(pieces: Any) -> bool:
@@ -376,10 +362,10 @@ def _is_evidence(pieces: Any) -> bool:
 
 
 def _may_answer(record: Mapping[str, Any]) -> bool:
-    holders = ("reward_model", "reward_spec", "extra_info", "metadata", "annotations")
-    return find_key(record, (*ANSWERS, *LETTERS)) is not None or any(
-        name in record for name in holders
-    )
+    holders = ("reward_model", "reward_spec", "extra_info", "metadata", "annotations", "solution")
+    if find_key(record, (*ANSWERS, *LETTERS, *SAID)) is not None:
+        return True
+    return any(name in record for name in (*holders, *TALKS)) or any(map(is_numbered, record))
 
 
 def _id(value: Any, key: str) -> str:
@@ -408,27 +394,3 @@ def _metadata(record: Mapping[str, Any], used: set[str | None], own: Any) -> dic
 def _is_bulk(key: str, value: Any) -> bool:
     """True for the paragraphs of a record, which a task does not keep."""
     return key in PARAGRAPH_KEYS and bool(paragraphs_of({key: value}))
-
-
-def _last_message(messages: Iterable[Any]) -> str:
-    """The question in a prompt of messages: what follows "Question:" in the last of the user's."""
-    contents: list[str] = []
-    for message in messages:
-        if isinstance(message, Mapping):
-            said = message.get("content", message.get("value"))
-            speaker = message.get("role", message.get("from", "user"))
-            if isinstance(said, str) and speaker in ("user", "human"):
-                contents.append(said)
-    if not contents:
-        return ""
-    _, mark, question = contents[-1].rpartition(_MARK)
-    return question.strip() if mark and question.strip() else contents[-1].strip()
-
-
-def _is_cipher(text: str) -> bool:
-    """True for base64 of what is no text."""
-    try:
-        base64.b64decode(text.strip(), validate=True).decode("utf-8")
-    except (binascii.Error, ValueError):
-        return True
-    return False

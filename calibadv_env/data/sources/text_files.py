@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from calibadv_env.common.extras import import_extra
+from calibadv_env.common.packed import unpacked_name
 from calibadv_env.common.records import read_records
 from calibadv_env.data.reading import Reader
 from calibadv_env.errors import DataError
@@ -76,8 +77,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _suffix(path: Path) -> str:
-    name = path.name.lower()
-    return Path(name.removesuffix(".gz")).suffix
+    return Path(unpacked_name(path.name.lower())).suffix
 
 
 def _document(path: Path, end: str) -> tuple[str, str]:
