@@ -2,7 +2,8 @@
 
 Importing the package registers ``DeepSearch-v1``, ``DeepSearch-Atlas-v1``,
 ``DeepSearch-AtlasWiki-v1`` and ``DeepSearch-Toy-v1``, and the same with ``v0``, which behave as
-they did; no data is read and no torch is imported before an environment is made.
+they did, and ``DeepSearch-Pages-v0``; no data is read and no torch is imported before an
+environment is made.
 """
 
 from __future__ import annotations

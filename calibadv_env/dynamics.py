@@ -39,12 +39,16 @@ from calibadv_env.protocol.answers import (
     searchable_answers,
 )
 from calibadv_env.protocol.normalizing import Normalizer
+from calibadv_env.protocol.page_actions import PageAction
 from calibadv_env.protocol.passages import ScoredPassage
 from calibadv_env.protocol.words import highest_similarity, split_words
 from calibadv_env.rewards import CoverEm
 
 InvalidAction = Literal["end", "continue"]
 """Effect of a malformed action on the episode."""
+
+AnyAction = Action | PageAction
+"""An action of an environment of passages, or of one of pages."""
 
 NoHits = Literal["none", "first"]
 """Passages of a search that finds too little: none, or the first of the corpus (version 0)."""
@@ -115,6 +119,7 @@ class TaskFacts:
         gold_entities: Names that a correct chain of reasoning comes past.
         gold_texts: Texts of the gold evidence, for the reward "step_search".
         cluster: Name of what questions hang together by.
+        answer_kind: Kind of the answer, for the reward "typed"; "" where the dataset does not say.
     """
 
     id: str
@@ -131,6 +136,7 @@ class TaskFacts:
     gold_entities: tuple[str, ...] = ()
     gold_texts: tuple[str, ...] = ()
     cluster: str = ""
+    answer_kind: str = ""
 
     @classmethod
     def of(
@@ -166,6 +172,7 @@ class TaskFacts:
             gold_entities=gold_entities,
             gold_texts=gold_texts,
             cluster=cluster,
+            answer_kind=str(task.metadata.get("answer_kind", "")),
         )
 
 
@@ -221,11 +228,13 @@ class Move:
         text: The whole turn, with a think tag that was given to the policy put back.
         action: What it means.
         query: The query to carry out; None if no search is due.
+        is_well_formed: Whether the turn has the right format.
     """
 
     text: str
-    action: Action
+    action: AnyAction
     query: str | None
+    is_well_formed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,15 +277,17 @@ def begin(config: EpisodeConfig, task: TaskFacts) -> tuple[EpisodeState, str, Re
         cluster=task.cluster,
         normalizer=config.normalizer,
     )
-    return EpisodeState(task), _open_think(config, observation), info
+    return EpisodeState(task), open_think(config, observation), info
 
 
 def plan(config: EpisodeConfig, state: EpisodeState, text: str) -> Move:
     """Reads an action. A search in the last turn, which is for the answer, is not carried out."""
     whole = THINK_OPEN + text if config.prepend_think else text
-    action = parse_action(whole, prompts.grammar_of(config.prompt))
+    grammar = prompts.grammar_of(config.prompt)
+    action = parse_action(whole, grammar)
     query = action.query if isinstance(action, Search) else None
-    return Move(whole, action, query if state.turn < config.max_turns else None)
+    is_well_formed = is_turn_well_formed(whole, action.kind, grammar)
+    return Move(whole, action, query if state.turn < config.max_turns else None, is_well_formed)
 
 
 def transition(
@@ -293,28 +304,59 @@ def transition(
     Returns:
         The next state, the observation and the facts. The arguments are left as they were.
     """
-    stop_reason = _stop_reason(config, state, move.action)
-    after, facts = _advance(config, state, move, passages, stop_reason)
+    stop_reason = stop_reason_of(config, state, move.action)
+    after, facts = advance(config, state, move, passages, stop_reason)
     if config.reward == "step_search":
         bodies = [text for _, text in facts["passages"]]
         facts["gold_similarity"] = rewards.gold_similarity(bodies, state.task.gold_texts)
     reward = 0.0
     if stop_reason is not None:
-        answer = move.action.answer if isinstance(move.action, Answer) else None
-        scores = grade_answer(answer, state.task.golden_answers, config.normalizer)
-        is_valid = after.is_format_valid and after.num_searches > 0 and answer is not None
-        facts["em"], facts["f1"], facts["cover_em"] = scores.em, scores.f1, scores.cover_em
-        facts["is_format_valid"] = is_valid
-        earned = _earned(config, after, answer, scores)
-        reward = rewards.gated(earned, is_format_valid=is_valid, format_gate=config.format_gate)
+        reward = settle(config, after, move.action, facts, has_asked=after.num_searches > 0)
+    observation = _observe(config, move, passages, stop_reason)
+    return transition_of(after, observation, reward, facts)
+
+
+def transition_of(
+    after: EpisodeState, observation: str, reward: float, facts: StepInfo
+) -> Transition:
+    """Puts the outcome of a step together."""
     return Transition(
         state=after,
-        observation=_observe(config, move, passages, stop_reason),
+        observation=observation,
         reward=reward,
-        terminated=stop_reason is not None and stop_reason != "no_answer",
-        truncated=stop_reason == "no_answer",
+        terminated=after.stop_reason is not None and after.stop_reason != "no_answer",
+        truncated=after.stop_reason == "no_answer",
         info=facts,
     )
+
+
+def settle(
+    config: EpisodeConfig,
+    after: EpisodeState,
+    action: AnyAction,
+    facts: StepInfo,
+    *,
+    has_asked: bool,
+) -> float:
+    """Grades an episode at its end.
+
+    Args:
+        config: The rules.
+        after: Its last state.
+        action: Its last action.
+        facts: The facts of the last step; those of the end are added.
+        has_asked: Whether the corpus was asked for anything, without which no format is right.
+
+    Returns:
+        The reward.
+    """
+    answer = action.answer if isinstance(action, Answer) else None
+    scores = grade_answer(answer, after.task.golden_answers, config.normalizer)
+    is_valid = after.is_format_valid and has_asked and answer is not None
+    facts["em"], facts["f1"], facts["cover_em"] = scores.em, scores.f1, scores.cover_em
+    facts["is_format_valid"] = is_valid
+    score = _earned(config, after, answer, scores)
+    return rewards.gated(score, is_format_valid=is_valid, format_gate=config.format_gate)
 
 
 def _earned(
@@ -342,7 +384,9 @@ def _earned(
     return grade(grader, task, answer, episode)
 
 
-def _stop_reason(config: EpisodeConfig, state: EpisodeState, action: Action) -> StopReason | None:
+def stop_reason_of(
+    config: EpisodeConfig, state: EpisodeState, action: AnyAction
+) -> StopReason | None:
     """Why the episode ends with this action, None if it goes on."""
     if isinstance(action, Answer):
         return "answered"
@@ -367,15 +411,15 @@ def _observe(
             compact=prompts.is_compact(config.prompt),
             max_chars=None if is_said else config.max_observation_chars,
         )
-        return _open_think(config, block)
+        return open_think(config, block)
     if stop_reason == "malformed":
         return prompts.invalid_action_text(config.prompt)
     if stop_reason is None:
-        return _open_think(config, prompts.invalid_action_text(config.prompt))
+        return open_think(config, prompts.invalid_action_text(config.prompt))
     return ""
 
 
-def _advance(
+def advance(
     config: EpisodeConfig,
     state: EpisodeState,
     move: Move,
@@ -397,8 +441,7 @@ def _advance(
         (*state.thinks, words),
         state.seen | distinct,
         state.found.union(gold_new) if gold_new else state.found,
-        state.is_format_valid
-        and is_turn_well_formed(move.text, action.kind, prompts.grammar_of(config.prompt)),
+        state.is_format_valid and move.is_well_formed,
         _shown(config, state, passages),
         stop_reason,
     )
@@ -425,7 +468,7 @@ def _advance(
     return after, facts
 
 
-def _open_think(config: EpisodeConfig, text: str) -> str:
+def open_think(config: EpisodeConfig, text: str) -> str:
     """Ends a text that the policy continues."""
     return text + THINK_OPEN if config.prepend_think else text
 

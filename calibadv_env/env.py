@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, Literal, SupportsFloat
+from typing import Any, ClassVar, Final, Literal, Self, SupportsFloat, TypeAlias
 
 import gymnasium
 import numpy as np
@@ -20,12 +20,14 @@ from calibadv_env.dynamics import (
     NoHits,
     TaskFacts,
     TrainingTask,
+    Transition,
     begin,
     plan,
     transition,
 )
 from calibadv_env.errors import RetrieverError
 from calibadv_env.graders.base import Grader
+from calibadv_env.info import ResetInfo
 from calibadv_env.protocol.normalizing import Normalizer
 from calibadv_env.protocol.passages import Passage, ScoredPassage
 from calibadv_env.retrieval.base import Retriever, search_with_tasks
@@ -43,6 +45,10 @@ RESET_OPTIONS: Final = ("task_index", "task_id", "training_progress")
 """Options of ``reset``; they stand in the metadata too, so that a trainer knows what to send."""
 
 RenderMode = Literal["ansi"]
+
+
+WorldSource: TypeAlias = "tuple[str | Dataset, str, str | Retriever, Any]"
+"""Dataset, split, retriever and rules of a :class:`World`."""
 
 
 @dataclass
@@ -65,7 +71,7 @@ class World:
     @classmethod
     def open(
         cls, dataset: str | Dataset, split: str, retriever: str | Retriever, config: EpisodeConfig
-    ) -> World:
+    ) -> Self:
         """Fetches tasks and retriever; those of a dataset are shared within the process.
 
         Raises:
@@ -133,6 +139,30 @@ class World:
     def pick(self, rng: np.random.Generator) -> int:
         """Draws the index of a task."""
         return int(rng.integers(len(self.tasks)))
+
+    def begin(self, facts: TaskFacts) -> tuple[EpisodeState, str, ResetInfo]:
+        """Starts an episode; see :func:`calibadv_env.dynamics.begin`."""
+        return begin(self.config, facts)
+
+    def play(self, states: Sequence[EpisodeState], texts: Sequence[str]) -> list[Transition]:
+        """One step of episodes, with one call of the retriever for all of them; changes nothing.
+
+        Args:
+            states: Of running episodes.
+            texts: The action of each.
+
+        Raises:
+            RetrieverError: if the search failed.
+        """
+        config = self.config
+        moves = [plan(config, *each) for each in zip(states, texts, strict=True)]
+        pairs = zip(states, moves, strict=True)
+        asked = [(move.query, state.task) for state, move in pairs if move.query is not None]
+        found = iter(self.search([query for query, _ in asked], [task for _, task in asked]))
+        return [
+            transition(config, state, move, () if move.query is None else next(found))
+            for state, move in zip(states, moves, strict=True)
+        ]
 
     def search(self, queries: list[str], tasks: Sequence[TaskFacts]) -> list[list[ScoredPassage]]:
         """Asks the retriever for all queries at once, each with the task that it came from.
@@ -290,6 +320,7 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
         "render_fps": 1,
         "reset_options": RESET_OPTIONS,
     }
+    world_class: ClassVar[type[World]] = World
 
     def __init__(
         self,
@@ -310,7 +341,6 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
         normalizer: Normalizer = "auto",
         render_mode: RenderMode | None = None,
     ) -> None:
-        check_render_mode(render_mode)
         config = EpisodeConfig(
             max_turns=max_turns,
             top_k=top_k,
@@ -324,11 +354,16 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
             cover_em=cover_em,
             normalizer=normalizer,
         )
+        self._start((dataset, split, retriever, config), render_mode)
+
+    def _start(self, source: WorldSource, render_mode: RenderMode | None) -> None:
+        """Opens the world and sets everything up, before the first reset."""
+        check_render_mode(render_mode)
         self.render_mode = render_mode
         self.action_space = UnicodeText(MAX_ACTION_CHARS)
         self.observation_space = UnicodeText(MAX_TEXT_CHARS)
-        self._source = (dataset, split, retriever, config)
-        self._world = World.open(*self._source)
+        self._source = source
+        self._world = self.world_class.open(*source)
         self._state: EpisodeState | None = None
         self._transcript: list[str] = []
 
@@ -357,7 +392,7 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
         super().reset(seed=seed)
         index = chosen[0] if chosen else self._world.pick(self.np_random)
         facts = self._world.facts(index, progress)
-        self._state, observation, info = begin(self._world.config, facts)
+        self._state, observation, info = self._world.begin(facts)
         self._transcript = [observation]
         return observation, dict(info)
 
@@ -381,10 +416,7 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
             raise ResetNeeded("step needs a running episode: call reset first")
         if not isinstance(action, str):
             raise ValueError(f"action must be a str, got {type(action).__name__}")
-        config, task = self._world.config, self._state.task
-        move = plan(config, self._state, action)
-        passages = [] if move.query is None else self._world.search([move.query], [task])[0]
-        result = transition(config, self._state, move, passages)
+        [result] = self._world.play([self._state], [action])
         self._state = result.state
         self._transcript += [action, result.observation]
         return (
@@ -433,7 +465,7 @@ class DeepSearchEnv(gymnasium.Env[str, str]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._world = World.open(*self._source)
+        self._world = self.world_class.open(*self._source)
 
 
 def render_transcript(texts: list[str], state: EpisodeState | None) -> str:

@@ -32,8 +32,14 @@ MARKER_STOP_STRINGS: Final[tuple[str, ...]] = (QUERY_CLOSE, "</answer>")
 THINK_OPEN: Final[str] = "<think>"
 """The tag that every well-formed turn begins with (see ``prepend_think``)."""
 
-ActionKind = Literal["search", "answer", "malformed"]
-"""Kind of an action."""
+ActionKind = Literal["search", "open", "find", "answer", "malformed"]
+"""Kind of an action; only environments of pages have "open" and "find"."""
+
+CALL_KINDS: Final[tuple[ActionKind, ...]] = ("search", "open", "find")
+"""Actions that ask the corpus for something; these are the turns that credit is given to."""
+
+PAGE_STOP_STRINGS: Final[tuple[str, ...]] = ("</search>", "</open>", "</find>", "</answer>")
+"""Strings that end a turn in the environments of pages, where a turn holds one call."""
 
 StopReason = Literal["answered", "malformed", "no_answer"]
 """Why an episode ended: an answer; an invalid action under ``invalid_action="end"``; the last
@@ -135,3 +141,63 @@ class StepInfo(TypedDict):
     f1: NotRequired[float]
     cover_em: NotRequired[float]
     is_format_valid: NotRequired[bool]
+
+
+class PagesResetInfo(ResetInfo):
+    """Facts that ``reset`` of an environment of pages reports.
+
+    Attributes:
+        max_calls: Calls a turn, at most.
+        call_budget: Calls an episode, at most.
+        char_budget: Characters that an episode may read, at most.
+        answer_kind: How answers are graded: "name", "number", "list" or "unanswerable"; "" where
+            the task does not say.
+    """
+
+    max_calls: int
+    call_budget: int
+    char_budget: int
+    answer_kind: str
+
+
+class PagesStepInfo(StepInfo):
+    """Facts about one turn in an environment of pages.
+
+    The keys of :class:`StepInfo` keep their meaning, read for calls: ``action`` is the kind of
+    the turn's first call; ``passage_ids`` are the sections that its calls showed, ``passages`` what
+    was shown of them. ``gold_new`` are the gold sections that a search is the first to show, or an
+    open or find the first to read; ``gold_recall`` counts what was read.
+
+    Attributes:
+        calls: Kinds of the calls of the turn, in order.
+        arguments: What each asked for.
+        results: What each was told, as the observation has it.
+        opened_ids: Sections that were opened.
+        gold_opened: Gold sections that this turn is the first to open.
+        hops_read: For each hop of the task whether some gold section of it has been read so far.
+        links: Pages that the text which was opened links to.
+        page: The page that is open after the turn, "" for none.
+        num_calls: Calls carried out so far.
+        num_chars: Characters of results read so far.
+        num_repeats: Calls of this turn that an earlier turn made too.
+        num_missing: Calls of this turn that asked for what is not there.
+        turns_left: Turns in which calls can still be carried out.
+        calls_left: Calls that can still be carried out.
+        chars_left: Characters that can still be read.
+    """
+
+    calls: tuple[ActionKind, ...]
+    arguments: tuple[str, ...]
+    results: tuple[str, ...]
+    opened_ids: tuple[str, ...]
+    gold_opened: tuple[str, ...]
+    hops_read: tuple[bool, ...]
+    links: tuple[str, ...]
+    page: str
+    num_calls: int
+    num_chars: int
+    num_repeats: int
+    num_missing: int
+    turns_left: int
+    calls_left: int
+    chars_left: int

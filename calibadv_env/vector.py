@@ -20,9 +20,6 @@ from calibadv_env.dynamics import (
     InvalidAction,
     NoHits,
     Transition,
-    begin,
-    plan,
-    transition,
 )
 from calibadv_env.env import (
     MAX_ACTION_CHARS,
@@ -31,6 +28,7 @@ from calibadv_env.env import (
     RenderMode,
     Snapshot,
     World,
+    WorldSource,
     check_options,
     check_render_mode,
     progress_of,
@@ -54,6 +52,16 @@ _DTYPES: Final[dict[str, type]] = {
     "num_searches": np.int64,
     "num_passages_new": np.int64,
     "num_passages_seen": np.int64,
+    "max_calls": np.int64,
+    "call_budget": np.int64,
+    "char_budget": np.int64,
+    "num_calls": np.int64,
+    "num_chars": np.int64,
+    "num_repeats": np.int64,
+    "num_missing": np.int64,
+    "turns_left": np.int64,
+    "calls_left": np.int64,
+    "chars_left": np.int64,
     "has_gold": np.bool_,
     "answer_in_passages": np.bool_,
     "is_format_valid": np.bool_,
@@ -109,6 +117,7 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], npt.N
         "is_partial_step": True,
         "reset_options": (*RESET_OPTIONS, "reset_mask"),
     }
+    world_class: ClassVar[type[World]] = World
 
     def __init__(
         self,
@@ -130,9 +139,6 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], npt.N
         normalizer: Normalizer = "auto",
         render_mode: RenderMode | None = None,
     ) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
-        check_render_mode(render_mode)
         config = EpisodeConfig(
             max_turns=max_turns,
             top_k=top_k,
@@ -146,14 +152,21 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], npt.N
             cover_em=cover_em,
             normalizer=normalizer,
         )
+        self._start(num_envs, (dataset, split, retriever, config), render_mode)
+
+    def _start(self, num_envs: int, source: WorldSource, render_mode: RenderMode | None) -> None:
+        """Opens the world and sets every slot up, before the first reset."""
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        check_render_mode(render_mode)
         self.num_envs = num_envs
         self.render_mode = render_mode
         self.single_action_space = UnicodeText(MAX_ACTION_CHARS)
         self.single_observation_space = UnicodeText(MAX_TEXT_CHARS)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self._source = (dataset, split, retriever, config)
-        self._world = World.open(*self._source)
+        self._source = source
+        self._world = self.world_class.open(*source)
         self._states: list[EpisodeState | None] = [None] * num_envs
         self._generators: list[np.random.Generator | None] = [None] * num_envs
         self._observations = [""] * num_envs
@@ -195,7 +208,7 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], npt.N
                 generator = self._generators[slot] = seeding.np_random(seeds[slot])[0]
             index = self._world.pick(generator) if chosen is None else chosen[slot]
             facts = self._world.facts(index, progress[slot])
-            self._states[slot], observation, info = begin(self._world.config, facts)
+            self._states[slot], observation, info = self._world.begin(facts)
             self._observations[slot] = observation
             self._transcripts[slot] = [observation]
             infos.append(info)
@@ -281,8 +294,7 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], npt.N
 
     def _play(self, actions: Sequence[str | None]) -> tuple[list[int], list[Transition]]:
         """Works out the transitions of all running slots with an action; changes nothing."""
-        config = self._world.config
-        slots, states, moves = [], [], []
+        slots, states, texts = [], [], []
         for slot, (state, action) in enumerate(zip(self._states, actions, strict=True)):
             if action is None:
                 continue
@@ -291,14 +303,8 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], npt.N
             if state.stop_reason is None:
                 slots.append(slot)
                 states.append(state)
-                moves.append(plan(config, state, action))
-        pairs = zip(states, moves, strict=True)
-        asked = [(move.query, state.task) for state, move in pairs if move.query is not None]
-        found = iter(self._world.search([query for query, _ in asked], [task for _, task in asked]))
-        return slots, [
-            transition(config, state, move, () if move.query is None else next(found))
-            for state, move in zip(states, moves, strict=True)
-        ]
+                texts.append(action)
+        return slots, self._world.play(states, texts)
 
     def _read_actions(self, actions: Sequence[str | None]) -> Sequence[str | None]:
         if isinstance(actions, str) or len(actions) != self.num_envs:
@@ -362,7 +368,7 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], npt.N
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._world = World.open(*self._source)
+        self._world = self.world_class.open(*self._source)
 
 
 def batch_infos(

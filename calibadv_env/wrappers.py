@@ -15,8 +15,7 @@ from gymnasium.vector.utils import create_shared_memory
 
 from calibadv_env.env import MAX_ACTION_CHARS, MAX_TEXT_CHARS
 from calibadv_env.info import THINK_OPEN
-from calibadv_env.protocol.prompts import INVALID_ACTION_TEXT
-from calibadv_env.protocol.toolcalls import INVALID_CALL_TEXT, ToolAction, ToolGrammar
+from calibadv_env.protocol.toolcalls import ToolAction, ToolGrammar
 from calibadv_env.spaces import UnicodeText
 
 Message = dict[str, Any]
@@ -127,7 +126,9 @@ class ToolCalls(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Tool calls as actions: ``<tool_call>{json}</tool_call>``, or OpenAI messages.
 
     The tools are ``search(query)`` and ``answer(answer)``; see
-    :data:`calibadv_env.protocol.toolcalls.TOOLS`. Broken JSON, an unknown tool or a missing
+    :data:`calibadv_env.protocol.toolcalls.TOOLS`. Environments of pages have ``open(page)`` and
+    ``find(words)`` too, which ``PageToolGrammar`` reads
+    (:mod:`calibadv_env.protocol.page_tools`). Broken JSON, an unknown tool or a missing
     argument is a malformed action, which the environment treats as its rules say. Tags are still
     understood. The corrective sentence speaks of calls.
 
@@ -170,7 +171,7 @@ class ToolCalls(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             text = text.removeprefix(THINK_OPEN)
         observation, reward, terminated, truncated, info = self.env.step(text)
         self._is_think_open = observation.endswith(THINK_OPEN)
-        observation = observation.replace(INVALID_ACTION_TEXT, INVALID_CALL_TEXT)
+        observation = self.grammar.corrected(observation)
         return observation, reward, terminated, truncated, info
 
 
@@ -242,15 +243,17 @@ class ChatObservation(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorAr
         """
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._messages.append(_assistant_message(action))
-        self._messages += self._results(self._messages[-1], observation)
+        results = info.get("results", ()) if observation else ()
+        self._messages += self._results(self._messages[-1], observation, results)
         return deepcopy(self._messages), reward, terminated, truncated, info
 
-    def _results(self, message: Message, observation: str) -> list[Message]:
-        """Messages in reply to an action."""
+    def _results(self, message: Message, observation: str, results: Sequence[str]) -> list[Message]:
+        """Messages in reply to an action; environments of pages report a result for each call."""
         ids = _call_ids(message)
         if not ids:
             return [{"role": self._result_role, "content": observation}] if observation else []
-        contents = [observation, *[UNCALLED_TEXT] * (len(ids) - 1)]
+        carried_out = results if len(results) > 1 else [observation]
+        contents = [*carried_out, *[UNCALLED_TEXT] * (len(ids) - len(carried_out))]
         return [
             {"role": "tool", "tool_call_id": call_id, "content": content}
             for call_id, content in zip(ids, contents, strict=True)

@@ -14,6 +14,7 @@ from calibadv_env.errors import DataError
 from calibadv_env.retrieval import is_remote, make_retriever, remote_retriever
 from calibadv_env.retrieval.base import Retriever
 from calibadv_env.retrieval.corpus import Corpus
+from calibadv_env.retrieval.pages import Pages, PageStore
 
 _T = TypeVar("_T")
 
@@ -128,6 +129,21 @@ class Dataset:
         if is_remote(spec):
             return self._once("retriever", spec, lambda: remote_retriever(spec))
         return self._once("retriever", spec, lambda: self._make_retriever(spec))
+
+    def pages(self, spec: str | Retriever = "bm25") -> Pages:
+        """The pages of the corpus, with the retriever that searches them; built once a name.
+
+        Args:
+            spec: As for :meth:`retriever`; an object that opens and finds by itself is given back.
+        """
+        if isinstance(spec, Pages):
+            return spec
+        searcher = self.retriever(spec)
+        if isinstance(searcher, Pages):
+            return searcher
+        if not isinstance(spec, str):
+            return PageStore(self.corpus(), searcher)
+        return self._once("pages", spec, lambda: PageStore(self.corpus(), searcher))
 
     def _make_retriever(self, spec: str) -> Retriever:
         return make_retriever(spec, self.corpus())

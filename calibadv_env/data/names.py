@@ -29,8 +29,12 @@ VERSION: Final = 1
 """Version of the environments; ids of earlier ones go on to behave as they did."""
 
 
+PAGES: Final = "pages"
+"""The built-in dataset whose own environment is one of pages, of version 0."""
+
+
 def env_id_of(name: str, version: int = VERSION) -> str:
-    """The id of the environment for a dataset: ``DeepSearch-<Name>-v1``.
+    """The id of the environment for a dataset: ``DeepSearch-<Name>-v1``; of pages, ``-v0``.
 
     Args:
         name: The dataset.
@@ -43,6 +47,7 @@ def env_id_of(name: str, version: int = VERSION) -> str:
         raise ValueError(
             f"name must be ASCII letters and digits in words joined by '-' or '_', got {name!r}"
         )
+    version = 0 if name == PAGES else version
     camel = "".join(word[0].upper() + word[1:] for word in re.split("[-_]", name))
     return f"DeepSearch-{camel}-v{version}"
 

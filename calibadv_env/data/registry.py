@@ -42,7 +42,7 @@ from calibadv_env.data.loading import (
     no_corpus,
 )
 from calibadv_env.data.merged import MARK, merge
-from calibadv_env.data.names import EVAL, NAME, SPLITS, env_id_of
+from calibadv_env.data.names import EVAL, NAME, PAGES, SPLITS, env_id_of
 from calibadv_env.data.prepared import own_corpus, own_folder, own_names, read_prepared
 from calibadv_env.data.reading import (
     CorpusSource,
@@ -80,6 +80,7 @@ RULES: Final[tuple[dict[str, str], ...]] = (
 _BUILT_IN: Final = {
     "atlas": ("calibadv_env.data.atlas", "load_dataset"),
     "atlas-wiki": ("calibadv_env.data.atlas", "load_wiki_dataset"),
+    "pages": ("calibadv_env.data.factbook", "load_dataset"),
     "toy": ("calibadv_env.data.toy", "load_dataset"),
     "NQ": ("calibadv_env.data.sources.benchmarks", "load_nq"),
     "TriviaQA": ("calibadv_env.data.sources.benchmarks", "load_triviaqa"),
@@ -286,6 +287,9 @@ def register_versions(dataset: str | None = None) -> None:
         dataset: The dataset that the ids stand for; None for the ids ``DeepSearch-v1`` and the
             like, which leave the choice to the environment's own default.
     """
+    if dataset == PAGES:
+        _register_pages()
+        return
     for version, rules in enumerate(RULES):
         env_id = f"DeepSearch-v{version}" if dataset is None else env_id_of(dataset, version)
         gymnasium_registry.pop(env_id, None)
@@ -295,6 +299,15 @@ def register_versions(dataset: str | None = None) -> None:
             vector_entry_point="calibadv_env.vector:DeepSearchVectorEnv",
             kwargs=rules if dataset is None else {"dataset": dataset, **rules},
         )
+
+
+def _register_pages() -> None:
+    """Registers the id of the environment of pages."""
+    register(
+        id=env_id_of(PAGES),
+        entry_point="calibadv_env.pages.env:DeepSearchPagesEnv",
+        vector_entry_point="calibadv_env.pages.vector:DeepSearchPagesVectorEnv",
+    )
 
 
 def _refuse_taken_name(name: str, env_id: str, *, overwrite: bool) -> None:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from calibadv_env.common.plugins import plugins
-from calibadv_env.graders import judge, rules
+from calibadv_env.graders import judge, rules, typed
 from calibadv_env.graders.base import Grader, WeightedSum
 
 ENTRY_POINT_GROUP: Final = "calibadv_env.graders"
@@ -24,7 +24,7 @@ METRIC_NAMES: Final = (*rules.METRICS, "step_search")
 """Metrics of the answer, which the environment computes by itself."""
 
 _BUILT_IN: Final[Mapping[str, Callable[[], Grader]]] = MappingProxyType(
-    {**rules.GRADERS, **judge.GRADERS}
+    {**rules.GRADERS, **judge.GRADERS, "typed": typed.Typed}
 )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import islice
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
 
 from calibadv_env.info import (
     DOCUMENTS_CLOSE,
@@ -67,7 +67,7 @@ class Search:
         query: What to search for, stripped; may be empty.
     """
 
-    kind: ClassVar[ActionKind] = "search"
+    kind: ClassVar[Literal["search"]] = "search"
     think: str
     query: str
 
@@ -81,7 +81,7 @@ class Answer:
         answer: The answer, stripped; may be empty.
     """
 
-    kind: ClassVar[ActionKind] = "answer"
+    kind: ClassVar[Literal["answer"]] = "answer"
     think: str
     answer: str
 
@@ -94,7 +94,7 @@ class Malformed:
         think: Its thought, stripped; "" if there is none.
     """
 
-    kind: ClassVar[ActionKind] = "malformed"
+    kind: ClassVar[Literal["malformed"]] = "malformed"
     think: str
 
 
@@ -126,17 +126,17 @@ def parse_action(text: str, grammar: Grammar = "tags") -> Action:
         the closing tag is there) and the next ``</think>``; an unclosed thought ends where the
         action begins.
     """
-    end, closing = _first_stop(text, _STOP_STRINGS[grammar])
+    end, closing = first_stop(text, _STOP_STRINGS[grammar])
     if closing is None:
-        return Malformed(_think(text))
+        return Malformed(thought_in(text))
     opening = _OPEN_TAGS[closing]
     start = text.find(opening, 0, end)
     if start < 0:
-        return Malformed(_think(text[:end]))
+        return Malformed(thought_in(text[:end]))
     content = text[start + len(opening) : end].strip()
     if closing == QUERY_CLOSE:
         return _marked_search(text[:start], content)
-    think = _think(text[:start])
+    think = thought_in(text[:start])
     return Search(think, content) if closing == "</search>" else Answer(think, content)
 
 
@@ -146,8 +146,8 @@ def _marked_search(head: str, content: str) -> Action:
     return Search(head.strip(), query) if query else Malformed(head.strip())
 
 
-def _first_stop(text: str, stop_strings: tuple[str, ...]) -> tuple[int, str | None]:
-    """Position and name of the first stop string."""
+def first_stop(text: str, stop_strings: tuple[str, ...]) -> tuple[int, str | None]:
+    """Position and name of the first stop string in a text; its end and None without one."""
     end, closing = len(text), None
     for stop in stop_strings:
         position = text.find(stop, 0, end)
@@ -156,7 +156,7 @@ def _first_stop(text: str, stop_strings: tuple[str, ...]) -> tuple[int, str | No
     return end, closing
 
 
-def _think(head: str) -> str:
+def thought_in(head: str) -> str:
     """The thought in the text that precedes an action."""
     start = head.find(THINK_OPEN)
     if start < 0:

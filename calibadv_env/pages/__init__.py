@@ -1,0 +1,1 @@
+"""Environments of pages: search, open, find and answer."""
