@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 OUT ?= runs/compare
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help compare test site test-integrations test-peers test-slow test-trackers test-trainers test-vllm format lint types check bench conformance clean
+.PHONY: help compare test site test-integrations test-peers test-slow test-trackers test-trainers test-vllm format lint types check bench conformance release clean
 
 help:
 	@echo "make compare   train GRPO and CalibAdv on the built-in atlas and write a report"
@@ -22,6 +22,7 @@ help:
 	@echo "make check     format, lint, types, all tests: what CI runs"
 	@echo "make conformance  our numbers against recorded outputs of the reference implementations"
 	@echo "make site      the documentation as a site, in build/site"
+	@echo "make release   sdist and wheel into dist/, tried on every Python from 3.11 to 3.13 (TRAIN=1: with torch)"
 	@echo "make bench     the quick benchmarks; each prints its ratio"
 
 $(CORE): pyproject.toml constraints.txt
@@ -137,6 +138,9 @@ conformance: $(DEV)
 
 bench: $(DEV)
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+release: $(DEV)
+	$(BIN)/python .ci/release.py $(if $(TRAIN),--train)
 
 clean:
 	rm -rf $(VENV) .venv-* runs build *.egg-info

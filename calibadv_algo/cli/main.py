@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
+import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final
@@ -50,6 +53,9 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
 A command that a flag is a part of is chosen by that flag, wherever it stands.
 """
 
+TRACEBACK: Final = "CALIBADV_TRACEBACK"
+"""Environment variable: if it is set, an expected error shows where it came from."""
+
 EXPECTED_ERRORS: Final = (
     CalibadvAlgoError,
     CalibadvEnvError,
@@ -75,6 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         _print_commands()
         return 0
+    if arguments[0] in ("-V", "--version"):
+        Console(highlight=False).print(_version_line(), markup=False, soft_wrap=True)
+        return 0
     name, rest = arguments[0], arguments[1:]
     errors = Console(stderr=True, highlight=False)
     if name not in COMMANDS or " " in name:
@@ -86,12 +95,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             need_training(f"calibadv {name}")
         return int(command.run() or 0)
     except EXPECTED_ERRORS as error:
+        if os.environ.get(TRACEBACK):
+            raise
         text = _in_words(error, f"calibadv {name}")
         errors.print(f"error: {text}", style="red", markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         errors.print("interrupted")
         return 130
+
+
+def _version_line() -> str:
+    """Version of the package, of Python, and of what training runs on."""
+    parts = [f"calibadv {version('calibadv')}", f"Python {platform.python_version()}"]
+    parts += [f"{name} {version(name)}" for name in ("torch", "transformers") if find_spec(name)]
+    return ", ".join([*parts, platform.platform()])
 
 
 def _in_words(error: Exception, command: str) -> str:
