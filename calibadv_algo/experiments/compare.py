@@ -21,7 +21,7 @@ from calibadv_algo.experiments.arms import ARMS, Arm
 from calibadv_algo.experiments.baseline import Algorithm, find_algorithm
 from calibadv_algo.experiments.jobs import ComparisonError, Job
 from calibadv_algo.training.config import TrainConfig, config_to_dict
-from calibadv_algo.training.parts import find_part, first_line
+from calibadv_algo.training.parts import find_part, first_line, part_name, place_of
 from calibadv_algo.training.presets import ATLAS_TINY
 from calibadv_algo.training.resumption import changed_settings
 from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE, Checked
@@ -82,8 +82,8 @@ class CompareConfig(Checked):
     """Arms, seeds and settings of a comparison."""
 
     arms: Annotated[tuple[str, ...], _comma_separated(str, "NAME")] = ("grpo", "calibadv")
-    """Arms or baselines, with spaces or commas (`calibadv list arms`, `list baselines`), or an
-    advantage estimator under a name: mine=my_module:MyEstimator, loo=rloo."""
+    """Methods: arms or baselines (`calibadv list arms`, `list baselines`) with spaces or commas, an
+    estimator of your own (./mine.py:Mine, my_module:Mine), or one under a name: loo=rloo."""
     seeds: Annotated[tuple[int, ...], _comma_separated(int, "INT")] = (0, 1)
     """One run of every arm for each seed."""
     output_dir: Path = Path("runs/compare")
@@ -119,6 +119,9 @@ class CompareConfig(Checked):
 
     def _named(self, arm: str) -> tuple[str, Algorithm]:
         name, equals, estimator = arm.partition("=")
+        if ":" in arm and not equals:
+            estimator = arm
+            equals, name = "=", part_name(find_part(AdvantageEstimator, arm))
         if (equals or name in self.own) and not _ARM_NAME.fullmatch(name):
             raise ValueError(
                 f"an arm's name must be made of letters, digits and .+-_, got {name!r}"
@@ -179,6 +182,7 @@ def write_comparison(
         "arms": list(config.algorithms),
         "arm_descriptions": {name: a.description for name, a in config.algorithms.items()},
         "arm_changes": _arm_changes(config),
+        "own_parts": _own_parts(config),
         "seeds": list(config.seeds),
         "config": config_to_dict(config.train),
         "wall_time_s": wall_time_s,
@@ -259,6 +263,17 @@ def _arm_changes(config: CompareConfig) -> dict[str, Any]:
     return {
         name: _changed(shared, config_to_dict(algorithm.apply(config.train)))
         for name, algorithm in config.algorithms.items()
+    }
+
+
+def _own_parts(config: CompareConfig) -> dict[str, str]:
+    """Where the estimators and credits that are no part of the library are, by class name."""
+    runs = [algorithm.apply(config.train) for algorithm in config.algorithms.values()]
+    parts = {type(part) for run in runs for part in (run.advantage, run.credit)}
+    return {
+        each.__name__: place_of(each)
+        for each in parts
+        if each.__module__.partition(".")[0] != "calibadv_algo"
     }
 
 

@@ -1,4 +1,4 @@
-"""Every turn of a recorded group under GRPO and under CalibAdv, and the counts that follow."""
+"""Every turn of a recorded group under two methods, and the counts that follow."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from typing import Final, Literal
 import numpy as np
 from jaxtyping import Bool, Float
 
-from calibadv_algo.advantages.calibadv import CalibAdv
-from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.credit.base import SCORED_BAD, search_mask
 from calibadv_algo.credit.labels import GoldCredit
 from calibadv_algo.credit.silver import SilverCredit
 from calibadv_algo.errors import MissingInfoKeyError
+from calibadv_algo.report.methods import GRPO_AND_CALIBADV, Methods
 from calibadv_algo.types import Group
 
 Verdict = Literal["spared", "eased", "punished"]
-"""Fate of a correct search that GRPO punishes: CalibAdv takes the whole penalty away, a part of it,
-or nothing."""
+"""Fate of a correct search that the reference punishes: the other method takes the whole penalty
+away, a part of it, or nothing."""
 
 _TOLERANCE: Final[float] = 1e-9
 
@@ -33,10 +32,10 @@ class Tally:
         num_trajectories: Trajectories.
         num_searches: Searches that something followed.
         num_correct: Those that found a new gold passage or were silver.
-        num_punished: Correct searches with a negative advantage under GRPO.
-        verdicts: How many of these CalibAdv spares, eases, or punishes alike.
-        grpo_penalty: Sum of GRPO's penalties on correct searches.
-        calibadv_penalty: What CalibAdv keeps of it.
+        num_punished: Correct searches with a negative advantage under the reference.
+        verdicts: How many of these the other method spares, eases, or punishes alike.
+        penalty: Sum of the reference's penalties on correct searches.
+        kept_penalty: What the other method keeps of it.
     """
 
     num_groups: int = 0
@@ -47,8 +46,8 @@ class Tally:
     verdicts: dict[str, int] = field(
         default_factory=lambda: {"spared": 0, "eased": 0, "punished": 0}
     )
-    grpo_penalty: float = 0.0
-    calibadv_penalty: float = 0.0
+    penalty: float = 0.0
+    kept_penalty: float = 0.0
 
     def add(self, assessed: Assessment) -> None:
         """Counts a group."""
@@ -58,8 +57,8 @@ class Tally:
         self.num_searches += int(assessed.is_search.sum())
         self.num_correct += int(assessed.is_correct.sum())
         self.num_punished += int(mispenalized.sum())
-        self.grpo_penalty -= float(assessed.grpo[mispenalized].sum())
-        self.calibadv_penalty -= float(assessed.calibadv[mispenalized].sum())
+        self.penalty -= float(assessed.reference[mispenalized].sum())
+        self.kept_penalty -= float(assessed.other[mispenalized].sum())
         for row, column in np.argwhere(mispenalized):
             self.verdicts[assessed.verdict(int(row), int(column)) or "punished"] += 1
 
@@ -70,8 +69,8 @@ class Assessment:
 
     Attributes:
         group: The group.
-        grpo: Advantages under GRPO.
-        calibadv: Advantages under CalibAdv.
+        reference: Advantages under the reference method, GRPO unless others were compared.
+        other: Advantages under the other method, CalibAdv unless others were compared.
         silver: Silver correctness, NaN without a score.
         is_search: Searches that something followed.
         is_gold_hit: Searches that newly hit a gold passage.
@@ -80,8 +79,8 @@ class Assessment:
     """
 
     group: Group
-    grpo: Float[np.ndarray, "group turn"]
-    calibadv: Float[np.ndarray, "group turn"]
+    reference: Float[np.ndarray, "group turn"]
+    other: Float[np.ndarray, "group turn"]
     silver: Float[np.ndarray, "group turn"]
     is_search: Bool[np.ndarray, "group turn"]
     is_gold_hit: Bool[np.ndarray, "group turn"]
@@ -95,16 +94,16 @@ class Assessment:
 
     @property
     def is_mispenalized(self) -> Bool[np.ndarray, "group turn"]:
-        """Correct searches with a negative advantage under GRPO."""
-        return np.asarray(self.is_correct & (self.grpo < -_TOLERANCE))
+        """Correct searches with a negative advantage under the reference."""
+        return np.asarray(self.is_correct & (self.reference < -_TOLERANCE))
 
     def verdict(self, row: int, column: int) -> Verdict | None:
-        """CalibAdv's treatment of a correct search that GRPO punishes; None for other turns."""
+        """The other method's treatment of a correct search that the reference punishes."""
         if not self.is_mispenalized[row, column]:
             return None
-        if self.calibadv[row, column] >= -_TOLERANCE:
+        if self.other[row, column] >= -_TOLERANCE:
             return "spared"
-        eased = self.calibadv[row, column] > self.grpo[row, column] + _TOLERANCE
+        eased = self.other[row, column] > self.reference[row, column] + _TOLERANCE
         return "eased" if eased else "punished"
 
 
@@ -130,7 +129,7 @@ def _silver_passages(
     )
 
 
-def assess(group: Group) -> Assessment:
+def assess(group: Group, methods: Methods = GRPO_AND_CALIBADV) -> Assessment:
     """Both advantages and the correctness of every turn of a group, whichever arm sampled it.
 
     Where the environment does not report what a credit needs, no turn has a score of that kind.
@@ -150,8 +149,8 @@ def assess(group: Group) -> Assessment:
         is_gold_hit = np.zeros(shape, dtype=np.bool_)
     return Assessment(
         group=group,
-        grpo=Grpo()(group, silver),
-        calibadv=CalibAdv()(group, silver),
+        reference=methods.reference.advantages(group, silver),
+        other=methods.other.advantages(group, silver),
         silver=silver,
         is_search=is_search,
         is_gold_hit=is_gold_hit,
@@ -170,8 +169,16 @@ def share(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
-def summary_sentences(tally: Tally) -> list[str]:
-    """One or two sentences on the correct searches that GRPO punishes and CalibAdv's part in it."""
+def summary_sentences(
+    tally: Tally, labels: tuple[str, str] = GRPO_AND_CALIBADV.labels
+) -> list[str]:
+    """One or two sentences on the correct searches that a method punishes, and another's part.
+
+    Args:
+        tally: The counts.
+        labels: The reference and the other method.
+    """
+    reference, other = labels
     if tally.num_groups == 0:
         return ["No trajectories were recorded."]
     if tally.num_correct == 0:
@@ -180,7 +187,7 @@ def summary_sentences(tally: Tally) -> list[str]:
             "trajectories could be shown to be correct."
         ]
     first = (
-        f"GRPO punishes {tally.num_punished:,} of {tally.num_correct:,} correct searches "
+        f"{reference} punishes {tally.num_punished:,} of {tally.num_correct:,} correct searches "
         f"({share(tally.num_punished, tally.num_correct):.0%}), because their trajectory ended "
         "worse than its group on average."
     )
@@ -188,8 +195,8 @@ def summary_sentences(tally: Tally) -> list[str]:
         return [first]
     verdicts = tally.verdicts
     second = (
-        f"CalibAdv takes the whole penalty from {verdicts['spared']:,} of them and a part of it "
+        f"{other} takes the whole penalty from {verdicts['spared']:,} of them and a part of it "
         f"from {verdicts['eased']:,}; {verdicts['punished']:,} keep theirs. It leaves "
-        f"{share(tally.calibadv_penalty, tally.grpo_penalty):.0%} of the penalty in all."
+        f"{share(tally.kept_penalty, tally.penalty):.0%} of the penalty in all."
     )
     return [first, second]

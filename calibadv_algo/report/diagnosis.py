@@ -49,7 +49,7 @@ class Counts:
     def add(self, assessed: Assessment) -> None:
         """Counts a group."""
         self.tally.add(assessed)
-        is_punished = assessed.grpo < 0
+        is_punished = assessed.reference < 0
         holds_answer = _answer_searches(assessed.group) & assessed.is_search
         self.num_scored_groups += not bool(np.isnan(assessed.silver).all())
         self.num_answer_searches += int(holds_answer.sum())
@@ -65,6 +65,8 @@ class Counts:
         """The counts and the shares that follow from them, as plain values."""
         values = asdict(self)
         tally = values.pop("tally")
+        tally["grpo_penalty"] = tally.pop("penalty")
+        tally["calibadv_penalty"] = tally.pop("kept_penalty")
         return {
             **tally,
             **values,

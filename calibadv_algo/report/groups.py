@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from calibadv_algo.report.assessment import Assessment, Tally, Verdict, assess
+from calibadv_algo.report.methods import Methods, compared_methods
 from calibadv_algo.report.reading import Comparison, ReportError, iterate_json_lines
 from calibadv_algo.rollout.records import PASSAGES_KEY, trajectory_from_json
 from calibadv_algo.types import Group, Trajectory, Turn
@@ -54,11 +55,11 @@ class TurnView:
         body: Query, answer, or the raw text of any other turn.
         passages: What a search returned.
         observation: What came back, where that is not the passages, whole.
-        grpo: Advantage under GRPO.
-        calibadv: Advantage under CalibAdv.
+        reference: Advantage under the reference method.
+        other: Advantage under the other method.
         silver: Silver correctness, None without a score.
         is_gold_hit: True if the search hit a gold passage that was not hit before.
-        verdict: Set for correct searches that GRPO punishes.
+        verdict: Set for correct searches that the reference punishes.
         truth: Measured advantage, where it was measured.
         truth_error: Its standard error.
     """
@@ -68,8 +69,8 @@ class TurnView:
     body: str
     passages: tuple[PassageView, ...]
     observation: str
-    grpo: float
-    calibadv: float
+    reference: float
+    other: float
     silver: float | None
     is_gold_hit: bool
     verdict: Verdict | None
@@ -108,7 +109,7 @@ class GroupView:
         question: Its text.
         golden_answers: Accepted answers.
         hops: Number of reasoning steps, 0 when unknown.
-        num_mispenalized: Correct searches that GRPO punishes.
+        num_mispenalized: Correct searches that the reference punishes.
         trajectories: The siblings.
     """
 
@@ -160,8 +161,8 @@ def _turn_view(assessed: Assessment, row: int, column: int) -> TurnView:
         body=shorten(turn.action_text if named is None else str(named), MAX_THINK_CHARS),
         passages=passages,
         observation="" if is_whole else shorten(turn.observation_text.strip(), MAX_THINK_CHARS),
-        grpo=float(assessed.grpo[row, column]),
-        calibadv=float(assessed.calibadv[row, column]),
+        reference=float(assessed.reference[row, column]),
+        other=float(assessed.other[row, column]),
         silver=None if math.isnan(silver) else silver,
         is_gold_hit=bool(assessed.is_gold_hit[row, column]),
         verdict=assessed.verdict(row, column),
@@ -307,8 +308,10 @@ class BestGroups:
         return sorted(views, key=lambda group: group.update)
 
 
-def select_groups(comparison: Comparison, *, max_groups: int = 40) -> tuple[list[GroupView], Tally]:
-    """The groups for the page, by run and update, and the tally of all recorded groups.
+def select_groups(
+    comparison: Comparison, *, max_groups: int = 40
+) -> tuple[list[GroupView], Tally, Methods]:
+    """The groups for the page by run and update, the tally of all recorded ones, the methods.
 
     Every run gets the same share of ``max_groups``, spread evenly over its updates; of the groups
     of an update those with the most punished correct searches come first.
@@ -320,12 +323,21 @@ def select_groups(comparison: Comparison, *, max_groups: int = 40) -> tuple[list
     require_positive(max_groups=max_groups)
     tally = Tally()
     share = max(1, max_groups // len(comparison.runs))
+    methods = compared_methods(comparison, _first_group(comparison))
     chosen: list[GroupView] = []
     for run in comparison.runs:
         best = BestGroups()
         for path in sorted((run.directory / "trajectories").glob("*.jsonl")):
-            for assessed in map(assess, iterate_groups(path)):
+            for group in iterate_groups(path):
+                assessed = assess(group, methods)
                 tally.add(assessed)
                 best.add(assessed)
         chosen += best.views(share, arm=run.arm, seed=run.seed)
-    return chosen[:max_groups], tally
+    return chosen[:max_groups], tally, methods
+
+
+def _first_group(comparison: Comparison) -> Group | None:
+    for run in comparison.runs:
+        for path in sorted((run.directory / "trajectories").glob("*.jsonl")):
+            return next(iterate_groups(path), None)
+    return None

@@ -15,6 +15,7 @@ from calibadv_algo.report.attached import CREDIT_LINK, credit_table
 from calibadv_algo.report.curves import arm_colours, make_panels
 from calibadv_algo.report.groups import select_groups
 from calibadv_algo.report.reading import Comparison, read_comparison
+from calibadv_algo.report.result import result_sentences
 from calibadv_algo.report.summary import summarise, without_nan
 from calibadv_algo.report.tables import all_tables, html_table
 from calibadv_algo.report.template import render_template
@@ -65,7 +66,7 @@ def render_page(comparison: Comparison, *, max_groups: int = 40) -> str:
     Raises:
         ReportError: if a file of the comparison cannot be read.
     """
-    groups, tally = select_groups(comparison, max_groups=max_groups)
+    groups, tally, methods = select_groups(comparison, max_groups=max_groups)
     summary = summarise(comparison)
     panels = make_panels(comparison)
     colours = arm_colours(comparison.arms, comparison.baseline)
@@ -76,6 +77,7 @@ def render_page(comparison: Comparison, *, max_groups: int = 40) -> str:
         groups,
         panels,
         colours,
+        methods.labels,
         title=" against ".join(comparison.arms[:2])
         if len(comparison.arms) == 2
         else ", ".join(comparison.arms),
@@ -83,7 +85,8 @@ def render_page(comparison: Comparison, *, max_groups: int = 40) -> str:
         other_tables=others,
         credit_table=markupsafe.Markup(html_table(credit)) if credit else "",
         credit_link=CREDIT_LINK,
-        sentences=summary_sentences(tally),
+        sentences=[*result_sentences(summary), *summary_sentences(tally, methods.labels)],
+        methods=methods,
         tally=tally,
         settings=settings_rows(comparison),
     )

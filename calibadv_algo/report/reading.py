@@ -105,6 +105,7 @@ class Comparison:
         later_commits: Commits that went on with what was begun at ``git_commit``.
         arm_descriptions: One line an arm.
         arm_changes: Settings of each arm that are not those of ``config``.
+        own_parts: ``file.py:Class`` of estimators and credits that are no part of the library.
     """
 
     directory: Path
@@ -119,6 +120,7 @@ class Comparison:
     later_commits: tuple[str, ...] = ()
     arm_descriptions: Mapping[str, str] = field(default_factory=dict)
     arm_changes: Mapping[str, Any] = field(default_factory=dict)
+    own_parts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def baseline(self) -> str:
@@ -316,6 +318,7 @@ def read_comparison(
         later_commits=tuple(map(str, header.get("later_commits", ()))),
         arm_descriptions=header.get("arm_descriptions", {}),
         arm_changes=header.get("arm_changes", {}),
+        own_parts=header.get("own_parts", {}),
     )
     if not comparison.splits:
         raise ReportError(f"{place}: no run has an evaluation row")

@@ -15,6 +15,7 @@ import markupsafe
 
 from calibadv_algo.report.curves import Panel
 from calibadv_algo.report.groups import GroupView, PassageView, TurnView
+from calibadv_algo.report.methods import GRPO_AND_CALIBADV
 from calibadv_algo.report.summary import without_nan
 
 FULL_COLOUR: Final[float] = 2.0
@@ -63,8 +64,8 @@ def _turn_data(turn: TurnView, store: _Passages) -> dict[str, Any]:
     data["passages"] = [
         [store.number(passage), passage.is_gold, passage.is_silver] for passage in turn.passages
     ]
-    data["grpo"] = round(turn.grpo, 4)
-    data["calibadv"] = round(turn.calibadv, 4)
+    data["reference"] = round(turn.reference, 4)
+    data["other"] = round(turn.other, 4)
     return data
 
 
@@ -76,7 +77,10 @@ def _group_data(group: GroupView, store: _Passages) -> dict[str, Any]:
 
 
 def page_data(
-    groups: Sequence[GroupView], panels: Sequence[Panel], colours: Mapping[str, str]
+    groups: Sequence[GroupView],
+    panels: Sequence[Panel],
+    colours: Mapping[str, str],
+    labels: tuple[str, str],
 ) -> dict[str, Any]:
     """Plain lists and dictionaries that the page's script draws."""
     store = _Passages()
@@ -86,6 +90,7 @@ def page_data(
         "passages": store.texts,
         "panels": [asdict(panel) for panel in panels],
         "colours": dict(colours),
+        "methods": labels,
         "fullColour": FULL_COLOUR,
     }
 
@@ -95,6 +100,7 @@ def render_template(
     groups: Sequence[GroupView],
     panels: Sequence[Panel],
     colours: Mapping[str, str],
+    labels: tuple[str, str] = GRPO_AND_CALIBADV.labels,
     **values: Any,
 ) -> str:
     """The whole document, with groups to browse and plots.
@@ -106,6 +112,7 @@ def render_template(
         groups: The groups to browse.
         panels: The plots.
         colours: Colour by arm.
+        labels: The two methods whose advantages are shown.
         **values: Other values of the template; text is escaped.
     """
     script, style = _asset("report.js"), _asset("report.css")
@@ -119,7 +126,7 @@ def render_template(
         style_hash=content_hash(style),
         num_groups=len(groups),
         full_colour=FULL_COLOUR,
-        data=embed_json(page_data(groups, panels, colours)),
+        data=embed_json(page_data(groups, panels, colours, labels)),
         **values,
     )
 

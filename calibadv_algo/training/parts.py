@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
-from types import MappingProxyType, NoneType, UnionType
+from types import MappingProxyType, ModuleType, NoneType, UnionType
 from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
@@ -191,7 +191,7 @@ def _find(bases: Sequence[type], name: str) -> type:
     hint = f" (did you mean {part_name(same[close[0]])}?)" if close else ""
     raise ValueError(
         f"{name!r} is no {bases[0].__name__}{hint}; there are {', '.join(parts)}, and any "
-        "module:Class"
+        "module:Class or ./file.py:Class"
     )
 
 
@@ -207,17 +207,103 @@ def _plain(name: str) -> str:
 
 
 def _import_part(bases: Sequence[type], name: str) -> type:
-    """The class ``module:Class``; modules of the working directory can be imported too."""
-    module_name, _, class_name = name.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        # At the end, so that a file of the user's hides no installed module. It stays there:
-        # processes that are spawned import the class again.
-        sys.path.append(str(Path.cwd()))
-    part = getattr(importlib.import_module(module_name), class_name, None)
+    """The class ``module:Class`` or ``file.py:Class``."""
+    module_name, _, class_name = name.rpartition(":")
+    module = _import_file(Path(module_name)) if _is_file(module_name) else _import(module_name)
+    part = getattr(module, class_name, None)
     if not (isinstance(part, type) and issubclass(part, tuple(bases))) or inspect.isabstract(part):
         wanted = " or ".join(each.__name__ for each in bases)
         raise ValueError(f"{name} must be a concrete subclass of {wanted}, got {part!r}")
     return part
+
+
+def _is_file(module_name: str) -> bool:
+    return module_name.endswith(".py")
+
+
+def _import(module_name: str) -> ModuleType:
+    """A module by name; those of the working directory can be imported too."""
+    _add_to_path(Path.cwd())
+    return importlib.import_module(module_name)
+
+
+def _import_file(path: Path) -> ModuleType:
+    """The module of a file, under the file's own name, by which other processes find it again.
+
+    Raises:
+        ValueError: if there is no such file, or another module has its name.
+    """
+    path = path.expanduser().resolve()
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file")
+    main = sys.modules["__main__"]
+    if _file_of(main) == path:
+        return main
+    _add_to_path(path.parent)
+    module = importlib.import_module(path.stem)
+    if _file_of(module) != path:
+        raise ValueError(
+            f"{path} must have another name: there is a module {path.stem} already, "
+            f"{_file_of(module) or 'built in'}"
+        )
+    return module
+
+
+def _file_of(module: ModuleType) -> Path | None:
+    file = getattr(module, "__file__", None)
+    return Path(file).resolve() if file else None
+
+
+def _add_to_path(folder: Path) -> None:
+    """Lets modules of a folder be imported, here and in processes that are spawned."""
+    if str(folder) not in sys.path:
+        # At the end, so that a file of the user's hides no installed module.
+        sys.path.append(str(folder))
+
+
+def place_of(part: type) -> str:
+    """``file.py:Class`` of a part of somebody's own, by which it is found again later.
+
+    A class of a package is named ``module:Class``.
+    """
+    is_alone = "." not in part.__module__
+    file = _file_of(sys.modules[part.__module__]) if is_alone else None
+    return f"{file or part.__module__}:{part.__qualname__}"
+
+
+def from_record(kind: str, record: Any, places: Mapping[str, str]) -> Any:
+    """The part, or the parts, that :func:`~calibadv_algo.training.config.config_to_dict` wrote.
+
+    Args:
+        kind: One of `KINDS`.
+        record: What it wrote: one part, or a list of them.
+        places: ``file.py:Class`` by name of the class, for parts of somebody's own.
+
+    Raises:
+        ValueError: if a class is not known, or has other settings now.
+        ImportError: if its module cannot be imported.
+    """
+    bases = _choices_at(TrainConfig, KINDS[kind])
+    if isinstance(record, list):
+        return tuple(_recorded(bases, each, places) for each in record)
+    return _recorded(bases, record, places)
+
+
+def _recorded(bases: Sequence[type], record: Any, places: Mapping[str, str]) -> Any:
+    """A part, with the parts inside it; other values stay what they are."""
+    if not (isinstance(record, Mapping) and isinstance(record.get("type"), str)):
+        return tuple(record) if isinstance(record, list) else record
+    name = record["type"]
+    part = _find(bases, places.get(name, name))
+    given = {
+        key: _recorded(_choices_at(part, key), value, places)
+        for key, value in record.items()
+        if key != "type"
+    }
+    try:
+        return part(**given)
+    except TypeError as error:
+        raise ValueError(f"{name} has other settings than recorded: {error}") from error
 
 
 def _draft(part: type) -> Any:

@@ -72,8 +72,8 @@ def group() -> Group:
 
 def test_verdicts_by_hand(group: Group) -> None:
     assessed = assess(group)
-    np.testing.assert_allclose(assessed.grpo[:, 0], [1.5, -0.5, -0.5, -0.5], atol=1e-5)
-    np.testing.assert_allclose(assessed.calibadv[:, 0], [1.5, 0.0, -0.25, -0.5], atol=1e-5)
+    np.testing.assert_allclose(assessed.reference[:, 0], [1.5, -0.5, -0.5, -0.5], atol=1e-5)
+    np.testing.assert_allclose(assessed.other[:, 0], [1.5, 0.0, -0.25, -0.5], atol=1e-5)
     assert assessed.silver_passages == {"a", "b"}
     assert assessed.gold_passages == {"a", "y"}
     assert [[assessed.verdict(i, j) for j in range(3)] for i in range(4)] == [
@@ -90,8 +90,8 @@ def test_the_tally_counts_what_the_verdicts_say(group: Group) -> None:
     assert (tally.num_groups, tally.num_trajectories, tally.num_searches) == (1, 4, 5)
     assert (tally.num_correct, tally.num_punished) == (4, 3)
     assert tally.verdicts == {"spared": 1, "eased": 1, "punished": 1}
-    assert tally.grpo_penalty == pytest.approx(1.5, abs=1e-5)
-    assert tally.calibadv_penalty == pytest.approx(0.75, abs=1e-5)
+    assert tally.penalty == pytest.approx(1.5, abs=1e-5)
+    assert tally.kept_penalty == pytest.approx(0.75, abs=1e-5)
     first, second = summary_sentences(tally)
     assert first.startswith("GRPO punishes 3 of 4 correct searches (75%)")
     assert "the whole penalty from 1 of them and a part of it from 1; 1 keep theirs" in second
@@ -135,8 +135,9 @@ def test_spread_out_keeps_both_ends() -> None:
 
 
 def test_groups_are_chosen_from_all_runs_and_updates(comparison_dir: Path) -> None:
-    chosen, tally = select_groups(read_comparison(comparison_dir), max_groups=16)
+    chosen, tally, methods = select_groups(read_comparison(comparison_dir), max_groups=16)
     assert tally.num_groups == 2 * 2 * 8 * 3
+    assert methods.labels == ("GRPO", "CalibAdv")
     assert tally.num_trajectories == 4 * tally.num_groups
     by_run = {(group.arm, group.seed) for group in chosen}
     assert len(chosen) == 16
@@ -248,7 +249,7 @@ def test_passages_are_stored_once_and_the_page_stays_light(comparison_dir: Path)
     assert len(data["groups"]) == 40
     assert len(text) < 400_000
     turn = data["groups"][0]["trajectories"][0]["turns"][0]
-    assert {"grpo", "calibadv", "silver", "verdict", "is_gold_hit"} <= set(turn)
+    assert {"reference", "other", "silver", "verdict", "is_gold_hit"} <= set(turn)
 
 
 def test_no_trajectories_still_give_a_page(comparison_dir: Path) -> None:

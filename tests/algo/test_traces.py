@@ -107,7 +107,7 @@ def test_verdicts_are_those_of_our_own_record(kind: str, played: list[Any], tmp_
     for group, own in zip(imported(path), own_groups, strict=True):
         assessed, expected = assess(group), assess(own)
         np.testing.assert_allclose(assessed.silver, expected.silver)
-        np.testing.assert_allclose(assessed.grpo, expected.grpo, atol=1e-9)
+        np.testing.assert_allclose(assessed.reference, expected.reference, atol=1e-9)
         assert assessed.is_search.tolist() == expected.is_search.tolist()
         assert not assessed.is_gold_hit.any()
     assert any(assess(group).is_mispenalized.any() for group in own_groups)
@@ -349,7 +349,7 @@ def test_rescaling_keeps_what_grpo_says(played: list[Any], tmp_path: Path) -> No
     (group, *_) = imported(write(tmp_path, *(logged.search_r1(each) for each in played[:4])))
     scaled = Group(tuple(rescale(each, -1.0, 3.0) for each in group.trajectories))
     assert [each.reward for each in scaled.trajectories] == pytest.approx([0.5, 0.25, 0.25, 0.25])
-    np.testing.assert_allclose(assess(scaled).grpo, assess(group).grpo, atol=1e-4)
+    np.testing.assert_allclose(assess(scaled).reference, assess(group).reference, atol=1e-4)
     with pytest.raises(ValueError, match="reward_range must rise, got 1 to 1"):
         rescale(group.trajectories[0], 1, 1)
 

@@ -3,6 +3,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("report-data").textContent);
   const byId = (id) => document.getElementById(id);
+  const [REFERENCE, OTHER] = data.methods;
   const SVG = "http://www.w3.org/2000/svg";
 
   function make(tag, className, ...children) {
@@ -161,8 +162,8 @@
   const TRUTH_SCALE = 3;
 
   const VERDICTS = {
-    spared: ["spared", "punished by GRPO, spared by CalibAdv"],
-    eased: ["spared", "punished by GRPO, eased by CalibAdv"],
+    spared: ["spared", `punished by ${REFERENCE}, spared by ${OTHER}`],
+    eased: ["spared", `punished by ${REFERENCE}, eased by ${OTHER}`],
     punished: ["punished", "punished by both"],
   };
   const isSilver = (turn) => turn.silver !== null && turn.silver > 1e-6;
@@ -212,7 +213,7 @@
       content.append(details);
     }
     if (turn.observation) content.append(field("observation", turn.observation));
-    const cells = [advantageCell("GRPO", turn.grpo), advantageCell("CalibAdv", turn.calibadv)];
+    const cells = [advantageCell(REFERENCE, turn.reference), advantageCell(OTHER, turn.other)];
     if (turn.truth !== null) cells.unshift(truthCell(turn));
     return make("li", `turn${turn.truth === null ? "" : " measured"}`, ...cells, content);
   }
@@ -240,10 +241,10 @@
     const isMeasured = turn.truth !== null;
     const pair = make("span", `pair${isCorrect(turn) ? " correct" : ""}${isMeasured ? " measured" : ""}`,
       isMeasured ? tint(make("span", "", signed(turn.truth)), turn.truth * TRUTH_SCALE) : null,
-      tint(make("span", "", signed(turn.grpo)), turn.grpo), tint(make("span", "", signed(turn.calibadv)), turn.calibadv));
+      tint(make("span", "", signed(turn.reference)), turn.reference), tint(make("span", "", signed(turn.other)), turn.other));
     const note = isCorrect(turn) ? ", correct search" : "";
     pair.setAttribute("role", "img");
-    pair.setAttribute("aria-label", `${turn.kind}${note}: ${isMeasured ? `truth ${signed(turn.truth)}, ` : ""}GRPO ${signed(turn.grpo)}, CalibAdv ${signed(turn.calibadv)}`);
+    pair.setAttribute("aria-label", `${turn.kind}${note}: ${isMeasured ? `truth ${signed(turn.truth)}, ` : ""}${REFERENCE} ${signed(turn.reference)}, ${OTHER} ${signed(turn.other)}`);
     return make("td", "", pair);
   }
 
@@ -270,7 +271,7 @@
     region.setAttribute("role", "region");
     region.setAttribute("aria-label", "Advantages of every turn of the group");
     const isMeasured = group.trajectories[0].turns[0].truth !== null;
-    const order = isMeasured ? "truth, GRPO, CalibAdv" : "GRPO left, CalibAdv right";
+    const order = isMeasured ? `truth, ${REFERENCE}, ${OTHER}` : `${REFERENCE} left, ${OTHER} right`;
     const note = make("p", "hint", `Advantage of each turn: ${order}. Ringed: correct search.`);
     return make("div", "overview", note, region);
   }
@@ -286,7 +287,7 @@
     cards[Math.max(0, worst)].open = true;
     const fact = (name, value) => make("span", "", `${name} `, make("b", "", value));
     const facts = make("p", "facts", fact("golden answers:", group.golden_answers.join(" | ") || "unknown"),
-      fact("arm:", group.arm), fact("seed:", String(group.seed)), fact("update:", String(group.update)),
+      fact("method:", group.arm), fact("seed:", String(group.seed)), fact("update:", String(group.update)),
       group.hops ? fact("hops:", String(group.hops)) : null, fact("task:", group.task_id));
     viewer.replaceChildren(make("div", "question", make("h3", "", group.question), facts, overview(group, cards)), ...cards);
   }

@@ -1,0 +1,51 @@
+"""The result of a comparison in sentences: scores first, then each difference with its interval."""
+
+from __future__ import annotations
+
+import math
+
+from calibadv_algo.report.summary import Row, SplitSummary, Summary
+
+
+def result_sentences(summary: Summary) -> list[str]:
+    """One sentence with the scores, and one for each difference; [] where nothing was evaluated.
+
+    The first split is meant: dev, where it was evaluated.
+    """
+    if not summary.splits:
+        return []
+    split = summary.splits[0]
+    levels = [row for row in split.rows if row.kind == "arm"]
+    if not levels:
+        return []
+    scores = ", ".join(f"{row.name} {_number(row.scores['f1'].estimate)}" for row in levels)
+    first = f"F1 on {_questions(split)} of {split.split}, {_seeds(summary)}: {scores}."
+    differences = [row for row in split.rows if row.kind == "difference"]
+    return [first, *map(_difference, differences)]
+
+
+def _questions(split: SplitSummary) -> str:
+    return f"{split.num_questions} question{'' if split.num_questions == 1 else 's'}"
+
+
+def _seeds(summary: Summary) -> str:
+    count = len(summary.seeds)
+    return f"{count} seed{'' if count == 1 else 's'}"
+
+
+def _difference(row: Row) -> str:
+    f1 = row.scores["f1"]
+    text = f"{row.name} is {_signed(f1.estimate)}"
+    if math.isnan(f1.low) or math.isnan(f1.high):
+        return f"{text}, without an interval."
+    holds = f1.low <= 0 <= f1.high
+    end = "which holds 0: this does not tell them apart" if holds else "which excludes 0"
+    return f"{text} [{_signed(f1.low)}, {_signed(f1.high)}], {end}."
+
+
+def _number(value: float) -> str:
+    return "unknown" if math.isnan(value) else f"{value:.3f}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
