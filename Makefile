@@ -84,7 +84,7 @@ $(ABOVE): .venv-%/.installed: constraints-%.txt $(DEV)
 	touch $@
 
 test-trainers: $(TRAINERS)
-	HF_HUB_OFFLINE=1 .venv-trl/bin/python -m pytest -q tests/integrations/test_trl.py tests/integrations/test_trl_tools.py
+	HF_HUB_OFFLINE=1 .venv-trl/bin/python -m pytest -q tests/integrations/test_trl.py tests/integrations/test_trl_tools.py tests/integrations/test_torchrl.py
 	HF_HUB_OFFLINE=1 .venv-verl/bin/python -m pytest -q tests/integrations/test_verl.py
 
 test-trackers: .venv-trackers/.installed
