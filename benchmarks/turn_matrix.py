@@ -97,7 +97,9 @@ def _panel(axes: Axes, group: Group, matrix: Matrix, title: str) -> None:
             value = matrix[row, column]
             strength = value / max(scales[bool(value > 0)], 1e-3)
             colour = colours(0.5 + 0.4 * strength)
-            axes.add_patch(mpl.patches.Rectangle((column - 0.48, row - 0.44), 0.96, 0.88, fc=colour))
+            axes.add_patch(
+                mpl.patches.Rectangle((column - 0.48, row - 0.44), 0.96, 0.88, fc=colour)
+            )
             text = str(turn.info["query"] or turn.info["answer"] or "malformed")
             text = textwrap.shorten(text, 34, placeholder="…")
             kind = "search" if turn.info["query"] else "answer"
