@@ -19,7 +19,7 @@ from calibadv_env import rewards
 from calibadv_env.common.checks import NOT_NEGATIVE, Checked
 from calibadv_env.data.base import QATask
 from calibadv_env.graders.base import Episode, Grader, grade
-from calibadv_env.graders.naming import find_grader
+from calibadv_env.graders.naming import find_grader, load_grader
 from calibadv_env.info import THINK_OPEN, ResetInfo, StepInfo, StopReason
 from calibadv_env.protocol import passages as printed
 from calibadv_env.protocol import prompts
@@ -97,7 +97,7 @@ class EpisodeConfig(Checked):
                 "prompt opens the one thought of an episode itself"
             )
         prompts.resolve_prompt(self.prompt)
-        find_grader(self.reward)
+        load_grader(self.reward)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

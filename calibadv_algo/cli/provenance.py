@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from rich.console import Console
+
+from calibadv_algo.errors import CheckpointError
 from calibadv_algo.learner.pretrained import policy_path
 from calibadv_algo.training.config import EnvConfig
+from calibadv_algo.training.resumption import shown_value
 
 _PACKAGES: Final = ("calibadv", "torch", "transformers", "gymnasium", "bm25s")
 
@@ -59,6 +64,61 @@ def data_sha256(env: EnvConfig) -> str:
     from calibadv_env.data.registry import get_dataset
 
     return get_dataset(name).corpus().sha256
+
+
+def server_identity(env: EnvConfig) -> dict[str, Any] | None:
+    """Index and corpus behind a search server, as it tells them; None where it tells nothing.
+
+    Servers of other projects tell nothing, and neither does one that does not answer.
+    """
+    if not env.retriever.startswith(("http://", "https://")):
+        return None
+    from calibadv_env.errors import RetrieverError
+    from calibadv_env.retrieval.base import retriever_identity
+    from calibadv_env.retrieval.opening import remote_retriever
+
+    try:
+        identity = retriever_identity(remote_retriever(env.retriever))
+    except (RetrieverError, ValueError):
+        return None
+    return None if "url" in identity else json.loads(json.dumps(identity, default=str))
+
+
+def refuse_other_index(
+    folder: Path, record: Mapping[str, Any], server: Mapping[str, Any] | None
+) -> None:
+    """Refuses a search server with another index than the one that a run was begun with.
+
+    Args:
+        folder: The run's.
+        record: What ``provenance.json`` holds.
+        server: What the server of now says of itself; None if it says nothing, which is said.
+
+    Raises:
+        CheckpointError: naming what differs.
+    """
+    starts = [record, *record.get("resumed_by", [])]
+    known = [start["search_server"] for start in starts if start.get("search_server")]
+    if not known:
+        return
+    before = known[-1]
+    if server is None:
+        Console(stderr=True, highlight=False).print(
+            "the search server does not say which index it has, so nobody knows whether it is the "
+            "one that the run was begun with",
+            soft_wrap=True,
+        )
+        return
+    differing = sorted(name for name in {*before, *server} if before.get(name) != server.get(name))
+    if differing:
+        said = "; ".join(
+            f"{name}: {shown_value(before.get(name))} there, {shown_value(server.get(name))} here"
+            for name in differing
+        )
+        raise CheckpointError(
+            f"{folder} holds a run whose search server had another index ({said}). Serve that "
+            "index to go on with it, or choose another output_dir"
+        )
 
 
 def coverage_facts(env: EnvConfig, split: str) -> dict[str, Any] | None:

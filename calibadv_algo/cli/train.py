@@ -24,7 +24,12 @@ from calibadv_algo.cli.flags import (
     one_of,
     read_some,
 )
-from calibadv_algo.cli.provenance import data_sha256, git_commit
+from calibadv_algo.cli.provenance import (
+    data_sha256,
+    git_commit,
+    refuse_other_index,
+    server_identity,
+)
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline, find_baseline
 from calibadv_algo.learner.pretrained import load_policy
@@ -339,6 +344,7 @@ def _facts(config: TrainConfig, slots: int) -> dict[str, Any]:
     return {
         "git_commit": git_commit(),
         "data_sha256": data_sha256(config.env),
+        "search_server": server_identity(config.env),
         "torch": torch.__version__,
         "num_threads": torch.get_num_threads(),
         "num_slots": slots,
@@ -352,7 +358,8 @@ def _write_provenance(config: TrainConfig, facts: Mapping[str, Any]) -> None:
     Changed settings that the run goes on with are said.
 
     Raises:
-        CheckpointError: if the folder holds another run; it is left as it is.
+        CheckpointError: if the folder holds another run, or the search server has another index;
+            the folder is left as it is.
     """
     from calibadv_algo.training.run_folder import read_settings
 
@@ -365,6 +372,7 @@ def _write_provenance(config: TrainConfig, facts: Mapping[str, Any]) -> None:
     record: dict[str, Any] = dict(facts)
     if path.exists():
         record = json.loads(path.read_text(encoding="utf-8"))
+        refuse_other_index(config.output_dir, record, facts["search_server"])
         later = record.get("resumed_by", [])
         if facts != (later[-1] if later else record):
             record["resumed_by"] = [*later, facts]

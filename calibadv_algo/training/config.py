@@ -30,6 +30,8 @@ from calibadv_env.protocol.normalizing import Normalizer
 
 _ANY_DATASET: Final = re.compile(r"(^|:)DeepSearch-v\d+$")
 """Ids of environments that take the name of a dataset."""
+_REWARD_FILE: Final = re.compile(r"[^\s*+]+\.py(?=:)")
+"""The path in a reward such as ``0.5*rewards.py:function``."""
 
 
 def _default_advantage() -> AdvantageEstimator:
@@ -226,10 +228,27 @@ class TrainConfig(Checked):
         return (*self.filters, *self.shaping, *self.loss_masks, self.credit, self.advantage)
 
 
+def reward_sha256(reward: str) -> str | None:
+    """Names a reward by the content of its files; None without any, or where one is not there."""
+    files = _REWARD_FILE.findall(reward)
+    if not files or not all(Path(file).is_file() for file in files):
+        return None
+    hashes = {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files}
+    text = _REWARD_FILE.sub(lambda found: hashes[found[0]], reward)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def config_to_dict(config: object) -> Any:
-    """A config as plain JSON values; the type of a chosen variant stands under ``type``."""
+    """A config as plain JSON values; the type of a chosen variant stands under ``type``.
+
+    Where a reward is a function in a file, the environment's settings also have
+    ``reward_sha256``, which names it by what the file holds now.
+    """
     if is_dataclass(config) and not isinstance(config, type):
         values = {item.name: config_to_dict(getattr(config, item.name)) for item in fields(config)}
+        content = reward_sha256(config.reward) if isinstance(config, EnvConfig) else None
+        if content is not None:
+            values["reward_sha256"] = content
         return {"type": type(config).__name__, **values}
     if isinstance(config, tuple | list):
         return [config_to_dict(item) for item in config]
@@ -245,6 +264,7 @@ def config_hash(config: TrainConfig) -> str:
 
     Where files go and how progress is shown does not count, nor how often checkpoints are made,
     nor how the work is divided. Of the engine its kind counts: each draws tokens in its own way.
+    A reward in a file counts by what the file holds.
     """
     values = config_to_dict(config)
     values["engine"] = values["engine"]["type"]
@@ -257,5 +277,6 @@ def config_hash(config: TrainConfig) -> str:
         del values[name]
     for name in ("save_trajectories", "trackers"):
         del values[name]
+    values["env"]["reward"] = values["env"].pop("reward_sha256", config.env.reward)
     text = json.dumps(values, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

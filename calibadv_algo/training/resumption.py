@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from calibadv_algo.errors import CheckpointError
-from calibadv_algo.training.config import TrainConfig, config_to_dict
+from calibadv_algo.training.config import TrainConfig, config_to_dict, reward_sha256
 
 Effect = Literal["none", "last bits", "numbers"]
 
@@ -45,6 +45,8 @@ LAST_BITS: Final = frozenset(
 
 _ENGINE_NUMBERS: Final = frozenset({"engine.type", "engine.dtype"})
 _LENGTH: Final = "optim.num_updates"
+_REWARD_NAME: Final = "env.reward"
+_REWARD_CONTENT: Final = "env.reward_sha256"
 _SHOWN: Final = 60
 
 
@@ -124,8 +126,25 @@ def _judged(
         return Change(name, found, wanted, "last bits")
     if name == "env.retriever" and _is_address(found) and _is_address(wanted):
         return Change(name, found, wanted, "none", "if the server has the same index")
+    if name in (_REWARD_NAME, _REWARD_CONTENT):
+        return _judged_reward(name, found, wanted, old, config)
     if name in (_LENGTH, "optim.schedule_updates"):
         return _judged_length(name, found, wanted, old, config)
+    return Change(name, found, wanted, "numbers")
+
+
+def _judged_reward(
+    name: str, found: Any, wanted: Any, old: Mapping[str, Any], config: TrainConfig
+) -> Change:
+    """A change of the reward's name, or of what its file holds."""
+    before, now = old.get(_REWARD_CONTENT), reward_sha256(config.env.reward)
+    if name == _REWARD_CONTENT:
+        if old.get(_REWARD_NAME) != config.env.reward:
+            return Change(name, found, wanted, "none")  # the name is judged
+        effect: Effect = "none" if before is None else "numbers"
+        return Change(name, found, wanted, effect, "the reward's file holds something else")
+    if before is not None and before == now:
+        return Change(name, found, wanted, "none", "the file holds the same")
     return Change(name, found, wanted, "numbers")
 
 

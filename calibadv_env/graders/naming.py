@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
-import importlib.util
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any, Final
 
 from calibadv_env.common.plugins import plugins
@@ -26,6 +26,32 @@ METRIC_NAMES: Final = (*rules.METRICS, "step_search")
 _BUILT_IN: Final[Mapping[str, Callable[[], Grader]]] = MappingProxyType(
     {**rules.GRADERS, **judge.GRADERS, "typed": typed.Typed}
 )
+
+
+def load_grader(reward: str | Grader) -> Grader | None:
+    """The grader, read anew if a file that it lies in holds something else than when it was read.
+
+    Environments call this when they are made, and :func:`find_grader` at their steps.
+
+    Raises:
+        ValueError: as `find_grader` does.
+    """
+    if any(_content(file) != content for file, content in _read_files.items()):
+        _read_files.clear()
+        _named.cache_clear()
+    return find_grader(reward)
+
+
+_read_files: dict[str, str | None] = {}
+"""Files that graders were read from, and the hash of what they held."""
+
+
+def _content(file: str) -> str | None:
+    """Hash of what a file holds; None where it cannot be read."""
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def find_grader(reward: str | Grader) -> Grader | None:
@@ -98,17 +124,23 @@ def _imported(path: str) -> Grader:
     module_name, _, attribute = path.rpartition(":")
     try:
         if module_name.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(module_name).stem, module_name)
-            if spec is None or spec.loader is None:
-                raise ImportError(f"{module_name} cannot be read")
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
+            module = _module_of(module_name)
         else:
             module = importlib.import_module(module_name)
         found = getattr(module, attribute)
-    except (ImportError, AttributeError, FileNotFoundError) as error:
+    except (ImportError, AttributeError, OSError, SyntaxError) as error:
         raise ValueError(f"reward {path!r} cannot be imported: {error}") from error
     return _instance(found, path)
+
+
+def _module_of(file: str) -> ModuleType:
+    """Runs a file as it is now: bytecode that lies beside it may be of another second's text."""
+    text = Path(file).read_bytes()
+    _read_files[file] = hashlib.sha256(text).hexdigest()
+    module = ModuleType(Path(file).stem)
+    module.__file__ = file
+    exec(compile(text, file, "exec"), module.__dict__)
+    return module
 
 
 def _instance(found: Any, path: str) -> Grader:

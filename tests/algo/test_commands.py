@@ -20,6 +20,7 @@ from calibadv_algo.cli.listing import KINDS
 from calibadv_algo.cli.main import main, parse
 from calibadv_algo.cli.provenance import data_sha256, git_commit, warm_start_facts
 from calibadv_algo.cli.warmstart import WarmStart, name_source, passage_heads, tokenizer_texts
+from calibadv_algo.errors import CheckpointError
 from calibadv_algo.experiments.arms import ARMS
 from calibadv_algo.experiments.baseline import baseline_names
 from calibadv_algo.learner import pretrained
@@ -28,6 +29,7 @@ from calibadv_algo.rollout.engines.base import Generation
 from calibadv_algo.training.config import EnvConfig
 from calibadv_algo.training.presets import PRESETS
 from calibadv_env.data.registry import get_dataset
+from calibadv_env.retrieval.remote.client import HttpRetriever
 
 NOISE = ("Loading weights", "Writing model shards", "it/s", "Traceback", "Warning", "warn")
 SHAPE = {
@@ -504,3 +506,33 @@ def test_warmstart_defaults_are_within_the_size_that_ships() -> None:
     command = WarmStart()
     assert command.shape.max_context >= 1024
     assert command.dataset == "atlas"
+
+
+# A search server that moved
+
+
+def test_a_server_with_another_index_is_refused_and_a_silent_one_said(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    index = {"kind": "bm25", "corpus_sha256": "aa", "num_passages": 3}
+    begun = {"search_server": index, "resumed_by": [{"search_server": None}]}
+    provenance.refuse_other_index(Path("run"), begun, dict(index))
+    provenance.refuse_other_index(Path("run"), {"search_server": None}, dict(index))
+    assert capfd.readouterr().err == ""
+    provenance.refuse_other_index(Path("run"), begun, None)
+    assert "does not say which index it has" in capfd.readouterr().err
+    with pytest.raises(CheckpointError, match='corpus_sha256: "aa" there, "bb" here'):
+        provenance.refuse_other_index(Path("run"), begun, index | {"corpus_sha256": "bb"})
+
+
+def test_a_server_tells_its_index_and_others_tell_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def identity(record: dict[str, Any]) -> dict[str, Any] | None:
+        monkeypatch.setattr(HttpRetriever, "identity", lambda self: record)
+        return provenance.server_identity(EnvConfig(retriever="http://127.0.0.1:9"))
+
+    assert identity({"kind": "bm25", "corpus_sha256": "aa"}) == {
+        "kind": "bm25",
+        "corpus_sha256": "aa",
+    }
+    assert identity({"kind": "HttpRetriever", "url": "http://127.0.0.1:9"}) is None
+    assert provenance.server_identity(EnvConfig(retriever="bm25")) is None

@@ -15,7 +15,7 @@ import pytest
 from calibadv_algo.errors import CheckpointError
 from calibadv_algo.losses.balanced import BalancedSurrogate
 from calibadv_algo.losses.covariance import ClipCov, KlCov
-from calibadv_algo.training.config import TrainConfig, config_to_dict
+from calibadv_algo.training.config import TrainConfig, config_hash, config_to_dict
 from calibadv_algo.training.presets import ATLAS_TINY
 from calibadv_algo.training.resumption import changed_settings
 from calibadv_algo.training.tracking import truncate_lines
@@ -79,6 +79,25 @@ def test_a_server_may_move_and_an_index_may_not_become_one() -> None:
     at = [changed(ATLAS_TINY, env={"retriever": f"http://127.0.0.1:{port}"}) for port in (1, 2)]
     assert effects(*at) == {"env.retriever": "none"}
     assert effects(ATLAS_TINY, at[0]) == {"env.retriever": "numbers"}
+
+
+def test_a_reward_in_a_file_counts_by_what_the_file_holds(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.py", tmp_path / "two.py"
+    for file in (one, two):
+        file.write_text("def pay(*_): return 0.5\n")
+    base, moved = (changed(ATLAS_TINY, env={"reward": f"0.5*{f}:pay + f1"}) for f in (one, two))
+    found = json.loads(json.dumps(config_to_dict(base)))
+    assert {e.name: e.effect for e in changed_settings(found, moved)} == {"env.reward": "none"}
+    assert config_hash(base) == config_hash(moved)
+    before = config_hash(base)
+    one.write_text("def pay(*_): return 0.9\n")
+    (edited,) = changed_settings(found, base)
+    assert (edited.name, edited.effect) == ("env.reward_sha256", "numbers")
+    assert "the reward's file holds something else" in str(edited)
+    assert config_hash(base) != before
+    assert effects(ATLAS_TINY, base)["env.reward"] == "numbers"
+    del found["env"]["reward_sha256"]  # a run that was begun before files were looked at
+    assert {e.effect for e in changed_settings(found, base)} == {"none"}
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])

@@ -364,3 +364,21 @@ def test_answers_that_cover_everything_earn_next_to_nothing(reward: str, answer:
     grader = METRICS.get(reward) or find_grader(reward)
     assert grader is not None
     assert grader(Question(), answer, SHOWN) < 0.2
+
+
+def test_a_file_that_was_changed_is_read_anew_by_the_next_environment(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    earned = []
+    for value in (0.25, 0.75):  # as long, and within one second
+        file.write_text(f"def pay(task, answer, episode):\n    return {value}\n")
+        env = gymnasium.make("DeepSearch-Toy-v1", reward=f"{file}:pay", format_gate=False)
+        env.reset(seed=0)
+        earned.append(env.step("<think>x</think><answer>y</answer>")[1])
+    assert earned == [0.25, 0.75]
+
+
+def test_a_file_that_is_no_python_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def pay(:\n")
+    with pytest.raises(ValueError, match=r"mine\.py:pay' cannot be imported: invalid syntax"):
+        gymnasium.make("DeepSearch-Toy-v1", reward=f"{file}:pay")
