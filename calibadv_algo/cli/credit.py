@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 from annotated_types import Interval
 from rich.console import Console
 
+from calibadv_algo.cli.credit_critic import critic_of
 from calibadv_algo.cli.flags import PartNames
 from calibadv_algo.cli.listing import FILE_WIDTH
 from calibadv_algo.cli.policies import (
@@ -156,7 +157,11 @@ class Credit(PolicyFlags):
         from calibadv_algo.experiments.truth.audit import audit
         from calibadv_algo.report.credit import CreditSource
 
-        result = audit(measured.groups, candidates, cluster=self.cluster, seed=self.seed)
+        episodes = [each for group in measured.groups for each in group.group.trajectories]
+        critic, critic_facts = critic_of(policy, episodes, play.env)
+        result = audit(
+            measured.groups, candidates, critic=critic, cluster=self.cluster, seed=self.seed
+        )
         if self.gradient:
             result = with_gradients(result, measured, policy, play.temperature)
         facts = {
@@ -176,6 +181,7 @@ class Credit(PolicyFlags):
             "dropped": measured.num_dropped,
             "questions_lost": measured.num_lost,
             "wall_s": round(measured.wall_s, 1),
+            **critic_facts,
         }
         return CreditSource(label=label, measured=measured.groups, audit=result, facts=facts)
 
@@ -187,6 +193,7 @@ class Credit(PolicyFlags):
             remarks,
             render_credit,
             table_texts,
+            values_tables,
             worth_table,
         )
         from calibadv_algo.report.summary import without_nan
@@ -194,7 +201,8 @@ class Credit(PolicyFlags):
 
         for source in sources:
             names = headline_names(source.audit.standings["searches"])
-            for table in (board(source, "searches", names, is_narrow=True), worth_table(source)):
+            tables = [board(source, "searches", names, is_narrow=True), worth_table(source)]
+            for table in (*tables, *values_tables(source)):
                 shown = rich_table(replace(table, note=""))
                 for column in (shown.columns[0], *shown.columns[-2:]):
                     column.no_wrap = True

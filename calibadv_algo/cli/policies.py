@@ -291,13 +291,20 @@ def read_training(folder: Path) -> dict[str, Any]:
     recipe = _read_json(folder / "recipe.json")
     if "max_turns" in recipe:
         return {"prompt": "question", "max_turns": recipe["max_turns"]}
+    run = run_settings(folder)
+    env, rollout = run.get("env", {}), run.get("rollout", {})
+    found = {name: env.get(name) for name in ("prompt", "max_turns", "prepend_think")}
+    found |= {name: rollout.get(name) for name in ("max_tokens", "max_context")}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def run_settings(folder: Path) -> dict[str, Any]:
+    """Settings of the run of `calibadv train` that a policy's folder lies in; {} if in none."""
     for parent in list(folder.absolute().parents)[:_RUN_FOLDERS]:
         run = _read_json(parent / "config.json")
         if "hash" in run and isinstance(run.get("config"), dict):
-            env, rollout = run["config"].get("env", {}), run["config"].get("rollout", {})
-            found = {name: env.get(name) for name in ("prompt", "max_turns", "prepend_think")}
-            found |= {name: rollout.get(name) for name in ("max_tokens", "max_context")}
-            return {name: value for name, value in found.items() if value is not None}
+            settings: dict[str, Any] = run["config"]
+            return settings
     return {}
 
 

@@ -42,6 +42,9 @@ from calibadv_env.common.files import replace_folder
 FORMAT_VERSION = 1
 """Version of the layout; another one is refused."""
 
+CRITIC_FILE = "critic.safetensors"
+"""File of a checkpoint with the critic's weights, if there is a critic."""
+
 _NAME = re.compile(r"update_(\d{6,})")
 _TEMPORARY = re.compile(r"\.update_\d{6,}\.\w+\.(writing|replaced|old)")
 
@@ -120,7 +123,7 @@ def save_checkpoint(
             optimizer = optimizer_tensors(model, optimizer)
         save_file(dict(optimizer), temporary / "optimizer.safetensors")
         if critic is not None:
-            save_file(_distinct_tensors(critic[0]), temporary / "critic.safetensors")
+            save_file(_distinct_tensors(critic[0]), temporary / CRITIC_FILE)
             save_file(optimizer_tensors(*critic), temporary / "critic_optimizer.safetensors")
         _write_json(temporary / "state.json", {"format": FORMAT_VERSION, **asdict(state)})
         _write_json(temporary / "manifest.json", {"files": _manifest(temporary)})
@@ -244,7 +247,7 @@ def load_checkpoint(
         weights = load_file(path / _weights_file(model))
         moments = load_file(path / "optimizer.safetensors")
         if critic is not None:
-            critic_weights = load_file(path / "critic.safetensors")
+            critic_weights = load_file(path / CRITIC_FILE)
             critic_moments = load_file(path / "critic_optimizer.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
@@ -266,6 +269,19 @@ def load_checkpoint(
         _restore_weights(critic[0], critic_weights, path)
         _restore_optimizer(*critic, critic_moments, path)
     return state
+
+
+def restore_critic(module: nn.Module, path: Path) -> None:
+    """Puts the critic's weights of a checkpoint into an existing critic.
+
+    Raises:
+        CheckpointError: if the file cannot be read or does not fit.
+    """
+    try:
+        weights = load_file(path / CRITIC_FILE)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"critic of {path} cannot be read: {error}") from error
+    _restore_weights(module, weights, path)
 
 
 def _check_finite(module: nn.Module, update: int, directory: Path) -> None:

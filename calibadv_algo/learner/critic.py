@@ -12,15 +12,19 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from calibadv_algo.batching import TokenBatch, to_device
+from calibadv_algo.learner.checkpoint import restore_critic
 from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.learner.optimizer import AUTOCAST_DTYPES, Stepper
 from calibadv_algo.learner.policy import Policy
+from calibadv_algo.learner.pretrained import load_policy
 from calibadv_algo.learner.ranks import Ranks, SingleRank, micro_batches
 from calibadv_algo.losses.base import aggregate
 from calibadv_algo.losses.value import value_loss
@@ -87,6 +91,11 @@ class Critic:
         values: Tensor = self._head(states.float()).squeeze(-1)
         return values
 
+    @torch.no_grad()
+    def frozen_values(self, batch: TokenBatch) -> Float[Tensor, " token"]:
+        """The same values without gradient, on the CPU."""
+        return self.values(batch).cpu()
+
     def step(self, minibatch: TokenBatch) -> CriticStep:
         """Moves the values of a minibatch towards its returns.
 
@@ -119,6 +128,22 @@ class Critic:
                 self.stepper.backward(loss)
             total += float(loss.detach())
         return CriticStep(loss=total, grad_norm=self.stepper.step())
+
+
+def load_critic(checkpoint: Path) -> Critic:
+    """The critic of a checkpoint, to be asked for values.
+
+    Args:
+        checkpoint: A folder ``update_…`` with a ``critic.safetensors``.
+
+    Raises:
+        CheckpointError: if it cannot be read, or does not fit the policy beside it.
+        ValueError: if that policy cannot be loaded.
+    """
+    model, _ = load_policy(str(checkpoint / "policy"))
+    critic = Critic(model, OptimConfig())
+    restore_critic(critic.module, checkpoint)
+    return critic
 
 
 def value_targets(

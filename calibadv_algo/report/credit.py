@@ -119,6 +119,32 @@ def worth_table(source: CreditSource) -> Table:
     )
 
 
+def values_tables(source: CreditSource) -> tuple[Table, ...]:
+    """How good the critic's values are: one table, or none without a critic."""
+    rows = tuple(
+        (
+            each.what,
+            f"{each.count:,}",
+            format_interval(each.correlation),
+            _number(each.corrected.estimate),
+            _number(each.within.estimate),
+            format_interval(each.explained),
+            format_interval(each.bias, signed=True),
+        )
+        for each in source.audit.values
+    )
+    if not rows:
+        return ()
+    header = ("Values of", "Turns", "Correlation", "… corrected", "Within", "Explained", "Bias")
+    note = (
+        "Against the measured values of the states before the turns. Other episodes: the mean "
+        "return of the rest of the group. Corrected: without the noise of the measurement. Within: "
+        "corrected, after each question's mean is taken off. Explained: share of the variance of "
+        "the values; below 0, the mean of all values is nearer. Bias: mean difference."
+    )
+    return (Table(title=f"{source.label}: values of states", header=header, rows=rows, note=note),)
+
+
 def remarks(source: CreditSource) -> list[str]:
     """Sentences about sizes and about what could not be shown."""
     facts, audit = source.facts, source.audit
@@ -139,6 +165,11 @@ def remarks(source: CreditSource) -> list[str]:
         lines.append(
             f"{source.label}: a difference in correlation from GRPO of {max(showable):.2f} shows "
             f"in four of five such measurements, {len(shown) - 1} comparisons considered."
+        )
+    if facts.get("critic_rewards"):
+        lines.append(
+            f"{source.label}: its critic learnt from other rewards than are measured here "
+            f"({facts['critic_rewards']}): its order of states can be judged, its scale cannot."
         )
     for key, text in (
         ("dropped", "episodes or continuations were given up"),
@@ -176,7 +207,7 @@ def table_texts(sources: Sequence[CreditSource]) -> str:
     for source in sources:
         names = headline_names(source.audit.standings["searches"])
         parts += [markdown_table(board(source, "searches", names)), "\n".join(remarks(source))]
-        parts += [markdown_table(worth_table(source))]
+        parts += [markdown_table(each) for each in (worth_table(source), *values_tables(source))]
         parts += [markdown_table(replace(board(source, part), note="")) for part in PART_TITLES]
     return "\n\n".join(parts) + "\n"
 
@@ -204,7 +235,11 @@ def render_credit(sources: Sequence[CreditSource], *, max_groups: int = MAX_GROU
         headline_tables=headline,
         remarks=[line for source in sources for line in remarks(source)],
         pictures=pictures,
-        worth_tables=[markupsafe.Markup(html_table(worth_table(source))) for source in sources],
+        worth_tables=[
+            markupsafe.Markup(html_table(table))
+            for source in sources
+            for table in (worth_table(source), *values_tables(source))
+        ],
         all_tables=[
             {"title": table.title, "html": markupsafe.Markup(html_table(table))}
             for source in sources

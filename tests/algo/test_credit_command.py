@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from calibadv_algo.cli.compare_credit import engine_name, measure_comparison
@@ -105,6 +107,56 @@ def test_checkpoints_of_a_run_are_measured_one_by_one(
     assert "checkpoints must not be given with a policy" in capsys.readouterr().err
     assert main(["credit", "--checkpoints", str(tmp_path / "out")]) == 1
     assert "must name the folder of a run" in capsys.readouterr().err
+
+
+def test_the_critic_beside_a_policy_is_measured_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors.torch import save_file
+
+    from calibadv_algo.learner.checkpoint import CRITIC_FILE
+    from calibadv_algo.learner.critic import Critic
+    from calibadv_algo.learner.pretrained import load_policy, policy_path
+
+    run = tmp_path / "run"
+    checkpoint = run / "checkpoints" / "update_000003"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "policy").symlink_to(policy_path("atlas-tiny"))
+    critic = Critic(load_policy("atlas-tiny")[0], ATLAS_TINY.optim)
+    critic.module["head"].bias.data.fill_(0.25)  # type: ignore[operator, union-attr]
+    weights = {name: tensor.clone() for name, tensor in critic.module.state_dict().items()}
+    save_file(weights, checkpoint / CRITIC_FILE)
+    settings = {"env": {"reward": "em"}, "shaping": []}
+    (run / "config.json").write_text(json.dumps({"hash": "h", "config": settings}))
+    flags = [*FLAGS, "--env.dataset", "toy", "--estimators", "ppo-gae", "--estimators", "mt-ppo"]
+    flags += ["--output", str(tmp_path / "out")]
+    assert main(["credit", str(checkpoint / "policy"), *flags]) == 0
+    out = capsys.readouterr().out
+    assert "values of states" in out
+    assert "learnt from other rewards than are measured here (reward em)" in out
+    result, start = _start_of_critic(tmp_path / "out")
+    assert set(result["standings"]["all"]) == {"grpo", "ppo-gae", "critic-steps"}
+    assert "other rewards" in result["left_out"]["mt-ppo"]
+    assert result["facts"]["critic"] == "update_000003"
+    assert start["count"] == 9
+    assert "critic, later states" in (tmp_path / "out" / "table.md").read_text()
+    assert "values of states" in (tmp_path / "out" / "credit.html").read_text()
+    save_file(weights | {"head.bias": torch.tensor([0.75])}, checkpoint / CRITIC_FILE)
+    assert main(["credit", str(checkpoint / "policy"), *flags]) == 0
+    higher = _start_of_critic(tmp_path / "out")[1]
+    raised = higher["bias"]["estimate"] - start["bias"]["estimate"]
+    assert raised == pytest.approx(0.5, abs=1e-6), "the critic of the file was asked"
+    weights.pop("head.bias")
+    save_file(weights, checkpoint / CRITIC_FILE)
+    assert main(["credit", str(checkpoint / "policy"), *flags]) == 1
+    assert "does not fit the model" in capsys.readouterr().err
+
+
+def _start_of_critic(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The result of a measurement, and how good its critic's values of the first states are."""
+    (result,) = json.loads((folder / "credit.json").read_text())
+    (row,) = [each for each in result["values"] if each["what"] == "critic, the start"]
+    return result, row
 
 
 def test_an_endpoint_that_tokenises_anew_is_refused(

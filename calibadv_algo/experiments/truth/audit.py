@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -11,12 +11,14 @@ import numpy as np
 from calibadv_algo.experiments.statistics import Interval
 from calibadv_algo.experiments.truth.candidates import (
     REFERENCE,
+    STEPS,
     Candidate,
     Field,
     Matrices,
     ScoredOnce,
     apply_all,
 )
+from calibadv_algo.experiments.truth.critic import CriticValues, ValueScore, value_scores
 from calibadv_algo.experiments.truth.intervals import (
     Difference,
     Score,
@@ -92,6 +94,7 @@ class Audit:
         left_out: Candidates that could not be applied, with the reason.
         turns: The turns.
         advantages: Estimates by candidate, one number a turn.
+        values: How good a critic's values are; empty without one.
         cosines: Cosine of a candidate's gradient with the true one, where measured.
         cosine_ceiling: What a perfect estimator would reach without correction for noise.
         weights: Resamples of the clusters.
@@ -107,6 +110,7 @@ class Audit:
     turns: Turns
     advantages: dict[str, Column]
     weights: Weights
+    values: tuple[ValueScore, ...] = ()
     cosines: dict[str, Standing] = field(default_factory=dict)
     cosine_ceiling: float | None = None
 
@@ -122,6 +126,7 @@ class Audit:
                 for part, standings in self.standings.items()
             },
             "redrawn_groups": self.jackknife,
+            "values": [asdict(each) for each in self.values],
             "gradient": {
                 name: asdict(each.scores["cosine"]) for name, each in self.cosines.items()
             },
@@ -140,6 +145,7 @@ def audit(
     measured: Sequence[MeasuredGroup],
     candidates: Field,
     *,
+    critic: CriticValues | None = None,
     cluster: str | None = None,
     reference: str = REFERENCE,
     seed: int = 0,
@@ -149,6 +155,8 @@ def audit(
     Args:
         measured: Groups whose states were measured.
         candidates: What is held against it; the reference must be among them.
+        critic: Values of the policy's critic, for estimators that need one. They are held against
+            the measured values, too.
         cluster: Key of the reset info by which questions hang together; None for each its own.
         reference: Candidate that the others are compared with.
         seed: Of the resamples.
@@ -158,7 +166,9 @@ def audit(
     """
     groups = [each.group for each in measured]
     turns = collect_turns(measured, cluster)
-    matrices, applied = apply_all(candidates, ScoredOnce(groups))
+    if critic is not None:
+        candidates = replace(candidates, candidates=(*candidates.candidates, STEPS))
+    matrices, applied = apply_all(candidates, ScoredOnce(groups, critic))
     if reference not in matrices:
         raise ValueError(
             f"reference must be a candidate that can be applied, got {reference!r}: "
@@ -173,7 +183,7 @@ def audit(
             part: standings(advantages, turns, judged, mask, weights, reference)
             for part, mask in masks.items()
         },
-        jackknife=redrawn_shares(applied.candidates, groups, advantages),
+        jackknife=redrawn_shares(applied.candidates, groups, advantages, critic),
         worth=tuple(worths(turns, advantages[reference], weights)),
         reliability={
             part: _reliability(turns, judged, mask, weights) for part, mask in masks.items()
@@ -184,6 +194,7 @@ def audit(
         turns=turns,
         advantages=advantages,
         weights=weights,
+        values=() if critic is None else value_scores(measured, turns, judged, critic, weights),
     )
 
 
@@ -225,7 +236,10 @@ def _reliability(turns: Turns, judged: Judged, mask: Mask, weights: Weights) -> 
 
 
 def redrawn_shares(
-    candidates: Sequence[Candidate], groups: Sequence[Group], full: Mapping[str, Column]
+    candidates: Sequence[Candidate],
+    groups: Sequence[Group],
+    full: Mapping[str, Column],
+    critic: CriticValues | None = None,
 ) -> dict[str, float]:
     """Share of each estimate's variance that comes from which siblings were drawn.
 
@@ -246,7 +260,7 @@ def redrawn_shares(
             Group(tuple(each for i, each in enumerate(group.trajectories) if i != out))
             for group in groups
         ]
-        scored = ScoredOnce(fewer)
+        scored = ScoredOnce(fewer, critic)
         for each in candidates:
             _gather(totals[each.name], each.advantages(scored), groups, out)
     return {name: _redrawn_share(found, full[name]) for name, found in totals.items()}

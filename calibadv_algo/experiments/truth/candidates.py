@@ -13,13 +13,22 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
+import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from calibadv_algo.advantages.base import AdvantageEstimator, ValueAdvantage
+from calibadv_algo.advantages.vine import Vine
 from calibadv_algo.credit.base import CreditRule
 from calibadv_algo.credit.labels import NoCredit
 from calibadv_algo.errors import CalibadvAlgoError
 from calibadv_algo.experiments.baseline import baseline_names, find_algorithm
+from calibadv_algo.experiments.truth.critic import (
+    NEEDS_CRITIC,
+    OTHER_REWARDS,
+    CriticValues,
+    with_state_values,
+)
 from calibadv_algo.learner.ranks import SingleRank
 from calibadv_algo.training.config import TrainConfig, config_to_dict
 from calibadv_algo.training.estimation import ScoredGroup, draft_batch, estimate, score_groups
@@ -48,7 +57,8 @@ class Candidate:
 
     Attributes:
         name: ``estimator`` or ``estimator/labels`` for parts, else the name of the system.
-        kind: ``part`` for an estimator with labels, ``system`` for an arm or baseline, ``own``.
+        kind: ``part`` for an estimator with labels, ``system`` for an arm or baseline, ``own``,
+            ``steps`` for `Vine` with the values of a critic in place of measured ones.
         config: Shaping, credit, estimator and masks; nothing else of it is looked at.
     """
 
@@ -63,9 +73,14 @@ class Candidate:
             CalibadvAlgoError: if the groups lack something that it needs.
             ValueError: if it cannot be applied, or an advantage is not finite.
         """
+        if self.kind == STEPS.kind:
+            groups = groups.with_state_values()
         scored = groups.scored(self.config)
         advantage = self.config.advantage
-        if type(advantage).reweight_tokens is AdvantageEstimator.reweight_tokens:
+        if isinstance(advantage, ValueAdvantage):
+            batch = replace(draft_batch(scored), values=groups.token_values(scored))
+            matrices = list(estimate(scored, batch, self.config, update=LATE).turns)
+        elif type(advantage).reweight_tokens is AdvantageEstimator.reweight_tokens:
             matrices = [advantage(each.shaped, each.correctness) for each in scored]
             matrices = advantage.finish(matrices, [token_counts(each.shaped) for each in scored])
             if not all(np.isfinite(each).all() for each in matrices):
@@ -79,13 +94,42 @@ class Candidate:
         ]
 
 
+STEPS: Final = Candidate(
+    name="critic-steps",
+    kind="steps",
+    config=replace(ATLAS_TINY, advantage=Vine(), credit=NoCredit()),
+)
+"""What a critic itself says that a turn did: the difference of its values."""
+
+
 class ScoredOnce:
     """Groups whose shaping and credit are worked out once for all estimators that share them."""
 
-    def __init__(self, groups: Sequence[Group]) -> None:
-        """Scores nothing yet."""
+    def __init__(self, groups: Sequence[Group], critic: CriticValues | None = None) -> None:
+        """Scores nothing yet; a critic has values for all episodes of the groups."""
         self.groups = tuple(groups)
+        self.critic = critic
         self._scored: dict[str, list[ScoredGroup]] = {}
+
+    def lacks(self, candidate: Candidate) -> str | None:
+        """Reason for which a candidate cannot be applied, if it needs a critic."""
+        config = candidate.config
+        if not isinstance(config.advantage, ValueAdvantage) and candidate.kind != STEPS.kind:
+            return None
+        if self.critic is None:
+            return NEEDS_CRITIC
+        return None if self.critic.fits(config_to_dict(config.shaping)) else OTHER_REWARDS
+
+    def token_values(self, scored: Sequence[ScoredGroup]) -> Float[Tensor, " token"]:
+        """The critic's values before the sampled tokens of groups."""
+        assert self.critic is not None
+        episodes = [each for group in scored for each in group.played.trajectories]
+        return torch.from_numpy(np.concatenate(self.critic.of(episodes)).astype(np.float32))
+
+    def with_state_values(self) -> ScoredOnce:
+        """The groups with the critic's values in place of measured ones."""
+        assert self.critic is not None
+        return ScoredOnce([with_state_values(group, self.critic) for group in self.groups])
 
     def scored(self, config: TrainConfig) -> list[ScoredGroup]:
         """The groups with the rewards and the credit of these settings."""
@@ -160,11 +204,7 @@ def chosen(runs: Mapping[str, TrainConfig]) -> Field:
     found = {name: own_candidate(name) for name in HEADLINE}
     left_out: dict[str, str] = {}
     for name, run in runs.items():
-        config = bare(run)
-        if isinstance(config.advantage, ValueAdvantage):
-            left_out[name] = "needs the values of a critic"
-        elif name not in found:
-            found[name] = Candidate(name=name, kind="system", config=config)
+        found.setdefault(name, Candidate(name=name, kind="system", config=bare(run)))
     return Field(candidates=tuple(_distinct(found.values(), left_out)), left_out=left_out)
 
 
@@ -177,6 +217,10 @@ def apply_all(candidates: Field, groups: ScoredOnce) -> tuple[dict[str, Matrices
     results: dict[str, Matrices] = {}
     left_out = dict(candidates.left_out)
     for candidate in candidates.candidates:
+        lacking = groups.lacks(candidate)
+        if lacking is not None:
+            left_out[candidate.name] = lacking
+            continue
         try:
             results[candidate.name] = candidate.advantages(groups)
         except (CalibadvAlgoError, ValueError, TypeError, KeyError, OSError) as error:
@@ -188,9 +232,6 @@ def apply_all(candidates: Field, groups: ScoredOnce) -> tuple[dict[str, Matrices
 def _add_part(
     found: dict[str, Candidate], left_out: dict[str, str], name: str, part: type[Any]
 ) -> None:
-    if issubclass(part, ValueAdvantage):
-        left_out[name] = "needs the values of a critic"
-        return
     if not _has_defaults(part):
         left_out[name] = "has settings without a default; name it through a system"
         return
@@ -212,9 +253,6 @@ def _add_part(
 def _add_system(found: dict[str, Candidate], left_out: dict[str, str], name: str) -> None:
     """A baseline, unless its estimator, labels and rewards are those of a part."""
     config = bare(find_algorithm(name).apply(ATLAS_TINY))
-    if isinstance(config.advantage, ValueAdvantage):
-        left_out[name] = "needs the values of a critic"
-        return
     # A part of the same name is the same estimator without the rewards that its system learns from.
     found[name] = Candidate(name=name, kind="system", config=config)
 

@@ -118,6 +118,20 @@ def reliability(sums: Sums) -> Values:
     return _ratio(common, truth)
 
 
+def explained_terms(turns: Turns, judged: Judged, estimate: Column) -> Terms:
+    """Moments of the truth's halves, and the square error of the estimate without their noise."""
+    first, second = turns.halves
+    error = (estimate - first) * (estimate - second)
+    return np.stack((np.ones_like(estimate), first, second, first * second, error), axis=1)
+
+
+def explained_share(sums: Sums) -> Values:
+    """``1 - E[(estimate - truth)^2] / Var(truth)``: 1 for the truth, 0 for its mean."""
+    n, f, s, fs, error = np.moveaxis(sums, -1, 0)
+    n = np.where(n > 0, n, np.nan)
+    return np.asarray(1.0 - _ratio(error / n, fs / n - f * s / n**2))
+
+
 def rank_terms(turns: Turns, judged: Judged, estimate: Column) -> Terms:
     """Differences of the truth between turns of an episode, with the estimate's order and alone."""
     agree, total = np.zeros_like(estimate), np.zeros_like(estimate)
@@ -172,21 +186,34 @@ def search_bias(sums: Sums) -> Values:
     return np.asarray(own - true)
 
 
+CORRELATION: Final = Metric(
+    name="correlation",
+    title="Correlation",
+    meaning="with the measured truth; noise in the truth draws it towards 0",
+    terms=correlation_terms,
+    combine=correlation,
+)
+
+CORRECTED: Final = Metric(
+    name="corrected",
+    title="… corrected",
+    meaning="with the truth itself, by split halves of the continuations",
+    terms=correlation_terms,
+    combine=corrected_correlation,
+)
+
+EXPLAINED: Final = Metric(
+    name="explained",
+    title="Explained",
+    meaning="share of the truth's variance that estimates on its own scale account for",
+    terms=explained_terms,
+    combine=explained_share,
+)
+"""For values of states, which have the scale of the truth; advantages have any."""
+
 METRICS: Final = (
-    Metric(
-        name="correlation",
-        title="Correlation",
-        meaning="with the measured truth; noise in the truth draws it towards 0",
-        terms=correlation_terms,
-        combine=correlation,
-    ),
-    Metric(
-        name="corrected",
-        title="… corrected",
-        meaning="with the truth itself, by split halves of the continuations",
-        terms=correlation_terms,
-        combine=corrected_correlation,
-    ),
+    CORRELATION,
+    CORRECTED,
     Metric(
         name="rank",
         title="Rank in episode",
