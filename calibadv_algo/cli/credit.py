@@ -72,7 +72,8 @@ class Credit(PolicyFlags):
     own: PartNames = ()
     """One beside those of the library: module:Class or module:Class/LABELS; repeatable."""
     cluster: str | None = None
-    """Key of the reset info by which questions hang together, such as gold_entities."""
+    """Key of the reset info by which questions hang together, such as gold_entities; task_id for
+    each by itself. Default: cluster, where the dataset names them, else task_id."""
     gradient: bool = False
     """If true, directions of the policy gradient are compared too: a backward pass a turn."""
     checkpoints: Path | None = None
@@ -155,13 +156,13 @@ class Credit(PolicyFlags):
     ) -> CreditSource:
         """A measured policy with all candidates held against it."""
         from calibadv_algo.experiments.truth.audit import audit
+        from calibadv_algo.experiments.truth.turns import own_cluster_key
         from calibadv_algo.report.credit import CreditSource
 
         episodes = [each for group in measured.groups for each in group.group.trajectories]
         critic, critic_facts = critic_of(policy, episodes, play.env)
-        result = audit(
-            measured.groups, candidates, critic=critic, cluster=self.cluster, seed=self.seed
-        )
+        cluster = self.cluster or own_cluster_key(measured.groups)
+        result = audit(measured.groups, candidates, critic=critic, cluster=cluster, seed=self.seed)
         if self.gradient:
             result = with_gradients(result, measured, policy, play.temperature)
         facts = {
@@ -176,7 +177,7 @@ class Credit(PolicyFlags):
             "continuations": measured.num_continuations,
             "states": measured.num_states,
             "allocation": self._plan().allocation,
-            "clusters": self.cluster or "question",
+            "clusters": cluster or "question",
             "seed": self.seed,
             "dropped": measured.num_dropped,
             "questions_lost": measured.num_lost,

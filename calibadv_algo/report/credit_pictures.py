@@ -52,7 +52,7 @@ def make_pictures(sources: Sequence[tuple[str, Audit]], names: Names) -> list[Pi
     return [
         _picture(
             "estimators",
-            "Correlation with the truth over searches, 95 % intervals by question",
+            "Correlation with the truth over searches, 95 % intervals by cluster",
             _estimators(sources, names),
         ),
         _picture(

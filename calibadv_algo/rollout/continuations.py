@@ -33,6 +33,12 @@ from calibadv_algo.rollout.slots import (
 )
 from calibadv_algo.types import Trajectory
 
+Place = tuple[int, int]
+"""Where a state stands: place of the episode, and number of the turn that follows."""
+
+StateName = tuple[str, tuple[int, ...]]
+"""Group and tokens of a state: equal states of a group have the same name."""
+
 
 class ReplayError(RolloutError):
     """An environment did not give the same episode for the same actions."""
@@ -133,23 +139,25 @@ def as_cloneable(slots: EnvSlots) -> CloneableSlots:
 def walk(
     slots: CloneableSlots,
     episodes: Sequence[tuple[EpisodeSpec, Trajectory]],
-    wanted: Sequence[Iterable[int]],
-) -> list[dict[int, Node]]:
+    places: Iterable[Place],
+) -> dict[Place, Node]:
     """Nodes of recorded episodes, made by playing their actions again; nothing is sampled.
 
     Args:
         slots: Where they are played.
         episodes: Each with the spec that it was played by.
-        wanted: For each episode the turns before which a node is wanted, from 0.
+        places: Where a node is wanted.
 
     Returns:
-        For each episode its nodes by turn.
+        The nodes by place.
 
     Raises:
         ReplayError: if an environment gives another episode for the same actions.
     """
-    nodes: list[dict[int, Node]] = [{} for _ in episodes]
-    turns = [sorted(set(each)) for each in wanted]
+    nodes: dict[Place, Node] = {}
+    turns: list[list[int]] = [[] for _ in episodes]
+    for index, turn in sorted(set(places)):
+        turns[index].append(turn)
     for first in range(0, len(episodes), slots.num_slots):
         chunk = range(first, min(first + slots.num_slots, len(episodes)))
         live = {slot: index for slot, index in enumerate(chunk) if turns[index]}
@@ -160,8 +168,8 @@ def walk(
         while live:
             for slot, index in live.items():
                 if number in turns[index]:
-                    node = Node(prefix(*episodes[index], number), slots.clone_state(slot))
-                    nodes[index][number] = node
+                    before = prefix(*episodes[index], number)
+                    nodes[index, number] = Node(before, slots.clone_state(slot))
             live = {slot: index for slot, index in live.items() if number < turns[index][-1]}
             actions = {
                 slot: episodes[index][1].turns[number].action_text for slot, index in live.items()
@@ -184,6 +192,12 @@ def prefix(spec: EpisodeSpec, trajectory: Trajectory, num_turns: int) -> Episode
         context=prefix_ids(trajectory, num_turns),
         turns=turns,
     )
+
+
+def state_names(spec: EpisodeSpec, trajectory: Trajectory) -> list[StateName]:
+    """Names of the states before the turns of an episode."""
+    turns = range(len(trajectory.turns))
+    return [(spec.group_id, prefix_ids(trajectory, turn)) for turn in turns]
 
 
 def prefix_ids(trajectory: Trajectory, num_turns: int) -> tuple[int, ...]:

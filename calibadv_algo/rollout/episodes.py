@@ -460,8 +460,13 @@ def count_lost_groups(tasks: Iterable[EpisodeSpec], trajectories: Iterable[Traje
 
 
 def turn_seed(episode_seed: int, turn: int) -> int:
-    """Seed of one turn's sampling: 63 bits, a function of the episode's seed and the turn."""
-    sequence = np.random.SeedSequence(episode_seed, spawn_key=(turn,))
+    """Seed of one turn's sampling, a function of the episode's seed and the turn."""
+    return derived_seed(episode_seed, turn)
+
+
+def derived_seed(seed: int, *key: int) -> int:
+    """Seed of something that hangs on a seed, by its key: 63 bits."""
+    sequence = np.random.SeedSequence(seed, spawn_key=key)
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 

@@ -23,6 +23,7 @@ from calibadv_algo.rollout.episodes import (
     RolloutBatch,
     RolloutStats,
     count_lost_groups,
+    derived_seed,
 )
 from calibadv_algo.rollout.slots import CloneableSlots
 from calibadv_algo.rollout.tree_config import TREE_KEY, TreeSearch
@@ -158,8 +159,7 @@ class TreePlayer(Player):
 
 def chain_seed(question_seed: int, tree: int, chain: int) -> int:
     """Seed of one chain of a tree: 63 bits."""
-    sequence = np.random.SeedSequence(question_seed, spawn_key=(_CHAIN_STREAM, tree, chain))
-    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return derived_seed(question_seed, _CHAIN_STREAM, tree, chain)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from calibadv_algo.advantages.vine import VALUE_KEY
-from calibadv_algo.rollout.continuations import as_cloneable, play_on, prefix_ids, walk
+from calibadv_algo.rollout.continuations import (
+    Place,
+    StateName,
+    as_cloneable,
+    play_on,
+    state_names,
+    walk,
+)
 from calibadv_algo.rollout.driver import Player
 from calibadv_algo.rollout.episodes import (
     EpisodeSpec,
     FinishedEpisodes,
     RolloutBatch,
     RolloutStats,
+    derived_seed,
 )
 from calibadv_algo.rollout.vine_config import VineSampling
 from calibadv_algo.types import Trajectory
@@ -58,7 +66,7 @@ class VinePlayer(Player):
         """
         known = {spec.seed: None if journal is None else journal.find(spec) for spec in specs}
         missing = [spec for spec in specs if known[spec.seed] is None]
-        batch = _plain(self).play(missing, policy_version=policy_version)
+        batch = Player.play(self, missing, policy_version=policy_version)
         by_seed = {each.seed: each for each in batch.trajectories}
         episodes = [(spec, by_seed[spec.seed]) for spec in missing if spec.seed in by_seed]
         measured, more = self._measured(episodes, policy_version)
@@ -82,42 +90,30 @@ class VinePlayer(Player):
     ) -> tuple[list[Trajectory], RolloutStats]:
         """The episodes with the values of their states, and what these cost."""
         slots = as_cloneable(self.slots)
-        places: dict[tuple[str, tuple[int, ...]], tuple[int, int]] = {}
-        names = []
-        for index, (spec, trajectory) in enumerate(episodes):
-            own = [
-                (spec.group_id, prefix_ids(trajectory, turn))
-                for turn in range(len(trajectory.turns))
-            ]
-            names.append(own)
+        names = [state_names(*each) for each in episodes]
+        places: dict[StateName, Place] = {}
+        for index, own in enumerate(names):
             for turn, name in enumerate(own):
                 places.setdefault(name, (index, turn))
-        wanted: list[set[int]] = [set() for _ in episodes]
-        for index, turn in places.values():
-            wanted[index].add(turn)
-        nodes = walk(slots, episodes, wanted)
-        owners, specs, starts = [], [], []
-        for name, (index, turn) in places.items():
-            for number in range(self.vine.continuations):
-                owners.append(name)
-                seed = _seed(episodes[index][0].seed, turn, number)
-                specs.append(replace(episodes[index][0], seed=seed))
-                starts.append(nodes[index][turn])
+        nodes = walk(slots, episodes, places.values())
+        jobs = [
+            (name, replace(spec, seed=derived_seed(spec.seed, _STREAM, turn, number)))
+            for name, (index, turn) in places.items()
+            for spec in (episodes[index][0],)
+            for number in range(self.vine.continuations)
+        ]
+        specs, starts = [spec for _, spec in jobs], [nodes[places[name]] for name, _ in jobs]
         batch = play_on(replace(self, slots=slots), slots, specs, starts)
-        owner_of = {spec.seed: name for spec, name in zip(specs, owners, strict=True)}
-        returns: dict[tuple[str, tuple[int, ...]], list[float]] = {}
-        for each in batch.trajectories:
-            returns.setdefault(owner_of[each.seed], []).append(each.reward)
+        by_seed = {each.seed: each.reward for each in batch.trajectories}
+        returns: dict[StateName, list[float]] = {}
+        for name, spec in jobs:
+            if spec.seed in by_seed:
+                returns.setdefault(name, []).append(by_seed[spec.seed])
         values = {name: float(np.mean(each)) for name, each in returns.items()}
         return [
             _with_values(trajectory, [values.get(name) for name in own])
             for (_, trajectory), own in zip(episodes, names, strict=True)
         ], batch.stats
-
-
-def _plain(player: VinePlayer) -> Player:
-    """The player without its measuring."""
-    return Player(**{item.name: getattr(player, item.name) for item in fields(Player)})
 
 
 def _with_values(trajectory: Trajectory, values: Sequence[float | None]) -> Trajectory:
@@ -127,9 +123,3 @@ def _with_values(trajectory: Trajectory, values: Sequence[float | None]) -> Traj
         for turn, value in zip(trajectory.turns, values, strict=True)
     )
     return replace(trajectory, turns=turns)
-
-
-def _seed(seed: int, turn: int, number: int) -> int:
-    """Seed of a continuation: 63 bits."""
-    sequence = np.random.SeedSequence(seed, spawn_key=(_STREAM, turn, number))
-    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))

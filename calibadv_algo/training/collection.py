@@ -30,6 +30,7 @@ from calibadv_algo.rollout.episodes import (
     FinishedEpisodes,
     RolloutBatch,
     RolloutStats,
+    derived_seed,
     regroup,
 )
 from calibadv_algo.rollout.journal import JournalStep, StepJournal, weights_digest
@@ -449,9 +450,7 @@ def questions_at(position: int, count: int, num_tasks: int, seed: int) -> list[i
 
 def episode_seed(seed: int, update: int, place: int, member: int) -> int:
     """Seed of one episode's sampling: 63 bits, equal for every arm of a seed."""
-    key = (_EPISODE_STREAM, update, place, member)
-    state = np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)
-    return int(state[0] >> np.uint64(1))
+    return derived_seed(seed, _EPISODE_STREAM, update, place, member)
 
 
 def _collection(

@@ -17,6 +17,8 @@ from calibadv_algo.experiments.truth.candidates import Candidate, Field, library
 from calibadv_algo.experiments.truth.intervals import Score, compare, draw_clusters
 from calibadv_algo.experiments.truth.measuring import Measurement, Plan
 from calibadv_algo.experiments.truth.metrics import METRICS
+from calibadv_algo.experiments.truth.turns import collect_turns, own_cluster_key
+from calibadv_algo.experiments.truth.values import MeasuredGroup
 from calibadv_algo.training.presets import ATLAS_TINY
 from calibadv_algo.types import Group
 from tests.algo.test_truth_measuring import run
@@ -127,6 +129,26 @@ def test_a_candidate_that_cannot_be_applied_is_named_with_its_reason(measured: M
     left_out = audit(measured.groups, field).left_out
     assert left_out["judge"] == "needs a judge"
     assert "needs the info key" in left_out["tree-grpo"]
+
+
+def test_questions_of_a_cluster_are_resampled_together(measured: Measurement) -> None:
+    """By the name that the environment gives, unless one of the questions has none."""
+    assert own_cluster_key(measured.groups) is None
+    named = [_in_cluster(each, f"c{i % 5}") for i, each in enumerate(measured.groups)]
+    assert own_cluster_key(named) == "cluster"
+    assert len(collect_turns(named, "cluster").clusters) == 5
+    assert len(collect_turns(named).clusters) == 40
+    named[-1] = measured.groups[-1]
+    assert own_cluster_key(named) is None
+
+
+def _in_cluster(measured: MeasuredGroup, name: str) -> MeasuredGroup:
+    """The same group, whose question names its cluster."""
+    named = [
+        replace(each, reset_info={**each.reset_info, "cluster": name})
+        for each in measured.group.trajectories
+    ]
+    return replace(measured, group=Group(tuple(named)))
 
 
 def test_the_reference_must_be_there(measured: Measurement) -> None:

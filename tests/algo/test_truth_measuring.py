@@ -139,9 +139,9 @@ def test_continuations_begin_with_the_sampled_tokens(tmp_path: Path) -> None:
         for each in player.play([replace(spec, seed=seed)]).trajectories
         if len(each.turns) == 3
     )
-    nodes = walk(player.slots, [(spec, trajectory)], [[2]])  # type: ignore[arg-type]
+    nodes = walk(player.slots, [(spec, trajectory)], [(0, 2)])  # type: ignore[arg-type]
     specs = [replace(spec, seed=seed) for seed in range(20)]
-    batch = play_on(player, player.slots, specs, [nodes[0][2]] * 20)  # type: ignore[arg-type]
+    batch = play_on(player, player.slots, specs, [nodes[0, 2]] * 20)  # type: ignore[arg-type]
     rewards = [each.reward for each in batch.trajectories]
     assert all(each.turns[:2] == trajectory.turns[:2] for each in batch.trajectories)
     assert set(rewards) == {2.0, 3.0}
@@ -153,7 +153,7 @@ def test_an_environment_that_does_not_repeat_itself_is_found_out() -> None:
     trajectory = player.play([spec]).trajectories[0]
     other = replace(trajectory, prompt_text="?>")
     with pytest.raises(ReplayError, match="another observation"):
-        walk(ReplaySlots(player.slots), [(spec, other)], [[0]])
+        walk(ReplaySlots(player.slots), [(spec, other)], [(0, 0)])
 
 
 def test_slots_that_move_together_cannot_replay() -> None:

@@ -11,15 +11,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Final, Literal
 
-import numpy as np
 from annotated_types import Interval
 
 from calibadv_algo.experiments.truth.log import TruthLog
 from calibadv_algo.experiments.truth.values import MeasuredGroup, Returns, allocate
 from calibadv_algo.rollout.branching import Node
-from calibadv_algo.rollout.continuations import as_cloneable, play_on, prefix_ids, walk
+from calibadv_algo.rollout.continuations import (
+    Place,
+    StateName,
+    as_cloneable,
+    play_on,
+    state_names,
+    walk,
+)
 from calibadv_algo.rollout.driver import Player
-from calibadv_algo.rollout.episodes import EpisodeSpec, regroup
+from calibadv_algo.rollout.episodes import EpisodeSpec, derived_seed, regroup
 from calibadv_algo.rollout.slots import CloneableSlots
 from calibadv_algo.types import Group, Trajectory
 from calibadv_env.common.checks import POSITIVE, Checked
@@ -184,7 +190,7 @@ class _Block:
             EpisodeSpec(
                 task_index=task,
                 group_id=f"{self._first + place}:{task}",
-                seed=_seed(plan.seed, _EPISODES, self._first + place, member),
+                seed=derived_seed(plan.seed, _EPISODES, self._first + place, member),
             )
             for place, task in enumerate(tasks)
             for member in range(plan.group_size)
@@ -202,12 +208,11 @@ class _Block:
         self, episodes: Sequence[tuple[EpisodeSpec, Trajectory]]
     ) -> dict[tuple[int, int], _State]:
         """Distinct states of the block, and which of them stands before each turn."""
-        known: dict[tuple[str, tuple[int, ...]], _State] = {}
+        known: dict[StateName, _State] = {}
         where = {}
         for index, (spec, trajectory) in enumerate(episodes):
             place = int(spec.group_id.partition(":")[0])
-            for turn in range(len(trajectory.turns)):
-                name = spec.group_id, prefix_ids(trajectory, turn)
+            for turn, name in enumerate(state_names(spec, trajectory)):
                 if name not in known:
                     known[name] = _State((place, self._members[spec.seed], turn), index, turn)
                 where[index, turn] = known[name]
@@ -219,10 +224,8 @@ class _Block:
         """Plays all states on, in one stage or two."""
         plan, states = self._plan, self.states
         pilot = plan.num_pilot
-        wanted: list[set[int]] = [set() for _ in episodes]
-        for state in states:
-            wanted[state.index].add(state.turn)
-        nodes = walk(self._slots, episodes, wanted) if self._lacks(states, pilot) else None
+        places = [(state.index, state.turn) for state in states]
+        nodes = walk(self._slots, episodes, places) if self._lacks(states, pilot) else None
         self._play(episodes, states, nodes, [pilot] * len(states), 0, "pilot")
         if plan.allocation == "even":
             return
@@ -234,7 +237,7 @@ class _Block:
             for state, count in zip(live, counts, strict=True)
         )
         if nodes is None and any(lacking):
-            nodes = walk(self._slots, episodes, wanted)
+            nodes = walk(self._slots, episodes, places)
         self._play(episodes, live, nodes, counts, pilot, "rest")
 
     def _lacks(self, states: Sequence[_State], count: int) -> bool:
@@ -246,13 +249,13 @@ class _Block:
         return [seed for seed in seeds if seed not in self._log.returns]
 
     def _continuation_seed(self, state: _State, number: int) -> int:
-        return _seed(self._plan.seed, _CONTINUATIONS, *state.key, number)
+        return derived_seed(self._plan.seed, _CONTINUATIONS, *state.key, number)
 
     def _play(
         self,
         episodes: Sequence[tuple[EpisodeSpec, Trajectory]],
         states: Sequence[_State],
-        nodes: Sequence[Mapping[int, Node]] | None,
+        nodes: Mapping[Place, Node] | None,
         counts: Sequence[int],
         first: int,
         stage: Literal["pilot", "rest"],
@@ -265,7 +268,7 @@ class _Block:
             for seed in self._missing(state, own):
                 assert nodes is not None
                 specs.append(replace(episodes[state.index][0], seed=seed))
-                starts.append(nodes[state.index][state.turn])
+                starts.append(nodes[state.index, state.turn])
         if specs:
             self._report(f"continuations ({stage})", 0, len(specs))
             journal = _Counting(self._log, self._report, stage, len(specs))
@@ -317,9 +320,3 @@ class _Counting:
         self._done += 1
         if self._done % 64 == 0 or self._done == self._total:
             self._report(self._stage, self._done, self._total)
-
-
-def _seed(seed: int, *key: int) -> int:
-    """A seed of 63 bits."""
-    state = np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)
-    return int(state[0] >> np.uint64(1))

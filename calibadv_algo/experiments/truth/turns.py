@@ -24,6 +24,9 @@ from calibadv_algo.types import Group
 Column = Float[np.ndarray, " turn"]
 AnyMatrix = Float[np.ndarray, "_ _"]
 
+CLUSTER_KEY: Final = "cluster"
+"""Key of the reset info with the name of what questions hang together by, where there is one."""
+
 UNKNOWN: Final = -1
 """Label of a turn that has none."""
 
@@ -136,6 +139,12 @@ def collect_turns(measured: Sequence[MeasuredGroup], cluster: str | None = None)
         gold=_labels(GoldCredit(), groups),
         silver=_labels(SilverCredit(), groups),
     )
+
+
+def own_cluster_key(measured: Sequence[MeasuredGroup]) -> str | None:
+    """Key under which the environment itself names the cluster of every question, if it does."""
+    infos = [each.group.trajectories[0].reset_info for each in measured]
+    return CLUSTER_KEY if infos and all(info.get(CLUSTER_KEY) for info in infos) else None
 
 
 def _cluster_name(group: Group, key: str | None) -> str:
