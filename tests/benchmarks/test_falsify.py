@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from benchmarks.falsify.__main__ import write_study
 from benchmarks.falsify.agreement import Agreement, Quality
 from benchmarks.falsify.numbers import (
     contrast_rows,
@@ -20,9 +24,11 @@ from benchmarks.falsify.numbers import (
 )
 from benchmarks.falsify.page import render_page, verdict, write_page
 from benchmarks.falsify.study import FALSIFY, LAMBDAS, Study, StudyPart
+from calibadv_algo.cli.compare import run_comparison
 from calibadv_algo.credit.labels import AnswerMatchCredit, GoldCredit
 from calibadv_algo.experiments.compare import CompareConfig
 from calibadv_algo.report.reading import ReportError, finished_seeds, read_comparison
+from calibadv_algo.training.presets import ATLAS_TINY
 from calibadv_algo.types import Group, Trajectory, Turn
 
 SMALL = Study(
@@ -217,3 +223,31 @@ def test_the_recorded_page_is_the_one_that_the_program_writes() -> None:
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     pictures = frozenset(path.name for path in folder.glob("*.png"))
     assert render_page(results, pictures) == (folder / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_part_of_a_study_can_measure_credit(tmp_path: Path) -> None:
+    """As `--credit` does: the part's report has the table, and the study its page."""
+    train = replace(
+        ATLAS_TINY,
+        env=replace(ATLAS_TINY.env, dataset="toy"),
+        rollout=replace(ATLAS_TINY.rollout, num_questions=2, group_size=3, max_tokens=24),
+        optim=replace(ATLAS_TINY.optim, num_updates=1),
+        evaluation=replace(ATLAS_TINY.evaluation, episodes=4),
+    )
+    arms = ("grpo", "calibadv")
+    config = CompareConfig(arms=arms, seeds=(0,), train=train, credit=True, credit_questions=2)
+    study = Study(
+        name="measured",
+        parts=(StudyPart(name="labels", kind="labels", label="usual", config=config),),
+    )
+    console = Console(highlight=False, width=120, file=io.StringIO())
+    for part in study.parts:
+        run_comparison(study.part_config(part, tmp_path), console)
+    folder = tmp_path / "labels"
+    results = json.loads((folder / "credit" / "credit.json").read_text())
+    assert [each["label"] for each in results] == ["warm start", *arms]
+    assert "calibadv/inverted" in results[0]["standings"]["searches"]
+    assert "Which advantages are right" in (folder / "report.html").read_text()
+    write_study(study, tmp_path, console)
+    assert (tmp_path / "page" / "README.md").is_file()
