@@ -10,8 +10,9 @@ from typing import Any, Final
 import markupsafe
 import numpy as np
 
-from calibadv_algo.experiments.truth.audit import Audit, Standing, Worth
+from calibadv_algo.experiments.truth.audit import Audit, Standing
 from calibadv_algo.experiments.truth.candidates import HEADLINE, REFERENCE
+from calibadv_algo.experiments.truth.kinds import MIN_TURNS, Worth
 from calibadv_algo.experiments.truth.metrics import METRICS
 from calibadv_algo.experiments.truth.turns import truths
 from calibadv_algo.experiments.truth.values import MeasuredGroup
@@ -119,6 +120,23 @@ def worth_table(source: CreditSource) -> Table:
     )
 
 
+def kinds_table(source: CreditSource) -> Table:
+    """Correlation of the headline's candidates over each kind of turns."""
+    found = source.audit.by_kind
+    names = [name for name in HEADLINE if name in source.audit.advantages]
+    counts = {each.what: each.count for each in source.audit.worth}
+    return Table(
+        title=f"{source.label}: correlation by kind of turn",
+        header=("Turns", "Number", *names),
+        rows=tuple(
+            (kind, f"{counts[kind]:,}", *(format_interval(scores[name]) for name in names))
+            for kind, scores in found.items()
+        ),
+        note=f"With the measured truth, over kinds of at least {MIN_TURNS} turns; a dash where an "
+        "estimate or the truth is the same for all of them.",
+    )
+
+
 def values_tables(source: CreditSource) -> tuple[Table, ...]:
     """How good the critic's values are: one table, or none without a critic."""
     rows = tuple(
@@ -210,6 +228,7 @@ def table_texts(sources: Sequence[CreditSource]) -> str:
         parts += [markdown_table(board(source, "searches", names)), "\n".join(remarks(source))]
         parts += [markdown_table(each) for each in (worth_table(source), *values_tables(source))]
         parts += [markdown_table(replace(board(source, part), note="")) for part in PART_TITLES]
+        parts += [markdown_table(kinds_table(source))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -244,7 +263,7 @@ def render_credit(sources: Sequence[CreditSource], *, max_groups: int = MAX_GROU
         all_tables=[
             {"title": table.title, "html": markupsafe.Markup(html_table(table))}
             for source in sources
-            for table in (board(source, part) for part in PART_TITLES)
+            for table in (*(board(source, part) for part in PART_TITLES), kinds_table(source))
         ],
         left_out=sorted(sources[0].audit.left_out.items()),
         settings=[

@@ -47,6 +47,7 @@ def test_the_command_measures_compares_and_goes_on(
     page = (tmp_path / "credit.html").read_text()
     assert "data:image/png;base64," in page
     assert '"truth":' in page
+    assert "correlation by kind of turn" in page
     assert "calibadv/silver" in (tmp_path / "table.md").read_text()
     size = (tmp_path / "measurements.jsonl").stat().st_size
     assert (

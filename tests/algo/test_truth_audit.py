@@ -15,6 +15,7 @@ from calibadv_algo.experiments.statistics import Interval
 from calibadv_algo.experiments.truth.audit import Audit, audit, redrawn_shares
 from calibadv_algo.experiments.truth.candidates import Candidate, Field, library, own_candidate
 from calibadv_algo.experiments.truth.intervals import Score, compare, draw_clusters
+from calibadv_algo.experiments.truth.kinds import MIN_TURNS
 from calibadv_algo.experiments.truth.measuring import Measurement, Plan
 from calibadv_algo.experiments.truth.metrics import METRICS
 from calibadv_algo.experiments.truth.turns import collect_turns, own_cluster_key
@@ -119,6 +120,19 @@ def test_what_searches_are_worth(result: Audit) -> None:
     first = worth["search 1, correct by gold"].advantage
     assert first.low <= WORLD.advantage("a") <= first.high
     assert worth["all searches"].count == result.num_turns["searches"]
+
+
+def test_correlations_are_given_for_every_kind_of_turn(result: Audit) -> None:
+    """But not for kinds that an estimator chose: GRPO's verdicts would favour others there."""
+    for name in ("grpo", "truth", "opposite"):
+        assert result.by_kind["all searches"][name] == of(result, name, "correlation", "searches")
+        assert result.by_kind["last turns"][name] == of(result, name, "correlation", "answers")
+    counts = {each.what: each.count for each in result.worth}
+    assert result.by_kind["search 1"]["truth"].estimate > 0
+    assert all(counts[kind] >= MIN_TURNS for kind in result.by_kind)
+    assert "searches that GRPO punishes" in counts
+    assert not any("punishe" in kind or "of them" in kind for kind in result.by_kind)
+    assert set(result.to_dict()["by_kind"]) == set(result.by_kind)
 
 
 def test_a_candidate_that_cannot_be_applied_is_named_with_its_reason(measured: Measurement) -> None:

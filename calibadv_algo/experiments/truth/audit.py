@@ -25,8 +25,14 @@ from calibadv_algo.experiments.truth.intervals import (
     Weights,
     compare,
     draw_clusters,
-    mean_score,
     score,
+)
+from calibadv_algo.experiments.truth.kinds import (
+    Worth,
+    correlations,
+    kinds_of_turns,
+    punished_kinds,
+    worth_of,
 )
 from calibadv_algo.experiments.truth.metrics import (
     METRICS,
@@ -37,7 +43,7 @@ from calibadv_algo.experiments.truth.metrics import (
     judge,
     reliability,
 )
-from calibadv_algo.experiments.truth.turns import UNKNOWN, Column, Turns, collect_turns, flatten
+from calibadv_algo.experiments.truth.turns import Column, Turns, collect_turns, flatten
 from calibadv_algo.experiments.truth.values import MeasuredGroup
 from calibadv_algo.types import Group
 
@@ -62,25 +68,6 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Worth:
-    """What some turns were truly worth.
-
-    Attributes:
-        what: Which turns.
-        count: Number of them.
-        advantage: Mean true advantage.
-        clear_good: Turns more than two standard errors above 0.
-        clear_bad: Turns more than two standard errors below 0.
-    """
-
-    what: str
-    count: int
-    advantage: Interval
-    clear_good: int
-    clear_bad: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
     """Candidates against the truth, on the same groups.
 
@@ -88,6 +75,7 @@ class Audit:
         standings: By part of the turns and candidate, in the order of the candidates.
         jackknife: Share of an estimate's variance that comes from which siblings were drawn.
         worth: What kinds of turns were worth.
+        by_kind: Correlation of every candidate over the kinds of turns that no estimator chose.
         reliability: Share of the measured truth's variance that is no noise, by part.
         num_turns: By part.
         num_clusters: Questions, or entities that they share.
@@ -103,6 +91,7 @@ class Audit:
     standings: dict[str, dict[str, Standing]]
     jackknife: dict[str, float]
     worth: tuple[Worth, ...]
+    by_kind: dict[str, dict[str, Interval]]
     reliability: dict[str, Interval]
     num_turns: dict[str, int]
     num_clusters: int
@@ -121,6 +110,10 @@ class Audit:
             "num_clusters": self.num_clusters,
             "reliability": {part: asdict(each) for part, each in self.reliability.items()},
             "worth": [asdict(each) for each in self.worth],
+            "by_kind": {
+                kind: {name: asdict(each) for name, each in found.items()}
+                for kind, found in self.by_kind.items()
+            },
             "standings": {
                 part: {name: asdict(each) for name, each in standings.items()}
                 for part, standings in self.standings.items()
@@ -178,13 +171,16 @@ def audit(
     weights = draw_clusters(len(turns.clusters), seed)
     judged = judge(turns)
     masks = part_masks(turns)
+    kinds = kinds_of_turns(turns)
+    all_kinds = kinds | punished_kinds(turns, advantages[reference])
     return Audit(
         standings={
             part: standings(advantages, turns, judged, mask, weights, reference)
             for part, mask in masks.items()
         },
         jackknife=redrawn_shares(applied.candidates, groups, advantages, critic),
-        worth=tuple(worths(turns, advantages[reference], weights)),
+        worth=tuple(worth_of(what, turns, mask, weights) for what, mask in all_kinds.items()),
+        by_kind=correlations(kinds, advantages, turns, judged, weights),
         reliability={
             part: _reliability(turns, judged, mask, weights) for part, mask in masks.items()
         },
@@ -286,36 +282,3 @@ def _redrawn_share(found: Mapping[tuple[int, int], list[np.ndarray]], full: Colu
         np.var(np.stack(each), axis=0) * (len(each) - 1) for each in found.values() if len(each) > 1
     ]
     return float(np.mean(np.concatenate(variances)) / spread) if spread > 0 else float("nan")
-
-
-def worths(turns: Turns, grpo: Column, weights: Weights) -> list[Worth]:
-    """What kinds of turns were worth: by kind, search number, hop, label, and GRPO's verdict."""
-    search = turns.is_search
-    rows: list[tuple[str, Mask]] = [("all searches", search), ("last turns", turns.is_last)]
-    for label, values in (("gold", turns.gold), ("silver", turns.silver)):
-        for verdict, name in ((1, "correct"), (0, "wrong"), (UNKNOWN, "unlabelled")):
-            rows.append((f"searches {name} by {label}", search & (values == verdict)))
-    for number in sorted(set(turns.number[search].tolist())):
-        here = search & (turns.number == number)
-        rows.append((f"search {number}", here))
-        for verdict, name in ((1, "correct"), (0, "wrong")):
-            rows.append((f"search {number}, {name} by gold", here & (turns.gold == verdict)))
-    for hops in sorted(set(turns.hops.tolist())):
-        rows.append((f"searches of questions with {hops} hops", search & (turns.hops == hops)))
-    punished = search & (grpo < 0)
-    rows.append(("searches that GRPO punishes", punished))
-    for label, values in (("gold", turns.gold), ("silver", turns.silver)):
-        for verdict, name in ((1, "correct"), (0, "wrong")):
-            rows.append((f"… of them {name} by {label}", punished & (values == verdict)))
-    return [_worth(what, turns, mask, weights) for what, mask in rows if mask.any()]
-
-
-def _worth(what: str, turns: Turns, mask: Mask, weights: Weights) -> Worth:
-    z = turns.truth / np.maximum(turns.error, 1e-12)
-    return Worth(
-        what=what,
-        count=int(mask.sum()),
-        advantage=mean_score(turns.truth, turns, mask, weights).interval,
-        clear_good=int((mask & (z > 2)).sum()),
-        clear_bad=int((mask & (z < -2)).sum()),
-    )
