@@ -222,6 +222,8 @@ def _f1_variants(result: SuiteResult) -> str:
             found.append(f"{part.name}: official F1 (HotpotQA's yes and no) {official:.3f}.")
         if characters is not None:
             found.append(f"{part.name}: F1 of characters (DRCD, KorQuAD) {characters:.3f}.")
+        if (run := means.get("f1_cmrc")) is not None:
+            found.append(f"{part.name}: F1 of the longest common run (CMRC 2018) {run:.3f}.")
     return " ".join(found)
 
 

@@ -79,8 +79,9 @@ class EntityReward(RewardShaping):
 
     Attributes:
         alpha: Reward of a wrong trajectory with the group's best match rate.
-        metric: Metric that tells right from wrong; ``cover_em`` as it is paid elsewhere, whole
-            words in an answer of bounded length.
+        metric: Metric that tells right from wrong, in the normal form in which the episode was
+            graded; ``cover_em`` as it is paid elsewhere, whole words in an answer of bounded
+            length.
         threshold: Least value of it that is right.
         overlong: Limits on the length that count.
     """
@@ -115,7 +116,8 @@ class EntityReward(RewardShaping):
             return score
         answer = final_fact(trajectory, "answer", _WHO)
         golden = task_fact(trajectory, "golden_answers", _WHO)
-        return float(answer is not None and covers_words(answer, golden))
+        normalizer = trajectory.reset_info.get("normalizer", "squad")
+        return float(answer is not None and covers_words(answer, golden, normalizer))
 
     def _is_error(self, trajectory: Trajectory) -> bool:
         is_valid = final_fact(trajectory, "is_format_valid", _WHO, cut_off=False)

@@ -96,6 +96,7 @@ class LoggedEpisode:
         prediction: The final answer as the log names it beside the turns, "" for none.
         taken_from: Which fields gave score and answers, by what they gave.
         answers_were_text: True if the list of answers was written as a text.
+        counted_calls: Calls by the name of the tool, where the log itself counts them.
     """
 
     where: str
@@ -113,6 +114,7 @@ class LoggedEpisode:
     prediction: str = ""
     taken_from: Mapping[str, str] = field(default_factory=dict)
     answers_were_text: bool = False
+    counted_calls: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -273,6 +273,13 @@ def question_in(record: Mapping[str, Any], place: Place) -> str | None:
     return value if isinstance(value, str) and value.strip() else None
 
 
+def _counted_calls(record: Mapping[str, Any]) -> dict[str, int]:
+    """Calls by the name of the tool, as BrowseComp-Plus counts them beside the steps."""
+    counts = record.get("tool_call_counts")
+    items = counts.items() if isinstance(counts, Mapping) else ()
+    return {str(name): n for name, n in items if isinstance(n, int) and not isinstance(n, bool)}
+
+
 def facts_of(
     record: Mapping[str, Any],
     place: Place,
@@ -302,6 +309,7 @@ def facts_of(
         "where": place.where,
         "answers": texts_of(raw) if name else None,
         "answers_were_text": bool(name) and was_text(raw),
+        "counted_calls": _counted_calls(record),
         "reward": scored.value,
         "step": step_of(record, place.step),
         "has_step": has_step(record),

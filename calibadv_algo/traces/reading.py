@@ -148,6 +148,10 @@ def account_of(episode: LoggedEpisode, turns: Sequence[ReadTurn]) -> dict[str, A
             calls[each.kind][each.label] += 1
         if not turn.calls and turn.kind in ("search", "answer"):
             calls[turn.kind]["(tags)" if turn.kind == "search" else "(text)"] += 1
+    shown = Counter(each.call.name for turn in turns for each in turn.calls)
+    for name, number in episode.counted_calls.items():
+        if number > shown[name]:
+            calls["unknown"][f"{name} (counted in the log, not shown)"] += number - shown[name]
     return {
         "searches": dict(calls["search"]),
         "visits": dict(calls["visit"]),

@@ -19,6 +19,7 @@ from calibadv_algo.training.collection import play_shared
 from calibadv_algo.types import Trajectory
 from calibadv_env.common.files import naming
 from calibadv_env.protocol.answers import character_f1, official_f1
+from calibadv_env.protocol.cmrc import cmrc_f1, has_han
 from calibadv_env.protocol.normalizing import needs_unicode
 
 _SHUFFLE_SEED = 20_260_418
@@ -56,6 +57,8 @@ class EvalRecord:
         f1_official: F1 by the rule of HotpotQA for yes and no, None without accepted answers.
         f1_characters: F1 of characters, as DRCD and KorQuAD count it; None unless an accepted
             answer is in a script without spaces or with vowel signs.
+        f1_cmrc: F1 of the longest common run, as CMRC 2018 counts it; None unless an accepted
+            answer holds a Chinese character.
         cluster: Name of what questions hang together by, "" where the environment names none.
     """
 
@@ -77,6 +80,7 @@ class EvalRecord:
     num_cut_turns: int = 0
     f1_official: float | None = None
     f1_characters: float | None = None
+    f1_cmrc: float | None = None
     cluster: str = ""
 
 
@@ -194,6 +198,7 @@ def to_record(
         num_cut_turns=sum(turn.is_cut for turn in trajectory.turns),
         f1_official=_official_f1(trajectory, f1),
         f1_characters=_character_f1(trajectory, f1),
+        f1_cmrc=_cmrc_f1(trajectory, f1),
         cluster=str(trajectory.reset_info.get("cluster", "")),
     )
 
@@ -205,9 +210,9 @@ def summarize(records: Sequence[EvalRecord]) -> dict[str, float]:
         records: At least one.
 
     Returns:
-        Means by name (``em``, ``f1``, ``f1_official``, ``f1_characters``, ``cover_em``, ``reward``,
-        ``searches``, ``format_valid``, ``turns``, ``truncated``) as far as they are known, and
-        ``f1_hops_2`` and the like for each number of hops.
+        Means by name (``em``, ``f1``, ``f1_official``, ``f1_characters``, ``f1_cmrc``,
+        ``cover_em``, ``reward``, ``searches``, ``format_valid``, ``turns``, ``truncated``) as far
+        as they are known, and ``f1_hops_2`` and the like for each number of hops.
 
     Raises:
         ValueError: if there are no records.
@@ -219,6 +224,7 @@ def summarize(records: Sequence[EvalRecord]) -> dict[str, float]:
         "f1": [record.f1 for record in records],
         "f1_official": [record.f1_official for record in records],
         "f1_characters": [record.f1_characters for record in records],
+        "f1_cmrc": [record.f1_cmrc for record in records],
         "cover_em": [record.cover_em for record in records],
         "reward": [record.reward for record in records],
         "searches": [float(record.num_searches) for record in records],
@@ -296,6 +302,15 @@ def _character_f1(trajectory: Trajectory, f1: float | None) -> float | None:
         return None
     answer = trajectory.final_info.get("answer")
     return 0.0 if answer is None else character_f1(str(answer), accepted)
+
+
+def _cmrc_f1(trajectory: Trajectory, f1: float | None) -> float | None:
+    """F1 of CMRC 2018; None where no accepted answer is Chinese, or F1 is unknown."""
+    accepted = trajectory.reset_info.get("golden_answers") or ()
+    if f1 is None or not any(map(has_han, accepted)):
+        return None
+    answer = trajectory.final_info.get("answer")
+    return 0.0 if answer is None else cmrc_f1(str(answer), accepted)
 
 
 def _as_number(value: bool | None) -> float | None:

@@ -153,8 +153,7 @@ def character_f1(prediction: str, golden_answers: Iterable[str]) -> float:
     characters.
 
     **Differs:** the characters are those of :func:`calibadv_env.protocol.normalizing.unicode_form`,
-    without blanks. CMRC 2018 keeps words of Latin letters whole and counts the longest common run
-    of characters; that is not this.
+    without blanks. CMRC 2018 counts something else: :func:`calibadv_env.protocol.cmrc.cmrc_f1`.
 
     Args:
         prediction: The answer.

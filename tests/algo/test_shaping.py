@@ -343,6 +343,14 @@ def test_e_grpo_pays_no_answer_that_lists_all_candidates() -> None:
     assert [row[-1] for row in rows] == [0.0, 1.0]
 
 
+def test_e_grpo_grades_in_the_form_of_the_episode() -> None:
+    action = ANSWER.format("the ｐｏｕｎｄ, I think")  # full width
+    graded = play([SEARCH.format("Wau"), action], [["wau"]], normalizer="unicode")
+    assert graded.final_info["cover_em"] == 1
+    rows = rewards_of(EntityReward(metric="cover_em", alpha=0.0), graded)
+    assert [row[-1] for row in rows] == [1.0]
+
+
 def test_mt_grpo_keeps_turns_and_outcome_apart() -> None:
     rows = rewards_of(MtGrpoRewards(), RIGHT, WRONG, MUTE)
     assert rows[0] == pytest.approx([0.7, 0.2 + 0.2])  # "pound" is not "the pound" there

@@ -9,7 +9,7 @@ import pytest
 from calibadv_algo.cli.env_rules import LOGGED_TOOLS
 from calibadv_algo.traces.base import Place, Rules, TraceError
 from calibadv_algo.traces.files import iterate_episodes, log_files
-from calibadv_algo.traces.reading import read_turns
+from calibadv_algo.traces.reading import account_of, read_turns
 
 RULES = Rules(grammar=LOGGED_TOOLS, encode=str.split, tokenizer="words")
 FOUND = (
@@ -142,3 +142,59 @@ def test_a_zip_of_several_logs_is_refused_with_what_to_do(tmp_path):
         archive.writestr("b.jsonl", "{}")
     with pytest.raises(TraceError, match=r"holds 2 files .*unpack it"):
         list(iterate_episodes(path, Place(where=""), None))
+
+
+# ---- Pipelines, and calls that a log counts ------------------------------------------------------
+
+
+def retrieved(*titles):
+    return [{"id": title, "contents": f'"{title}"\nA text on {title}.'} for title in titles]
+
+
+ITERATIVE = {
+    "id": "dev_1",
+    "question": "Where is the Nile?",
+    "golden_answers": ["Egypt"],
+    "output": {
+        "retrieval_result_iter_0": retrieved("Nile", "Cairo"),
+        "prompt_iter_0": "…",
+        "pred_iter_0": "Sudan",
+        "retrieval_result_iter_1": retrieved("Nile", "Sudan", "Egypt"),
+        "prompt_iter_1": "…",
+        "pred_iter_1": "Egypt",
+        "retrieval_result": retrieved("Nile", "Sudan", "Egypt"),
+        "pred": "Egypt",
+        "metric_score": {"em": 1.0, "f1": 1.0},
+    },
+}
+
+
+def test_an_iterative_pipeline_of_flashrag_searched(tmp_path):
+    assert read(tmp_path, ITERATIVE) == (["search", "search", "answer"], 5, ["Egypt"])
+    episode = episode_of(tmp_path, ITERATIVE)
+    assert (episode.format, episode.reward, episode.answers) == ("flashrag", 1.0, ("Egypt",))
+    queries = [turn.query for turn in read_turns(episode, RULES)]
+    assert queries[:2] == ["Where is the Nile?", "Where is the Nile? Sudan"]
+
+
+def test_a_sequential_pipeline_of_flashrag_searched_once(tmp_path):
+    output = {"retrieval_result": retrieved("Nile"), "prompt": "…", "pred": "Egypt"}
+    record = {**ITERATIVE, "output": {**output, "metric_score": {"em": 1.0}}}
+    assert read(tmp_path, record) == (["search", "answer"], 1, ["Egypt"])
+
+
+def test_a_pipeline_that_kept_no_results_has_no_search(tmp_path):
+    record = {**ITERATIVE, "output": {"pred": "Egypt", "metric_score": {"em": 1.0}}}
+    assert read(tmp_path, record)[1] == 0
+
+
+def test_calls_that_a_log_counts_and_does_not_show_are_counted(tmp_path):
+    said = {"type": "output_text", "output": "Exact Answer: Egypt"}
+    record = {"query_id": "1", "tool_call_counts": {"search": 36}, "result": [said]}
+    episode = episode_of(tmp_path, record)
+    account = account_of(episode, read_turns(episode, RULES))
+    assert account["not_understood"] == {"search (counted in the log, not shown)": 36}
+    found = {"type": "tool_call", "tool_name": "search", "arguments": {"query": "n"}, "output": "x"}
+    whole = {**record, "tool_call_counts": {"search": 1}, "result": [found, said]}
+    episode = episode_of(tmp_path, whole)
+    assert account_of(episode, read_turns(episode, RULES))["not_understood"] == {}

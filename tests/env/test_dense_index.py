@@ -219,6 +219,38 @@ def test_the_gpu_is_refused_where_there_is_none(flat):
         DenseIndex(flat.folder, FakeEncoder(), device="tpu")
 
 
+def test_an_index_goes_to_the_gpu_of_faiss_whole(flat, monkeypatch):
+    import faiss
+
+    moved = []
+
+    def move(resources, number, index):
+        moved.append((resources, number, index.ntotal))
+        return index
+
+    monkeypatch.setattr(faiss, "StandardGpuResources", lambda: "memory", raising=False)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", move, raising=False)
+    on_gpu = DenseIndex(flat.folder, FakeEncoder(), device="cuda").search(QUERIES[:2], 5)
+    assert moved == [("memory", 0, len(CORPUS))]
+    for a, b in zip(flat.search(QUERIES[:2], 5), on_gpu, strict=True):
+        assert [hit.score for hit in a] == pytest.approx([hit.score for hit in b], abs=1e-5)
+
+
+def test_no_model_is_loaded_for_a_gpu_that_is_not_there(flat, monkeypatch):
+    import torch
+
+    from calibadv_env.retrieval.dense import encoders
+
+    monkeypatch.setattr(encoders, "_load", lambda *_: pytest.fail("a model was loaded"))
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="device 'cuda' needs a GPU that torch can use"):
+            encoders.TransformerEncoder("intfloat/e5-base-v2", device="cuda")
+    monkeypatch.setattr("calibadv_env.retrieval.dense.index._load_encoder", pytest.fail)
+    with pytest.raises(ValueError, match="needs faiss-gpu"):
+        DenseIndex(flat.folder, device="cuda")
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("settings", [Flat(), ScalarQuantized(), SMALL_PQ], ids=lambda k: k.name)
 def test_the_gpu_finds_what_the_cpu_finds(tmp_path, settings):

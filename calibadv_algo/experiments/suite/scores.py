@@ -32,6 +32,7 @@ MEASURES: Final[Mapping[str, Callable[[EvalRecord], float | None]]] = {
     "cover_em": lambda record: record.cover_em,
     "f1_official": lambda record: record.f1_official,
     "f1_characters": lambda record: record.f1_characters,
+    "f1_cmrc": lambda record: record.f1_cmrc,
     "searches": lambda record: float(record.num_searches),
     "tokens": lambda record: record.num_action_tokens,
     "turns": lambda record: float(record.num_turns),

@@ -1,15 +1,21 @@
-"""``intermediate_data.json`` of FlashRAG: what a pipeline made of each question, in ``output``."""
+"""``intermediate_data.json`` of FlashRAG: what a pipeline made of each question, in ``output``.
+
+Pipelines in which the policy searches keep its text. The others, sequential and iterative ones,
+search by themselves and keep what they found and what was answered, which is read as searches.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from calibadv_algo.traces.base import LoggedEpisode, Place
-from calibadv_algo.traces.conversation import is_conversation
-from calibadv_algo.traces.fields import lookup
+from calibadv_algo.traces.base import Call, LoggedEpisode, Place
+from calibadv_algo.traces.conversation import Message, is_conversation
+from calibadv_algo.traces.fields import first_of, lookup
 from calibadv_algo.traces.reader import find_reader
 from calibadv_algo.traces.responses import ResponseReader, rollout_text
+from calibadv_algo.traces.talks import conversation
 
 
 class FlashRag(ResponseReader):
@@ -43,7 +49,47 @@ class FlashRag(ResponseReader):
             reader = find_reader(flat)
             if reader is not None and reader.name != self.name:
                 return reader.episodes(flat, place)
+        searched = [] if rollout_text(record) else _searched(record)
+        if searched:
+            return [
+                conversation(
+                    record, searched, 1, place, format=self.name, has_tools=True,
+                    score_keys=self.scores, answer_keys=self.answers,
+                )
+            ]  # fmt: skip
         return super().episodes(record, place)
+
+
+def _searched(record: Mapping[str, Any]) -> list[Message]:
+    """The searches of a pipeline and its answer as messages; [] where it keeps no results.
+
+    The query of an iteration is the question, with the answer of the one before behind it.
+    """
+    output, question = record["output"], record["question"]
+    if not isinstance(output, Mapping) or not isinstance(question, str):
+        return []
+    numbers = [n for n in range(len(output)) if f"retrieval_result_iter_{n}" in output]
+    ends = [f"_iter_{number}" for number in numbers] or [""]
+    messages = [Message(role="user", text=question)]
+    before = ""
+    for end in ends:
+        found = output.get(f"retrieval_result{end}")
+        if not isinstance(found, list):
+            continue
+        asked = output.get(f"input_query{end}")
+        query = asked if isinstance(asked, str) else f"{question} {before}".strip()
+        call = Call(name="search", arguments={"query": query}, id=end or "search")
+        text = json.dumps(found, ensure_ascii=False, default=str)
+        messages += [
+            Message(role="assistant", calls=(call,)),
+            Message(role="tool", text=text, call_id=call.id),
+        ]
+        answered = output.get(f"pred{end}")
+        before = answered if isinstance(answered, str) else ""
+    said = first_of(output, ("pred", "raw_pred", "response"))
+    if isinstance(said, str) and said.strip():
+        messages.append(Message(role="assistant", text=said))
+    return messages if any(message.calls for message in messages) else []
 
 
 READERS = (FlashRag(),)

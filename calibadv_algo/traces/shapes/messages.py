@@ -60,7 +60,7 @@ class Messages(TraceReader):
         inner = record.get((name or "").rpartition(".")[0])
         messages = with_reply(messages, record, inner if isinstance(inner, Mapping) else record)
         begin = begin_of(messages, place.where)
-        has_tools = bool(record.get("tools") or record.get("tool_defs"))
+        has_tools = any(record.get(key) for key in ("tools", "tool_defs", "tool_call_counts"))
         prompt = _before(record) if begin == 0 else None
         return [
             conversation(

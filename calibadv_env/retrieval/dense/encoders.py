@@ -94,7 +94,7 @@ class TransformerEncoder:
         require_positive(batch_size=batch_size)
         self.model = model
         self.query_model = query_model
-        self.device = device or _default_device()
+        self.device = _checked_device(device)
         self.batch_size = batch_size
         self._tokenizer = _load(model, "AutoTokenizer")
         self._passages = _load_model(model, self.family.passage_class, self.device)
@@ -204,7 +204,7 @@ class TransformerCrossEncoder:
         batch_size: int = 32,
         max_tokens: int = 512,
     ) -> None:
-        self.device = device or _default_device()
+        self.device = _checked_device(device)
         self.batch_size = batch_size
         self.max_tokens = max_tokens
         self._tokenizer = _load(model, "AutoTokenizer")
@@ -266,8 +266,16 @@ def _import(name: str) -> Any:
     return import_extra(name, "dense", "dense retrieval")
 
 
-def _default_device() -> str:
-    return "cuda" if _import("torch").cuda.is_available() else "cpu"
+def _checked_device(device: str | None) -> str:
+    """The device of a model, by default a GPU if there is one.
+
+    Raises:
+        ValueError: if it is a GPU and there is none.
+    """
+    has_gpu = _import("torch").cuda.is_available()
+    if device is not None and device.startswith("cuda") and not has_gpu:
+        raise ValueError(f"device {device!r} needs a GPU that torch can use, and there is none")
+    return device or ("cuda" if has_gpu else "cpu")
 
 
 def _load(model: str, class_name: str) -> Any:

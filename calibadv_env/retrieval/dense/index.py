@@ -199,6 +199,8 @@ class DenseIndex(DiskIndex):
             fingerprint = record["encoder"]
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{folder}: the settings are damaged: {error}") from error
+        # First, so that a machine without a GPU is told before a model is loaded for one.
+        self._faiss = FaissSearcher(folder / INDEX, settings, is_mapped=is_mapped, device=device)
         self.encoder = _load_encoder(folder, record, device) if encoder is None else encoder
         if self.encoder.fingerprint != fingerprint:
             raise DataError(
@@ -207,7 +209,6 @@ class DenseIndex(DiskIndex):
             )
         self._may_miss = isinstance(settings, Hnsw)
         self._is_mapped, self._device = is_mapped, device
-        self._faiss = FaissSearcher(folder / INDEX, settings, is_mapped=is_mapped, device=device)
         if self._faiss.size != len(self.corpus):
             raise DataError(
                 f"{folder}: the index must hold {len(self.corpus)} vectors, got {self._faiss.size}"
