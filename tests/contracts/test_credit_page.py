@@ -1,0 +1,85 @@
+"""The tables of docs/credit hold the numbers of the measurements that are kept beside the page."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[2] / "docs" / "credit"
+NAMES = {
+    "query-group, relevance labels": "query-group/relevance",
+    "query-group, inverted labels": "query-group/inverted",
+    "CriticSearch, answer-match labels": "critic-search/answer-match",
+    "CriticSearch (judge by gold)": "critic-search/gold",
+    "turn-group, silver labels": "turn-group/silver",
+    "CalibAdv, gold labels": "calibadv/gold",
+    "CalibAdv, silver labels (as published)": "calibadv/silver",
+    "CalibAdv, answer match": "calibadv/answer-match",
+    "CalibAdv, random labels": "calibadv/random",
+    "CalibAdv, inverted labels": "calibadv/inverted",
+    "turn-baseline (ours, docs/paper_map.md)": "turn-baseline",
+    "turn-baseline": "turn-baseline",
+    "RLOO, Dr. GRPO": "rloo",
+    "RLOO": "rloo",
+    "MT-GRPO": "mt-grpo",
+    "GRPO": "grpo",
+    "GiGPO": "gigpo",
+    "calibadv-upper-limit": "calibadv-upper-limit",
+}
+"""Candidate by its name in the tables."""
+
+
+def recorded() -> dict[str, dict[str, Any]]:
+    """Estimators of every measurement by the heading of its section."""
+    first = json.loads((FOLDER / "results.json").read_text())
+    calibadv, weaker, _, dev = json.loads((FOLDER / "more_results.json").read_text())
+    assert weaker["facts"]["top_k"] == 1
+    assert dev["facts"]["split"] == "dev"
+    return {
+        "The answer so far": first["searches"],
+        "On 144 questions of `dev`": dev["searches"],
+        "After a CalibAdv run": calibadv["searches"],
+        "With weaker retrieval": weaker["searches"],
+    }
+
+
+def rows(heading: str) -> list[list[str]]:
+    """Cells of a section's table of estimators."""
+    page = (FOLDER / "README.md").read_text()
+    section = page.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| ")]
+    assert lines[0].startswith("| estimator and labels |")
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def numbers(cell: str) -> list[float]:
+    """Numbers of a cell, in order."""
+    found = re.findall(r"[+−]?\d*\.\d+", cell)
+    return [float(each.replace("−", "-")) for each in found]
+
+
+def ends(interval: dict[str, float]) -> list[float]:
+    return [interval["estimate"], interval["low"], interval["high"]]
+
+
+@pytest.mark.parametrize("heading", list(recorded()))
+def test_tables_say_what_was_measured(heading: str) -> None:
+    searches = recorded()[heading]
+    for name, correlation, *shares, difference in rows(heading):
+        one = searches[NAMES[name]]
+        scores = one["scores"]
+        shown = numbers(correlation)
+        assert shown == pytest.approx(ends(scores["correlation"])[: len(shown)], abs=0.0051), name
+        for cell, metric in zip(shares, ("rank", "good_punished", "bad_rewarded"), strict=True):
+            assert numbers(cell) == pytest.approx([scores[metric]["estimate"]], abs=0.0051), name
+        against = one["against"].get("correlation")
+        if not against:
+            assert name == "GRPO"
+            continue
+        assert difference.startswith("**") == (against["verdict"] != "undecided"), name
+        if difference != "undecided":
+            assert numbers(difference) == pytest.approx(ends(against["joint"]), abs=0.0051), name
