@@ -11,14 +11,14 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 OUT ?= runs/compare
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help compare test site test-integrations test-peers test-slow test-trackers test-trainers test-vllm format lint types check bench conformance release clean
+.PHONY: help compare test site test-integrations test-mcp test-peers test-slow test-trackers test-trainers test-vllm format lint types check bench conformance release clean
 
 help:
 	@echo "make compare   train GRPO and CalibAdv on the built-in atlas and write a report"
 	@echo "make test      the default tests: offline, CPU, a few minutes"
 	@echo "make test-peers the search tools of SkyRL and GEM against our server, in .venv-peers"
 	@echo "make test-vllm the vLLM engine with a real vLLM on the CPU, in .venv-vllm"
-	@echo "make test-integrations  TRL, verl, SkyRL, GEM, verifiers, OpenEnv, NeMo-Gym, the trackers, in environments of their own"
+	@echo "make test-integrations  TRL, verl, SkyRL, GEM, verifiers, OpenEnv, NeMo-Gym, MCP, the trackers, in environments of their own"
 	@echo "make check     format, lint, types, all tests: what CI runs"
 	@echo "make conformance  our numbers against recorded outputs of the reference implementations"
 	@echo "make site      the documentation as a site, in build/site"
@@ -73,7 +73,7 @@ test-vllm: $(VLLM)
 
 # These lie on top of .venv: what is in them comes first, the rest (torch, this package) is .venv's.
 TRAINERS := .venv-trl/.installed .venv-verl/.installed
-ABOVE := $(TRAINERS) .venv-trackers/.installed .venv-site/.installed
+ABOVE := $(TRAINERS) .venv-trackers/.installed .venv-mcp/.installed .venv-site/.installed
 
 $(ABOVE): .venv-%/.installed: constraints-%.txt $(DEV)
 	rm -rf .venv-$*
@@ -82,6 +82,9 @@ $(ABOVE): .venv-%/.installed: constraints-%.txt $(DEV)
 		> $$(.venv-$*/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/above.pth
 	$(BIN)/python -m pip --python .venv-$*/bin/python install --quiet --no-compile --no-deps --requirement $<
 	touch $@
+
+test-mcp: .venv-mcp/.installed
+	.venv-mcp/bin/python -m pytest -q tests/integrations/test_mcp.py
 
 test-trainers: $(TRAINERS)
 	HF_HUB_OFFLINE=1 .venv-trl/bin/python -m pytest -q tests/integrations/test_trl.py tests/integrations/test_trl_tools.py tests/integrations/test_torchrl.py
@@ -105,7 +108,7 @@ PYTHON312 ?= $(shell for p in python3.12 $$HOME/.pyenv/versions/3.12*/bin/python
 	.venv-servers/bin/python -m pip install --quiet --no-compile --no-deps --requirement $<
 	touch $@
 
-test-integrations: .venv-envs/.installed .venv-servers/.installed test-trainers test-trackers
+test-integrations: .venv-envs/.installed .venv-servers/.installed test-trainers test-trackers test-mcp
 	.venv-envs/bin/python -m pytest -q tests/integrations/test_skyrl.py tests/integrations/test_gem.py tests/integrations/test_verifiers.py tests/integrations/test_versions.py
 	.venv-servers/bin/python -m pytest -q tests/integrations/test_openenv.py tests/integrations/test_nemo_gym.py
 

@@ -20,6 +20,7 @@ from calibadv_env.errors import DataError
 from calibadv_env.retrieval import Retriever, make_retriever
 from calibadv_env.retrieval.index_files import read_manifest
 from calibadv_env.retrieval.opening import open_index
+from calibadv_env.retrieval.pages import pages_of
 from calibadv_env.retrieval.parallel import ParallelRetriever
 from calibadv_env.retrieval.remote.access import AccessRules
 from calibadv_env.retrieval.remote.batcher import BatchLimits
@@ -69,10 +70,15 @@ class Serve:
     """Processes that share a batch. None: for BM25 on disk one a core, at most 4; else 1."""
     verify: bool = False
     """If true, every file of an index is read and hashed first."""
+    mcp: Literal["stdio", "http"] | None = None
+    """Speak the Model Context Protocol instead, with the tools search, open and find: over standard
+    input and output, or over HTTP at /mcp."""
 
     def run(self) -> int:
         """Serves until it is interrupted."""
         console = Console(highlight=False, stderr=True, soft_wrap=True)
+        if self.mcp is not None:
+            return self._run_mcp(self.mcp, console)
         config = ServerConfig(
             host=self.host,
             port=self.port,
@@ -115,6 +121,38 @@ class Serve:
                 )
 
         run_server(load if first is None else lambda: first, config, announce)
+        return 0
+
+    def _run_mcp(self, transport: Literal["stdio", "http"], console: Console) -> int:
+        """Serves the tools of the pages.
+
+        Raises:
+            ValueError: if the source has no pages, or a token is asked for.
+        """
+        from calibadv_env.integrations.mcp import page_server
+
+        if self.token_variable:
+            raise ValueError(
+                "token_variable must not be set with mcp, which knows no such token: put a server "
+                "that checks it in front"
+            )
+        retriever = open_source(
+            self.source,
+            self.retriever,
+            verify=self.verify,
+            device=self.device,
+            options=self.documents.options(),
+        )
+        pages = pages_of(retriever)
+        if pages is None:
+            raise ValueError(f"source must have its corpus here to be opened, got {self.source!r}")
+        server = page_server(pages, top_k=self.limits.default_top_k)
+        if transport == "stdio":
+            console.print(f"{self.source}: speaking MCP on standard input and output", markup=False)
+            server.run("stdio")
+        else:
+            console.print(f"listening on http://{self.host}:{self.port}/mcp", markup=False)
+            server.run("streamable-http", host=self.host, port=self.port)
         return 0
 
 

@@ -274,3 +274,12 @@ def _stems(text: str) -> frozenset[str]:
     """Words in lower case, without the s of a plural."""
     words = _WORD.findall(text.lower())
     return frozenset(w[:-1] if len(w) > 3 and w.endswith("s") else w for w in words)
+
+
+def pages_of(retriever: Retriever) -> Pages | None:
+    """Pages that a retriever searches: itself, or those of its corpus; None without a corpus."""
+    if isinstance(retriever, Pages):
+        return retriever
+    inner: Any = getattr(retriever, "retriever", retriever)  # of one that spreads its batches
+    corpus = getattr(inner, "corpus", None)
+    return None if corpus is None else PageStore(corpus, retriever)

@@ -7,6 +7,8 @@ route         answer
               the index is loading, when the queue is full and when too many bytes are held
 /search       the same in the form of ReSearch, for one query
 /batch_search the same for several
+/open, /find  pages that are opened, and words found in them (`remote.page_requests`); 404 where
+              the retriever has no corpus here
 /health       200 as soon as the process runs
 /ready        200 once the index is loaded, with what is served; 503 before
 /metrics      counters for Prometheus
@@ -31,7 +33,9 @@ from annotated_types import Interval
 
 from calibadv_env.common.checks import POSITIVE, Checked
 from calibadv_env.common.extras import import_extra
+from calibadv_env.errors import RetrieverError
 from calibadv_env.retrieval.base import Retriever, retriever_identity
+from calibadv_env.retrieval.pages import Pages, pages_of
 from calibadv_env.retrieval.remote.access import Access, AccessRules
 from calibadv_env.retrieval.remote.asgi import (
     BodyError,
@@ -53,6 +57,11 @@ from calibadv_env.retrieval.remote.connections import (
     ConnectionWatch,
     protocol_class,
     watching,
+)
+from calibadv_env.retrieval.remote.page_requests import (
+    PAGE_ROUTES,
+    PageRoute,
+    answer_page_request,
 )
 from calibadv_env.retrieval.remote.requests import (
     ROUTES,
@@ -121,6 +130,7 @@ class SearchService:
         self._load = load
         self._identity: dict[str, Any] | None = None
         self._batcher: SearchBatcher | None = None
+        self._pages: Pages | None = None
         self._executor = ThreadPoolExecutor(1, "calibadv-search")
 
     @property
@@ -143,6 +153,7 @@ class SearchService:
                 on_failure()
                 return
             retriever, self._identity = loading.result()
+            self._pages = pages_of(retriever)
             batcher = SearchBatcher(retriever, executor, self.config.batch, self.metrics)
             self._batcher = batcher
             try:
@@ -154,12 +165,15 @@ class SearchService:
             executor.shutdown(wait=False, cancel_futures=True)
 
     async def retrieve(
-        self, body: bytes, content_type: str | None, route: Route = "/retrieve"
+        self, body: bytes, content_type: str | None, route: Route | PageRoute = "/retrieve"
     ) -> Reply:
         """Answers a request, given as bytes and the header's content type, whatever happens."""
         started = time.monotonic()
         try:
-            reply = await self._retrieve(body, content_type, route)
+            if route == "/open" or route == "/find":
+                reply = await self._turn_page(body, route)
+            else:
+                reply = await self._retrieve(body, content_type, route)
         except BadRequestError as error:
             reply = failure(error.status, str(error))
         self.count(reply, started)
@@ -221,6 +235,21 @@ class SearchService:
         if isinstance(answer, BaseException):
             return failure(500, f"the search failed: {type(answer).__name__}: {answer}")
         return await self._encode(request, answer)
+
+    async def _turn_page(self, body: bytes, route: PageRoute) -> Reply:
+        """Answers an open or a find, in the thread that searches."""
+        if self._batcher is None:
+            return failure(503, "the index is loading", retry_after_s=1)
+        if self._pages is None:
+            return failure(404, "what is served has no corpus on this machine, so no pages to open")
+        answer = partial(answer_page_request, body, route, self._pages, self.config.limits)
+        try:
+            record = await self._aside(answer)
+        except RetrieverError as error:
+            return failure(500, f"the pages could not be read: {error}")
+        return Reply(
+            200, json.dumps(record, ensure_ascii=False).encode("utf-8", "replace"), JSON_TYPE
+        )
 
     async def _encode(self, request: SearchRequest, answer: Results) -> Reply:
         encode = partial(encode_reply, request, answer, self.config.limits.max_reply_bytes)
@@ -288,7 +317,7 @@ def create_app(
                 is_unknown = refusal.status == 401
                 more = ((b"www-authenticate", b"Bearer"),) if is_unknown else ()
                 await send_reply(send, refusal, (b"connection", b"close"), *more)
-            elif scope["path"] in ROUTES:
+            elif scope["path"] in (*ROUTES, *PAGE_ROUTES):
                 await _retrieve(service, scope, headers, receive, send)
             else:
                 await super().__call__(scope, receive, send)
