@@ -53,7 +53,7 @@ test: $(DEV)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-slow: $(DEV)
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow -n 2 --dist loadfile --durations 12
 
 VLLM_VENV := .venv-vllm
 VLLM := $(VLLM_VENV)/.installed
