@@ -1,9 +1,8 @@
 """Gymnasium environments in which a language model learns to search.
 
-Importing the package registers ``DeepSearch-v1``, ``DeepSearch-Atlas-v1``,
-``DeepSearch-AtlasWiki-v1`` and ``DeepSearch-Toy-v1``, and the same with ``v0``, which behave as
-they did, and ``DeepSearch-Pages-v0``; no data is read and no torch is imported before an
-environment is made.
+Importing the package registers ``DeepSearch-v1`` and one id a built-in dataset, such as
+``DeepSearch-Atlas-v1``, and the same with ``v0``, which behave as they did, and
+``DeepSearch-Pages-v0``; no data is read and no torch is imported before an environment is made.
 """
 
 from __future__ import annotations

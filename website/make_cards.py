@@ -45,6 +45,7 @@ ROLE: Final = re.compile(r":\w+:(?=`)")
 BUILT_IN: Final = {
     "atlas": ("Atlas", "../atlas.md"),
     "atlas-wiki": ("AtlasWiki", "../atlas.md"),
+    "atlas-fair": ("AtlasFair", "../worlds.md"),
     "toy": ("Toy", "../environment.md"),
 }
 """Datasets that need nothing but the package, with their names in ids and their pages."""

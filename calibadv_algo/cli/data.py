@@ -23,6 +23,7 @@ from calibadv_env.data.folders import corpus_file
 from calibadv_env.data.loading import OWN, Options, dataset_of, no_corpus
 from calibadv_env.data.names import CORPUS_VARIABLE
 from calibadv_env.data.prepared import own_folder, read_prepared
+from calibadv_env.data.preparing.balance import Balance
 from calibadv_env.data.preparing.coverage import AuditResult, audit_dataset, audit_path, write_audit
 from calibadv_env.data.preparing.own import prepare_own
 from calibadv_env.data.preparing.prepare import Prepared, prepare, write_own_corpus
@@ -308,12 +309,31 @@ def audit_table(results: Sequence[AuditResult]) -> Table:
             label,
             *(format_share(getattr(r.coverage, name), getattr(r.coverage, of)) for r in results),
         )
+    for label, show in _BALANCE_ROWS:
+        table.add_row(label, *(show(r.balance) for r in results))
+    for hops in sorted({hops for r in results for hops in r.balance.hop_shares}, key=int):
+        label = "number of hops unknown" if hops == "0" else f"{hops} hops"
+        shares = [r.balance.hop_shares.get(hops, 0.0) for r in results]
+        table.add_row(label, *(f"{share:.3f}" for share in shares))
     table.add_row("questions asked", *(f"{r.coverage.num_tasks:,}" for r in results))
     table.add_row("of a split of", *(f"{r.split_size:,}" for r in results))
     table.add_row("passages", *(f"{r.num_passages:,}" for r in results))
     table.add_row("retriever, top k", *(f"{r.retriever}, {r.top_k}" for r in results))
     table.add_row("corpus", *(r.corpus_sha256[:12] for r in results))
     return table
+
+
+_BALANCE_ROWS: Final[tuple[tuple[str, Callable[[Balance], str]], ...]] = (
+    ("clusters", lambda b: f"{b.num_clusters:,}"),
+    ("effective number of clusters", lambda b: f"{b.effective_clusters:.1f}"),
+    ("largest cluster", lambda b: f"{escape(b.largest_cluster)} {b.largest_share:.3f}"),
+    ("best constant answer", lambda b: f"{b.majority_share:.3f}"),
+    (
+        "no name or passage of training",
+        lambda b: "" if b.unseen_share is None else f"{b.unseen_share:.3f}",
+    ),
+)
+"""Rows of an audit on the spread of the questions."""
 
 
 def dataset_facts(dataset: Dataset) -> dict[str, Any]:

@@ -217,8 +217,8 @@ class KindNames:
 
 def name_source(dataset: Dataset, tasks: TaskSet) -> NameSource:
     """Names to rename entities with: the atlas knows all of its own."""
-    if dataset.name == "atlas":
-        return KindNames(load_world())
+    if dataset.name in ("atlas", "atlas-fair"):
+        return KindNames(load_world(dataset.name))
     return ChainNames(tasks)
 
 

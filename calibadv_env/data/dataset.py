@@ -36,6 +36,9 @@ class Dataset:
         description: One line for people.
         is_gold_checked: If true, gold passages must stand in the corpus. It is off where the
             corpus is known by its hash, or lies elsewhere.
+        wrap_retriever: Makes each retriever over the corpus another one, which belongs to the
+            dataset as its passages do; a caller's own object is left alone.
+        least_turns: Searches that the longest question takes; environments that allow fewer warn.
         notes: What was guessed and left out when the tasks were read, in words, so far.
     """
 
@@ -47,6 +50,8 @@ class Dataset:
     lone_split: str | None = None
     description: str = ""
     is_gold_checked: bool = True
+    wrap_retriever: Callable[[Retriever], Retriever] | None = None
+    least_turns: int = 0
     notes: Callable[[], Mapping[str, str]] = dict
     _finders: list[Callable[[str], Dataset]] = field(default_factory=list, init=False, repr=False)
     _cache: dict[tuple[str, str], Any] = field(default_factory=dict, init=False, repr=False)
@@ -127,7 +132,7 @@ class Dataset:
         if not isinstance(spec, str):
             return spec if isinstance(spec, Retriever) else make_retriever(spec, self.corpus())
         if is_remote(spec):
-            return self._once("retriever", spec, lambda: remote_retriever(spec))
+            return self._once("retriever", spec, lambda: self._wrapped(remote_retriever(spec)))
         return self._once("retriever", spec, lambda: self._make_retriever(spec))
 
     def pages(self, spec: str | Retriever = "bm25") -> Pages:
@@ -146,7 +151,10 @@ class Dataset:
         return self._once("pages", spec, lambda: PageStore(self.corpus(), searcher))
 
     def _make_retriever(self, spec: str) -> Retriever:
-        return make_retriever(spec, self.corpus())
+        return self._wrapped(make_retriever(spec, self.corpus()))
+
+    def _wrapped(self, retriever: Retriever) -> Retriever:
+        return retriever if self.wrap_retriever is None else self.wrap_retriever(retriever)
 
     def _once(self, kind: str, key: str, make: Callable[[], _T]) -> _T:
         with self._lock:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from gymnasium.envs.registration import register
 from gymnasium.envs.registration import registry as gymnasium_registry
@@ -77,8 +77,20 @@ RULES: Final[tuple[dict[str, str], ...]] = (
 )
 """For each version of the environments the arguments in which it differs from the present one."""
 
-_BUILT_IN: Final = {
+_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "atlas-long": {"max_turns": 8},
+    "atlas-open": {"reward": "abstain"},
+}
+"""Arguments of the environments of a dataset in which its ids differ from the others."""
+
+_BUILT_IN: Final[Mapping[str, tuple[str, ...]]] = {
     "atlas": ("calibadv_env.data.atlas", "load_dataset"),
+    "atlas-fair": ("calibadv_env.data.atlas", "load_balanced", "atlas-fair"),
+    "atlas-noisy": ("calibadv_env.data.atlas", "load_balanced", "atlas-noisy"),
+    "atlas-homonyms": ("calibadv_env.data.atlas", "load_balanced", "atlas-homonyms"),
+    "atlas-reworded": ("calibadv_env.data.atlas", "load_balanced", "atlas-reworded"),
+    "atlas-long": ("calibadv_env.data.atlas", "load_balanced", "atlas-long"),
+    "atlas-open": ("calibadv_env.data.atlas", "load_balanced", "atlas-open"),
     "atlas-wiki": ("calibadv_env.data.atlas", "load_wiki_dataset"),
     "pages": ("calibadv_env.data.factbook", "load_dataset"),
     "toy": ("calibadv_env.data.toy", "load_dataset"),
@@ -90,8 +102,9 @@ _BUILT_IN: Final = {
     "MuSiQue": ("calibadv_env.data.sources.benchmarks", "load_musique"),
     "Bamboogle": ("calibadv_env.data.sources.benchmarks", "load_bamboogle"),
 }
-"""Name -> module and function that makes the dataset. Upper and lower case are told apart only
-where a user has registered a name that differs from one of these by nothing else."""
+"""Name -> module and function that makes the dataset, and its arguments. Upper and lower case are
+told apart only where a user has registered a name that differs from one of these by nothing else.
+"""
 _BUILT_IN_BY_LOWER: Final = {name.lower(): name for name in _BUILT_IN}
 
 _datasets: dict[str, Dataset] = {}
@@ -290,6 +303,7 @@ def register_versions(dataset: str | None = None) -> None:
     if dataset == PAGES:
         _register_pages()
         return
+    own = _DEFAULTS.get(dataset or "", {})
     for version, rules in enumerate(RULES):
         env_id = f"DeepSearch-v{version}" if dataset is None else env_id_of(dataset, version)
         gymnasium_registry.pop(env_id, None)
@@ -297,7 +311,7 @@ def register_versions(dataset: str | None = None) -> None:
             id=env_id,
             entry_point="calibadv_env.env:DeepSearchEnv",
             vector_entry_point="calibadv_env.vector:DeepSearchVectorEnv",
-            kwargs=rules if dataset is None else {"dataset": dataset, **rules},
+            kwargs=rules if dataset is None else {"dataset": dataset, **own, **rules},
         )
 
 
@@ -330,8 +344,8 @@ def _known(name: str) -> Dataset | None:
         made: Dataset | Path = _loaders[name]()
         del _loaders[name]
     elif name in _BUILT_IN:
-        module, function = _BUILT_IN[name]
-        made = getattr(importlib.import_module(module), function)()
+        module, function, *arguments = _BUILT_IN[name]
+        made = getattr(importlib.import_module(module), function)(*arguments)
     elif name in plugin_datasets():
         made = _load_plugin(plugin_datasets()[name])
     else:

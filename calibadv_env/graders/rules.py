@@ -24,6 +24,7 @@ ABSTENTIONS: Final = (
     "i do not know",
     "i dont know",
     "unknown",
+    "not known",
     "unanswerable",
     "not enough information",
     "insufficient information",

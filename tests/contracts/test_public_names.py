@@ -31,6 +31,12 @@ IDS = {
     "DeepSearch-v1": {},
     "DeepSearch-Atlas-v1": {"dataset": "atlas"},
     "DeepSearch-AtlasWiki-v1": {"dataset": "atlas-wiki"},
+    "DeepSearch-AtlasFair-v1": {"dataset": "atlas-fair"},
+    "DeepSearch-AtlasNoisy-v1": {"dataset": "atlas-noisy"},
+    "DeepSearch-AtlasHomonyms-v1": {"dataset": "atlas-homonyms"},
+    "DeepSearch-AtlasReworded-v1": {"dataset": "atlas-reworded"},
+    "DeepSearch-AtlasLong-v1": {"dataset": "atlas-long", "max_turns": 8},
+    "DeepSearch-AtlasOpen-v1": {"dataset": "atlas-open", "reward": "abstain"},
     "DeepSearch-Toy-v1": {"dataset": "toy"},
 }
 PAGES_ID = "DeepSearch-Pages-v0"

@@ -11,6 +11,7 @@ import pytest
 
 from calibadv_algo.cli.main import TRACEBACK, main
 from calibadv_algo.learner.pretrained import SHIPPED_POLICIES
+from calibadv_env.data.atlas.worlds import WORLDS
 from calibadv_env.data.registry import built_in_datasets
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +38,7 @@ def test_the_classifiers_name_the_versions_of_python_that_a_release_tries() -> N
 
 def test_everything_that_is_shipped_has_a_card() -> None:
     cards = {path.stem for path in (ROOT / "docs" / "cards").glob("*.md")}
-    datasets = {"atlas", "atlas-wiki", "toy"}  # the others are read from files of the user
+    datasets = {"atlas", "atlas-wiki", "toy", *WORLDS}  # the others are read from files of the user
     assert datasets <= set(built_in_datasets())
     assert {*SHIPPED_POLICIES, *datasets} <= cards
 

@@ -16,6 +16,7 @@ from calibadv_env.data.atlas.build import CORPUS_SHA256, cache_folder, load_file
 from calibadv_env.data.atlas.states import states_by_code
 from calibadv_env.data.atlas.wiki import load_wiki_passages
 from calibadv_env.data.atlas.world import AtlasFact, AtlasWorld, cluster_of_fact
+from calibadv_env.data.atlas.worlds import WORLDS
 from calibadv_env.data.base import QATask, TaskSet, parse_task
 from calibadv_env.data.dataset import Dataset
 from calibadv_env.data.evidence import CLUSTER
@@ -23,8 +24,16 @@ from calibadv_env.data.lines import LineCorpus, LineTasks
 from calibadv_env.data.names import SPLITS
 from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.corpus import Corpus
+from calibadv_env.retrieval.misses import MissingRetriever
 
-__all__ = ["AtlasFact", "AtlasWorld", "load_dataset", "load_wiki_dataset", "load_world"]
+__all__ = [
+    "AtlasFact",
+    "AtlasWorld",
+    "load_balanced",
+    "load_dataset",
+    "load_wiki_dataset",
+    "load_world",
+]
 
 
 def load_dataset() -> Dataset:
@@ -58,13 +67,43 @@ def load_wiki_dataset() -> Dataset:
     )
 
 
-def load_world() -> AtlasWorld:
-    """The passages of the atlas with their facts and names, from the cache or compiled.
+def load_balanced(name: str) -> Dataset:
+    """A dataset of balanced splits: one of :data:`calibadv_env.data.atlas.worlds.WORLDS`.
+
+    Raises:
+        KeyError: if there is no such world.
+    """
+    world = WORLDS[name]
+
+    def load_tasks(split: str) -> TaskSet:
+        return LineTasks(world.files()[f"tasks-{split}.jsonl"], name=name, split=split)
+
+    def load_corpus() -> Corpus:
+        content = world.files()["corpus.jsonl"]
+        return LineCorpus(content, world.corpus_sha256, index_cache=world.folder / "indexes")
+
+    return Dataset(
+        name=name,
+        splits=SPLITS,
+        load_tasks=load_tasks,
+        load_corpus=load_corpus,
+        is_gold_checked=False,
+        description=world.description,
+        wrap_retriever=partial(MissingRetriever, rate=world.miss_rate) if world.miss_rate else None,
+        least_turns=world.least_turns,
+    )
+
+
+def load_world(name: str = "atlas") -> AtlasWorld:
+    """The passages of an atlas with their facts and names, from the cache or compiled.
+
+    Args:
+        name: "atlas", or a world of balanced splits.
 
     Raises:
         DataError: if a data package is missing or is not the expected version.
     """
-    files = load_files()
+    files = load_files() if name == "atlas" else WORLDS[name].files()
     return AtlasWorld(_parse_passages(files["corpus.jsonl"]), parse_facts(files["facts.jsonl"]))
 
 

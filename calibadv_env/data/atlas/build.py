@@ -7,6 +7,7 @@ The compiled files are the same bytes on every machine. What is expected of them
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -40,16 +41,31 @@ def load_files() -> Files:
         DataError: if a data package is missing or has another version than expected, or if the
             compilation does not give the expected bytes.
     """
-    folder = cache_folder()
-    cached = compiled.read_cached(folder, FILES, EXPECTED_SHA256)
+    return load_compiled("atlas", EXPECTED_SHA256, cache_folder(), lambda: compile_files())
+
+
+def load_compiled(name: str, expected: str, folder: Path, compile_: Callable[[], Files]) -> Files:
+    """The files of a compiled world: from its folder if they are there and sound, else compiled.
+
+    Args:
+        name: Name of the dataset.
+        expected: Hash over all files.
+        folder: Where they are kept.
+        compile_: Compiles them.
+
+    Raises:
+        DataError: if a data package is missing or has another version than expected, or if the
+            compilation does not give the expected bytes.
+    """
+    cached = compiled.read_cached(folder, FILES, expected)
     if cached is not None:
         return cached
     check_source_versions()
-    files = compile_files()
+    files = compile_()
     found = digest_of(files)
-    if found != EXPECTED_SHA256:
+    if found != expected:
         raise DataError(
-            f"dataset 'atlas' compiled to sha256 {found}, expected {EXPECTED_SHA256}: the data "
+            f"dataset {name!r} compiled to sha256 {found}, expected {expected}: the data "
             f"files of {_wanted()} are not the published ones; reinstall with "
             f"pip install --force-reinstall --no-deps {_wanted()}"
         )
@@ -58,11 +74,16 @@ def load_files() -> Files:
 
 
 def cache_folder() -> Path:
-    """The folder of the compiled files, named by the expected hash.
+    """The folder of the compiled files, named by the expected hash; see :func:`folder_of`."""
+    return folder_of("atlas", EXPECTED_SHA256)
+
+
+def folder_of(name: str, expected: str) -> Path:
+    """The folder of a compiled world, named by its expected hash.
 
     It lies under ``$CALIBADV_CACHE``, or under the user's cache folder if that is not set.
     """
-    return compiled.cache_root() / f"atlas-{EXPECTED_SHA256[:16]}"
+    return compiled.cache_root() / f"{name}-{expected[:16]}"
 
 
 def compile_files() -> Files:

@@ -188,7 +188,7 @@ def is_sound(chain: Chain) -> bool:
         return False
     if len(set(names)) < len(names) or any(a.object != b.subject for a, b in pairwise(chain)):
         return False
-    if len(chain) > 1 and any(_gives_away(chain[0].subject, hop.object) for hop in chain):
+    if len(chain) > 1 and any(gives_away(chain[0].subject, hop.object) for hop in chain):
         return False
     return not any(is_mentioned(answer, chain[0].subject) for answer in chain[-1].answers)
 
@@ -201,7 +201,7 @@ def is_mentioned(answer: str, text: str) -> bool:
     return f" {folded} " in f" {where} "
 
 
-def _gives_away(name: str, hidden: str) -> bool:
+def gives_away(name: str, hidden: str) -> bool:
     """Tells if a word of one name begins like a word of the other ("Kenya", "Kenyan")."""
     return not _stems(name).isdisjoint(_stems(hidden))
 
@@ -225,7 +225,7 @@ def _chains_from(index: FactIndex, fact: AtlasFact) -> Iterator[Chain]:
         elif fact.relation == "country":
             yield from _from_country(index, (first,))
             airport = index.airport_of(fact.subject, fact.country_code)
-            is_asked = airport is not None and not _gives_away(airport.subject, airport.object)
+            is_asked = airport is not None and not gives_away(airport.subject, airport.object)
             if airport is not None and is_asked and fact.subject_kind == "city":
                 yield (airport,)
         elif fact.relation in COUNTRY_LINKS:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 
@@ -86,7 +87,7 @@ def split_of_chain(chain: Chain, clusters: Mapping[str, str]) -> str | None:
 @cache
 def split_of_name(name: str) -> str:
     """The split of a country or an element, by hash."""
-    bucket = _hash(_SALT, name) % 100
+    bucket = stable_hash(_SALT, name) % 100
     if bucket < _TRAIN_SHARE:
         return "train"
     return "dev" if bucket < _TRAIN_SHARE + _DEV_SHARE else "test"
@@ -133,11 +134,11 @@ def select_chains(world: AtlasWorld, chains: Iterable[Chain]) -> list[tuple[str,
 
     counts: Counter[tuple[Any, ...]] = Counter()
     chosen = []
-    for chain in sorted(chains, key=_order):
+    for chain in sorted(chains, key=hash_order):
         split = split_of_chain(chain, clusters)
         limits = _limits(chain)
         has_room = all(counts[key] < limit for key, limit in limits.items())
-        if split is None or not has_room or _tells_answer(chain):
+        if split is None or not has_room or tells_answer(chain):
             continue
         if not all(map(is_found, chain)):
             continue
@@ -151,19 +152,32 @@ def oracle_query(hop: Hop) -> str:
     return f"{hop.subject} {hop.relation}"
 
 
-def task_records(chosen: Sequence[tuple[str, Chain]]) -> dict[str, list[dict[str, Any]]]:
-    """The tasks of each split in the form of a JSONL file, ids in the order of the choice."""
+def task_records(
+    chosen: Sequence[tuple[str, Chain]],
+    *,
+    prefix: str = "atlas",
+    clusters: Mapping[str, str] | None = None,
+    words: Callable[[Hop], str] = attrgetter("relation"),
+) -> dict[str, list[dict[str, Any]]]:
+    """The tasks of each split in the form of a JSONL file, ids in the order of the choice.
+
+    Args:
+        chosen: Chains with their splits.
+        prefix: Of the ids.
+        clusters: Cluster of each chain by its signature, for the metadata; None leaves it out.
+        words: What the passages call the relation of a hop.
+    """
     records: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     seen = set()
     for number, (split, chain) in enumerate(chosen):
         wordings = paraphrases(chain)
-        question = wordings[_hash("wording", _signature(chain)) % len(wordings)]
+        question = wordings[stable_hash("wording", signature_of(chain)) % len(wordings)]
         if question in seen:
             continue
         seen.add(question)
         records[split].append(
             {
-                "id": f"atlas-{number:06d}",
+                "id": f"{prefix}-{number:06d}",
                 "question": question,
                 "golden_answers": list(dict.fromkeys(chain[-1].answers)),
                 "gold_passages": [list(hop.gold) for hop in chain],
@@ -171,15 +185,16 @@ def task_records(chosen: Sequence[tuple[str, Chain]]) -> dict[str, list[dict[str
                 "metadata": {
                     "kind": kind_of(chain),
                     "paraphrases": list(wordings),
-                    "chain": [dict(hop_key(hop)) for hop in chain],
+                    "chain": [{**hop_key(hop), "relation": words(hop)} for hop in chain],
                     "entity": chain[0].subject,
+                    **({} if clusters is None else {"cluster": clusters[signature_of(chain)]}),
                 },
             }
         )
     return records
 
 
-def _tells_answer(chain: Chain) -> bool:
+def tells_answer(chain: Chain) -> bool:
     """Tells if an answer stands in a wording of the question, read as answers are compared."""
     return any(
         contains_words(wording, answer)
@@ -209,15 +224,18 @@ def _limits(chain: Chain) -> dict[tuple[Any, ...], int]:
     return limits
 
 
-def _signature(chain: Chain) -> str:
+def signature_of(chain: Chain) -> str:
+    """A text that tells a chain from all others."""
     return "|".join([kind_of(chain), *(f"{hop.subject}>{hop.object}" for hop in chain)])
 
 
-def _order(chain: Chain) -> tuple[int, str]:
-    signature = _signature(chain)
-    return (_hash("order", signature), signature)
+def hash_order(chain: Chain) -> tuple[int, str]:
+    """Key of an order of chains that their own hashes decide."""
+    signature = signature_of(chain)
+    return (stable_hash("order", signature), signature)
 
 
-def _hash(salt: str, text: str) -> int:
+def stable_hash(salt: str, text: str) -> int:
+    """64 bits that are the same on every machine."""
     digest = hashlib.sha256(f"{salt}|{text}".encode()).digest()
     return int.from_bytes(digest[:8], "big")

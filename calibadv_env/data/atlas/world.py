@@ -44,6 +44,8 @@ SENTENCES: Mapping[tuple[str, str], str] = MappingProxyType(
         ("element", "year"): "{subject} is an element discovered in the year {object}.",
         ("element", "chemical symbol"): "The chemical symbol of {subject} is {object}.",
         ("element", "atomic number"): "The atomic number of {subject} is {object}.",
+        ("airport", "IATA code"): "The IATA code of {subject} is {object}.",
+        ("airport", "ICAO code"): "The ICAO code of {subject} is {object}.",
     }
 )
 
@@ -66,6 +68,8 @@ OBJECT_KINDS: Mapping[str, str] = MappingProxyType(
         "year": "year",
         "chemical symbol": "symbol",
         "atomic number": "number",
+        "IATA code": "code",
+        "ICAO code": "code",
     }
 )
 
@@ -164,8 +168,20 @@ def compile_world(
         *_city_facts(places),
         *_element_facts(),
     ]
-    passages = [_render(passage_id, stated) for passage_id, stated in _by_passage(facts).items()]
-    return AtlasWorld(passages, facts, places)
+    return AtlasWorld(render_facts(facts), facts, places)
+
+
+def render_facts(
+    facts: Iterable[AtlasFact], sentences: Mapping[tuple[str, str], str] = SENTENCES
+) -> list[Passage]:
+    """The passages that state some facts, in the order in which they first come.
+
+    Args:
+        facts: Those of one passage may stand anywhere.
+        sentences: Sentence of each kind of subject and relation.
+    """
+    grouped = _by_passage(facts)
+    return [_render(passage_id, stated, sentences) for passage_id, stated in grouped.items()]
 
 
 def cluster_of_fact(fact: AtlasFact) -> str:
@@ -298,11 +314,13 @@ def _by_passage(facts: Iterable[AtlasFact]) -> dict[str, list[AtlasFact]]:
     return grouped
 
 
-def _render(passage_id: str, facts: Sequence[AtlasFact]) -> Passage:
+def _render(
+    passage_id: str, facts: Sequence[AtlasFact], sentences: Mapping[tuple[str, str], str]
+) -> Passage:
     first = facts[0]
     names = [phrase(fact.object) for fact in facts]
     objects = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-    sentence = SENTENCES[first.subject_kind, first.relation]
+    sentence = sentences[first.subject_kind, first.relation]
     subject = phrase(first.subject) if first.subject_kind == "country" else first.subject
     text = capitalised(sentence.format(subject=subject, object=objects))
     return Passage(passage_id, first.subject, text.replace("D.C..", "D.C."))

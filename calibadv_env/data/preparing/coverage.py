@@ -14,9 +14,11 @@ import numpy as np
 from calibadv_env.common.checks import require_positive
 from calibadv_env.common.files import is_path, write_text
 from calibadv_env.data.base import QATask, TaskSet
+from calibadv_env.data.dataset import Dataset
 from calibadv_env.data.merged import MARK
 from calibadv_env.data.names import data_root
 from calibadv_env.data.preparing.audit import Coverage, measure_coverage
+from calibadv_env.data.preparing.balance import Balance, measure_balance
 from calibadv_env.data.reading import is_fetched
 from calibadv_env.data.registry import get_dataset
 from calibadv_env.errors import DataError
@@ -30,6 +32,7 @@ AUDIT: Final = "audit.json"
 
 FORMAT: Final = 1
 NO_RETRIEVER: Final = "none"
+TRAIN: Final = "train"
 _REPORT_EVERY: Final = 10_000
 
 
@@ -47,6 +50,7 @@ class AuditResult:
         retriever: Name of the retriever, "none" if nothing was searched.
         top_k: How many passages a search gave.
         coverage: The figures.
+        balance: How the questions of the whole split are spread.
     """
 
     dataset: str
@@ -58,6 +62,7 @@ class AuditResult:
     retriever: str
     top_k: int
     coverage: Coverage
+    balance: Balance
 
 
 def audit_dataset(
@@ -110,6 +115,7 @@ def audit_dataset(
         retriever=retriever,
         top_k=top_k,
         coverage=coverage,
+        balance=measure_balance(tasks, _train_of(dataset, tasks)),
     )
 
 
@@ -183,6 +189,18 @@ def _sample(tasks: TaskSet, max_tasks: int | None, seed: int) -> list[QATask]:
         return list(tasks)
     chosen = np.random.Generator(np.random.PCG64(seed)).permutation(len(tasks))[:max_tasks]
     return [tasks[int(i)] for i in sorted(chosen)]
+
+
+def _train_of(dataset: Dataset, tasks: TaskSet) -> TaskSet | None:
+    """The training split beside another one; None where there is none at hand."""
+    if TRAIN not in dataset.splits:
+        return None
+    try:
+        train = dataset.tasks(TRAIN)
+    except DataError:
+        # The files of a benchmark's training split need not be here to audit its dev split.
+        return None
+    return None if train.split == tasks.split else train
 
 
 def _reporting(corpus: Corpus, progress: Progress) -> Iterator[Passage]:
