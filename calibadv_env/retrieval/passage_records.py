@@ -41,6 +41,10 @@ _HEADERLESS: Final = {
 
 _WRAPPERS: Final = ("kwargs", "_source", "__data__", "document", "passage", "node", "doc")
 """Keys under which dumps of LangChain, Elasticsearch, LlamaIndex … hold the document."""
+_PAYLOADS: Final = ("payload", "properties", "fields", "metadata")
+"""Those of vector databases (Qdrant, Weaviate, Pinecone), where nothing beside holds a text."""
+_ACTIONS: Final = ("index", "create")
+"""Lines of Elasticsearch's bulk files that name the id of the document on the next line."""
 _OUTER: Final = frozenset({"_id", "id", "docid", "doc_id", "pid"})
 """Ids that stand outside of it."""
 _METADATA: Final = ("metadata", "meta", "extra_info")
@@ -87,7 +91,15 @@ class PassageReading:
         """
         made: set[str] = set()
         place = ""
+        above: Mapping[str, Any] = {}
         for place, record in records:
+            action = _action(record)
+            if action is not None:
+                above = action
+                continue
+            if "_id" in above:
+                record = {"_id": above["_id"], **record}
+            above = {}
             try:
                 passage, is_made = self._passage(record)
             except NoTextError as error:
@@ -219,7 +231,20 @@ def _unwrapped(record: Mapping[str, Any]) -> Mapping[str, Any]:
         if isinstance(inner, Mapping) and find_key(inner, TEXT) is not None:
             outer = {k: v for k, v in record.items() if k in _OUTER and not _is_list(v)}
             return {**outer, **inner}
+    if find_key(record, TEXT) is None:
+        inner = next((record[k] for k in _PAYLOADS if isinstance(record.get(k), Mapping)), {})
+        if find_key(inner, TEXT) is not None:
+            return {**{k: v for k, v in record.items() if k in _OUTER}, **inner}
     return record
+
+
+def _action(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What a line of a bulk file says of the document behind it; None for another record."""
+    if len(record) != 1:
+        return None
+    name, inner = next(iter(record.items()))
+    is_action = name in _ACTIONS and isinstance(inner, Mapping)
+    return inner if is_action else None
 
 
 def _text(value: Any, key: str) -> tuple[str, str]:

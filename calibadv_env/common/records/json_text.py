@@ -16,6 +16,7 @@ from calibadv_env.errors import DataError
 
 _CONTAINERS: Final = frozenset(
     {"data", "dataset", "questions", "examples", "rows", "records", "items", "instances"}
+    | {"hits", "points", "matches", "result", "objects"}
     | {"results", "entries", "samples", "queries", "docs", "documents", "passages", "corpus"}
     | {"train", "dev", "valid", "validation", "val", "test"}
 )
@@ -195,19 +196,23 @@ def _by_id(value: Any) -> bool:
 
 def _from_chroma(record: dict[str, Any], place: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The documents of what Chroma's ``collection.get()`` gives."""
-    metadatas = record.get("metadatas") or [None] * len(record["ids"])
-    rows = zip(record["ids"], record["documents"], metadatas, strict=False)
+    names, texts, metadatas = (_flat(record.get(k)) for k in ("ids", "documents", "metadatas"))
+    rows = zip(names, texts, metadatas or [None] * len(names), strict=False)
     for number, (name, text, metadata) in enumerate(rows):
         own = metadata if isinstance(metadata, dict) else {}
         yield f"{place}: documents[{number}]", {**own, "id": name, "text": text}
 
 
+def _flat(value: Any) -> list[Any]:
+    """A list, of which a query's answers are lists themselves."""
+    values = value if isinstance(value, list) else []
+    is_nested = bool(values) and all(isinstance(each, list) for each in values)
+    return [item for each in values for item in each] if is_nested else values
+
+
 def _is_chroma(record: dict[str, Any]) -> bool:
-    names, texts = record.get("ids"), record.get("documents")
-    is_lists = isinstance(names, list) and isinstance(texts, list) and bool(names)
-    return is_lists and len(names) == len(texts) and all(  # type: ignore[arg-type]
-        isinstance(name, str) for name in names  # type: ignore[union-attr]
-    )  # fmt: skip
+    names, texts = _flat(record.get("ids")), _flat(record.get("documents"))
+    return bool(names) and len(names) == len(texts) and all(isinstance(name, str) for name in names)
 
 
 def _from_maps(

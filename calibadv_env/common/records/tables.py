@@ -129,7 +129,7 @@ def _is_data(cells: list[str]) -> bool:
         return False
     return any(
         cell.strip().isdigit()
-        or cell.startswith("[")
+        or cell.startswith(("[", "http://", "https://"))
         or cell.rstrip().endswith("?")
         or len(cell.split()) > _WORDS_OF_A_NAME
         for cell in cells

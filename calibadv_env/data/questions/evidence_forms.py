@@ -279,15 +279,27 @@ _FORMS: Final = (
 )  # fmt: skip
 
 
+def _triple(value: Any) -> list[Any]:
+    """Subject, relation and object, also of an object that names them; [] for anything else."""
+    if isinstance(value, Mapping):
+        first = next(
+            (value[k] for k in ("fact", "subject", "head", "entity1") if value.get(k)), None
+        )
+        relation = value.get("relation", value.get("predicate"))
+        return [] if first is None or relation is None else [first, relation]
+    return list(value) if isinstance(value, (list, tuple)) else []
+
+
 def queries_in(record: Mapping[str, Any]) -> list[str]:
     """Queries that a record gives for its hops: 2WikiMultihopQA's triples, StrategyQA's steps."""
     for layer in layers_of(record):
-        triples = [t for t in _list_of(layer.get("evidences")) if isinstance(t, (list, tuple))]
+        triples = [_triple(t) for t in _list_of(layer.get("evidences"))]
         columns = layer.get("evidences")
         if isinstance(columns, Mapping) and isinstance(columns.get("fact"), list):
             names = (columns["fact"], columns.get("relation") or [])
             triples = [list(pair) for pair in zip(*names, strict=False)]
-        queries = [joined([str(part) for part in triple[:2]]) for triple in triples if triple]
+        said = [triple[:2] for triple in triples if len(triple) > 1]
+        queries = [joined([str(part) for part in pair]) for pair in said]
         steps = _list_of(layer.get("decomposition"))
         if not queries and steps and all(isinstance(step, str) for step in steps):
             queries = steps
