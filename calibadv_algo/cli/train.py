@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self
@@ -30,6 +30,7 @@ from calibadv_algo.cli.provenance import (
     refuse_other_index,
     server_identity,
 )
+from calibadv_algo.cli.warned import Warned, say, stop_on_interrupt
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline, find_baseline
 from calibadv_algo.learner.pretrained import load_policy
@@ -132,9 +133,17 @@ class Train(TrainNames, NamedSettings):
 
     def run(self) -> int:
         """Trains and says where the policy is."""
-        result = run_training(self.config)
+        with stop_on_interrupt() as stop:
+            result = run_training(self.config, stop=stop)
         if int(os.environ.get("RANK", "0")) > 0:
             return 0
+        if result.num_updates < self.config.optim.num_updates:
+            say(
+                f"stopped after {result.num_updates} of {self.config.optim.num_updates} updates; "
+                f"the checkpoint is in {result.policy_dir.parent}. The same command resumes "
+                "from there"
+            )
+            return 130
         Console(highlight=False).print(
             f"{result.num_updates} updates done; the policy is in {result.policy_dir}",
             markup=False,
@@ -199,31 +208,45 @@ def _preset(name: str) -> TrainConfig:
     return found
 
 
-def run_training(config: TrainConfig, shared_dir: Path | None = None) -> TrainResult:
+def run_training(
+    config: TrainConfig,
+    shared_dir: Path | None = None,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+) -> TrainResult:
     """Joins environment, engine and algorithm, and trains.
 
     Args:
         config: The settings.
         shared_dir: Folder in which runs that begin alike share their first evaluation.
+        stop: Asked after every update; true saves a checkpoint and ends the run early.
 
     Raises:
         ValueError: if the model or the environment is not there, or the settings do not fit.
         CheckpointError: if the output folder holds another run.
         InUseError: naming the process, if another run writes into the folder.
+        StrictError: if the settings are strict and the run teaches nothing.
     """
     from calibadv_algo.learner.ranks import make_ranks
     from calibadv_algo.training.run_folder import held
 
     ranks = make_ranks()
     with held(config.output_dir, ranks):
-        return _run_training(config, ranks, shared_dir)
+        return _run_training(config, ranks, shared_dir, stop if ranks.world_size == 1 else _never)
 
 
-def _run_training(config: TrainConfig, ranks: Ranks, shared_dir: Path | None) -> TrainResult:
+def _never() -> bool:
+    """Several processes would have to stop at the same update."""
+    return False
+
+
+def _run_training(
+    config: TrainConfig, ranks: Ranks, shared_dir: Path | None, stop: Callable[[], bool]
+) -> TrainResult:
     """The training of :func:`run_training` in a folder that nobody else writes into."""
     from calibadv_algo.learner.ranks import on_main
     from calibadv_algo.rollout.slots import make_slots
-    from calibadv_algo.training.collection import make_eval_player, make_player
+    from calibadv_algo.training.collection import count_tasks, make_eval_player, make_player
     from calibadv_algo.training.trainer import Trainer
 
     model, tokenizer = _load(config)
@@ -255,7 +278,10 @@ def _run_training(config: TrainConfig, ranks: Ranks, shared_dir: Path | None) ->
         shared_evaluation=_shared_evaluation(config, model, tokenizer, facts, shared_dir),
     )
     try:
-        return trainer.train()
+        warned = Warned(config)
+        if eval_player is not None:
+            warned.look_at_split(count_tasks(eval_player.slots))
+        return trainer.train(on_update=warned.look, stop=stop)
     finally:
         slots.close()
         if eval_player is not None:

@@ -200,6 +200,9 @@ class TrainConfig(Checked):
     """Trackers that get the metrics too; each needs its extra."""
     quiet: bool = False
     """If true, there is no progress display (child processes)."""
+    strict: bool = False
+    """If true, a run that teaches nothing (full contexts, no signal, a policy that cannot follow
+    the format) or cannot be judged (a handful of questions) ends with an error; else it is said."""
 
     def __post_init__(self) -> None:
         """Checks ranges, and what goes together: advantage and credit, template and prompt."""
@@ -275,7 +278,7 @@ def config_hash(config: TrainConfig) -> str:
         del values[part][name]
     for name in ("output_dir", "checkpoint_every", "keep_checkpoints", "quiet", "tensorboard"):
         del values[name]
-    for name in ("save_trajectories", "trackers"):
+    for name in ("save_trajectories", "trackers", "strict"):
         del values[name]
     values["env"]["reward"] = values["env"].pop("reward_sha256", config.env.reward)
     text = json.dumps(values, sort_keys=True)

@@ -27,6 +27,7 @@ FREE: Final = frozenset(
         "tensorboard",
         "trackers",
         "quiet",
+        "strict",
         "evaluation.every",
     }
 )

@@ -136,6 +136,7 @@ class Trainer:
         resume: bool = True,
         allow_older: bool = False,
         on_update: Callable[[int, Mapping[str, float]], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> TrainResult:
         """Runs to the last update.
 
@@ -143,6 +144,7 @@ class Trainer:
             resume: Go on from the latest checkpoint in the output folder, if there is one.
             allow_older: Go back to an earlier checkpoint if the latest is damaged.
             on_update: Called with the number of finished updates and the metrics.
+            stop: Asked after every update; true saves a checkpoint and ends the call early.
 
         Returns:
             The end of the run.
@@ -156,7 +158,7 @@ class Trainer:
         """
         num_tasks = self._check_env()
         with held(self.config.output_dir, self._ranks):
-            return self._train(num_tasks, resume, allow_older, on_update)
+            return self._train(num_tasks, resume, allow_older, on_update, stop)
 
     def _train(
         self,
@@ -164,6 +166,7 @@ class Trainer:
         resume: bool,
         allow_older: bool,
         on_update: Callable[[int, Mapping[str, float]], None] | None,
+        stop: Callable[[], bool],
     ) -> TrainResult:
         """Runs to the last update in a folder that nobody else writes into."""
         checkpoint = self._folder.prepare(resume=resume, allow_older=allow_older)
@@ -180,11 +183,14 @@ class Trainer:
                     collector.wait()
                     metrics |= self._evaluate()
                 trackers.log(self.num_updates_done, metrics)
-                if self._is_due(self.config.checkpoint_every):
+                is_stopped = stop()
+                if is_stopped or self._is_due(self.config.checkpoint_every):
                     collector.wait()
                     self._save()
                 if on_update is not None:
                     on_update(self.num_updates_done, metrics)
+                if is_stopped:
+                    break
         rows = self._folder.read_metrics()
         policy_dir = self._folder.policy_dir(self.num_updates_done)
         return TrainResult(self.num_updates_done, rows[-1] if rows else {}, policy_dir)
