@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from calibadv_algo.cli.documents import mapping_of
+from calibadv_algo.cli.prepared_rows import refuse_known, say_next
 from calibadv_algo.cli.progress import stage_bars
 from calibadv_algo.report.tables import format_share
 from calibadv_env.data.cutting import Cutting
@@ -80,6 +81,8 @@ class Prepare:
     """Words that a passage repeats of the one before."""
     seed: int = 0
     """Seed of the deal."""
+    force: bool = False
+    """If true, a dataset of your own that has the name already is replaced."""
 
     def run(self) -> int:
         """Converts, and prints what was found."""
@@ -115,6 +118,7 @@ class Prepare:
         if reader is not None and not Path(self.source[0]).exists():
             sources = [reader.prefix + source for source in self.source[1:]]
         refuse_built_in_name(self.names[0])
+        refuse_known(self.names[0], force=self.force)
         done = prepare_own(
             self.names[0],
             sources,
@@ -139,6 +143,7 @@ class Prepare:
             console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
         console.print(f"folder: {done.folder}", markup=False, soft_wrap=True)
         console.print(f"use it as: --env.dataset {done.name}", markup=False, soft_wrap=True)
+        say_next(done.name, list(done.sizes), console, has_corpus=done.num_documents is not None)
 
     def _prepare_benchmarks(self, console: Console) -> None:
         chosen = _benchmarks(self.names)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from calibadv_algo.cli.places import trajectories_at
 from calibadv_algo.cli.trace import Reading, describe, describe_skipped, say, write_lines
 from calibadv_algo.report.diagnosis import (
     MAX_GROUPS,
@@ -78,6 +79,7 @@ class Diagnose:
 
     def _groups(self, trace: Path, rules: Rules, console: Console) -> Iterator[Group]:
         """The groups of a source, ours or another's."""
+        trace = trajectories_at(trace)
         paths = log_files(trace)
         if self.reading.format == "auto" and _is_ours(paths[0]):
             for path in paths:

@@ -13,6 +13,8 @@ from rich.text import Text
 from calibadv_algo.cli.policies import PlaySettings, Policy
 from calibadv_algo.cli.policy_flags import PolicyFlags
 from calibadv_algo.cli.provenance import coverage_facts
+from calibadv_algo.cli.warned import warn
+from calibadv_algo.training.warnings import small_split
 from calibadv_env.common.checks import POSITIVE
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class Eval(PolicyFlags):
 
     def run(self) -> int:
         """Evaluates and prints a table."""
+        from calibadv_algo.experiments.suite.scores import score_part
         from calibadv_algo.training.evaluation import append_records, summarize
 
         policy = self.source()
@@ -43,9 +46,12 @@ class Eval(PolicyFlags):
             append_records(self.output, result.records)
         split = result.records[0].split
         title = f"{policy.label} on {play.env.dataset} {split}"
-        table = Table("metric", "mean", title=Text(title))
+        table = Table("metric", "mean", "95 % interval", title=Text(title))
+        intervals = score_part(title, result.records, 1).means
         for name, value in summarize(result.records).items():
-            table.add_row(name, f"{value:.3f}")
+            interval = intervals.get(name)
+            shown = "" if interval is None else f"[{interval.low:.3f}, {interval.high:.3f}]"
+            table.add_row(name, f"{value:.3f}", shown)
         table.add_row("questions", str(len(result.records)))
         coverage = coverage_facts(play.env, split)
         for name, value in (coverage or {}).get("coverage", {}).items():
@@ -54,6 +60,9 @@ class Eval(PolicyFlags):
         if result.num_dropped:
             table.add_row("dropped", str(result.num_dropped))
         Console(highlight=False).print(table)
+        few = small_split(split, len(result.records))
+        if few:
+            warn(few)
         return 0
 
 

@@ -13,6 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from calibadv_algo.cli.places import policy_at
 from calibadv_algo.learner.pretrained import load_policy
 from calibadv_algo.training.config import EnvConfig
 from calibadv_env.protocol.prompts import stop_strings
@@ -31,7 +32,8 @@ class Play:
     seed: int = 0
     """Seed of the draw, and of a policy's sampling."""
     model: str | None = None
-    """Policy to watch: a shipped one's name, a path or a name on the hub. None: you play."""
+    """Policy to watch: a shipped one's name, the folder of a policy, an update, a run or a
+    comparison, or a name on the hub. None: you play."""
     temperature: float = 0.0
     """Sampling temperature of the policy; 0 is greedy."""
     max_tokens: int = 64
@@ -97,7 +99,7 @@ class Play:
         from calibadv_algo.rollout.engines.base import GenerationRequest, SamplingParams
         from calibadv_algo.rollout.engines.hf.engine import HfEngine
 
-        model, tokenizer = load_policy(name)
+        model, tokenizer = load_policy(policy_at(name))
         engine = HfEngine(model, tokenizer, max_slots=1)
         params = SamplingParams(
             temperature=self.temperature,

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal
 
 import tyro
 
+from calibadv_algo.cli.places import policy_at
 from calibadv_algo.cli.policies import (
     EndpointPolicy,
     EvalEnv,
@@ -28,7 +29,8 @@ class PolicyFlags(Checked):
     """Which policy is evaluated, and how it is played."""
 
     policy: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[MODEL]")] = None
-    """Policy: a shipped one's name, a path, or a name on the hub. Default: atlas-tiny."""
+    """Policy: a shipped one's name, the folder of a policy, an update, a run or a comparison, or a
+    name on the hub. Default: atlas-tiny."""
     model: str | None = None
     """The policy, named by a flag."""
     env: EnvConfig = field(default_factory=EvalEnv)
@@ -99,7 +101,7 @@ class PolicyFlags(Checked):
         """
         if self.endpoint is None:
             return LocalPolicy(
-                model=self.policy or self.model or DEFAULT_MODEL,
+                model=policy_at(self.policy or self.model or DEFAULT_MODEL),
                 engine=self.engine,
                 dtype=self.dtype,
             )

@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 
 from calibadv_algo.cli.compare import write_results
+from calibadv_algo.cli.places import comparison_at
 from calibadv_env.common.locks import hold_folder
 
 
@@ -18,12 +19,11 @@ class Report:
     """Make the table, the curves and the page of a comparison again."""
 
     comparison_dir: Annotated[Path, tyro.conf.Positional]
-    """Folder that `calibadv compare` wrote."""
+    """Folder that `calibadv compare` wrote, or of a run in it."""
 
     def run(self) -> int:
         """Writes and prints."""
-        if not self.comparison_dir.is_dir():
-            raise ValueError(f"comparison_dir {self.comparison_dir}: there is no such folder")
-        with hold_folder(self.comparison_dir):
-            write_results(self.comparison_dir, Console(highlight=False))
+        folder = comparison_at(self.comparison_dir)
+        with hold_folder(folder):
+            write_results(folder, Console(highlight=False))
         return 0
