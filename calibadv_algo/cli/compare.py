@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
@@ -64,6 +65,11 @@ class Compare(CompareNames, NamedSettings):
     """Settings of the comparison."""
 
     @classmethod
+    def in_full(cls, arguments: Sequence[str]) -> list[str]:
+        """The arguments with the flags of `calibadv train` as they are called here."""
+        return [shared_flag(each) for each in arguments]
+
+    @classmethod
     def named(cls, arguments: Sequence[str]) -> Self:
         """The command with the settings that its arguments name."""
         names = read_some(CompareNames, arguments, "compare")
@@ -74,6 +80,26 @@ class Compare(CompareNames, NamedSettings):
         """Trains, then writes table, curves and page into the output folder."""
         run_comparison(self.config, Console(highlight=False))
         return 0
+
+
+_OWN_OF_RUNS = frozenset({"seed", "output_dir", "quiet"})
+"""Settings of a run that a comparison sets itself."""
+
+
+def shared_flag(argument: str) -> str:
+    """A flag of `calibadv train` as one of all runs: ``--optim.lr`` is ``--train.optim.lr``.
+
+    Other arguments stay what they are, and so do flags that a comparison has itself.
+    """
+    match = re.match(r"--(no-)?([a-z][\w-]*)", argument)
+    if match is None:
+        return argument
+    head = match[2].replace("-", "_")
+    runs = {each.name for each in fields(TrainConfig)} - _OWN_OF_RUNS
+    own = {each.name for kind in (CompareConfig, CompareNames) for each in fields(kind)}
+    if head not in runs - own:
+        return argument
+    return f"--train.{argument[2:]}"
 
 
 def compare(

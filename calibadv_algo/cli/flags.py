@@ -43,6 +43,11 @@ class NamedSettings(ABC):
     __slots__ = ()
 
     @classmethod
+    def in_full(cls, arguments: Sequence[str]) -> list[str]:
+        """The arguments with short forms of flags written out; none by default."""
+        return list(arguments)
+
+    @classmethod
     @abstractmethod
     def named(cls, arguments: Sequence[str]) -> Self:
         """The command with the settings that its arguments name; other flags are not read.

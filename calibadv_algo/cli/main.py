@@ -8,6 +8,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from difflib import get_close_matches
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import takewhile
@@ -17,9 +18,9 @@ from typing import Any, Final
 import gymnasium
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from calibadv_algo.cli.flags import CONFIG, NamedSettings
+from calibadv_algo.cli.help_texts import asks_for_help, opening
 from calibadv_algo.cli.training_extra import explained, need_training
 from calibadv_algo.errors import CalibadvAlgoError
 from calibadv_env.errors import CalibadvEnvError
@@ -46,6 +47,8 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "credit": ("credit", "Credit", "measure what each turn was worth, by estimator"),
     "plan": ("plan", "Plan", "compute memory and time of a large run, by model and GPUs"),
     "diagnose": ("diagnose", "Diagnose", "count the correct searches that GRPO punished"),
+    "watch": ("watch", "Watch", "follow a run or a comparison while it trains"),
+    "completion": ("completion", "Completion", "print a script that completes commands and flags"),
     "list": ("listing", "List", "list arms, baselines, datasets, presets or policies"),
 }
 """Command -> module under `calibadv_algo.cli`, its class, and one line of help.
@@ -87,7 +90,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, rest = arguments[0], arguments[1:]
     errors = Console(stderr=True, highlight=False)
     if name not in COMMANDS or " " in name:
-        errors.print(f"unknown command {name!r}; there are: {', '.join(COMMANDS)}", markup=False)
+        close = get_close_matches(name, [each for each in COMMANDS if " " not in each], n=1)
+        hint = f", did you mean `calibadv {close[0]}`?" if close else ""
+        text = f"unknown command {name!r}{hint} There are: {', '.join(COMMANDS)}"
+        errors.print(text, markup=False)
         return 2
     try:
         command = parse(name, rest)
@@ -138,8 +144,11 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     form = _form(name, arguments)
     command = _load(form)
     is_named = issubclass(command, NamedSettings)
+    if is_named:
+        arguments = command.in_full(arguments)
     default = command.named(arguments) if is_named else tyro.MISSING_NONPROP
-    if {"-h", "--help"} & set(arguments):
+    if asks_for_help(arguments):
+        Console(highlight=False).print(opening(form), end="", markup=False, soft_wrap=True)
         # `eval --suite --help` leaves the suite open, so flags before --help go.
         arguments = [*takewhile(lambda word: not word.startswith("-"), arguments), "--help"]
     return tyro.cli(
@@ -179,12 +188,12 @@ def _flags(form: str) -> set[str]:
 
 
 def _print_commands() -> None:
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for name, (_, _, description) in COMMANDS.items():
-        table.add_row(f"  calibadv {name}", description)
     console = Console(highlight=False)
     console.print("Train and compare search agents. Each command explains itself with --help.\n")
-    console.print(table)
+    width = max(map(len, COMMANDS))
+    for name, (_, _, description) in COMMANDS.items():
+        console.print(f"  calibadv {name:<{width}}  {description}", soft_wrap=True)
+    console.print("\ncalibadv --version says what to put into a bug report.")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -119,16 +120,21 @@ class ProgressTracker:
             console: Where to draw; a new one on the standard error stream by default.
             label: What stands before the bar.
         """
+        console = console or Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"),
             TimeRemainingColumn(),
-            console=console or Console(stderr=True),
+            console=console,
         )
+        self._is_plain = not console.is_terminal
+        self._num_updates = num_updates
+        self._began = (time.monotonic(), 0)
         self._task = self._progress.add_task(label or "training", total=num_updates, numbers="")
-        self._progress.start()
+        if not self._is_plain:
+            self._progress.start()
 
     def log(self, update: int, metrics: Metrics) -> None:
         """Moves the bar, and writes a line if there are evaluation results."""
@@ -137,6 +143,9 @@ class ProgressTracker:
             for name, key, template in self._COLUMNS
             if math.isfinite(metrics.get(key, math.nan))
         )
+        if self._is_plain and update:
+            text = f"update {update}/{self._num_updates}  {numbers}  {self._left(update)}"
+            self._progress.console.print(text.rstrip(), highlight=False, soft_wrap=True)
         if numbers:
             self._progress.update(self._task, numbers=numbers)
         self._progress.update(self._task, completed=update)
@@ -144,6 +153,15 @@ class ProgressTracker:
         if results:
             text = f"update {update}: " + "  ".join(results)
             self._progress.console.print(text, highlight=False)
+
+    def _left(self, update: int) -> str:
+        """The time that is left, by the updates since the first one that was logged."""
+        began, first = self._began
+        if first == 0:
+            self._began = (time.monotonic(), update)
+            return ""
+        seconds = (time.monotonic() - began) / (update - first) * (self._num_updates - update)
+        return f"ETA {seconds / 60:.1f} min" if update < self._num_updates else ""
 
     def close(self) -> None:
         """Stops the display."""

@@ -72,6 +72,7 @@ def test_help_shows_what_each_field_is(name: str, capsys: pytest.CaptureFixture[
             "cloning",
             "reading",
             "documents",
+            "work",
         ):
             continue
         assert doc_of(command, field.name) in out

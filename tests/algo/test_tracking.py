@@ -64,6 +64,18 @@ def test_the_display_shows_numbers_and_evaluations() -> None:
     assert "1/4" in text
 
 
+def test_where_output_is_piped_there_is_a_line_an_update_with_the_time_that_is_left() -> None:
+    stream = io.StringIO()
+    display = ProgressTracker(4, console=Console(file=stream, force_terminal=False, width=160))
+    for update in range(4):
+        display.log(update, {"reward_mean": 0.5})
+    lines = stream.getvalue().splitlines()
+    assert [line.split()[1] for line in lines] == ["1/4", "2/4", "3/4"]
+    assert "ETA" not in lines[0]
+    assert lines[2].endswith("reward 0.500  ETA 0.0 min")
+    display.close()
+
+
 def test_tensorboard_files_are_written(tmp_path: Path) -> None:
     tracker = TensorBoardTracker(tmp_path)
     tracker.log(1, {"reward_mean": 0.5, "bad": math.nan})

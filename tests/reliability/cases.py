@@ -49,7 +49,7 @@ WARMSTART = (
 )
 BM25 = "index bm25 corpus.jsonl"
 DENSE = "index dense corpus.jsonl index --model encoder --family e5 --chunk-size 8"
-PREPARE = "data prepare ./data --from csv questions.csv --corpus corpus.jsonl"
+PREPARE = "data prepare ./data --from csv questions.csv --corpus corpus.jsonl --force"
 SUITE = (
     "eval --suite toy --subset 3 --chunk 1 --output-dir eval --env.max-turns 1 --max-tokens 4 "
     "atlas-tiny"
