@@ -61,7 +61,7 @@ def completion_script(shell: str) -> str:
         cases.append(_case(name, f"{name} *", inner))
     is_zsh = shell == "zsh"
     return _SCRIPT.format(
-        how=f'In ~/.{shell}rc: eval "$(calibadv completion {shell})"',
+        how=f"In ~/.{shell}rc: source <(calibadv completion {shell})",
         head="autoload -U +X bashcompinit && bashcompinit\n" if is_zsh else "",
         commands=" ".join(names),
         cases="\n".join(cases),

@@ -121,6 +121,7 @@ def test_unknown_flags_are_fatal(name: str, capsys: pytest.CaptureFixture[str]) 
         "serve": ["toy"],
         "list": ["arms"],
         "report": ["folder"],
+        "watch": ["folder"],
         "trace": ["import", "log.jsonl", "--output", "out.jsonl"],
     }
     with pytest.raises(SystemExit) as caught:
