@@ -16,7 +16,6 @@ from rich.text import Text
 from calibadv_algo.cli.places import policy_at
 from calibadv_algo.learner.pretrained import load_policy
 from calibadv_algo.training.config import EnvConfig
-from calibadv_env.protocol.prompts import stop_strings
 
 HELP = "s QUERY searches, a ANSWER answers, q quits"
 
@@ -104,7 +103,7 @@ class Play:
         params = SamplingParams(
             temperature=self.temperature,
             max_tokens=self.max_tokens,
-            stop=stop_strings(self.env.prompt),
+            stop=self.env.stop_strings(self.env.prompt),
         )
         ids: list[int] = []
         read = 0

@@ -14,7 +14,6 @@ from calibadv_algo.learner.pretrained import load_policy, policy_path
 from calibadv_algo.lora import adapter_base
 from calibadv_algo.training.config import EnvConfig
 from calibadv_env.errors import RetrieverError
-from calibadv_env.protocol.prompts import stop_strings
 
 if TYPE_CHECKING:
     from calibadv_algo.rollout.engines.base import GenerationEngine, SamplingParams, Tokenizer
@@ -76,7 +75,7 @@ class PlaySettings:
             temperature=self.temperature,
             top_p=self.top_p,
             max_tokens=self.max_tokens,
-            stop=stop_strings(prompt),
+            stop=self.env.stop_strings(prompt),
         )
 
     def driver(self, max_context: int | None) -> DriverConfig:

@@ -42,7 +42,6 @@ from calibadv_algo.training.presets import ATLAS_TINY, PRESETS
 from calibadv_algo.training.resumption import Change, changed_settings, noted, refuse_other_run
 from calibadv_env.common.files import write_text
 from calibadv_env.errors import RetrieverError
-from calibadv_env.protocol.prompts import stop_strings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -261,7 +260,7 @@ def _run_training(
         slots,
         engine,
         tokenizer,
-        stop=stop_strings(config.env.prompt),
+        stop=config.env.stop_strings(config.env.prompt),
         retry_on=(RetrieverError, OSError),
     )
     eval_player = None

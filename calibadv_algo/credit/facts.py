@@ -7,6 +7,7 @@ from typing import Any
 
 from calibadv_algo.errors import MissingInfoKeyError
 from calibadv_algo.types import Trajectory, Turn
+from calibadv_env.info import CALL_KINDS
 
 
 def check_info_keys(required: Iterable[str], info: Collection[str], who: str) -> None:
@@ -73,12 +74,15 @@ def final_fact(trajectory: Trajectory, key: str, who: str, cut_off: Any = 0.0) -
 
 
 def is_search(turn: Turn, who: str) -> bool:
-    """True if a turn searches and its search was carried out, as far as passages tell."""
-    return bool(fact(turn, "action", who) == "search" and len(fact(turn, "passage_ids", who)))
+    """True if a turn searches and its search was carried out, as far as passages tell.
+
+    On pages, opening one and finding words in it count too.
+    """
+    return bool(fact(turn, "action", who) in CALL_KINDS and len(fact(turn, "passage_ids", who)))
 
 
 def searches_of(trajectory: Trajectory, who: str) -> list[tuple[int, Turn]]:
-    """Searches of a trajectory that something followed, with their places.
+    """Searches of a trajectory that something followed, with their places; on pages all calls.
 
     Raises:
         MissingInfoKeyError: if a turn lacks the info key ``action``.
@@ -86,5 +90,5 @@ def searches_of(trajectory: Trajectory, who: str) -> list[tuple[int, Turn]]:
     return [
         (column, turn)
         for column, turn in enumerate(trajectory.turns[:-1])
-        if fact(turn, "action", who) == "search"
+        if fact(turn, "action", who) in CALL_KINDS
     ]

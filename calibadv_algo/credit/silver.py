@@ -14,6 +14,7 @@ from calibadv_algo.credit.base import SCORED_BAD, CreditRule
 from calibadv_algo.credit.facts import check_info_keys, fact
 from calibadv_algo.types import Group, Trajectory
 from calibadv_env.common.checks import NOT_NEGATIVE
+from calibadv_env.info import CALL_KINDS
 from calibadv_env.protocol.words import word_distance
 
 SilverCalculator = Literal["old", "mean", "max"]
@@ -49,7 +50,11 @@ def silver_correctness(
     manager for the redundancy rules and the calculators.
 
     **Differs:** passages are compared by id, not by their printed text. Groups whose best
-    trajectories retrieved nothing score every search as bad, where the original raises.
+    trajectories retrieved nothing score every search as bad, where the original raises. On pages,
+    which the paper does not have, opening a page and finding words in it are scored as searches
+    are: silver are the sections that the best trajectories read (of a trajectory that read none,
+    those that its searches showed); a search hits those that it is the first to show, an open or a
+    find those that it is the first to read; and it is redundant only against its like.
 
     Args:
         group: Trajectories of one question.
@@ -143,11 +148,15 @@ class SilverCredit(CreditRule):
 
 
 class _Search(NamedTuple):
-    """Facts of one search that silver correctness needs."""
+    """Facts of one search that silver correctness needs.
+
+    On pages a turn that opens or finds is one too: it reads, where a search only shows.
+    """
 
     column: int
     passages: Sequence[str]
     thought: str
+    is_reading: bool
 
 
 def _read_searches(trajectory: Trajectory) -> list[_Search] | None:
@@ -158,8 +167,11 @@ def _read_searches(trajectory: Trajectory) -> list[_Search] | None:
     for column, turn in enumerate(trajectory.turns[:-1]):
         info = turn.info
         try:
-            if info["action"] == "search":
-                searches.append(_Search(column, info["passage_ids"], info["think"]))
+            kind = info["action"]
+            if kind in CALL_KINDS:
+                searches.append(
+                    _Search(column, info["passage_ids"], info["think"], kind != "search")
+                )
         except KeyError as error:
             check_info_keys((str(error.args[0]),), info, _SILVER)
             raise
@@ -181,10 +193,15 @@ def _silver_frequencies(
     counts: dict[str, int] = {}
     for reward, of_trajectory in eligible:
         if reward == best:
-            for passage in set().union(*(search.passages for search in of_trajectory)):
+            for passage in set().union(*(search.passages for search in _evidence(of_trajectory))):
                 counts[passage] = counts.get(passage, 0) + 1
     most = max(counts.values(), default=1)
     return {passage: count / most for passage, count in counts.items()}
+
+
+def _evidence(searches: Sequence[_Search]) -> Sequence[_Search]:
+    """The searches whose passages an answer can rest on: those that read, if there are any."""
+    return [search for search in searches if search.is_reading] or searches
 
 
 def _silver_scores(
@@ -198,23 +215,25 @@ def _silver_scores(
     scores: list[float] = []
     distinct = [set(search.passages) for search in searches]
     thoughts: list[list[str]] = [search.thought.split() for search in searches]
-    seen: set[str] = set()
-    for index, (_, passages, _) in enumerate(searches):
+    seen: dict[bool, set[str]] = {False: set(), True: set()}
+    for index, (_, passages, _, is_reading) in enumerate(searches):
         hits = [
             frequencies[passage]
             for passage in dict.fromkeys(passages)
-            if passage in frequencies and passage not in seen
+            if passage in frequencies and passage not in seen[is_reading]
         ]
         # Redundancy is looked at only where it can change the score: it is the costly part.
         is_bad = not hits
         for earlier in range(0 if hits else index, index):
+            if searches[earlier].is_reading != is_reading:
+                continue
             if len(distinct[index] & distinct[earlier]) > max_shared_passages or is_more_similar(
                 thoughts[index], thoughts[earlier], think_similarity_threshold
             ):
                 is_bad = True
                 break
         scores.append(SCORED_BAD if is_bad else _combine(hits, len(passages), calculator))
-        seen |= distinct[index]
+        seen[is_reading] |= distinct[index]
     return scores
 
 

@@ -119,14 +119,15 @@ def _silver_passages(
         each.reward if each.final_info["is_format_valid"] else -math.inf
         for each in group.trajectories
     ]
-    return frozenset(
-        str(passage)
-        for row, trajectory in enumerate(group.trajectories)
-        if rewards[row] == max(rewards)
-        for column, turn in enumerate(trajectory.turns)
-        if is_search[row, column]
-        for passage in turn.info["passage_ids"]
-    )
+    best = [row for row, reward in enumerate(rewards) if reward == max(rewards)]
+    found: set[str] = set()
+    for row in best:
+        turns = group.trajectories[row].turns
+        searches = [turn for column, turn in enumerate(turns) if is_search[row, column]]
+        # On pages those are silver that were read, not those that a search only showed.
+        read = [turn for turn in searches if turn.info["action"] != "search"]
+        found.update(str(each) for turn in read or searches for each in turn.info["passage_ids"])
+    return frozenset(found)
 
 
 def assess(group: Group, methods: Methods = GRPO_AND_CALIBADV) -> Assessment:

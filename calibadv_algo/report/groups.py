@@ -151,6 +151,9 @@ def _turn_view(assessed: Assessment, row: int, column: int) -> TurnView:
     turn = assessed.group.trajectories[row].turns[column]
     kind = str(turn.info.get("action", "turn"))
     named = {"search": turn.info.get("query"), "answer": turn.info.get("answer")}.get(kind)
+    if turn.info.get("calls"):
+        pairs = zip(turn.info["calls"], turn.info["arguments"], strict=True)
+        named = "\n".join(f"{call}: {argument}" for call, argument in pairs)
     passages = _passage_views(assessed, turn)
     texts = [text for _, text in turn.info.get("passages", ())]
     is_whole = bool(texts) and all(text in turn.observation_text for text in texts)

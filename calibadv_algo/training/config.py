@@ -26,8 +26,11 @@ from calibadv_algo.rollout.tree_config import TreeSearch
 from calibadv_algo.rollout.vine_config import VineSampling
 from calibadv_algo.shaping.base import GroupFilter, LossMask, RewardShaping
 from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE, Checked
+from calibadv_env.info import PAGE_STOP_STRINGS
 from calibadv_env.protocol.normalizing import Normalizer
+from calibadv_env.protocol.prompts import stop_strings
 
+_PAGES: Final = re.compile(r"(^|:)DeepSearch-Pages-v\d+$")
 _ANY_DATASET: Final = re.compile(r"(^|:)DeepSearch-v\d+$")
 """Ids of environments that take the name of a dataset."""
 _REWARD_FILE: Final = re.compile(r"[^\s*+]+\.py(?=:)")
@@ -53,7 +56,8 @@ class EnvConfig(Checked):
     env_id: str = "calibadv_env:DeepSearch-v1"
     """Registered id of the environment, with the module that registers it."""
     dataset: str = "atlas"
-    """Name of a dataset, several joined by +, or a path; for the ids DeepSearch-v1, -v0 alone."""
+    """Name of a dataset, several joined by +, or a path; for the ids DeepSearch-v1, -v0 alone. With
+    DeepSearch-Pages-v0 any but atlas, which stands there for the built-in pages."""
     split: str = "train"
     """Split whose tasks are trained on."""
     retriever: str = "bm25"
@@ -88,10 +92,20 @@ class EnvConfig(Checked):
         """
         given = {item.name: getattr(self, item.name) for item in fields(self)}
         del given["env_id"]
-        if not _ANY_DATASET.search(self.env_id):
+        is_chosen = self.is_pages and self.dataset != "atlas"
+        if not _ANY_DATASET.search(self.env_id) and not is_chosen:
             del given["dataset"]
         given["split"] = split or self.split
         return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def is_pages(self) -> bool:
+        """True for the environment of pages, whose turns may also open and find."""
+        return bool(_PAGES.search(self.env_id))
+
+    def stop_strings(self, prompt: str | None) -> tuple[str, ...]:
+        """Strings that end a turn in this environment under a prompt; None is its own prompt."""
+        return PAGE_STOP_STRINGS if self.is_pages else stop_strings(prompt)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,6 @@ from calibadv_env.dynamics import (
 from calibadv_env.graders.base import Grader
 from calibadv_env.info import (
     THINK_OPEN,
-    ActionKind,
     PagesResetInfo,
     PagesStepInfo,
     StepInfo,
@@ -261,14 +260,28 @@ def _advance(
         for each, score in zip(result.shown, result.scores, strict=True)
     ]
     base, facts = dynamics.advance(config, state, move, passages, stop_reason)
-    opened = _sections(move, results, ("open",))
-    done = [request.call for request in move.requests if request.is_due]
     gold = state.task.hops_of
-    read = [each.id for each in _sections(move, results, ("open", "find")) if each.id in gold]
+    opened: list[Shown] = []
+    read: list[str] = []
+    gold_new: list[str] = []
+    num_searches = num_calls = num_chars = 0
+    for request, result in zip(move.requests, results, strict=True):
+        kind = request.call.kind
+        num_chars += len(result.text)
+        if request.is_due:
+            num_calls += 1
+            num_searches += kind == "search"
+        if kind == "open":
+            opened += result.shown
+        of_gold = [each.id for each in result.shown if each.id in gold]
+        known = state.seen if kind == "search" else state.found
+        gold_new += [each for each in of_gold if each not in known]
+        if kind != "search":
+            read += of_gold
     after = PagesState(
         base.task,
         base.turn,
-        state.num_searches + sum([call.kind == "search" for call in done]),
+        state.num_searches + num_searches,
         base.thinks,
         base.seen,
         state.found.union(read) if read else state.found,
@@ -276,18 +289,15 @@ def _advance(
         base.shown,
         stop_reason,
         page=pages.page_of(opened[-1].id) if opened else state.page,
-        num_calls=state.num_calls + len(done),
-        num_chars=state.num_chars + sum([len(result.text) for result in results]),
-        opened=state.opened.union([each.id for each in opened]),
+        num_calls=state.num_calls + num_calls,
+        num_chars=state.num_chars + num_chars,
+        opened=state.opened.union([each.id for each in opened]) if opened else state.opened,
         asked=state.asked.union(map(_asked, move.requests)),
     )
-    listed = [each.id for each in _sections(move, results, ("search",)) if each.id in gold]
-    gold_new = [each for each in listed if each not in state.seen]
-    gold_new += [each for each in read if each not in state.found]
     facts["num_searches"] = after.num_searches
     facts["gold_new"] = tuple(dict.fromkeys(gold_new))
     facts["gold_recall"] = rewards.gold_recall(after.found, gold, state.task.num_gold_hops)
-    return after, _facts(config, state, after, move, results, facts)
+    return after, _facts(config, state, after, move, results, opened, facts)
 
 
 def _facts(
@@ -296,16 +306,15 @@ def _facts(
     after: PagesState,
     move: PagesMove,
     results: Sequence[_Result],
+    opened: Sequence[Shown],
     facts: StepInfo,
 ) -> PagesStepInfo:
     """The facts of environments of passages, and those of pages."""
     calls = move.action.calls if isinstance(move.action, Calls) else ()
-    queries = [call.argument for call in calls if call.kind == "search"]
     gold = state.task.hops_of
-    opened = _sections(move, results, ("open",))
     opened_ids = tuple(dict.fromkeys([each.id for each in opened]))
     hops_read = {hop for each in after.found for hop in gold[each]}
-    facts["query"] = queries[0] if queries else None
+    facts["query"] = next((call.argument for call in calls if call.kind == "search"), None)
     return PagesStepInfo(
         **facts,
         calls=tuple([call.kind for call in calls]),
@@ -314,7 +323,7 @@ def _facts(
         opened_ids=opened_ids,
         gold_opened=tuple([i for i in opened_ids if i in gold and i not in state.opened]),
         hops_read=tuple([hop in hops_read for hop in range(state.task.num_gold_hops)]),
-        links=tuple(dict.fromkeys([link for each in opened for link in each.targets])),
+        links=tuple(dict.fromkeys([target for each in opened for _, target in each.links])),
         page=after.page,
         num_calls=after.num_calls,
         num_chars=after.num_chars,
@@ -324,16 +333,6 @@ def _facts(
         calls_left=max(0, config.call_budget - after.num_calls),
         chars_left=max(0, config.char_budget - after.num_chars),
     )
-
-
-def _sections(
-    move: PagesMove, results: Sequence[_Result], kinds: Sequence[ActionKind]
-) -> list[Shown]:
-    """What the calls of some kinds showed, in order."""
-    pairs = zip(move.requests, results, strict=True)
-    return [
-        each for request, result in pairs if request.call.kind in kinds for each in result.shown
-    ]
 
 
 def _asked(request: Request) -> tuple[str, str, str]:

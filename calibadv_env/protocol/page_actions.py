@@ -21,6 +21,10 @@ SEVERAL_STOP_STRINGS: Final = ("</answer>", "<information>")
 """Strings that end a turn of several calls: such a turn ends where the model ends its text, or
 where it begins to make up what comes back."""
 
+_PLAIN_TURN: Final = re.compile(
+    r"\s*<think>[^<]*</think>\s*<(search|open|find|answer)>[^<]*</\1>\s*"
+)
+"""The usual well-formed turn, one without any other ``<``: decides most cases at once."""
 _NEXT_CALL: Final = re.compile(r"\s*<(search|open|find)>")
 
 
@@ -122,6 +126,9 @@ def is_page_turn_well_formed(text: str, action: PageAction) -> bool:
     """
     if isinstance(action, Malformed) or (isinstance(action, Calls) and action.num_over):
         return False
+    plain = _PLAIN_TURN.fullmatch(text)
+    if plain is not None and (isinstance(action, Answer) or len(action.calls) == 1):
+        return True
     names = ["answer"] if isinstance(action, Answer) else [call.kind for call in action.calls]
     expected = [f"<{slash}{name}>" for name in ("think", *names) for slash in ("", "/")]
     text = text.replace(END_OF_TEXT, "")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 from calibadv_env.protocol.passages import ScoredPassage
@@ -30,6 +31,7 @@ _LINKS: Final = "\nLinks: "
 _MORE: Final = "\nMore at "
 _PLACE: Final = re.compile(r"(?P<page>[^#]*?)(?:#(?P<section>.*?))?(?:@(?P<offset>\d{1,9}))?", re.S)
 _WORD: Final = re.compile(r"\w+")
+_NO_WORD: Final = re.compile(r"\W")
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,16 +185,34 @@ def snippet(text: str, query: str, max_chars: int) -> str:
         The stretch from a little before the first word of the query on; the beginning where none
         stands in the text, or where all fits.
     """
-    plain = LINK.sub(r"\1", text)
+    plain, words = _in_words(text)
     if len(plain) <= max_chars:
         return plain
-    wanted = {word for word in _WORD.findall(query.lower()) if len(word) > 2}
-    starts = (m.start() for m in _WORD.finditer(plain.lower()) if m.group() in wanted)
-    start = min(next(starts, 0), len(plain))
+    found = [place for word in _words_of(query) if (place := words.find(f" {word} ")) >= 0]
+    start = min(found, default=0)
     if start < max_chars // 2:
         return cut_at_word(plain, max_chars)
     begin = plain.rfind(" ", 0, max(1, start - max_chars // 8)) + 1
     return cut_at_word(plain[begin:], max_chars)
+
+
+@lru_cache(maxsize=16_384)
+def _in_words(text: str) -> tuple[str, str]:
+    """A text without marks of links, and the same in lower case with blanks for all but letters.
+
+    A blank stands before the latter, so that a place in it is one in the former.
+    """
+    plain = LINK.sub(r"\1", text)
+    lowered = plain.lower()
+    # A few letters become two in lower case; then places would not agree.
+    lowered = lowered if len(lowered) == len(plain) else plain
+    return plain, f" {_NO_WORD.sub(' ', lowered)} "
+
+
+@lru_cache(maxsize=1024)
+def _words_of(query: str) -> tuple[str, ...]:
+    """The words of a query that are worth looking for."""
+    return tuple({word: None for word in _WORD.findall(query.lower()) if len(word) > 2})
 
 
 def hits_within(
@@ -218,7 +238,7 @@ def hits_within(
             left += len(shown.pop().head) + 2
             break
     share = max(0, left) // max(1, len(shown))
-    shown = [replace(each, text=snippet(each.text, query, share)) for each in shown]
+    shown = [Shown(each.id, each.title, snippet(each.text, query, share)) for each in shown]
     lines = [f"{each.head} {each.text}".rstrip() for each in shown]
     return tuple(shown), "\n".join(lines)[:max_chars] or NO_HITS
 
@@ -236,11 +256,11 @@ def opened_within(opened: Opened, max_chars: int) -> tuple[Opened, str]:
     if not opened.sections:
         return opened, opened.problem[:max_chars]
     first = opened.sections[0]
-    room = max_chars - len(first.head) - 1
+    room = max_chars - len(_line(first)) - 1
     is_whole = len(opened.sections) == 1 and len(first.text) <= room
     room -= 0 if is_whole and not opened.more else len(_MORE) + len(first.id) + 8
     part = cut_opened(opened, max(room, max_chars // 4))
-    body = "\n".join([f"{each.head}\n{each.text}" for each in part.sections])
+    body = "\n".join([f"{_line(each)}\n{each.text}" for each in part.sections])
     more = f"{_MORE}{part.more}" if part.more else ""
     links = ""
     for target in dict.fromkeys([link for each in part.sections for link in each.targets]):
@@ -249,6 +269,11 @@ def opened_within(opened: Opened, max_chars: int) -> tuple[Opened, str]:
             break
         links = longer
     return part, body + links + more
+
+
+def _line(shown: Shown) -> str:
+    """The line above an opened section: the title only of a page, as an id says the rest."""
+    return shown.id if "#" in shown.id else shown.head
 
 
 def found_within(found: Found, max_chars: int) -> tuple[Found, str]:

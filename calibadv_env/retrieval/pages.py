@@ -137,8 +137,7 @@ class PageStore:
     def open(self, places: Sequence[str], max_chars: int = DEFAULT_MAX_CHARS) -> list[Opened]:
         """The text at places; see :class:`Pages`.
 
-        ``page#section`` gives that section and no other, and ``more`` names the next one;
-        ``page`` reads from the beginning on.
+        ``page#section`` gives that section and no other; ``page`` reads from the beginning on.
         """
         _check_chars(max_chars)
         return [self._open(place, max_chars) for place in places]
@@ -172,10 +171,10 @@ class PageStore:
             problem = f"{passage.id} ends before character {place.offset}."
             return Opened(place.page, problem=problem)
         start = len(whole.text) - len(rest)
-        shown = [Shown(whole.id, whole.title, rest, whole.links)]
+        links = tuple(link for link in whole.links if link[0] in rest)
+        shown = [Shown(whole.id, whole.title, rest, links)]
         if place.section:
-            following = ids[first + 1] if first + 1 < len(ids) else ""
-            return cut_opened(Opened(place.page, tuple(shown), following, start=start), max_chars)
+            return cut_opened(Opened(place.page, tuple(shown), start=start), max_chars)
         return self._from_beginning(place.page, shown, ids, start, max_chars)
 
     def _from_beginning(

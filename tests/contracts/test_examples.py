@@ -31,5 +31,21 @@ def test_the_loop_on_one_page_trains(tmp_path: Path) -> None:
     assert numbers[0] != numbers[1]
 
 
+def test_ten_opens_fit_into_1024_tokens() -> None:
+    script = ROOT / "examples" / "pages_ten_opens.py"
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = re.fullmatch(r"10 calls, (\d+) tokens, reward 1.0", done.stdout.splitlines()[-1])
+    assert found is not None
+    assert int(found.group(1)) <= 1024
+
+
 def test_it_is_one_page() -> None:
     assert len(LOOP.read_text(encoding="utf-8").splitlines()) < 70

@@ -123,7 +123,7 @@ def test_budgets_end_calls_but_not_the_episode():
     assert [step[-1]["calls_left"] for step in steps] == [0, 0, 0]
     assert [step[-1]["turns_left"] for step in steps] == [11, 10, 9]
     assert steps[-1][1] == 1.0
-    steps = play(opened, opened, char_budget=50)
+    steps = play(opened, opened, char_budget=30)
     assert steps[0][-1]["chars_left"] == 0
     assert "no calls left" in steps[1][0]
     assert steps[1][-1]["opened_ids"] == ()

@@ -20,6 +20,7 @@ from calibadv_algo.experiments.truth.values import (
     true_advantages,
 )
 from calibadv_algo.types import Group
+from calibadv_env.info import CALL_KINDS
 
 Column = Float[np.ndarray, " turn"]
 AnyMatrix = Float[np.ndarray, "_ _"]
@@ -66,8 +67,8 @@ class Turns:
 
     @property
     def is_search(self) -> Bool[np.ndarray, " turn"]:
-        """Searches that something followed."""
-        return np.asarray(self.kind == "search")
+        """Searches that something followed; on pages all calls."""
+        return np.isin(self.kind, CALL_KINDS)
 
     @property
     def is_last(self) -> Bool[np.ndarray, " turn"]:
@@ -115,11 +116,11 @@ def collect_turns(measured: Sequence[MeasuredGroup], cluster: str | None = None)
     kinds, numbers = [], []
     for _, each in episodes:
         found = [str(turn.info.get("action", "turn")) for turn in each.turns]
-        if found[-1] == "search":
+        if found[-1] in CALL_KINDS:
             found[-1] = "dangling"
         kinds += found
-        count = np.cumsum([kind == "search" for kind in found])
-        numbers += [int(n) if k == "search" else 0 for n, k in zip(count, found, strict=True)]
+        count = np.cumsum([kind in CALL_KINDS for kind in found])
+        numbers += [int(n) if k in CALL_KINDS else 0 for n, k in zip(count, found, strict=True)]
     return Turns(
         truth=flatten([each.advantages for each in known], groups),
         halves=(

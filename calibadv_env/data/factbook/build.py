@@ -18,10 +18,10 @@ from calibadv_env.data.names import SPLITS
 from calibadv_env.errors import DataError
 from calibadv_env.protocol.pages import page_of
 
-EXPECTED_SHA256: Final = "d81f6a6bc65dad9f1fd04ccfb0b15c95c0a33fe085bfb929b0071d9bc1f284b6"
+EXPECTED_SHA256: Final = "7fca56acc29872231adc395a34d8e33f6e90cebdab9306116224487450fcd3bb"
 """Hash over the names and bytes of all files, as :func:`digest_of` takes it."""
 
-CORPUS_SHA256: Final = "777b1b677b283216007de3875ff9976b0b3860c57f4b4980599d06478d7fc10a"
+CORPUS_SHA256: Final = "fc5355bc7f2d6cd2b8c23eb3a29e24808155f4cb4c29356c2666478caf9d8552"
 """Hash of the sections, as :attr:`calibadv_env.retrieval.corpus.Corpus.sha256` takes it."""
 
 FILES: Final = ("corpus.jsonl", *(f"tasks-{split}.jsonl" for split in SPLITS))
@@ -81,7 +81,7 @@ def _split(questions: Sequence[Question]) -> dict[str, list[Mapping[str, Any]]]:
     records: dict[str, list[Mapping[str, Any]]] = {split: [] for split in SPLITS}
     counts: dict[str, int] = {}
     for question in questions:
-        chain = " ".join(sorted(question.gold))
+        chain = " ".join(sorted(set(question.gold)))
         place = int.from_bytes(hashlib.sha256(chain.encode()).digest()[:8], "big") % 100
         split = (
             "train"

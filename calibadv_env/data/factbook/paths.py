@@ -36,6 +36,11 @@ def paths_from(world: FactbookWorld, start: str) -> tuple[Path, ...]:
     return _Paths.over(world).from_page(start)
 
 
+def steps_from(world: FactbookWorld, page: str) -> tuple[tuple[str, str, str], ...]:
+    """Steps from a page: words with a place for it, the end, and the section that says so."""
+    return _Paths.over(world).steps(page)
+
+
 class _Paths:
     """Every way between the pages of a world, worked out as it is asked for."""
 
@@ -46,6 +51,7 @@ class _Paths:
         self._texts = {passage.id: passage.text for passage in world.passages}
         self._names = {page.name: page.id for page in world.pages.values()}
         self.from_page = lru_cache(maxsize=None)(self._from_page)
+        self.steps = lru_cache(maxsize=None)(lambda page: tuple(self._steps(page)))
         self._unique = {
             section: _unique_values(world, section, part) for section, part, _ in _DESCRIPTIONS
         }
@@ -62,13 +68,13 @@ class _Paths:
         for way in self._beginnings(start):
             steps = [
                 Path(text.format(way.text), end, (*way.gold, section), way.is_named)
-                for text, end, section in self._steps(start)
+                for text, end, section in self.steps(start)
             ]
             found += steps
             for step in steps:
                 found += [
                     Path(text.format(step.text), end, (*step.gold, section), way.is_named)
-                    for text, end, section in self._steps(step.end)
+                    for text, end, section in self.steps(step.end)
                     if end != start
                 ]
             if not way.is_named:

@@ -17,7 +17,7 @@ from typing import Final
 
 from calibadv_env.data.factbook.draws import Draws
 from calibadv_env.data.factbook.fields import FIELDS, Field, Value, values_of
-from calibadv_env.data.factbook.paths import Path, paths_from
+from calibadv_env.data.factbook.paths import Path, paths_from, steps_from
 from calibadv_env.data.factbook.world import FactbookWorld
 from calibadv_env.protocol.pages import page_of
 
@@ -60,6 +60,10 @@ class Question:
     answer_kind: str
     gold: tuple[str, ...]
     is_computed: bool = False
+
+    def __post_init__(self) -> None:
+        """Names every section once."""
+        object.__setattr__(self, "gold", tuple(dict.fromkeys(self.gold)))
 
 
 @dataclass(frozen=True)
@@ -195,15 +199,23 @@ def _of_winner(
         or len({v.edition for v in values}) > 1
     ):
         return None
+    place, end = "{}", ranked[0].page
+    way: tuple[str, ...] = ()
+    steps = steps_from(facts.world, end)
+    # One search for the question would list the answer of most comparisons: the winner is named
+    # there, and so is the field. Four of five go one step further.
+    if kind == "compared" and steps and draws.below(5) > 0:
+        place, end, section = draws.pick(steps)
+        way = (section,)
     asked = draws.pick([each for each in FIELDS if each.section != by.section])
-    value = facts.values[asked].get(ranked[0].page)
-    if value is None:
+    value = facts.values[asked].get(end)
+    if value is None or (way and end in {each.page for each in values}):
         return None
     most = "greatest" if is_highest else "smallest"
-    which = f"whichever of {words} has the {most} {_labelled(by, ranked[0])}"
+    which = place.format(f"whichever of {words} has the {most} {_labelled(by, ranked[0])}")
     wording = draws.pick(("What is the {field} of {place}?", "Give the {field} of {place}."))
     text = _sentence(wording, field=_labelled(asked, value), place=which)
-    read = (*gold, *(each.section_id for each in values), value.section_id)
+    read = (*gold, *(each.section_id for each in values), *way, value.section_id)
     return _question(kind, start, text, asked, value, read)
 
 
@@ -324,7 +336,7 @@ def _question(
         text=_capital(text),
         answers=tuple(dict.fromkeys((value.text, bare))),
         answer_kind=asked.kind,
-        gold=tuple(dict.fromkeys(gold)),
+        gold=gold,
     )
 
 

@@ -57,10 +57,16 @@ def label(name: str) -> str:
     return plain(next((level for level in reversed(levels) if level), ""))
 
 
-def joined(parts: Mapping[str, str]) -> str:
-    """A field on one line: ``name: value; name: value``."""
+def joined(parts: Mapping[str, str], title: str = "") -> str:
+    """A field on one line: ``name: value; name: value``.
+
+    Args:
+        parts: The parts by name.
+        title: The title of the field, which names of parts need not repeat.
+    """
     texts = []
-    for name, value in parts.items():
+    for full, value in parts.items():
+        name = full.removeprefix(title).strip() if title else full
         bare = not name or value.lower().startswith(("note:", "note 1:", f"{name.lower()}:"))
         texts.append(value if bare else f"{name}: {value}")
     return "; ".join(text.rstrip(";") for text in texts)

@@ -187,7 +187,7 @@ def _passages(
                 yield Passage(f"{page.id}#{headings[group]}", f"{page.name}: {group}", text)
             for section in sections:
                 title, parts = page.fields[section]
-                text = joined(parts)
+                text = joined(parts, title)
                 if section in LINKED_FIELDS:
                     text = links.marked(text, page.id)
                     text = _WATER.sub(lambda m: _water_link(m, members), text)
