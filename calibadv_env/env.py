@@ -26,11 +26,11 @@ from calibadv_env.dynamics import (
     plan,
     transition,
 )
-from calibadv_env.errors import RetrieverError
 from calibadv_env.graders.base import Grader
 from calibadv_env.info import ResetInfo
 from calibadv_env.protocol.normalizing import Normalizer
 from calibadv_env.protocol.passages import Passage, ScoredPassage
+from calibadv_env.retrieval.answers import as_passages
 from calibadv_env.retrieval.base import Retriever, search_with_tasks
 from calibadv_env.retrieval.filled import with_fillers
 from calibadv_env.rewards import CoverEm
@@ -176,16 +176,13 @@ class World:
         """Asks the retriever for all queries at once, each with the task that it came from.
 
         Raises:
-            RetrieverError: if it fails, or answers another number of queries.
+            RetrieverError: if it fails, answers another number of queries, or gives hits that are
+                no passages.
         """
         if not queries:
             return []
         results = search_with_tasks(self.retriever, queries, self.config.top_k, tasks)
-        if len(results) != len(queries):
-            raise RetrieverError(
-                f"retriever must answer all {len(queries)} queries, got {len(results)} answers"
-            )
-        return results
+        return as_passages(results, len(queries), self.config.top_k)
 
 
 def check_render_mode(render_mode: str | None) -> None:

@@ -12,6 +12,7 @@ from calibadv_env.data.base import TaskSet
 from calibadv_env.data.names import EVAL, SPLITS
 from calibadv_env.errors import DataError
 from calibadv_env.retrieval import is_remote, make_retriever, remote_retriever
+from calibadv_env.retrieval.answers import as_retriever
 from calibadv_env.retrieval.base import Retriever
 from calibadv_env.retrieval.corpus import Corpus
 from calibadv_env.retrieval.pages import Pages, PageStore
@@ -130,7 +131,7 @@ class Dataset:
             MissingDependencyError: if the package behind the name is not installed.
         """
         if not isinstance(spec, str):
-            return spec if isinstance(spec, Retriever) else make_retriever(spec, self.corpus())
+            return as_retriever(spec)
         if is_remote(spec):
             return self._once("retriever", spec, lambda: self._wrapped(remote_retriever(spec)))
         return self._once("retriever", spec, lambda: self._make_retriever(spec))

@@ -9,6 +9,7 @@ from typing import Any
 
 from calibadv_env.common.files import is_path
 from calibadv_env.errors import DataError
+from calibadv_env.retrieval.answers import as_retriever
 from calibadv_env.retrieval.backends import find_backend, retriever_names
 from calibadv_env.retrieval.base import Retriever
 from calibadv_env.retrieval.corpus import Corpus
@@ -46,7 +47,8 @@ def make_retriever(spec: str | Retriever, corpus: Corpus) -> Retriever:
             be); ``simulated:http://…``, whose passages a model writes
             (:func:`calibadv_env.retrieval.remote.simulated.simulated_from_spec`); the folder of an
             index (a text with a path separator in it), which must be one of the same corpus; or
-            any object with a method ``search``, which is given back as it is.
+            any object with a method ``search``, which is given back as it is; or a function
+            ``search(query, top_k)``.
         corpus: Passages to search.
 
     Raises:
@@ -55,9 +57,7 @@ def make_retriever(spec: str | Retriever, corpus: Corpus) -> Retriever:
         DataError: if the folder holds no index, a damaged one, or one of another corpus.
     """
     if not isinstance(spec, str):
-        if not isinstance(spec, Retriever):
-            raise ValueError(f"retriever must have a method search, got {type(spec).__name__}")
-        return spec
+        return as_retriever(spec)
     if is_remote(spec):
         return remote_retriever(spec)
     if is_path(spec):
