@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 OUT ?= runs/compare
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help compare test site test-integrations test-mcp test-peers test-slow test-trackers test-trainers test-vllm format lint types check bench conformance release clean
+.PHONY: help compare test site test-integrations test-launchers test-mcp test-peers test-slow test-trackers test-trainers test-vllm format lint types check bench conformance release clean
 
 help:
 	@echo "make compare   train GRPO and CalibAdv on the built-in atlas and write a report"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-peers the search tools of SkyRL and GEM against our server, in .venv-peers"
 	@echo "make test-vllm the vLLM engine with a real vLLM on the CPU, in .venv-vllm"
 	@echo "make test-integrations  TRL, verl, SkyRL, GEM, verifiers, OpenEnv, NeMo-Gym, MCP, the trackers, in environments of their own"
+	@echo "make test-launchers  compare's jobs through submitit and a local Ray"
 	@echo "make check     format, lint, types, all tests: what CI runs"
 	@echo "make conformance  our numbers against recorded outputs of the reference implementations"
 	@echo "make site      the documentation as a site, in build/site"
@@ -73,7 +74,7 @@ test-vllm: $(VLLM)
 
 # These lie on top of .venv: what is in them comes first, the rest (torch, this package) is .venv's.
 TRAINERS := .venv-trl/.installed .venv-verl/.installed
-ABOVE := $(TRAINERS) .venv-trackers/.installed .venv-mcp/.installed .venv-site/.installed
+ABOVE := $(TRAINERS) .venv-trackers/.installed .venv-mcp/.installed .venv-ray/.installed .venv-site/.installed
 
 $(ABOVE): .venv-%/.installed: constraints-%.txt $(DEV)
 	rm -rf .venv-$*
@@ -89,6 +90,9 @@ test-mcp: .venv-mcp/.installed
 test-trainers: $(TRAINERS)
 	HF_HUB_OFFLINE=1 .venv-trl/bin/python -m pytest -q tests/integrations/test_trl.py tests/integrations/test_trl_tools.py tests/integrations/test_torchrl.py
 	HF_HUB_OFFLINE=1 .venv-verl/bin/python -m pytest -q tests/integrations/test_verl.py
+
+test-launchers: .venv-ray/.installed
+	.venv-ray/bin/python -m pytest -q -m 'slow or not slow' tests/algo/test_launching.py
 
 test-trackers: .venv-trackers/.installed
 	.venv-trackers/bin/python -m pytest -q tests/integrations/test_trackers.py

@@ -38,5 +38,6 @@ if __name__ == "__main__":  # the runs are processes that import this file again
         {"grpo": "grpo", "near-best": NearBest(margin=0.2)},
         seeds=(0,),
         train=COMPARE_PRESETS["smoke"].train,  # a trial; training.presets.ATLAS_TINY learns
+        design=COMPARE_PRESETS["smoke"].design,
         output_dir="runs/own-algorithm",
     )

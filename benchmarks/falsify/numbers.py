@@ -21,15 +21,14 @@ from benchmarks.falsify.study import LAMBDAS, Study, StudyPart
 from calibadv_algo.experiments.statistics import (
     Resamples,
     draw_resamples,
-    interquartile_mean,
     is_stable,
     percentile_interval,
-    resampled_interquartile_means,
     resampled_means,
-    seeds_needed,
     share_interval,
     win_shares,
 )
+from calibadv_algo.experiments.variance import Components, components
+from calibadv_algo.experiments.verdicts import judge
 from calibadv_algo.report.groups import iterate_groups
 from calibadv_algo.report.reading import (
     Comparison,
@@ -46,6 +45,8 @@ from calibadv_algo.report.summary import f1_curve, has_alarm, without_nan
 RESULTS_FILE: Final = "results.json"
 NUM_RESAMPLES: Final = 4000
 BOOTSTRAP_SEED: Final = 0
+MARGIN: Final = 0.02
+"""Difference of F1 that does not matter."""
 
 CONTRASTS: Final[tuple[tuple[str, str], ...]] = (
     ("calibadv", "grpo"),
@@ -186,7 +187,8 @@ def contrast_rows(comparison: Comparison, pairs: Iterable[tuple[str, str]]) -> l
     resamples = _resamples(scores, len(comparison.seeds))
     f1 = scores.values["f1"]
     means = resampled_means(f1, resamples)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    measured: dict[str, tuple[float, Components]] = {}
     for ahead, behind in pairs:
         if ahead not in comparison.arms or behind not in comparison.arms:
             continue
@@ -203,9 +205,20 @@ def contrast_rows(comparison: Comparison, pairs: Iterable[tuple[str, str]]) -> l
                     percentile_interval(float(wins.mean()), win_means)
                 ),
                 "by_seed": by_seed.tolist(),
-                "seeds_needed": seeds_needed(by_seed),
             }
         )
+        measured[f"{ahead} − {behind}"] = (
+            float(by_seed.mean()),
+            components([(1, f1[i]), (-1, f1[j])], scores.clusters),
+        )
+    for row, found in zip(rows, judge(measured, margin=MARGIN).values(), strict=True):
+        row |= {
+            "word": found.word,
+            "reason": found.reason,
+            "detectable": found.detectable,
+            "p_different": found.p_different,
+            "p_equivalent": found.p_equivalent,
+        }
     return rows
 
 
@@ -349,10 +362,6 @@ def _level_row(name: str, scores: Scores, index: int, resamples: Resamples) -> d
         values = scores.values[score][index][None]
         means = resampled_means(values, resamples)[:, 0]
         row[score] = asdict(percentile_interval(float(values.mean()), means))
-    f1 = scores.values["f1"][index]
-    row["f1_interquartile_mean"] = asdict(
-        percentile_interval(interquartile_mean(f1), resampled_interquartile_means(f1, resamples))
-    )
     return row
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal
 
-from calibadv_algo.experiments.compare import CompareConfig
+from calibadv_algo.experiments.compare import COMPARE_PRESETS, CompareConfig
+from calibadv_algo.experiments.design import Design
 from calibadv_algo.training.presets import ATLAS_TINY
 
-PartKind = Literal["labels", "coefficient", "collapse"]
+PartKind = Literal["main", "labels", "coefficient", "collapse"]
 """Question of a part; it decides how its section of the page looks."""
 
 LAMBDAS: Final = MappingProxyType(
@@ -76,18 +77,22 @@ class Study:
         return tuple(part for part in self.parts if part.kind == kind)
 
 
-def _collapse_parts(
-    conditions: Iterable[tuple[float, int]], seeds: tuple[int, ...]
-) -> Iterable[StudyPart]:
-    """GRPO and CalibAdv at settings that a careful user would not choose."""
-    for lr, num_epochs in conditions:
-        optim = replace(ATLAS_TINY.optim, lr=lr, num_epochs=num_epochs)
+def _long_parts(rates: Iterable[float], seeds: tuple[int, ...]) -> Iterable[StudyPart]:
+    """GRPO and CalibAdv for six times as many updates: the paper's collapse comes at update 58."""
+    for lr in rates:
+        optim = replace(ATLAS_TINY.optim, lr=lr, num_updates=150)
         yield StudyPart(
-            name=f"collapse-lr{lr:g}-epochs{num_epochs}",
+            name=f"long-lr{lr:g}",
             kind="collapse",
-            label=f"lr {lr:g}, {num_epochs} epoch{'s' if num_epochs > 1 else ''}",
+            label=f"lr {lr:g}, 150 updates",
             config=CompareConfig(
-                arms=("grpo", "calibadv"), seeds=seeds, train=replace(ATLAS_TINY, optim=optim)
+                arms=("grpo", "calibadv"),
+                seeds=seeds,
+                train=replace(ATLAS_TINY, optim=optim),
+                design=Design(
+                    hypotheses=("GRPO collapses and CalibAdv does not.",),
+                    contrasts=("calibadv - grpo",),
+                ),
             ),
         )
 
@@ -95,6 +100,12 @@ def _collapse_parts(
 FALSIFY: Final = Study(
     name="falsify",
     parts=(
+        StudyPart(
+            name="main",
+            kind="main",
+            label="lr 0.0003, planned",
+            config=COMPARE_PRESETS["falsify"],
+        ),
         StudyPart(
             name="labels",
             kind="labels",
@@ -113,10 +124,10 @@ FALSIFY: Final = Study(
                     "calibadv-inverted",
                     "grpo-equal-mass",
                 ),
-                seeds=(0, 1, 2, 3, 4),
+                seeds=tuple(range(10)),
             ),
         ),
-        *_collapse_parts(((6e-4, 1), (1e-3, 1), (3e-3, 1), (3e-4, 4)), seeds=(0, 1, 2)),
+        *_long_parts((3e-4, 6e-4, 1e-3), seeds=(0, 1, 2, 3, 4)),
         StudyPart(
             name="lambda",
             kind="coefficient",
@@ -128,4 +139,4 @@ FALSIFY: Final = Study(
         ),
     ),
 )
-"""The experiment on CalibAdv's claims, on the atlas."""
+"""The experiment on CalibAdv's claims, on the atlas; second edition, planned before it runs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from calibadv_algo.cli.final import FinalScores, final_split
 from calibadv_algo.cli.flags import InnerParts, NamedSettings, chosen_parts, one_of, read_some
 from calibadv_algo.cli.provenance import (
     coverage_facts,
@@ -31,12 +32,17 @@ from calibadv_algo.experiments.compare import (
     as_algorithm,
     check_output_dir,
     commit_facts,
+    is_finished,
     last_metrics,
     plan_jobs,
     recorded_wall_time_s,
+    with_plan,
     write_comparison,
 )
-from calibadv_algo.experiments.jobs import Job, check_importable, run_jobs
+from calibadv_algo.experiments.design import Design
+from calibadv_algo.experiments.jobs import Job, Launcher, check_importable, run_jobs
+from calibadv_algo.experiments.launching import LauncherName, make_launcher
+from calibadv_algo.report.reading import FINAL_FILE
 from calibadv_algo.training.config import TrainConfig
 from calibadv_algo.training.parts import with_parts
 from calibadv_algo.training.presets import ATLAS_TINY
@@ -52,7 +58,11 @@ class CompareNames:
     """Flags of `calibadv compare` that name settings."""
 
     preset: str = "quick"
-    """quick: GRPO and CalibAdv, 2 seeds; full: every arm, 5 seeds; smoke: a trial of a minute."""
+    """quick: GRPO and CalibAdv, 2 seeds; full: every arm, 5 seeds; falsify: the planned test of the
+    paper's claim, 30 seeds with controls, hours; smoke: a trial of a minute."""
+    plan: str | None = None
+    """A plan file (TOML: arms, seeds and the settings under --design.*), hashed into
+    comparison.json before the first run; flags change what it says."""
     part: InnerParts = ()
     """A part of the settings that all runs share: train.optim.objective=gspo. Repeatable."""
 
@@ -74,7 +84,9 @@ class Compare(CompareNames, NamedSettings):
         """The command with the settings that its arguments name."""
         names = read_some(CompareNames, arguments, "compare")
         config = with_parts(one_of(COMPARE_PRESETS, names.preset), chosen_parts({}, names.part))
-        return cls(preset=names.preset, config=config)
+        if names.plan is not None:
+            config = with_plan(config, Path(names.plan))
+        return cls(preset=names.preset, plan=names.plan, config=config)
 
     def run(self) -> int:
         """Trains, then writes table, curves and page into the output folder."""
@@ -110,6 +122,9 @@ def compare(
     output_dir: Path | str = "runs/compare",
     num_workers: int = 0,
     credit: bool = False,
+    design: Design | None = None,
+    launcher: LauncherName = "local",
+    launcher_options: Sequence[str] = (),
 ) -> Summary:
     """Trains every arm with every seed from one warm start, and compares them.
 
@@ -126,6 +141,9 @@ def compare(
         output_dir: Folder of the runs and of the report.
         num_workers: Runs at a time; 0 means one a core.
         credit: If true, credit is measured afterwards, as with `calibadv compare --credit`.
+        design: What is asked and how it is judged; None for the defaults.
+        launcher: Where the runs take place.
+        launcher_options: Settings of submitit or Ray, each NAME=VALUE.
 
     Returns:
         Scores of the arms with their intervals, and differences.
@@ -143,6 +161,9 @@ def compare(
         output_dir=Path(output_dir),
         num_workers=num_workers,
         credit=credit,
+        design=design or Design(),
+        launcher=launcher,
+        launcher_options=tuple(launcher_options),
         train=train,
         own={name: as_algorithm(arm) for name, arm in own.items()},
     )
@@ -157,13 +178,14 @@ def run_comparison(config: CompareConfig, console: Console) -> Summary:
         ComparisonError: if a run failed, the folder holds another comparison, or an arm is made
             of something that other processes cannot import.
     """
-    jobs = plan_jobs(config)
-    check_importable(jobs)
+    check_importable(plan_jobs(config))
+    split = final_split(config.train, config.design.split)
+    config = replace(config, design=replace(config.design, split=split))
     with hold_folder(config.output_dir):
-        return _run_comparison(config, jobs, console)
+        return _run_comparison(config, console)
 
 
-def _run_comparison(config: CompareConfig, jobs: Sequence[Job], console: Console) -> Summary:
+def _run_comparison(config: CompareConfig, console: Console) -> Summary:
     sweep_files(config.output_dir)
     check_output_dir(config)
     shared = config.output_dir / "shared"
@@ -175,26 +197,59 @@ def _run_comparison(config: CompareConfig, jobs: Sequence[Job], console: Console
         "warm_start": warm_start_facts(config.train.model),
     }
     earlier = recorded_wall_time_s(config.output_dir)
-    write_comparison(config, facts, earlier)
+    launcher = make_launcher(
+        config.launcher,
+        config.launcher_options,
+        config.output_dir / "launched",
+        config.num_workers,
+    )
     started = time.monotonic()
-    seeds = ", ".join(map(str, config.seeds))
-    console.print(f"{len(jobs)} runs: {', '.join(config.algorithms)}; seeds {seeds}")
-    try:
-        with Live(console=console, refresh_per_second=2, transient=True) as live:
-            run_jobs(
-                jobs,
-                partial(run_training, shared_dir=shared),
-                config.num_workers,
-                lambda running: live.update(_progress_table(jobs, running, started)),
-            )
-    finally:
-        wall_time_s = round((earlier or 0.0) + time.monotonic() - started, 1)
-        write_comparison(config, facts, wall_time_s)
+    for look in range(1, config.design.num_looks + 1):
+        config = replace(config, seeds=config.seeds_of_look(look))
+        write_comparison(config, facts, earlier)
+        try:
+            _run_look(config, launcher, console, started)
+        finally:
+            wall_time_s = round((earlier or 0.0) + time.monotonic() - started, 1)
+            write_comparison(config, facts, wall_time_s)
+        if config.design.until_decided and _is_decided(config, look, console):
+            break
     if config.credit:
         from calibadv_algo.cli.compare_credit import measure_comparison
 
         measure_comparison(config, console)
     return write_results(config.output_dir, console)
+
+
+def _run_look(config: CompareConfig, launcher: Launcher, console: Console, started: float) -> None:
+    """Runs what is not finished of the methods and seeds of a look."""
+    jobs = plan_jobs(config)
+    waiting = [job for job in jobs if not is_finished(job, FINAL_FILE)]
+    design = config.design
+    final = FinalScores(split=design.split, questions=design.questions)
+    seeds = ", ".join(map(str, config.seeds))
+    console.print(
+        f"{len(jobs)} runs: {', '.join(config.algorithms)}; seeds {seeds}"
+        + ("" if len(waiting) == len(jobs) else f"; {len(jobs) - len(waiting)} are finished")
+    )
+    with Live(console=console, refresh_per_second=2, transient=True) as live:
+        run_jobs(
+            waiting,
+            partial(run_training, shared_dir=config.output_dir / "shared", final=final),
+            launcher,
+            lambda running: live.update(_progress_table(jobs, running, started)),
+        )
+
+
+def _is_decided(config: CompareConfig, look: int, console: Console) -> bool:
+    """Judges a look at the results and says what came of it."""
+    from calibadv_algo.report.judging import judge_comparison
+    from calibadv_algo.report.reading import read_comparison
+
+    judgement = judge_comparison(read_comparison(config.output_dir))
+    words = "; ".join(f"{name}: {each.word}" for name, each in judgement.verdicts.items())
+    console.print(f"look {look} of at most {judgement.num_looks}: {words}", markup=False)
+    return judgement.is_decided
 
 
 def write_results(comparison_dir: Path, console: Console) -> Summary:
@@ -207,13 +262,16 @@ def write_results(comparison_dir: Path, console: Console) -> Summary:
     from calibadv_algo.report.page import write_report
     from calibadv_algo.report.reading import read_comparison
     from calibadv_algo.report.summary import summarise, write_summary
-    from calibadv_algo.report.tables import all_tables, markdown_table, rich_table
+    from calibadv_algo.report.tables import markdown_table, rich_table
+    from calibadv_algo.report.verdict_tables import all_tables, statements
 
     summary = summarise(read_comparison(comparison_dir))
     tables = all_tables(summary)
+    for sentence in statements(summary):
+        console.print(sentence, markup=False)
     for table in tables:
         console.print(rich_table(table))
-    text = "\n\n".join(markdown_table(table) for table in tables) + "\n"
+    text = "\n\n".join([*statements(summary), *map(markdown_table, tables)]) + "\n"
     write_text(comparison_dir / "table.md", text)
     written = [
         write_curves(comparison_dir),

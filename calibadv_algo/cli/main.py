@@ -25,11 +25,12 @@ from calibadv_algo.cli.training_extra import explained, need_training
 from calibadv_algo.errors import CalibadvAlgoError
 from calibadv_env.errors import CalibadvEnvError
 
-NEED_TRAINING: Final = ("compare", "train", "eval", "report", "warmstart", "credit")
+NEED_TRAINING: Final = ("compare", "sweep", "train", "eval", "report", "warmstart", "credit")
 """Commands that train or sample, and so need the extra `train`."""
 
 COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "compare": ("compare", "Compare", "train arms x seeds from one warm start, and compare"),
+    "sweep": ("sweep", "Sweep", "vary one or two settings, and compare"),
     "train": ("train", "Train", "train one policy"),
     "eval": ("evaluate", "Eval", "evaluate a policy on a split of one dataset"),
     "eval --suite": (

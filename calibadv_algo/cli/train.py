@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 import tyro
 from rich.console import Console
 
+from calibadv_algo.cli.final import FinalScores, play_start, write_final
 from calibadv_algo.cli.flags import (
     CONFIG,
     EngineName,
@@ -210,6 +211,7 @@ def _preset(name: str) -> TrainConfig:
 def run_training(
     config: TrainConfig,
     shared_dir: Path | None = None,
+    final: FinalScores | None = None,
     *,
     stop: Callable[[], bool] = lambda: False,
 ) -> TrainResult:
@@ -218,6 +220,7 @@ def run_training(
     Args:
         config: The settings.
         shared_dir: Folder in which runs that begin alike share their first evaluation.
+        final: Held-out questions that the last policy answers, once; None for none.
         stop: Asked after every update; true saves a checkpoint and ends the run early.
 
     Raises:
@@ -231,7 +234,8 @@ def run_training(
 
     ranks = make_ranks()
     with held(config.output_dir, ranks):
-        return _run_training(config, ranks, shared_dir, stop if ranks.world_size == 1 else _never)
+        may_stop = stop if ranks.world_size == 1 else _never
+        return _run_training(config, ranks, shared_dir, final, may_stop)
 
 
 def _never() -> bool:
@@ -240,7 +244,11 @@ def _never() -> bool:
 
 
 def _run_training(
-    config: TrainConfig, ranks: Ranks, shared_dir: Path | None, stop: Callable[[], bool]
+    config: TrainConfig,
+    ranks: Ranks,
+    shared_dir: Path | None,
+    final: FinalScores | None,
+    stop: Callable[[], bool],
 ) -> TrainResult:
     """The training of :func:`run_training` in a folder that nobody else writes into."""
     from calibadv_algo.learner.ranks import on_main
@@ -268,19 +276,25 @@ def _run_training(
         eval_kwargs = config.env.kwargs(config.evaluation.split)
         eval_slots = make_slots(config.env.env_id, num_eval, eval_kwargs)
         eval_player = make_eval_player(config, player, eval_slots)
+    shared = _shared_evaluation(config, model, tokenizer, facts, shared_dir)
     trainer = Trainer(
         config,
         model=model,
         player=player,
         eval_player=eval_player,
         ranks=ranks,
-        shared_evaluation=_shared_evaluation(config, model, tokenizer, facts, shared_dir),
+        shared_evaluation=shared,
     )
     try:
         warned = Warned(config)
         if eval_player is not None:
             warned.look_at_split(count_tasks(eval_player.slots))
-        return trainer.train(on_update=warned.look, stop=stop)
+        start = None if final is None else play_start(config, final, player, trainer, ranks, shared)
+        result = trainer.train(on_update=warned.look, stop=stop)
+        is_over = result.num_updates >= config.optim.num_updates
+        if final is not None and start is not None and is_over:
+            write_final(config, final, player, trainer, ranks, start)
+        return result
     finally:
         slots.close()
         if eval_player is not None:

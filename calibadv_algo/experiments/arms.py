@@ -13,6 +13,7 @@ from typing import Final
 
 from calibadv_algo.advantages.base import AdvantageEstimator
 from calibadv_algo.advantages.calibadv import CalibAdv, Rebalance, SoftPenalty
+from calibadv_algo.advantages.flipped import FlippedSearches
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.advantages.mass_matched import MassMatchedGrpo
 from calibadv_algo.advantages.vine import Vine
@@ -40,6 +41,7 @@ class Arm:
         prepend_think: If true, the environment writes the opening ``<think>`` tag; None keeps
             what the settings say.
         vine: Continuations that measure the values of states; None where the estimator needs none.
+        seed_offset: Added to the seed, for runs that differ from another arm's in nothing else.
     """
 
     description: str
@@ -47,6 +49,7 @@ class Arm:
     credit: CreditRule | None = None
     prepend_think: bool | None = None
     vine: VineSampling | None = None
+    seed_offset: int = 0
 
     def apply(self, config: TrainConfig) -> TrainConfig:
         """Puts the arm's algorithm on a run's settings."""
@@ -55,7 +58,14 @@ class Arm:
             env = replace(env, prepend_think=self.prepend_think)
         credit = config.credit if self.credit is None else self.credit
         rollout = replace(config.rollout, vine=self.vine)
-        return replace(config, advantage=self.advantage, credit=credit, env=env, rollout=rollout)
+        return replace(
+            config,
+            advantage=self.advantage,
+            credit=credit,
+            env=env,
+            rollout=rollout,
+            seed=config.seed + self.seed_offset,
+        )
 
 
 def _calibadv_with(credit: CreditRule, labels: str, lam: float = 1.0) -> Arm:
@@ -126,6 +136,19 @@ ARMS: Final = MappingProxyType(
             credit=NoCredit(),
             prepend_think=False,
             vine=VineSampling(),
+        ),
+        "flipped-searches": Arm(
+            description="GRPO that punishes good searches: what must lose",
+            advantage=FlippedSearches(),
+            credit=NoCredit(),
+            prepend_think=False,
+        ),
+        "grpo-again": Arm(
+            description="GRPO with other seeds: what must not differ",
+            advantage=Grpo(),
+            credit=NoCredit(),
+            prepend_think=False,
+            seed_offset=500_000,
         ),
     }
 )

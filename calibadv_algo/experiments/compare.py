@@ -7,10 +7,11 @@ goes on from the checkpoints of its runs when it is started again with the same 
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -19,7 +20,9 @@ import tyro
 from calibadv_algo.advantages.base import AdvantageEstimator
 from calibadv_algo.experiments.arms import ARMS, Arm
 from calibadv_algo.experiments.baseline import Algorithm, find_algorithm
+from calibadv_algo.experiments.design import CONTROLS, Design, plan_record, read_plan
 from calibadv_algo.experiments.jobs import ComparisonError, Job
+from calibadv_algo.experiments.launching import LauncherName
 from calibadv_algo.training.config import TrainConfig, config_to_dict
 from calibadv_algo.training.parts import find_part, first_line, part_name, place_of
 from calibadv_algo.training.presets import ATLAS_TINY
@@ -89,7 +92,16 @@ class CompareConfig(Checked):
     output_dir: Path = Path("runs/compare")
     """Folder of the runs and of the report."""
     num_workers: Annotated[int, NOT_NEGATIVE] = 0
-    """Runs at a time; 0 means one a core."""
+    """Runs at a time; 0 means one a core, and all at once on a cluster."""
+    launcher: LauncherName = "local"
+    """Where the runs take place: processes of this machine, submitit (SLURM) or ray."""
+    launcher_options: tuple[str, ...] = ()
+    """Settings of submitit or Ray, each NAME=VALUE: slurm_partition=gpu, address=auto."""
+    design: Design = field(default_factory=Design)
+    """What is asked, and how it is judged; written down before the first run."""
+    controls: bool = False
+    """If true, three methods whose outcome is known take part too: vine must win (it takes many
+    times the episodes), flipped-searches must lose, grpo-again must not differ."""
     credit: bool = False
     """If true, the credit of the warm start and of each arm's last policy (first seed) is measured
     after the runs, and the report has a table of it: see `calibadv credit`."""
@@ -103,19 +115,30 @@ class CompareConfig(Checked):
     def __post_init__(self) -> None:
         """Checks names and numbers."""
         Checked.__post_init__(self)
-        for name, values in (("arms", tuple(self.algorithms)), ("seeds", self.seeds)):
-            given = getattr(self, name)
-            if not given or len(set(values)) != len(given):
+        names = [self._named(arm)[0] for arm in self.arms]
+        for name, values in (("arms", names), ("seeds", self.seeds)):
+            if not values or len(set(values)) != len(values):
+                given = getattr(self, name)
                 raise ValueError(f"{name} must be distinct and at least one, got {given}")
 
     @property
     def algorithms(self) -> dict[str, Algorithm]:
-        """Arms by name, in order.
+        """Arms by name, in order, controls included.
 
         Raises:
             ValueError: if one is not known, or its name is no name of a folder.
         """
-        return dict(self._named(arm) for arm in self.arms)
+        named = dict(self._named(arm) for arm in self.arms)
+        more = CONTROLS if self.controls else ()
+        return named | {name: find_algorithm(name) for name in more if name not in named}
+
+    def seeds_of_look(self, look: int) -> tuple[int, ...]:
+        """Seeds of the first so many looks; all of them without a rule that adds seeds."""
+        if not self.design.until_decided:
+            return self.seeds
+        unused = (seed for seed in itertools.count() if seed not in self.seeds)
+        ordered = [*self.seeds, *itertools.islice(unused, self.design.most_seeds)]
+        return tuple(ordered[: min(look * self.design.block, self.design.most_seeds)])
 
     def _named(self, arm: str) -> tuple[str, Algorithm]:
         name, equals, estimator = arm.partition("=")
@@ -140,9 +163,24 @@ COMPARE_PRESETS: Final[dict[str, CompareConfig]] = {
     "full": CompareConfig(
         arms=tuple(ARMS), seeds=(0, 1, 2, 3, 4), output_dir=Path("runs/compare-full")
     ),
+    "falsify": CompareConfig(
+        arms=("grpo", "calibadv", "flipped-searches", "grpo-again"),
+        seeds=tuple(range(30)),
+        output_dir=Path("runs/falsify/main"),
+        design=Design(
+            hypotheses=(
+                "CalibAdv ends with a higher F1 than GRPO (its paper: +0.0755).",
+                "GRPO that punishes good searches ends with a lower F1 than GRPO.",
+                "GRPO with other seeds does not differ from GRPO.",
+            ),
+            contrasts=("calibadv - grpo",),
+            split="test",
+        ),
+    ),
     "smoke": CompareConfig(
         seeds=(0, 1),
         output_dir=Path("runs/compare-smoke"),
+        design=Design(questions=20),
         train=replace(
             ATLAS_TINY,
             rollout=replace(ATLAS_TINY.rollout, num_questions=4, group_size=4),
@@ -151,7 +189,8 @@ COMPARE_PRESETS: Final[dict[str, CompareConfig]] = {
         ),
     ),
 }
-"""Named comparisons: the main job; every arm with five seeds; a minute's trial of the machinery."""
+"""Named comparisons: the main job; every arm with five seeds; the planned test of the paper's claim
+with 30 seeds and controls; a minute's trial of the machinery."""
 
 
 def plan_jobs(config: CompareConfig) -> list[Job]:
@@ -161,10 +200,8 @@ def plan_jobs(config: CompareConfig) -> list[Job]:
     for seed in config.seeds:
         for arm, algorithm in algorithms.items():
             directory = config.output_dir / "runs" / f"{arm}-seed{seed}"
-            train = replace(
-                algorithm.apply(config.train), seed=seed, output_dir=directory, quiet=True
-            )
-            jobs.append(Job(arm, seed, train))
+            train = replace(config.train, seed=seed, output_dir=directory, quiet=True)
+            jobs.append(Job(arm, seed, algorithm.apply(train)))
     return jobs
 
 
@@ -177,8 +214,20 @@ def write_comparison(
         config: The comparison.
         facts: Whatever else belongs beside the results: commit, data hashes, the warm start.
         wall_time_s: Duration in seconds, None while it runs.
+
+    The plan of the first call stays, whatever later ones would plan: the report says where they
+    depart from it.
     """
+    path = config.output_dir / "comparison.json"
+    before = _read_record(path) if path.exists() else {}
+    plan = before.get("plan") or plan_record(
+        config.design,
+        list(config.algorithms),
+        config.seeds_of_look(1),
+        [config_to_dict(config.train), _arm_changes(config)],
+    )
     record = {
+        "plan": plan,
         "arms": list(config.algorithms),
         "arm_descriptions": {name: a.description for name, a in config.algorithms.items()},
         "arm_changes": _arm_changes(config),
@@ -188,8 +237,7 @@ def write_comparison(
         "wall_time_s": wall_time_s,
         **facts,
     }
-    text = json.dumps(record, indent=2, sort_keys=True) + "\n"
-    write_text(config.output_dir / "comparison.json", text)
+    write_text(path, json.dumps(record, indent=2, sort_keys=True) + "\n")
 
 
 def check_output_dir(config: CompareConfig) -> None:
@@ -209,12 +257,38 @@ def check_output_dir(config: CompareConfig) -> None:
         for name, there in record.get("arm_changes", {}).items():
             if name in wanted:
                 differences += _differences(there, wanted[name], name)
+        if record.get("plan"):
+            design = json.loads(json.dumps(asdict(config.design)))
+            planned = {name: record["plan"].get(name) for name in design}
+            differences += _differences(planned, design, "design")
         if differences:
             raise ComparisonError(
                 f"{config.output_dir} holds a comparison with other settings "
                 f"({'; '.join(differences[:3])}); choose another --output-dir, or remove it"
             )
     config.output_dir.mkdir(parents=True, exist_ok=True)
+
+
+def with_plan(config: CompareConfig, path: Path) -> CompareConfig:
+    """A comparison as its plan file says.
+
+    Raises:
+        ValueError: if the file cannot be read or holds what is not known.
+    """
+    plan = read_plan(path)
+    return replace(
+        config,
+        design=plan.design,
+        arms=config.arms if plan.arms is None else plan.arms,
+        seeds=config.seeds if plan.seeds is None else plan.seeds,
+    )
+
+
+def is_finished(job: Job, final_file: str) -> bool:
+    """True if a run came to its last update and has its final scores."""
+    directory = job.config.output_dir
+    done = last_metrics(directory).get("update", 0)
+    return (directory / final_file).exists() and done >= job.config.optim.num_updates
 
 
 def recorded_wall_time_s(output_dir: Path) -> float | None:

@@ -1,4 +1,4 @@
-"""Training runs as processes of their own, so many at a time."""
+"""Training runs as jobs of their own, so many at a time, on this machine by default."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from types import FrameType
-from typing import Final, NoReturn
+from typing import Final, NoReturn, Protocol
 
 from calibadv_algo.errors import CalibadvAlgoError
 from calibadv_algo.training.config import TrainConfig
@@ -53,19 +53,70 @@ class Job:
         return f"{self.arm}-seed{self.seed}"
 
 
+class Started(Protocol):
+    """A job that was started somewhere; the processes of multiprocessing are of this kind."""
+
+    @property
+    def exitcode(self) -> int | None:
+        """None while it runs, 0 for success, positive for an error, minus a signal's number."""
+
+    def terminate(self) -> None:
+        """Asks it to end."""
+
+    def kill(self) -> None:
+        """Ends it."""
+
+    def join(self, timeout: float | None = None) -> None:
+        """Waits for its end."""
+
+
+class Launcher(Protocol):
+    """Where jobs run: processes of this machine, or those of a cluster."""
+
+    @property
+    def num_workers(self) -> int:
+        """Jobs that may be under way at a time."""
+
+    def start(self, target: Callable[[TrainConfig], object], job: Job) -> Started:
+        """Starts a job, with one thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalLauncher:
+    """Processes of this machine.
+
+    Attributes:
+        limit: Runs at a time; 0 means one a core.
+    """
+
+    limit: int = 0
+
+    @property
+    def num_workers(self) -> int:
+        """Jobs that may be under way at a time."""
+        return self.limit or num_cores()
+
+    def start(self, target: Callable[[TrainConfig], object], job: Job) -> BaseProcess:
+        """Starts a run in a process of its own, with one thread."""
+        return _start(target, job)
+
+
 def run_jobs(
     jobs: Sequence[Job],
     target: Callable[[TrainConfig], object],
-    num_workers: int,
+    launcher: Launcher,
     on_poll: Callable[[Sequence[Job]], None],
+    num_restarts: int = 1,
 ) -> None:
-    """Runs jobs in processes of their own, so many at a time.
+    """Runs jobs, so many at a time; one that was killed is started again and goes on.
 
     Args:
         jobs: What to run, in order.
         target: Carries out one run; importable, since it runs in processes of their own.
-        num_workers: Runs at a time; 0 means one a core.
+        launcher: Where they run.
         on_poll: Called again and again with the jobs that are running.
+        num_restarts: How often a job that a signal or a lost machine ended is started again. One
+            that ended with an error is not: it would end in the same way.
 
     Whatever ends the call, no run goes on: they are stopped when it raises or is interrupted or
     terminated, and stop by themselves when this process is killed.
@@ -73,26 +124,39 @@ def run_jobs(
     Raises:
         ComparisonError: if a run failed, after the others have been stopped.
     """
-    limit = num_workers or _num_cores()
     waiting = list(jobs)
-    running: dict[str, tuple[Job, BaseProcess]] = {}
+    restarts: dict[str, int] = {}
+    running: dict[str, tuple[Job, Started]] = {}
     with _exit_on_sigterm():
         try:
             while waiting or running:
-                while waiting and len(running) < limit:
+                while waiting and len(running) < launcher.num_workers:
                     job = waiting.pop(0)
-                    running[job.name] = (job, _start(target, job))
+                    running[job.name] = (job, launcher.start(target, job))
                 time.sleep(POLL_INTERVAL_S)
                 on_poll([job for job, _ in running.values()])
                 for name, (job, process) in list(running.items()):
-                    if process.exitcode is not None:
-                        del running[name]
-                        _require_success(job, process.exitcode)
+                    exitcode = process.exitcode
+                    if exitcode is None:
+                        continue
+                    del running[name]
+                    if exitcode < 0 and restarts.setdefault(name, 0) < num_restarts:
+                        restarts[name] += 1
+                        note_restart(job, exitcode)
+                        waiting.insert(0, job)
+                    else:
+                        _require_success(job, exitcode)
         finally:
             _stop([process for _, process in running.values()])
 
 
-def _num_cores() -> int:
+def note_restart(job: Job, exitcode: int) -> None:
+    """Writes into a job's log that it was ended and is started again."""
+    with (job.config.output_dir / "log.txt").open("a", encoding="utf-8") as stream:
+        stream.write(f"ended by signal {-exitcode}; started again from its last checkpoint\n")
+
+
+def num_cores() -> int:
     """Cores that this process may use, as far as the system says."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -136,7 +200,7 @@ def _require_success(job: Job, exitcode: int) -> None:
         )
 
 
-def _stop(processes: Sequence[BaseProcess]) -> None:
+def _stop(processes: Sequence[Started]) -> None:
     """Ends processes, and waits until they have ended."""
     for process in processes:
         process.terminate()

@@ -1,8 +1,8 @@
 """Uncertainty of the numbers of a comparison: intervals, differences, stability.
 
 Scores come as ``[arm, seed, question]``: every seed of every arm answered the same questions.
-Seeds and questions are therefore crossed, and one resample draws both: the same seeds and the
-same questions for all arms, which is what makes the intervals of differences paired.
+Seeds and clusters of questions are therefore crossed, and one resample draws both: the same
+questions for all arms, which pairs them, and seeds of each arm for itself.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from calibadv_algo.experiments.variance import Components, t_quantile
 from calibadv_env.common.checks import require_fraction, require_positive
-
-_CELLS_AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +39,11 @@ class Resamples:
     """Number of times that each seed and each question was drawn in every resample.
 
     Attributes:
-        seeds: Counts of seeds.
+        seeds: Counts of seeds, of each arm where they are drawn apart.
         questions: Counts of questions.
     """
 
-    seeds: Float[np.ndarray, "resample seed"]
+    seeds: Float[np.ndarray, "resample *arm seed"]
     questions: Float[np.ndarray, "resample question"]
 
 
@@ -58,39 +57,54 @@ def _draw_counts(
 
 
 def draw_resamples(
-    *, num_seeds: int, num_questions: int, num_resamples: int, rng: np.random.Generator
+    *,
+    num_seeds: int,
+    num_questions: int,
+    num_resamples: int,
+    rng: np.random.Generator,
+    clusters: Int[np.ndarray, " question"] | None = None,
+    num_arms: int | None = None,
 ) -> Resamples:
-    """Draws seeds and questions with replacement, each for itself.
+    """Draws seeds and clusters of questions with replacement, each for itself.
 
-    Of n seeds (and of n questions) n - 1 are drawn: the variance of the resampled means is then
+    Of n seeds (and of n clusters) n - 1 are drawn: the variance of the resampled means is then
     the unbiased ``s² / n``. Drawing n would understate it by ``(n - 1) / n``, which for two
-    seeds is one half.
+    seeds is one half. A cluster that is drawn brings all its questions.
 
     **Source:** Owen 2007, The pigeonhole bootstrap (crossed resampling); Rao and Wu 1988,
     Resampling inference with complex survey data (n - 1 draws).
 
     **Differs:** Owen draws n of n. Where seeds and questions interact, the variance of crossed
-    resampling is too large by up to a factor of 3 in the interaction's share: the intervals
-    err on the wide side.
+    resampling is too large by up to a factor of 3 in the interaction's share;
+    :func:`corrected_interval` takes that out again.
 
     Args:
         num_seeds: Number of seeds, at least 1.
         num_questions: Number of questions, at least 1.
         num_resamples: Number of resamples, at least 1.
         rng: Source of randomness.
+        clusters: Number of each question's cluster, from 0; None means that every question is
+            one of its own.
+        num_arms: Arms whose seeds are drawn apart, since runs of two arms are independent; None
+            draws the same seeds for all.
 
     Returns:
         The counts. One seed alone is always drawn: the intervals then speak of the questions
-        only, not of what another seed would have given. The same holds for one question.
+        only, not of what another seed would have given. The same holds for one cluster.
 
     Raises:
         ValueError: if a number is not positive.
     """
     require_positive(num_seeds=num_seeds, num_questions=num_questions, num_resamples=num_resamples)
-    return Resamples(
-        seeds=_draw_counts(num_seeds, num_resamples, rng),
-        questions=_draw_counts(num_questions, num_resamples, rng),
-    )
+    if num_arms is None:
+        seeds = _draw_counts(num_seeds, num_resamples, rng)
+    else:
+        drawn = [_draw_counts(num_seeds, num_resamples, rng) for _ in range(num_arms)]
+        seeds = np.stack(drawn, axis=1)
+    if clusters is None:
+        return Resamples(seeds=seeds, questions=_draw_counts(num_questions, num_resamples, rng))
+    counts = _draw_counts(int(clusters.max()) + 1, num_resamples, rng)
+    return Resamples(seeds=seeds, questions=counts[:, clusters])
 
 
 def _check_scores(scores: np.ndarray, dims: int, resamples: Resamples) -> None:
@@ -98,7 +112,7 @@ def _check_scores(scores: np.ndarray, dims: int, resamples: Resamples) -> None:
         raise ValueError(f"scores must have {dims} axes, none empty, got shape {scores.shape}")
     if not np.isfinite(scores).all():
         raise ValueError("scores must be finite, got NaN or infinity")
-    expected = (resamples.seeds.shape[1], resamples.questions.shape[1])
+    expected = (resamples.seeds.shape[-1], resamples.questions.shape[1])
     if scores.shape[-2:] != expected:
         raise ValueError(
             f"scores must have {expected[0]} seeds and {expected[1]} questions as the resamples "
@@ -116,19 +130,28 @@ def resampled_means(
     """
     _check_scores(scores, 3, resamples)
     by_seed = np.einsum("rq,asq->ras", resamples.questions, scores, optimize=True)
-    totals = np.einsum("rs,ras->ra", resamples.seeds, by_seed)
-    weight = resamples.seeds.sum(axis=1) * resamples.questions.sum(axis=1)
-    return np.asarray(totals / weight[:, None])
+    seeds = resamples.seeds if resamples.seeds.ndim == 3 else resamples.seeds[:, None]
+    totals = (seeds * by_seed).sum(axis=2)
+    weight = seeds.sum(axis=2) * resamples.questions.sum(axis=1)[:, None]
+    return np.asarray(totals / weight)
+
+
+def resampled_run_means(
+    scores: Float[np.ndarray, "seed question"],
+    questions: Float[np.ndarray, "resample question"],
+) -> Float[np.ndarray, "resample seed"]:
+    """Mean score of every run of one arm on the questions of every resample."""
+    return np.asarray(questions @ scores.T / questions.sum(axis=1, keepdims=True))
 
 
 def _middle_half_mean(
-    ascending: Float[np.ndarray, " cell"], weights: Float[np.ndarray, "resample cell"]
+    ascending: Float[np.ndarray, "#resample cell"], weights: Float[np.ndarray, "resample cell"]
 ) -> Float[np.ndarray, " resample"]:
     upper = np.cumsum(weights, axis=1)
     total = upper[:, -1:]
     kept = np.minimum(upper, 0.75 * total) - np.maximum(upper - weights, 0.25 * total)
     kept = np.maximum(kept, 0.0)
-    return np.asarray(kept @ ascending / kept.sum(axis=1))
+    return np.asarray((kept * ascending).sum(axis=1) / kept.sum(axis=1))
 
 
 def interquartile_mean(values: Float[np.ndarray, "..."]) -> float:
@@ -154,27 +177,32 @@ def interquartile_mean(values: Float[np.ndarray, "..."]) -> float:
     flat = np.sort(np.asarray(values, dtype=np.float64), axis=None)
     if flat.size == 0 or not np.isfinite(flat).all():
         raise ValueError(f"values must be finite and not empty, got {flat.size} values")
-    return float(_middle_half_mean(flat, np.ones((1, flat.size)))[0])
+    return float(_middle_half_mean(flat[None], np.ones((1, flat.size)))[0])
 
 
 def resampled_interquartile_means(
-    scores: Float[np.ndarray, "seed question"], resamples: Resamples
+    scores: Float[np.ndarray, "seed question"], resamples: Resamples, arm: int = 0
 ) -> Float[np.ndarray, " resample"]:
-    """Interquartile mean of one arm in every resample.
+    """Interquartile mean of the runs of one arm in every resample.
+
+    A run counts with its mean over the questions that were drawn: the middle half is that of the
+    runs, not of single answers, most of which are 0 or 1.
+
+    Args:
+        scores: Scores of the arm.
+        resamples: Draws of seeds and questions.
+        arm: Which arm's seeds, where they were drawn apart.
 
     Raises:
         ValueError: if shapes do not fit or a score is not finite.
     """
     _check_scores(scores, 2, resamples)
-    order = np.argsort(scores, axis=None, kind="stable")
-    ascending = scores.reshape(-1)[order]
-    step = max(1, _CELLS_AT_ONCE // ascending.size)
-    parts = []
-    for start in range(0, len(resamples.seeds), step):
-        seeds = resamples.seeds[start : start + step]
-        cells = seeds[:, :, None] * resamples.questions[start : start + step, None, :]
-        parts.append(_middle_half_mean(ascending, cells.reshape(len(seeds), -1)[:, order]))
-    return np.concatenate(parts)
+    means = resampled_run_means(scores, resamples.questions)
+    seeds = resamples.seeds[:, arm] if resamples.seeds.ndim == 3 else resamples.seeds
+    order = np.argsort(means, axis=1, kind="stable")
+    return _middle_half_mean(
+        np.take_along_axis(means, order, axis=1), np.take_along_axis(seeds, order, axis=1)
+    )
 
 
 def win_shares(
@@ -231,6 +259,48 @@ def percentile_interval(
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(samples, [tail, 1.0 - tail])
     return Interval(estimate=float(estimate), low=float(low), high=float(high))
+
+
+def corrected_interval(
+    estimate: float,
+    samples: Float[np.ndarray, " resample"],
+    found: Components,
+    *,
+    confidence: float = 0.95,
+) -> Interval:
+    """Percentile interval of resampled estimates that keeps its coverage with few seeds.
+
+    The ends of the percentile interval move away from the estimate by ``t / z · se / sd``: sd the
+    spread of the resampled estimates, se the standard error by components of variance, which
+    counts what a seed does with a cluster alone once, t and z the quantiles of Student's t with
+    the components' degrees of freedom and of the normal.
+
+    **Source:** Efron 1979 (percentiles); Hesterberg 2015, What teachers should know about the
+    bootstrap, section 5 (percentiles widened by t / z for small samples).
+
+    Args:
+        estimate: The estimate on the data itself.
+        samples: The estimate on every resample, of crossed clusters and seeds.
+        found: Components of the estimate's variance on the data.
+        confidence: Wanted coverage, between 0 and 1.
+
+    Returns:
+        The interval; of width 0 when nothing varies.
+
+    Raises:
+        ValueError: if the confidence is out of range or there is no sample.
+    """
+    plain = percentile_interval(estimate, samples, confidence=confidence)
+    spread = float(samples.std())
+    if spread <= 1e-15:
+        return plain
+    tail = (1.0 + confidence) / 2.0
+    ratio = found.standard_error / spread * t_quantile(tail, found.df) / NormalDist().inv_cdf(tail)
+    return Interval(
+        estimate=plain.estimate,
+        low=plain.estimate + ratio * (plain.low - plain.estimate),
+        high=plain.estimate + ratio * (plain.high - plain.estimate),
+    )
 
 
 def is_stable(
@@ -298,37 +368,6 @@ def share_interval(num_successes: int, num_trials: int, *, confidence: float = 0
         * math.sqrt(share * (1 - share) / num_trials + z * z / (4 * num_trials * num_trials))
     )
     return Interval(estimate=share, low=max(0.0, centre - half), high=min(1.0, centre + half))
-
-
-def seeds_needed(
-    differences: Float[np.ndarray, " seed"], *, confidence: float = 0.95, power: float = 0.8
-) -> int | None:
-    """Roughly how many seeds would show a mean difference as large as the one seen.
-
-    ``n = ((z_confidence + z_power) · s / |mean|)²`` with the sample standard deviation s of the
-    paired differences, rounded up. The normal approximation is too hopeful below about ten
-    seeds.
-
-    **Source:** the usual sample-size formula of the paired z-test.
-
-    Args:
-        differences: Candidate minus baseline, one a seed.
-        confidence: Two-sided confidence, between 0 and 1.
-        power: Wanted chance of seeing the difference, between 0 and 1.
-
-    Returns:
-        At least 2; None with fewer than two seeds or a mean difference of 0.
-
-    Raises:
-        ValueError: if confidence or power is out of range.
-    """
-    _require_between_0_and_1(confidence=confidence, power=power)
-    if differences.size < 2 or float(differences.mean()) == 0.0:
-        return None
-    normal = NormalDist()
-    z = normal.inv_cdf(0.5 + confidence / 2.0) + normal.inv_cdf(power)
-    ratio = float(differences.std(ddof=1)) / abs(float(differences.mean()))
-    return max(2, math.ceil((z * ratio) ** 2))
 
 
 def _require_between_0_and_1(**values: float) -> None:

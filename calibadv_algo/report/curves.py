@@ -11,14 +11,15 @@ from typing import Any, Final
 import matplotlib.figure
 import matplotlib.ticker
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from calibadv_algo.experiments.statistics import (
+    corrected_interval,
     draw_resamples,
-    percentile_interval,
     resampled_means,
 )
+from calibadv_algo.experiments.variance import components
 from calibadv_algo.report.reading import Comparison, Run, read_comparison
 from calibadv_env.common.files import atomic_file
 
@@ -112,13 +113,13 @@ def _metric_curve(arm: str, runs: Sequence[Run], key: str) -> ArmCurve | None:
 
 def _f1_scores(
     runs: Sequence[Run], split: str, update: int
-) -> Float[np.ndarray, "1 seed question"]:
+) -> tuple[Float[np.ndarray, "1 seed question"], Int[np.ndarray, " question"]]:
     rows = [run.rows(split, update) for run in runs]
     rows = [line for line in rows if line]
     shared = sorted(set.intersection(*(set(line) for line in rows)))
-    return np.array(
-        [[[float(np.mean([row.f1 for row in line[t]])) for t in shared] for line in rows]]
-    )
+    scores = [[[float(np.mean([row.f1 for row in line[t]])) for t in shared] for line in rows]]
+    names = [rows[0][t][0].cluster or f"\0{t}" for t in shared]
+    return np.array(scores), np.unique(names, return_inverse=True)[1]
 
 
 def _eval_curve(
@@ -128,18 +129,24 @@ def _eval_curve(
     by_seed: dict[int, list[float]] = {run.seed: [] for run in runs}
     means, lows, highs = [], [], []
     for update in updates:
-        scores = _f1_scores(runs, split, update)
+        scores, clusters = _f1_scores(runs, split, update)
         _, num_seeds, num_questions = scores.shape
         resamples = draw_resamples(
-            num_seeds=num_seeds, num_questions=num_questions, num_resamples=num_resamples, rng=rng
+            num_seeds=num_seeds,
+            num_questions=num_questions,
+            num_resamples=num_resamples,
+            rng=rng,
+            clusters=clusters,
         )
-        band = percentile_interval(float(scores.mean()), resampled_means(scores, resamples)[:, 0])
+        drawn = resampled_means(scores, resamples)[:, 0]
+        found = components([(1, scores[0])], clusters)
+        band = corrected_interval(float(scores.mean()), drawn, found)
         means.append(band.estimate)
         lows.append(band.low)
         highs.append(band.high)
         for run in runs:
-            found = [row.f1 for rows in run.rows(split, update).values() for row in rows]
-            by_seed[run.seed].append(float(np.mean(found)) if found else math.nan)
+            known = [row.f1 for rows in run.rows(split, update).values() for row in rows]
+            by_seed[run.seed].append(float(np.mean(known)) if known else math.nan)
     if not updates:
         return None
     return ArmCurve(
@@ -155,7 +162,7 @@ def _eval_curve(
 def make_panels(
     comparison: Comparison, *, num_resamples: int = 1000, bootstrap_seed: int = 0
 ) -> tuple[Panel, ...]:
-    """Numbers of every plot: F1 of the first split, then the training metrics that a run has.
+    """Numbers of every plot: evaluated F1, then the training metrics that a run has.
 
     Args:
         comparison: The comparison.
@@ -163,7 +170,7 @@ def make_panels(
         bootstrap_seed: Seed of its generator.
     """
     rng = np.random.default_rng(bootstrap_seed)
-    split = comparison.splits[0]
+    split = comparison.curve_split
     by_arm = {
         arm: [comparison.run(arm, seed) for seed in comparison.seeds] for arm in comparison.arms
     }

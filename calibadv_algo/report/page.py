@@ -17,8 +17,9 @@ from calibadv_algo.report.groups import select_groups
 from calibadv_algo.report.reading import Comparison, read_comparison
 from calibadv_algo.report.result import result_sentences
 from calibadv_algo.report.summary import summarise, without_nan
-from calibadv_algo.report.tables import all_tables, html_table
+from calibadv_algo.report.tables import html_table
 from calibadv_algo.report.template import render_template
+from calibadv_algo.report.verdict_tables import all_tables, opening_sentences, statements
 from calibadv_env.common.files import atomic_file
 
 REPORT_FILE: Final[str] = "report.html"
@@ -81,11 +82,16 @@ def render_page(comparison: Comparison, *, max_groups: int = 40) -> str:
         title=" against ".join(comparison.arms[:2])
         if len(comparison.arms) == 2
         else ", ".join(comparison.arms),
+        statements=statements(summary),
         headline_table=headline,
         other_tables=others,
         credit_table=markupsafe.Markup(html_table(credit)) if credit else "",
         credit_link=CREDIT_LINK,
-        sentences=[*result_sentences(summary), *summary_sentences(tally, methods.labels)],
+        sentences=[
+            *opening_sentences(summary)[:1],
+            *result_sentences(summary),
+            *summary_sentences(tally, methods.labels),
+        ],
         methods=methods,
         tally=tally,
         settings=settings_rows(comparison),

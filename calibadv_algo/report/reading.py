@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from calibadv_algo.errors import CalibadvAlgoError
+from calibadv_algo.experiments.design import Design, departures, design_of
 
 SCORE_NAMES: Final[tuple[str, ...]] = ("em", "f1", "cover_em", "num_searches", "is_format_valid")
 """The numbers of an evaluation row that can be averaged."""
+
+FINAL_FILE: Final[str] = "final.jsonl"
+"""Evaluation rows of the final scores, in the folder of a run."""
 
 BASELINE_ARM: Final[str] = "grpo"
 """The arm that the others are compared with, where it took part."""
@@ -43,6 +47,7 @@ class EvalRow:
         num_searches: Searches carried out.
         is_format_valid: True if the whole response is well-formed.
         seed: Seed of the episode's sampling.
+        cluster: Questions of one cluster are not independent; "" where that is unknown.
     """
 
     update: int
@@ -55,6 +60,7 @@ class EvalRow:
     num_searches: float
     is_format_valid: bool
     seed: int = 0
+    cluster: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +112,7 @@ class Comparison:
         arm_descriptions: One line an arm.
         arm_changes: Settings of each arm that are not those of ``config``.
         own_parts: ``file.py:Class`` of estimators and credits that are no part of the library.
+        plan: The plan that was written before the first run, {} in folders that have none.
     """
 
     directory: Path
@@ -121,6 +128,28 @@ class Comparison:
     arm_descriptions: Mapping[str, str] = field(default_factory=dict)
     arm_changes: Mapping[str, Any] = field(default_factory=dict)
     own_parts: Mapping[str, str] = field(default_factory=dict)
+    plan: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def design(self) -> Design:
+        """How the comparison is judged; the defaults where no plan was written."""
+        return design_of(self.plan)
+
+    @property
+    def departures(self) -> tuple[str, ...]:
+        """What is not as it was planned, one sentence each."""
+        return departures(
+            self.plan,
+            arms=self.arms,
+            seeds=self.seeds,
+            splits=self.splits,
+            num_later_commits=len(self.later_commits),
+        )
+
+    @property
+    def final_split(self) -> str:
+        """Split that the verdicts are about: the planned one if it was played, else the first."""
+        return self.design.split if self.design.split in self.splits else self.splits[0]
 
     @property
     def baseline(self) -> str:
@@ -129,9 +158,19 @@ class Comparison:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Splits that were evaluated: ``dev`` first, the others by name."""
+        """Splits that were evaluated: that of the final scores, ``dev``, the others by name."""
         names = {row.split for run in self.runs for row in run.evals}
-        return tuple(sorted(names, key=lambda name: (name != "dev", name)))
+        first = self.design.split
+        return tuple(sorted(names, key=lambda name: (name != first, name != "dev", name)))
+
+    @property
+    def curve_split(self) -> str:
+        """Split of the learning curves: that with most evaluations, ``dev`` where it is one."""
+        runs = self.runs
+        return max(
+            self.splits,
+            key=lambda name: (len(runs[0].eval_updates(name)), name == "dev"),
+        )
 
     def run(self, arm: str, seed: int) -> Run:
         """The run of an arm and a seed."""
@@ -146,11 +185,16 @@ class Scores:
         task_ids: Names of the questions.
         hops: Reasoning steps of each question.
         values: By name of the score.
+        clusters: Number of each question's cluster, from 0; a question of unknown cluster is one
+            of its own.
+        has_clusters: True if the questions name their clusters.
     """
 
     task_ids: tuple[str, ...]
     hops: tuple[int, ...]
     values: Mapping[str, Float[np.ndarray, "arm seed question"]]
+    clusters: Int[np.ndarray, " question"]
+    has_clusters: bool
 
 
 def iterate_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -192,7 +236,8 @@ def read_metrics(path: Path) -> tuple[Mapping[str, Any], ...]:
 
 
 def _eval_row(value: Mapping[str, Any], where: str) -> EvalRow:
-    needed = [field.name for field in fields(EvalRow) if field.name != "seed"]
+    optional = ("seed", "cluster")
+    needed = [field.name for field in fields(EvalRow) if field.name not in optional]
     missing = [name for name in needed if name not in value]
     if missing:
         raise ReportError(f"{where}: the evaluation row lacks {', '.join(missing)}")
@@ -208,6 +253,7 @@ def _eval_row(value: Mapping[str, Any], where: str) -> EvalRow:
             num_searches=float(value["num_searches"]),
             is_format_valid=bool(value["is_format_valid"]),
             seed=int(value.get("seed", 0)),
+            cluster=str(value.get("cluster") or ""),
         )
     except (TypeError, ValueError) as error:
         raise ReportError(f"{where}: {error}") from error
@@ -258,17 +304,18 @@ def _read_run(directory: Path, arm: str, seed: int) -> Run:
     place = directory / "runs" / f"{arm}-seed{seed}"
     if not place.is_dir():
         raise ReportError(f"{place} is missing: comparison.json names arm {arm!r}, seed {seed}")
+    final = read_evals(place / FINAL_FILE) if (place / FINAL_FILE).exists() else ()
     return Run(
         arm=arm,
         seed=seed,
         directory=place,
         metrics=read_metrics(place / "metrics.jsonl"),
-        evals=read_evals(place / "evals.jsonl"),
+        evals=read_evals(place / "evals.jsonl") + final,
     )
 
 
 def finished_seeds(directory: Path | str) -> tuple[int, ...]:
-    """Seeds with which every arm of a comparison directory came to its last update.
+    """Seeds with which every arm came to its last update and, if planned, has its final scores.
 
     Raises:
         ReportError: if ``comparison.json`` or a metrics file cannot be read.
@@ -278,7 +325,10 @@ def finished_seeds(directory: Path | str) -> tuple[int, ...]:
     last = int(header.get("config", {}).get("optim", {}).get("num_updates", 0))
     finished = []
     for seed in header["seeds"]:
-        files = [place / "runs" / f"{arm}-seed{seed}" / "metrics.jsonl" for arm in header["arms"]]
+        runs = [place / "runs" / f"{arm}-seed{seed}" for arm in header["arms"]]
+        files = [run / "metrics.jsonl" for run in runs]
+        if header.get("plan") and not all((run / FINAL_FILE).is_file() for run in runs):
+            continue
         if all(file.is_file() and read_metrics(file)[-1:] for file in files) and all(
             read_metrics(file)[-1]["update"] >= last for file in files
         ):
@@ -319,6 +369,7 @@ def read_comparison(
         arm_descriptions=header.get("arm_descriptions", {}),
         arm_changes=header.get("arm_changes", {}),
         own_parts=header.get("own_parts", {}),
+        plan=header.get("plan") or {},
     )
     if not comparison.splits:
         raise ReportError(f"{place}: no run has an evaluation row")
@@ -349,7 +400,18 @@ def _stack(rows_by_run: list[list[dict[str, list[EvalRow]]]], where: list[list[s
         )
         for score in SCORE_NAMES
     }
-    return Scores(task_ids=task_ids, hops=tuple(first[t][0].hops for t in task_ids), values=values)
+    names = [first[t][0].cluster for t in task_ids]
+    places: dict[str, int] = {}
+    for name, task_id in zip(names, task_ids, strict=True):
+        places.setdefault(name or f"\0{task_id}", len(places))
+    codes = [places[name or f"\0{t}"] for name, t in zip(names, task_ids, strict=True)]
+    return Scores(
+        task_ids=task_ids,
+        hops=tuple(first[t][0].hops for t in task_ids),
+        values=values,
+        clusters=np.array(codes, dtype=np.int64),
+        has_clusters=any(names),
+    )
 
 
 def final_scores(comparison: Comparison, split: str) -> Scores:

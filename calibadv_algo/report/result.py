@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
-from calibadv_algo.report.summary import Row, SplitSummary, Summary
+from calibadv_algo.report.rows import Row
+from calibadv_algo.report.summary import SplitSummary, Summary
 
 
 def result_sentences(summary: Summary) -> list[str]:
     """One sentence with the scores, and one for each difference; [] where nothing was evaluated.
 
-    The first split is meant: dev, where it was evaluated.
+    The first split is meant: that of the final scores.
     """
     if not summary.splits:
         return []

@@ -7,23 +7,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Float
 
-from calibadv_algo.experiments.statistics import (
-    Interval,
-    draw_resamples,
-    interquartile_mean,
-    is_stable,
-    percentile_interval,
-    resampled_interquartile_means,
-    resampled_means,
-    seeds_needed,
-    share_interval,
-    win_shares,
-)
+from calibadv_algo.experiments.profiles import area_under_curve
+from calibadv_algo.experiments.statistics import Interval, is_stable, share_interval
+from calibadv_algo.experiments.variance import effective_clusters
+from calibadv_algo.report.judging import Judgement, judge_comparison
 from calibadv_algo.report.reading import (
     SCORE_NAMES,
     Comparison,
@@ -34,40 +26,12 @@ from calibadv_algo.report.reading import (
     read_comparison,
     warm_start_scores,
 )
+from calibadv_algo.report.rows import CONFIDENCE, WARM_START, Row, table_rows
 from calibadv_env.common.files import write_text
 
 SUMMARY_FILE: Final[str] = "summary.json"
-CONFIDENCE: Final[float] = 0.95
 NUM_RESAMPLES: Final[int] = 4000
 BOOTSTRAP_SEED: Final[int] = 0
-WARM_START: Final[str] = "warm start"
-
-RowKind = Literal["warm_start", "arm", "gain", "difference"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One line of a table.
-
-    Attributes:
-        name: What the line is about.
-        kind: ``gain`` is an arm minus the warm start, ``difference`` an arm minus the baseline.
-        scores: Interval by name of the score (see ``reading.SCORE_NAMES``).
-        f1_interquartile_mean: Of all seeds and questions; only for levels, not differences.
-        stability: Share of the runs that were stable; only for arms.
-        probability_of_improvement: That the arm's F1 on a question is above the baseline's;
-            only for differences.
-        seeds_needed: Rough number of seeds to show this difference of F1; only for
-            differences, None when it cannot be said.
-    """
-
-    name: str
-    kind: RowKind
-    scores: Mapping[str, Interval]
-    f1_interquartile_mean: Interval | None = None
-    stability: Interval | None = None
-    probability_of_improvement: Interval | None = None
-    seeds_needed: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +44,9 @@ class SplitSummary:
         rows: Warm start, arms, gains, differences, in this order.
         by_hops: The same rows for the questions of each number of hops.
         num_questions_by_hops: How many questions these are.
+        num_clusters: Clusters of the questions; as many as questions where none is named.
+        effective_clusters: How many clusters of equal size would weigh the same.
+        has_clusters: True if the questions name their clusters.
     """
 
     split: str
@@ -87,6 +54,9 @@ class SplitSummary:
     rows: tuple[Row, ...]
     by_hops: Mapping[int, tuple[Row, ...]]
     num_questions_by_hops: Mapping[int, int]
+    num_clusters: int
+    effective_clusters: float
+    has_clusters: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,11 +94,19 @@ class Summary:
         arms: Names of the arms.
         seeds: Seeds of the runs.
         baseline: The arm that the differences refer to.
-        splits: One an evaluated split, ``dev`` first.
+        splits: One an evaluated split, that of the verdicts first.
         runs: One a run.
         confidence: Coverage of the intervals.
         num_resamples: Resamples of the bootstrap.
         bootstrap_seed: Seed of its generator.
+        metric: Score that the verdicts are about.
+        margin: Difference that does not matter.
+        alpha: Chance of any false verdict.
+        power: Of the detectable differences.
+        judgement: Verdicts on the differences of the plan, and its controls.
+        hypotheses: Those of the plan.
+        plan_sha256: Its hash, "" without a plan.
+        departures: What is not as it was planned.
     """
 
     arms: tuple[str, ...]
@@ -139,6 +117,14 @@ class Summary:
     confidence: float
     num_resamples: int
     bootstrap_seed: int
+    metric: str
+    margin: float
+    alpha: float
+    power: float
+    judgement: Judgement
+    hypotheses: tuple[str, ...]
+    plan_sha256: str
+    departures: tuple[str, ...]
 
 
 def f1_curve(run: Run, split: str) -> list[float]:
@@ -169,102 +155,24 @@ def _summarise_run(run: Run, split: str) -> RunSummary:
     )
 
 
-def _level_rows(
-    names: Sequence[str],
-    values: Mapping[str, Float[np.ndarray, "row seed question"]],
-    rng: np.random.Generator,
-    num_resamples: int,
-) -> tuple[list[Row], dict[str, Float[np.ndarray, "resample row"]]]:
-    """Rows of the warm start and the arms, and the resampled means that they come from."""
-    _, num_seeds, num_questions = values["f1"].shape
-    resamples = draw_resamples(
-        num_seeds=num_seeds, num_questions=num_questions, num_resamples=num_resamples, rng=rng
-    )
-    samples = {name: resampled_means(values[name], resamples) for name in values}
-    levels = [name for name in values if not name.startswith("wins:")]
-    rows = []
-    for i, row_name in enumerate(names):
-        middle = interquartile_mean(values["f1"][i])
-        middles = resampled_interquartile_means(values["f1"][i], resamples)
-        rows.append(
-            Row(
-                name=row_name,
-                kind="warm_start" if row_name == WARM_START else "arm",
-                scores={
-                    name: percentile_interval(
-                        float(values[name][i].mean()), samples[name][:, i], confidence=CONFIDENCE
-                    )
-                    for name in levels
-                },
-                f1_interquartile_mean=percentile_interval(middle, middles, confidence=CONFIDENCE),
-            )
-        )
-    return rows, samples
-
-
-def _difference_row(
-    name: str,
-    kind: RowKind,
-    pair: tuple[int, int],
-    values: Mapping[str, Float[np.ndarray, "row seed question"]],
-    samples: Mapping[str, Float[np.ndarray, "resample row"]],
-) -> Row:
-    """Row ``pair[0]`` minus row ``pair[1]``, on the same seeds and questions."""
-    ahead, behind = pair
-    scores = {
-        score: percentile_interval(
-            float((values[score][ahead] - values[score][behind]).mean()),
-            samples[score][:, ahead] - samples[score][:, behind],
-            confidence=CONFIDENCE,
-        )
-        for score in SCORE_NAMES
-    }
-    if kind != "difference":
-        return Row(name=name, kind=kind, scores=scores)
-    wins = f"wins:{behind}"
-    by_seed = (values["f1"][ahead] - values["f1"][behind]).mean(axis=1)
-    return Row(
-        name=name,
-        kind=kind,
-        scores=scores,
-        probability_of_improvement=percentile_interval(
-            float(values[wins][ahead].mean()), samples[wins][:, ahead], confidence=CONFIDENCE
-        ),
-        seeds_needed=seeds_needed(by_seed),
+def _over_training(runs: Sequence[Run], split: str) -> float:
+    """Mean area under the learning curves of some runs."""
+    return float(
+        np.mean([area_under_curve(run.eval_updates(split), f1_curve(run, split)) for run in runs])
     )
 
 
-def _rows(
-    comparison: Comparison,
-    names: Sequence[str],
-    values: Mapping[str, Float[np.ndarray, "row seed question"]],
-    rng: np.random.Generator,
-    num_resamples: int,
-) -> tuple[Row, ...]:
-    base = names.index(comparison.baseline)
-    wins = np.stack([win_shares(values["f1"][base], scores) for scores in values["f1"]])
-    values = {**values, f"wins:{base}": wins}
-    rows, samples = _level_rows(names, values, rng, num_resamples)
-    arms = range(len(names) - len(comparison.arms), len(names))
-    if names[0] == WARM_START:
-        rows += [
-            _difference_row(f"{names[i]} − {WARM_START}", "gain", (i, 0), values, samples)
-            for i in arms
-        ]
-    rows += [
-        _difference_row(f"{names[i]} − {names[base]}", "difference", (i, base), values, samples)
-        for i in arms
-        if i != base
-    ]
-    return tuple(rows)
-
-
-def _with_stability(row: Row, runs: Sequence[RunSummary]) -> Row:
-    """A row with the share of its runs that were stable, if it is an arm's."""
+def _with_course(row: Row, comparison: Comparison, runs: Sequence[RunSummary]) -> Row:
+    """A row with how its runs went: stable or not, and the area under their curves."""
     if row.kind != "arm":
         return row
     flags = [run.is_stable for run in runs if run.arm == row.name]
-    return replace(row, stability=share_interval(sum(flags), len(flags), confidence=CONFIDENCE))
+    curves = [run for run in comparison.runs if run.arm == row.name]
+    return replace(
+        row,
+        stability=share_interval(sum(flags), len(flags), confidence=CONFIDENCE),
+        f1_over_training=_over_training(curves, comparison.curve_split),
+    )
 
 
 def _known_warm_start(comparison: Comparison) -> list[Row]:
@@ -301,20 +209,25 @@ def summarise_split(
     scores, warm = final_scores(comparison, split), warm_start_scores(comparison, split)
     values = _joined(scores, warm, split)
     names = ([] if warm is None else [WARM_START]) + list(comparison.arms)
-    rows = _rows(comparison, names, values, rng, num_resamples)
-    runs = [_summarise_run(run, split) for run in comparison.runs]
+    rows = table_rows(comparison, names, values, scores.clusters, rng, num_resamples)
+    runs = [_summarise_run(run, comparison.curve_split) for run in comparison.runs]
     hops = np.array(scores.hops)
     by_hops = {}
     for hop in sorted(set(scores.hops)):
         chosen = {name: array[:, :, hops == hop] for name, array in values.items()}
-        by_hops[hop] = _rows(comparison, names, chosen, rng, num_resamples)
+        by_hops[hop] = table_rows(
+            comparison, names, chosen, scores.clusters[hops == hop], rng, num_resamples
+        )
     known = _known_warm_start(comparison) if warm is None else []
     return SplitSummary(
         split=split,
         num_questions=len(scores.task_ids),
-        rows=(*known, *(_with_stability(row, runs) for row in rows)),
+        rows=(*known, *(_with_course(row, comparison, runs) for row in rows)),
         by_hops=by_hops,
         num_questions_by_hops={hop: int((hops == hop).sum()) for hop in by_hops},
+        num_clusters=int(scores.clusters.max()) + 1,
+        effective_clusters=effective_clusters(scores.clusters),
+        has_clusters=scores.has_clusters,
     )
 
 
@@ -330,6 +243,7 @@ def summarise(
         ReportError: if a run lacks a split or was evaluated on other questions.
     """
     rng = np.random.default_rng(bootstrap_seed)
+    design = comparison.design
     splits = tuple(
         summarise_split(comparison, split, rng=rng, num_resamples=num_resamples)
         for split in comparison.splits
@@ -339,10 +253,18 @@ def summarise(
         seeds=comparison.seeds,
         baseline=comparison.baseline,
         splits=splits,
-        runs=tuple(_summarise_run(run, comparison.splits[0]) for run in comparison.runs),
+        runs=tuple(_summarise_run(run, comparison.curve_split) for run in comparison.runs),
         confidence=CONFIDENCE,
         num_resamples=num_resamples,
         bootstrap_seed=bootstrap_seed,
+        metric=design.metric,
+        margin=design.margin,
+        alpha=design.alpha,
+        power=design.power,
+        judgement=judge_comparison(comparison),
+        hypotheses=design.hypotheses,
+        plan_sha256=str(comparison.plan.get("sha256", "")),
+        departures=comparison.departures,
     )
 
 

@@ -12,7 +12,8 @@ import rich.table
 import rich.text
 
 from calibadv_algo.experiments.statistics import Interval
-from calibadv_algo.report.summary import Row, SplitSummary, Summary
+from calibadv_algo.report.rows import Row
+from calibadv_algo.report.summary import SplitSummary, Summary
 
 COLUMNS: Final[tuple[tuple[str, str], ...]] = (
     ("em", "EM"),
@@ -79,21 +80,19 @@ def _stable_runs(row: Row, num_seeds: int) -> str:
     return f"{round(row.stability.estimate * num_seeds)} of {num_seeds}"
 
 
-def interval_note(summary: Summary) -> str:
+def interval_note(summary: Summary, split: SplitSummary) -> str:
     """One or two sentences on the meaning of the intervals, and its limits."""
     percent = f"{summary.confidence:.0%}"
+    units = "clusters of questions" if split.has_clusters else "questions"
     if len(summary.seeds) == 1:
         return (
-            f"In brackets: {percent} intervals by bootstrap over questions. With one seed they "
+            f"In brackets: {percent} intervals by bootstrap over {units}. With one seed they "
             "do not say how another seed would have ended."
         )
-    text = (
-        f"In brackets: {percent} intervals by paired bootstrap over {len(summary.seeds)} seeds "
-        "and the questions."
+    return (
+        f"In brackets: {percent} intervals by bootstrap over {len(summary.seeds)} seeds and the "
+        f"{units}, crossed, with Student's t for their numbers."
     )
-    if len(summary.seeds) < 5:
-        text += " With so few seeds they may still be too narrow."
-    return text
 
 
 def main_table(summary: Summary, split: SplitSummary) -> Table:
@@ -122,7 +121,7 @@ def main_table(summary: Summary, split: SplitSummary) -> Table:
         header=("Policy", *headings, "Stable runs"),
         rows=tuple(rows),
         emphasised=frozenset(emphasised),
-        note=f"{interval_note(summary)} {F1_NOTE}",
+        note=f"{interval_note(summary, split)} {F1_NOTE}",
     )
 
 
@@ -151,8 +150,8 @@ def hops_table(split: SplitSummary) -> Table:
     )
 
 
-def all_tables(summary: Summary) -> tuple[Table, ...]:
-    """For each split, ``dev`` first, the headline table and the one by hops."""
+def split_tables(summary: Summary) -> tuple[Table, ...]:
+    """For each split, that of the verdicts first, the headline table and the one by hops."""
     return tuple(
         table
         for split in summary.splits

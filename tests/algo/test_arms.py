@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from calibadv_algo.advantages.calibadv import CalibAdv, Rebalance, SoftPenalty
+from calibadv_algo.advantages.flipped import FlippedSearches
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.advantages.mass_matched import MassMatchedGrpo
 from calibadv_algo.advantages.vine import Vine
@@ -38,6 +39,8 @@ EXPECTED = {
     "calibadv-lambda-1.5": (CalibAdv, SilverCredit, True),
     "calibadv-lambda-2": (CalibAdv, SilverCredit, True),
     "vine": (Vine, NoCredit, False),
+    "flipped-searches": (FlippedSearches, NoCredit, False),
+    "grpo-again": (Grpo, NoCredit, False),
 }
 
 
@@ -62,7 +65,9 @@ def test_an_arm_sets_algorithm_and_tag_and_nothing_else(name: str, preset: str) 
         credit=start.credit,
         env=replace(config.env, prepend_think=start.env.prepend_think),
         rollout=replace(config.rollout, vine=None),
+        seed=start.seed,
     )
+    assert (config.seed == start.seed) is (name != "grpo-again")
     assert (config.rollout.vine is not None) is (name == "vine")
     assert back == start
 
@@ -80,7 +85,7 @@ def test_inverted_labels_are_those_of_the_silver_arm() -> None:
 
 
 def test_an_unknown_arm_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"among grpo, calibadv, .*lambda-2, vine; got 'ppo'"):
+    with pytest.raises(ValueError, match=r"among grpo, calibadv, .*lambda-2, vine, .*; got 'ppo'"):
         find_arm("ppo")
 
 

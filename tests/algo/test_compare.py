@@ -29,7 +29,7 @@ from calibadv_algo.experiments.compare import (
     recorded_wall_time_s,
     write_comparison,
 )
-from calibadv_algo.experiments.jobs import ComparisonError, Job, run_jobs
+from calibadv_algo.experiments.jobs import ComparisonError, Job, LocalLauncher, run_jobs
 from calibadv_algo.training.config import TrainConfig, config_hash
 from calibadv_algo.training.presets import ATLAS_TINY
 
@@ -251,7 +251,7 @@ def test_jobs_run_with_one_thread_each_and_print_into_their_logs(
         nonlocal most
         most = max(most, len(running))
 
-    run_jobs(jobs, targets.finish, 2, watch)
+    run_jobs(jobs, targets.finish, LocalLauncher(2), watch)
     assert most == 2
     assert dict(os.environ) == before
     pids = [pid_of(job) for job in jobs]
@@ -268,7 +268,7 @@ def test_runs_see_the_environment_of_their_start(
     for value in ("first", "second"):
         monkeypatch.setenv("CALIBADV_TEST_VALUE", value)
         (job,) = jobs_in(tmp_path / value, 1)
-        run_jobs([job], targets.tell_environment, 1, lambda _: None)
+        run_jobs([job], targets.tell_environment, LocalLauncher(1), lambda _: None)
         assert (job.config.output_dir / "log.txt").read_text().split() == [value]
 
 
@@ -277,7 +277,7 @@ def test_a_failing_run_stops_the_others_and_names_its_log(
 ) -> None:
     jobs = jobs_in(tmp_path)
     with pytest.raises(ComparisonError) as caught:
-        run_jobs(jobs, targets.fail, 2, lambda _: None)
+        run_jobs(jobs, targets.fail, LocalLauncher(2), lambda _: None)
     log = jobs[0].config.output_dir / "log.txt"
     assert str(caught.value) == (
         f"run grpo-seed0 ended with exit code 1; see {log}: ValueError: there is no such model"
@@ -292,7 +292,7 @@ def test_a_run_that_was_killed_is_told_apart(tmp_path: Path, targets: ModuleType
     with pytest.raises(
         ComparisonError, match=r"grpo-seed0 was ended by SIGKILL .*memory.*log\.txt"
     ):
-        run_jobs([job], targets.killed, 1, lambda _: None)
+        run_jobs([job], targets.killed, LocalLauncher(1), lambda _: None)
 
 
 def test_an_interruption_stops_the_runs_even_stubborn_ones(
@@ -306,7 +306,7 @@ def test_an_interruption_stops_the_runs_even_stubborn_ones(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_jobs(jobs, targets.stubborn, 2, interrupt)
+        run_jobs(jobs, targets.stubborn, LocalLauncher(2), interrupt)
     pids = [pid_of(job) for job in jobs]
     assert all(pids)
     assert not any(is_alive(pid) for pid in pids if pid)
@@ -319,12 +319,12 @@ sys.path.insert(0, {folder!r})
 import {module} as targets
 from calibadv_algo.experiments import jobs
 from calibadv_algo.experiments.compare import CompareConfig, plan_jobs
-from calibadv_algo.experiments.jobs import run_jobs
+from calibadv_algo.experiments.jobs import LocalLauncher, run_jobs
 
 jobs.PRELOADED = ()
 if __name__ == "__main__":
     config = CompareConfig(arms=("grpo",), seeds=(0,), output_dir=Path({folder!r}))
-    run_jobs(plan_jobs(config), targets.sleep, 1, lambda _: None)
+    run_jobs(plan_jobs(config), targets.sleep, LocalLauncher(1), lambda _: None)
 """
 
 
@@ -352,7 +352,7 @@ def test_a_parent_that_goes_leaves_no_orphan(
 
 def test_the_handler_of_sigterm_is_put_back(tmp_path: Path, targets: ModuleType) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    run_jobs(jobs_in(tmp_path, 1), targets.finish, 0, lambda _: None)
+    run_jobs(jobs_in(tmp_path, 1), targets.finish, LocalLauncher(0), lambda _: None)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -360,4 +360,4 @@ def test_nothing_to_run_is_fine(targets: ModuleType) -> None:
     def never(config: TrainConfig) -> None:
         raise AssertionError(config)
 
-    run_jobs([], never, 1, lambda _: None)
+    run_jobs([], never, LocalLauncher(1), lambda _: None)

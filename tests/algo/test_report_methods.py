@@ -121,7 +121,8 @@ def test_the_page_shows_the_methods_that_were_compared(comparison_dir: Path, min
     page = render_page(comparison)
     assert '"methods":["rloo","mine"]' in page
     lead = page.split('<p class="lead">')[1].split("</p>")[0]
-    assert lead.startswith("<strong>F1 on 40 questions of dev, 2 seeds: rloo 0.")
+    assert lead.startswith("<strong>The smallest difference in F1")
+    assert "F1 on 40 questions of dev, 2 seeds: rloo 0." in lead
     assert "mine − rloo is " in lead
     assert lead.index("mine − rloo") < lead.index("rloo punishes ")
     assert "GRPO" not in lead

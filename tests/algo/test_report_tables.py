@@ -23,13 +23,13 @@ from calibadv_algo.report.reading import (
 from calibadv_algo.report.summary import Row, SplitSummary, Summary, summarise, write_summary
 from calibadv_algo.report.tables import (
     Table,
-    all_tables,
     format_interval,
     hops_table,
     html_table,
     main_table,
     markdown_table,
     rich_table,
+    split_tables,
 )
 
 Build = Callable[[Path, Any], Path]
@@ -185,7 +185,7 @@ def test_dev_comes_before_other_splits(comparison_dir: Path) -> None:
                 lambda lines: lines + [line | {"split": "a-test"} for line in lines],
             )
     summary = summarise(read_comparison(comparison_dir), num_resamples=20)
-    titles = [table.title for table in all_tables(summary)]
+    titles = [table.title for table in split_tables(summary)]
     assert [title.split(":")[0] for title in titles] == ["dev", "dev", "a-test", "a-test"]
 
 

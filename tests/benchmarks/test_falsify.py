@@ -211,11 +211,18 @@ def test_a_study_without_a_finished_seed_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "words"),
-    [(0.01, 0.2, "higher"), (-0.2, -0.01, "lower"), (-0.1, 0.1, "not decided")],
+    [(0.01, 0.2, "higher"), (-0.2, -0.01, "lower"), (-0.1, 0.1, "not resolvable")],
 )
 def test_verdicts_follow_the_interval(low: float, high: float, words: str) -> None:
     interval: dict[str, Any] = {"estimate": (low + high) / 2, "low": low, "high": high}
-    assert verdict(interval).startswith(words)
+    assert verdict({"f1": interval}).startswith(words)
+    assert verdict({"f1": interval, "word": "equivalent", "reason": "why"}) == "equivalent; why"
+
+
+def test_a_verdict_says_when_the_published_gain_is_left_out() -> None:
+    interval = {"estimate": 0.0, "low": -0.04, "high": 0.03}
+    assert "leaves out the paper's gain of +0.0755" in verdict({"f1": interval})
+    assert "paper" not in verdict({"f1": interval | {"high": 0.08}})
 
 
 def test_the_recorded_page_is_the_one_that_the_program_writes() -> None:
