@@ -91,6 +91,9 @@ class OptimConfig(Checked):
     """The critic of advantages that need values; others have none."""
     micro_batch_tokens: Annotated[int, POSITIVE] = 2048
     """Tokens of one forward and backward pass; changes memory and speed alone (KlCov excepted)."""
+    prefixes: Literal["separate", "shared"] = "separate"
+    """Prefixes that episodes of a micro-batch begin with in common: computed for each of them, or
+    once (docs/training.md); the same gradients but for rounding."""
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Type of the computation; weights and optimiser keep theirs, and fp16 scales the losses."""
     gradient_checkpointing: bool = False

@@ -24,6 +24,7 @@ from calibadv_algo.batching import (
     TokenBatch,
     select_sequences,
     sequences_with_signal,
+    split_by_tokens,
     split_minibatches,
     to_device,
 )
@@ -31,6 +32,7 @@ from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.learner.critic import Critic, CriticStep, explained_variance, value_targets
 from calibadv_algo.learner.optimizer import AUTOCAST_DTYPES, Stepper
 from calibadv_algo.learner.policy import Policy
+from calibadv_algo.learner.prefixes import split_by_nodes
 from calibadv_algo.learner.ranks import MicroBatch, Ranks, SingleRank, micro_batches
 from calibadv_algo.learner.sharding import ShardedModel
 from calibadv_algo.losses.base import LossTokens, aggregate
@@ -149,6 +151,7 @@ class Learner:
             own,
             autocast_dtype=dtype,
             is_gradient_checkpointing=config.gradient_checkpointing,
+            shares_prefixes=config.prefixes == "shared",
         )
         self._sharded = ShardedModel(own, model) if is_sharded else None
         learning = [p for p in own.parameters() if p.requires_grad]
@@ -161,7 +164,11 @@ class Learner:
         self._reference: Policy | None = None
         if config.has_reference:
             frozen = copy.deepcopy(model) if ref_model is None else ref_model
-            self._reference = Policy(frozen.requires_grad_(False), autocast_dtype=dtype)
+            self._reference = Policy(
+                frozen.requires_grad_(False),
+                autocast_dtype=dtype,
+                shares_prefixes=config.prefixes == "shared",
+            )
         self.critic = Critic(model, config, ranks=ranks) if has_critic else None
 
     @property
@@ -279,7 +286,8 @@ class Learner:
         """This rank's part of a batch, in pieces that fit into memory."""
         is_even = self._sharded is not None
         tokens = self._config.micro_batch_tokens
-        return micro_batches(batch, tokens, self._ranks, is_even=is_even)
+        split = split_by_nodes if self._config.prefixes == "shared" else split_by_tokens
+        return micro_batches(batch, tokens, self._ranks, is_even=is_even, split=split)
 
     def _is_sharded(self, has_critic: bool) -> bool:
         """Tells whether the policy is to be shared out over the ranks."""

@@ -3,7 +3,8 @@
 Two ways to feed ragged sequences to the model give the same numbers:
 
 * *packed*: all sequences lie end to end in one row, with positions that start again at each of
-  them. The linear layers see no padding; attention runs within each sequence.
+  them. The linear layers see no padding; attention runs within each sequence. On request
+  (`shares_prefixes`) what sequences begin with in common goes through the model once.
 * *padded*: one row a sequence, filled up on the right. It works for every model.
 
 Logits are computed where an action token is predicted and nowhere else, if the model's logits
@@ -27,6 +28,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, PreTrainedModel
 
 from calibadv_algo.batching import TokenBatch
+from calibadv_algo.learner.prefixes import PrefixForest, plant
 from calibadv_env.common.checks import require_positive
 
 ATTENTION_NAME = "calibadv_varlen"
@@ -60,6 +62,7 @@ class Policy:
         autocast_dtype: torch.dtype | None = None,
         is_gradient_checkpointing: bool = False,
         max_logit_elements: int = 2**26,
+        shares_prefixes: bool = False,
     ) -> None:
         """Tries out what the model can do.
 
@@ -69,16 +72,19 @@ class Policy:
             autocast_dtype: Compute in this type under autocast; None means the weights' own.
             is_gradient_checkpointing: Trade time for memory by computing activations twice.
             max_logit_elements: Largest block of logits, in numbers, that is held at a time.
+            shares_prefixes: Whether common prefixes of packed sequences are computed once; the
+                same numbers but for rounding.
 
         Raises:
-            ValueError: if ``packing="packed"`` and the model cannot, or the block size is not
-                positive.
+            ValueError: if ``packing="packed"`` or prefixes are to be shared and the model cannot,
+                or the block size is not positive.
         """
         require_positive(max_logit_elements=max_logit_elements)
         self.model = model
         self.autocast_dtype = autocast_dtype
         self.max_logit_elements = max_logit_elements
         self._is_attention_packed = False
+        self._shares_prefixes = shares_prefixes
         _disable_dropout(model)
         if is_gradient_checkpointing:
             _enable_checkpointing(model)
@@ -86,6 +92,11 @@ class Policy:
         self.has_plain_head = False
         self.has_plain_head = self._probe_head()
         self.is_packed = packing != "padded" and self._probe_packing()
+        if shares_prefixes and not self.is_packed:
+            raise ValueError(
+                f"prefixes must be 'separate' for {type(model).__name__}, got 'shared': packed "
+                "sequences give other numbers with this model"
+            )
         if packing == "packed" and not self.is_packed:
             raise ValueError(
                 f"packing must be 'auto' or 'padded' for {type(model).__name__}, got 'packed': "
@@ -117,11 +128,44 @@ class Policy:
         if temperature < 0:
             raise ValueError(f"temperature must not be negative, got {temperature}")
         positions = _action_positions(batch)
+        if self.is_packed and self._shares_prefixes:
+            return self._shared_logprobs(batch, positions, temperature or 1.0, has_entropy_grad)
         targets = batch.input_ids[positions].to(self.device)
         context = (positions - 1).to(self.device)
         with self._autocast():
             states = self._states(batch)[context]
             return self._score(states, targets, temperature or 1.0, has_entropy_grad)
+
+    def _shared_logprobs(
+        self,
+        batch: TokenBatch,
+        positions: Int[Tensor, " token"],
+        temperature: float,
+        has_entropy_grad: bool,
+    ) -> tuple[Float[Tensor, " token"], Float[Tensor, " token"]]:
+        """The same with common prefixes computed once, down to the output head."""
+        forest = plant(batch)
+        nodes, places = forest.node_of[positions].unique(return_inverse=True)  # type: ignore[no-untyped-call]
+        before = forest.node_of[forest.tokens[nodes] - 1].to(self.device)
+        targets = batch.input_ids[forest.tokens[nodes]].to(self.device)
+        with self._autocast(), self.packed_attention():
+            states = self._forward_forest(batch, forest)[before]
+            logprobs, entropies = self._score(states, targets, temperature, has_entropy_grad)
+        places = places.to(self.device)
+        return logprobs[places], entropies[places]
+
+    def _forward_forest(
+        self, batch: TokenBatch, forest: PrefixForest
+    ) -> Float[Tensor, "node width"]:
+        """Runs all nodes of all trees as one row."""
+        output = self._call_model(
+            input_ids=batch.input_ids[forest.tokens][None].to(self.device),
+            position_ids=forest.depths[None].to(self.device),
+            sequence_lengths=[len(mask) for mask in forest.masks],
+            tree_masks=[mask.to(self.device) for mask in forest.masks],
+            tree_depths=forest.depths.to(self.device),
+        )
+        return output[0]
 
     def hidden_states(self, batch: TokenBatch) -> Float[Tensor, "token width"]:
         """The model's last hidden states just before the action tokens of a batch.
@@ -271,6 +315,8 @@ def packed_attention_forward(
     attention_mask: Tensor | None,
     *,
     sequence_lengths: list[int] | None = None,
+    tree_masks: list[Tensor] | None = None,
+    tree_depths: Tensor | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -286,7 +332,9 @@ def packed_attention_forward(
         key: Keys, with as many heads or a divisor of that number.
         value: Values.
         attention_mask: Not used: the lengths say it all.
-        sequence_lengths: Number of tokens of each sequence, in order.
+        sequence_lengths: Number of tokens of each sequence, or nodes of each tree, in order.
+        tree_masks: For each tree the nodes that each node sees; None for plain sequences.
+        tree_depths: Position of each node, where there are trees.
         scaling: Factor on the scores; None means one over the root of the width.
         sliding_window: How many tokens a query sees, itself included; None means all.
         softcap: Not supported.
@@ -308,15 +356,22 @@ def packed_attention_forward(
     if groups > 1:
         key = key.repeat_interleave(groups, dim=1)
         value = value.repeat_interleave(groups, dim=1)
-    parts = [
-        _attend(*tensors, scaling=scaling, window=sliding_window)
-        for tensors in zip(
-            torch.split(query, sequence_lengths, dim=2),
-            torch.split(key, sequence_lengths, dim=2),
-            torch.split(value, sequence_lengths, dim=2),
-            strict=True,
-        )
-    ]
+    tensors = zip(
+        torch.split(query, sequence_lengths, dim=2),
+        torch.split(key, sequence_lengths, dim=2),
+        torch.split(value, sequence_lengths, dim=2),
+        strict=True,
+    )
+    if tree_masks is None or tree_depths is None:
+        parts = [_attend(*each, scaling=scaling, window=sliding_window) for each in tensors]
+    else:
+        depths = torch.split(tree_depths, sequence_lengths)
+        parts = [
+            F.scaled_dot_product_attention(
+                *each, attn_mask=_within(mask, depth, sliding_window), scale=scaling
+            )
+            for each, mask, depth in zip(tensors, tree_masks, depths, strict=True)
+        ]
     return torch.cat([part.transpose(1, 2) for part in parts], dim=1), None
 
 
@@ -331,6 +386,13 @@ def _attend(
     distance = steps[:, None] - steps
     mask = (distance >= 0) & (distance < window)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+
+
+def _within(mask: Tensor, depths: Tensor, window: int | None) -> Tensor:
+    """A tree's mask without what lies further above than a sliding window reaches."""
+    if window is None or int(depths.max()) < window:
+        return mask
+    return mask & (depths[:, None] - depths < window)
 
 
 def _score_block(

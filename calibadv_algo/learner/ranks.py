@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
+Split = Callable[[TokenBatch, int], list[TokenBatch]]
+"""Cuts a batch into micro-batches of at most so many tokens."""
+
 DEFAULT_TIMEOUT_S = 3600.0
 """Longest wait of a rank for another one."""
 
@@ -317,7 +320,12 @@ class MicroBatch:
 
 
 def micro_batches(
-    batch: TokenBatch, max_tokens: int, ranks: Ranks, *, is_even: bool = False
+    batch: TokenBatch,
+    max_tokens: int,
+    ranks: Ranks,
+    *,
+    is_even: bool = False,
+    split: Split = split_by_tokens,
 ) -> list[MicroBatch]:
     """This rank's part of a batch, cut to what goes through the model at a time.
 
@@ -326,19 +334,20 @@ def micro_batches(
         max_tokens: Most tokens of a micro-batch; a longer sequence gets one of its own.
         ranks: Who shares the work; the parts have nearly equal numbers of tokens.
         is_even: Whether all ranks must make equally many passes.
+        split: Cuts a part into micro-batches.
 
     Returns:
-        Micro-batches in order of rising length; fillers at the end.
+        Micro-batches in the order of ``split``; fillers at the end.
     """
     if batch.num_sequences == 0:
         return []
     if ranks.world_size == 1:
-        return [MicroBatch(part) for part in split_by_tokens(batch, max_tokens)]
+        return [MicroBatch(part) for part in split(batch, max_tokens)]
     shares = deal(batch.lengths.tolist(), ranks.world_size)
-    own = _cut(batch, shares[ranks.rank], max_tokens)
+    own = _cut(batch, shares[ranks.rank], max_tokens, split)
     parts = [MicroBatch(part) for part in own]
     if is_even:
-        most = max(len(_cut(batch, share, max_tokens)) for share in shares)
+        most = max(len(_cut(batch, share, max_tokens, split)) for share in shares)
         shortest = select_sequences(batch, [int(batch.lengths.argmin())])
         parts += [MicroBatch(shortest, is_filler=True)] * (most - len(parts))
     return parts
@@ -355,9 +364,11 @@ def full_tensor(tensor: Tensor) -> Tensor:
     return tensor if gather is None else gather()
 
 
-def _cut(batch: TokenBatch, share: Sequence[int], max_tokens: int) -> list[TokenBatch]:
+def _cut(
+    batch: TokenBatch, share: Sequence[int], max_tokens: int, split: Split
+) -> list[TokenBatch]:
     """Micro-batches of some sequences; none of no sequence."""
-    return split_by_tokens(select_sequences(batch, share), max_tokens) if share else []
+    return split(select_sequences(batch, share), max_tokens) if share else []
 
 
 def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:

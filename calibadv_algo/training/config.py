@@ -288,7 +288,7 @@ def config_hash(config: TrainConfig) -> str:
     if values["rollout"]["num_slots"] == 0:
         # The default before the number was chosen; it divides the work.
         values["rollout"]["num_slots"] = 64
-    for part, name in (("rollout", "driver"), ("optim", "parallel")):
+    for part, name in (("rollout", "driver"), ("optim", "parallel"), ("optim", "prefixes")):
         del values[part][name]
     for name in ("output_dir", "checkpoint_every", "keep_checkpoints", "quiet", "tensorboard"):
         del values[name]

@@ -39,12 +39,16 @@ LAST_BITS: Final = frozenset(
         "rollout.driver",
         "optim.micro_batch_tokens",
         "optim.gradient_checkpointing",
+        "optim.prefixes",
         "optim.parallel",
     }
 )
 """Settings that leave the mathematics as it is, and may move last bits; so do engine settings."""
 
 _ENGINE_NUMBERS: Final = frozenset({"engine.type", "engine.dtype"})
+_MICRO_BATCHES: Final = ("optim.micro_batch_tokens", "optim.prefixes")
+_ADDED: Final = {"optim.prefixes": "separate"}
+"""Settings that earlier runs did not record, with what they did."""
 _LENGTH: Final = "optim.num_updates"
 _REWARD_NAME: Final = "env.reward"
 _REWARD_CONTENT: Final = "env.reward_sha256"
@@ -82,7 +86,7 @@ def changed_settings(found: Mapping[str, Any], config: TrainConfig) -> list[Chan
         config: The settings from now on.
     """
     wanted = json.loads(json.dumps(config_to_dict(config)))
-    old, new = dict(flat_settings(found)), dict(flat_settings(wanted))
+    old, new = _ADDED | dict(flat_settings(found)), dict(flat_settings(wanted))
     changes = [
         _judged(name, old.get(name), new.get(name), old, config)
         for name in sorted({*old, *new})
@@ -121,7 +125,7 @@ def _judged(
     """A change with its effect."""
     if name in FREE or name.startswith(tuple(f"{each}." for each in FREE)):
         return Change(name, found, wanted, "none")
-    if name == "optim.micro_batch_tokens" and config.optim.objective.depends_on_micro_batches:
+    if name in _MICRO_BATCHES and config.optim.objective.depends_on_micro_batches:
         return Change(name, found, wanted, "numbers", "the objective is defined on micro-batches")
     if name in LAST_BITS or (name.startswith("engine.") and name not in _ENGINE_NUMBERS):
         return Change(name, found, wanted, "last bits")

@@ -73,6 +73,16 @@ def test_micro_batches_count_where_the_objective_is_defined_on_them(objective: A
     base = changed(ATLAS_TINY, optim={"objective": objective})
     after = changed(base, optim={"micro_batch_tokens": 600})
     assert effects(base, after) == {"optim.micro_batch_tokens": "numbers"}
+    after = changed(base, optim={"prefixes": "shared"})
+    assert effects(base, after) == {"optim.prefixes": "numbers"}
+
+
+def test_a_run_from_before_prefixes_could_be_shared_kept_them_separate() -> None:
+    found = json.loads(json.dumps(config_to_dict(ATLAS_TINY)))
+    del found["optim"]["prefixes"]
+    assert changed_settings(found, ATLAS_TINY) == []
+    (change,) = changed_settings(found, changed(ATLAS_TINY, optim={"prefixes": "shared"}))
+    assert (change.name, change.effect) == ("optim.prefixes", "last bits")
 
 
 def test_a_server_may_move_and_an_index_may_not_become_one() -> None:
