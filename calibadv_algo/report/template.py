@@ -115,7 +115,7 @@ def render_template(
         labels: The two methods whose advantages are shown.
         **values: Other values of the template; text is escaped.
     """
-    script, style = _asset("report.js"), _asset("report.css")
+    script, style = _asset("report.js") + _asset("downloads.js"), _asset("report.css")
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset), autoescape=True, undefined=jinja2.StrictUndefined
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -194,3 +195,38 @@ def test_hostile_text_is_shown_and_not_run(
     assert opened.problems == []
     assert opened.requests == [path.as_uri()]
     opened.page.close()
+
+
+def test_text_is_found_and_the_address_leads_back(opened: Opened, report: Path) -> None:
+    page = opened.page
+    everything = page.locator("#group option").count()
+    page.locator("#find").fill("no such words anywhere")
+    assert page.locator("#group option").count() == 0
+    page.locator("#find").fill("")
+    assert page.locator("#group option").count() == everything
+    page.locator("#arm").select_option("calibadv")
+    page.locator("#seed").select_option("1")
+    page.locator("#next").click()
+    question = page.locator(".question .facts").inner_text()
+    address = page.evaluate("location.hash")
+    assert "arm=calibadv" in address
+    other = page.context.browser.new_page()
+    other.goto(report.as_uri() + address)
+    assert other.locator("#arm").input_value() == "calibadv"
+    assert other.locator(".question .facts").inner_text() == question
+    other.close()
+
+
+def test_the_first_table_can_be_downloaded(opened: Opened) -> None:
+    page = opened.page
+    texts = {}
+    for label in ("CSV", "JSON", "LaTeX"):
+        with page.expect_download() as waited:
+            page.locator(".downloads").first.get_by_role("button", name=label).click()
+        texts[label] = Path(waited.value.path()).read_text(encoding="utf-8")
+    rows = json.loads(texts["JSON"])
+    names = [next(iter(row.values())) for row in rows]
+    assert {"warm start", "grpo", "calibadv"} <= set(names)
+    assert [line.partition(",")[0] for line in texts["CSV"].splitlines()][1:] == names
+    assert texts["LaTeX"].startswith("\\begin{tabular}{lr")
+    assert texts["LaTeX"].count(r"\\") == len(rows) + 1

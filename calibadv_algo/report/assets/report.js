@@ -308,8 +308,14 @@
   const brief = (text, size) => (text.length > size ? `${text.slice(0, size - 1)}…` : text);
   let shown = [];
 
+  function holds(group, words) {
+    const texts = [group.question, ...group.golden_answers, ...group.trajectories.flatMap((trajectory) => trajectory.turns.flatMap((turn) => [turn.body, turn.think]))];
+    return texts.some((text) => text.toLowerCase().includes(words));
+  }
+
   function fits(group, upTo) {
     return (!byId("only").checked || group.num_mispenalized > 0)
+      && (!byId("find").value.trim() || holds(group, byId("find").value.trim().toLowerCase()))
       && (upTo < 1 || !byId("arm").value || group.arm === byId("arm").value)
       && (upTo < 2 || !byId("seed").value || String(group.seed) === byId("seed").value)
       && (upTo < 3 || !byId("update").value || String(group.update) === byId("update").value);
@@ -342,12 +348,35 @@
     select();
   }
 
+  // What is chosen stands in the address, so that a link shows the same group to others.
+  function writeAddress() {
+    const chosen = new URLSearchParams();
+    for (const id of ["arm", "seed", "update", "find", "group"]) if (byId(id).value) chosen.set(id, byId(id).value);
+    if (byId("only").checked) chosen.set("only", "1");
+    history.replaceState(null, "", `#${chosen}`);
+  }
+
+  function readAddress() {
+    const chosen = new URLSearchParams(location.hash.slice(1));
+    if (!chosen.has("group")) return false;
+    byId("only").checked = chosen.has("only");
+    byId("find").value = chosen.get("find") || "";
+    refresh();
+    for (const id of ["arm", "seed", "update"]) { byId(id).value = chosen.get(id) || ""; refresh(); }
+    byId("group").value = chosen.get("group");
+    select();
+    document.getElementById("browser").scrollIntoView();
+    return true;
+  }
+
+  const chosen = (act) => () => { act(); writeAddress(); };
   byId("controls").addEventListener("submit", (event) => event.preventDefault());
-  for (const id of ["arm", "seed", "update", "only"]) byId(id).addEventListener("change", refresh);
-  byId("group").addEventListener("change", select);
-  byId("previous").addEventListener("click", () => step(-1));
-  byId("next").addEventListener("click", () => step(1));
+  for (const id of ["arm", "seed", "update", "only"]) byId(id).addEventListener("change", chosen(refresh));
+  byId("find").addEventListener("input", chosen(refresh));
+  byId("group").addEventListener("change", chosen(select));
+  byId("previous").addEventListener("click", chosen(() => step(-1)));
+  byId("next").addEventListener("click", chosen(() => step(1)));
   const richest = data.groups.reduce((best, group, index) => (group.num_mispenalized > (data.groups[best] || { num_mispenalized: -1 }).num_mispenalized ? index : best), 0);
   refresh();
-  if (shown.length) { byId("group").value = String(richest); select(); }
+  if (!readAddress() && shown.length) { byId("group").value = String(richest); select(); }
 })();
