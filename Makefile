@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 OUT ?= runs/compare
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help compare test site test-integrations test-launchers test-mcp test-peers test-slow test-trackers test-trainers test-vllm format lint types check bench conformance release clean
+.PHONY: help compare peers test site test-integrations test-launchers test-mcp test-peers test-slow test-trackers test-trainers test-vllm format lint types check bench conformance release clean
 
 help:
 	@echo "make compare   train GRPO and CalibAdv on the built-in atlas and write a report"
@@ -43,6 +43,9 @@ $(PEERS): tests/peers.txt
 	test -x $(PEERS_VENV)/bin/python || $(PYTHON) -m venv $(PEERS_VENV)
 	$(PEERS_VENV)/bin/python -m pip install --quiet --no-deps --no-compile --requirement tests/peers.txt
 	touch $@
+
+peers: $(DEV) $(PEERS) .venv-trl/.installed
+	$(BIN)/python -m benchmarks.peers
 
 test-peers: $(DEV) $(PEERS)
 	CALIBADV_PEERS_PYTHON=$(PEERS_VENV)/bin/python $(BIN)/python -m pytest -q tests/env/test_peers.py

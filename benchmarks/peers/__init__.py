@@ -1,0 +1,1 @@
+"""Speed beside other libraries: pairs of processes that take turns, CPU seconds, one thread."""

@@ -1,0 +1,1 @@
+"""One file a side; each has ``run(options, measured)``."""
