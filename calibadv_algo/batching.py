@@ -36,6 +36,9 @@ class TokenBatch:
         ref_logprobs: Log-probabilities under the reference policy, if there is one.
         values: The critic's value before each action token, if there is a critic.
         returns: The critic's targets.
+        squared_probs: Sum of the squared probabilities of all tokens at each action token's place,
+            where an estimator asks for it.
+        clip_scale: Factor of the objective's clip range at each action token; None for 1.
         places: Place of each action token in the batch that this one was cut from, where results
             have to find their way back.
     """
@@ -52,6 +55,8 @@ class TokenBatch:
     ref_logprobs: Float[Tensor, " token"] | None = None
     values: Float[Tensor, " token"] | None = None
     returns: Float[Tensor, " token"] | None = None
+    squared_probs: Float[Tensor, " token"] | None = None
+    clip_scale: Float[Tensor, " token"] | None = None
     places: Int[Tensor, " token"] | None = None
 
     @property
@@ -87,7 +92,15 @@ class TokenBatch:
         return [part.numpy() for part in torch.split(values, counts.tolist())]
 
 
-_OPTIONAL_VECTORS = ("old_logprobs", "ref_logprobs", "values", "returns", "places")
+_OPTIONAL_VECTORS = (
+    "old_logprobs",
+    "ref_logprobs",
+    "values",
+    "returns",
+    "squared_probs",
+    "clip_scale",
+    "places",
+)
 """Fields of a batch that hold one number an action token, or None."""
 
 

@@ -12,9 +12,9 @@ import torch
 from calibadv_algo.advantages.calibadv import CalibAdv
 from calibadv_algo.batching import build_token_batch, split_by_tokens, split_minibatches
 from calibadv_algo.credit.silver import SilverCredit
-from calibadv_algo.learner.learner import loss_tokens
 from calibadv_algo.learner.policy import Policy
 from calibadv_algo.learner.pretrained import load_policy
+from calibadv_algo.learner.tokens import loss_tokens
 from calibadv_algo.losses.clipped import ClippedSurrogate
 from calibadv_algo.rollout.driver import Player
 from calibadv_algo.rollout.engines.base import SamplingParams

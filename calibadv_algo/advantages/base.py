@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Bool, Float
 
+from calibadv_algo.credit.beliefs import AnswerBelief
 from calibadv_algo.types import Group, Trajectory, group_rewards, token_counts
 from calibadv_env.common.checks import Checked
 
@@ -41,6 +42,24 @@ class AdvantageEstimator(Checked, ABC):
     def required_info_keys(self) -> frozenset[str]:
         """Keys that the turns' ``info`` must hold, beyond those that the credit needs."""
         return frozenset()
+
+    @property
+    def answer_belief(self) -> AnswerBelief | None:
+        """The belief in the accepted answers that the turns' infos must hold; None for none."""
+        return None
+
+    @property
+    def scales_clips(self) -> bool:
+        """True if `clip_scales` gives factors of the objective's clip."""
+        return False
+
+    def clip_scales(self, group: Group) -> Matrix:
+        """Factor of the objective's clip range at every turn; only asked for with `scales_clips`.
+
+        Args:
+            group: Trajectories of one question.
+        """
+        return np.ones((len(group), group.max_turns))
 
     @abstractmethod
     def __call__(self, group: Group, correctness: Matrix) -> Matrix:
@@ -106,6 +125,33 @@ class ValueAdvantage(AdvantageEstimator):
     def finish_tokens(self, advantages: list[AnyVector]) -> list[AnyVector]:
         """Final advantages of the batch, one vector a trajectory."""
         return advantages
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenBaseline(AdvantageEstimator):
+    """Base of estimators that give every token an advantage from the policy's distributions."""
+
+    def __call__(self, group: Group, correctness: Matrix) -> Matrix:
+        """Raises TypeError: turns have no advantages before their tokens have."""
+        raise TypeError(f"{type(self).__name__} needs the policy's distributions over tokens")
+
+    @abstractmethod
+    def token_advantages(
+        self,
+        trajectories: Sequence[Trajectory],
+        rewards: Sequence[AnyVector],
+        logprobs: Sequence[AnyVector],
+        squares: Sequence[AnyVector],
+    ) -> list[AnyVector]:
+        """Advantages of the action tokens of a group, one vector a trajectory.
+
+        Args:
+            trajectories: Those of one group, for the places of their turns.
+            rewards: Reward of each token: a turn's on its last token, less what a divergence
+                from the reference policy costs.
+            logprobs: Log-probability of each token before the update.
+            squares: Sum of the squared probabilities of all tokens at each place.
+        """
 
 
 def last_turns(counts: Matrix) -> Bool[np.ndarray, "group turn"]:

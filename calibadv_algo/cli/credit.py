@@ -159,6 +159,7 @@ class Credit(PolicyFlags):
         from calibadv_algo.experiments.truth.turns import own_cluster_key
         from calibadv_algo.report.credit import CreditSource
 
+        measured = with_beliefs(measured, candidates, policy)
         episodes = [each for group in measured.groups for each in group.group.trajectories]
         critic, critic_facts = critic_of(policy, episodes, play.env)
         cluster = self.cluster or own_cluster_key(measured.groups)
@@ -297,6 +298,28 @@ def open_player(policy: Policy, play: PlaySettings) -> Iterator[Player]:
         )
     finally:
         slots.close()
+
+
+def with_beliefs(measured: Measurement, candidates: Field, policy: Policy) -> Measurement:
+    """The groups with the policy's belief in the accepted answers, where a candidate reads it.
+
+    Nothing is added for a policy that is no model on this machine, or tasks without accepted
+    answers: such candidates are then left out with their reason.
+    """
+    from calibadv_algo.experiments.truth.candidates import asked_belief
+    from calibadv_algo.learner.answers import scores_of, with_answer_logprobs
+    from calibadv_algo.learner.policy import Policy as Model
+    from calibadv_algo.learner.pretrained import load_policy
+
+    belief = asked_belief(candidates)
+    groups = [each.group for each in measured.groups]
+    answers = [each.reset_info.get("golden_answers") for g in groups for each in g.trajectories]
+    if belief is None or not isinstance(policy, LocalPolicy) or not all(answers):
+        return measured
+    model, tokenizer = load_policy(policy.model)
+    scored = with_answer_logprobs(groups, belief, tokenizer, scores_of(Model(model)))
+    pairs = zip(measured.groups, scored, strict=True)
+    return replace(measured, groups=tuple(replace(each, group=group) for each, group in pairs))
 
 
 def with_gradients(

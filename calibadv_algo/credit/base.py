@@ -14,6 +14,7 @@ from typing import ClassVar, Final
 import numpy as np
 from jaxtyping import Bool, Float
 
+from calibadv_algo.credit.beliefs import AnswerBelief
 from calibadv_algo.credit.facts import searches_of
 from calibadv_algo.types import Group
 from calibadv_env.common.checks import Checked
@@ -36,6 +37,11 @@ class CreditRule(Checked, ABC):
     def required_info_keys(self) -> frozenset[str]:
         """Keys that the turns' ``info`` must hold."""
         return frozenset()
+
+    @property
+    def answer_belief(self) -> AnswerBelief | None:
+        """The belief in the accepted answers that the turns' infos must hold; None for none."""
+        return None
 
     @abstractmethod
     def __call__(self, group: Group) -> Float[np.ndarray, "group turn"]:

@@ -57,7 +57,7 @@ class Arm:
         if self.prepend_think is not None:
             env = replace(env, prepend_think=self.prepend_think)
         credit = config.credit if self.credit is None else self.credit
-        rollout = replace(config.rollout, vine=self.vine)
+        rollout = replace(config.rollout, vine=self.vine, greedy=None)
         return replace(
             config,
             advantage=self.advantage,

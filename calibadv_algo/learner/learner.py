@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -28,6 +28,7 @@ from calibadv_algo.batching import (
     split_minibatches,
     to_device,
 )
+from calibadv_algo.credit.beliefs import Scorer
 from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.learner.critic import Critic, CriticStep, explained_variance, value_targets
 from calibadv_algo.learner.optimizer import AUTOCAST_DTYPES, Stepper
@@ -35,32 +36,21 @@ from calibadv_algo.learner.policy import Policy
 from calibadv_algo.learner.prefixes import split_by_nodes
 from calibadv_algo.learner.ranks import MicroBatch, Ranks, SingleRank, micro_batches
 from calibadv_algo.learner.sharding import ShardedModel
+from calibadv_algo.learner.tokens import (
+    TokenScores,
+    chosen_scores,
+    is_scorable,
+    join_scores,
+    kept,
+    loss_tokens,
+    token_scores,
+    without_unscorable,
+)
 from calibadv_algo.losses.base import LossTokens, aggregate
 from calibadv_algo.losses.kl import divergence
 from calibadv_algo.losses.mismatch import mismatch_stats
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenScores:
-    """Log-probabilities and entropies of the trained tokens, in the order of training.
-
-    Attributes:
-        logprobs: Log-probabilities just before the step that used them.
-        old_logprobs: Log-probabilities before the update.
-        advantages: Advantages.
-        is_clipped: Whether the objective's clip removed or bounded the gradient.
-        entropies: Entropies of the tokens' distributions, in nats.
-        ref_logprobs: Log-probabilities under the reference policy, if there is one.
-    """
-
-    logprobs: Float[Tensor, " token"]
-    old_logprobs: Float[Tensor, " token"]
-    advantages: Float[Tensor, " token"]
-    is_clipped: Bool[Tensor, " token"]
-    entropies: Float[Tensor, " token"]
-    ref_logprobs: Float[Tensor, " token"] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +79,8 @@ class UpdateResult:
         num_steps: Steps of the optimiser.
         num_skipped_steps: Steps left out because the gradient was not finite.
         num_tokens: Tokens that went forward and backward.
+        num_unscorable: Sampled tokens whose log-probability, under the policy or whoever it is
+            compared with, is not finite: they have no loss and stand in no score.
         mismatch: Differences between engine and trainer, by name; empty where they are not
             known because the trainer did not compute log-probabilities of its own.
         critic: What the critic learnt, if there is one.
@@ -102,6 +94,7 @@ class UpdateResult:
     num_skipped_steps: int
     num_tokens: int
     mismatch: Mapping[str, float]
+    num_unscorable: int = 0
     critic: CriticResult | None = None
     loss_scale: float | None = None
 
@@ -123,6 +116,8 @@ class Learner:
         temperature: float = 1.0,
         ref_model: PreTrainedModel | None = None,
         has_critic: bool = False,
+        has_start: bool = False,
+        has_squared_probs: bool = False,
         ranks: Ranks | None = None,
     ) -> None:
         """Makes the optimiser, and keeps a frozen copy of the model if a divergence is asked for.
@@ -134,6 +129,8 @@ class Learner:
             ref_model: Reference policy; None means a copy of ``model`` as it is now. Not used
                 without a KL term.
             has_critic: Whether advantages need values: a second copy of ``model`` learns them.
+            has_start: Whether the starting policy is asked for more than a divergence.
+            has_squared_probs: Whether advantages need the sums of squared probabilities.
             ranks: Processes that share the work, each with a learner of its own that is given
                 the same batches; None means this one alone.
 
@@ -162,7 +159,8 @@ class Learner:
             )
         self.stepper = Stepper(learning, config, ranks=ranks)
         self._reference: Policy | None = None
-        if config.has_reference:
+        self._has_squared_probs = has_squared_probs
+        if config.has_reference or has_start:
             frozen = copy.deepcopy(model) if ref_model is None else ref_model
             self._reference = Policy(
                 frozen.requires_grad_(False),
@@ -206,11 +204,29 @@ class Learner:
         if self._config.old_logprobs == "recomputed":
             old = self._score_frozen(self.policy, batch)
         batch = replace(batch, old_logprobs=old)
-        if self._reference is not None:
+        if self._reference is not None and self._config.has_reference:
             batch = replace(batch, ref_logprobs=self._score_frozen(self._reference, batch))
         if self.critic is not None:
             batch = replace(batch, values=self._without_grad(batch, self.critic.values))
+        if self._has_squared_probs:
+            squares = partial(self.policy.squared_probs, temperature=self._temperature)
+            batch = replace(batch, squared_probs=self._without_grad(batch, squares))
         return batch
+
+    def score(self, batch: TokenBatch, scorer: Scorer = "policy") -> Float[Tensor, " token"]:
+        """Log-probabilities of a batch's action tokens at temperature 1, in the batch's order.
+
+        Args:
+            batch: Any texts, the same ones on every rank.
+            scorer: The policy as it is now, or the one that training began with.
+
+        Raises:
+            ValueError: if the starting policy was not kept.
+        """
+        policy = self.policy if scorer == "policy" else self._reference
+        if policy is None:
+            raise ValueError("scorer must be 'policy' unless the learner keeps the starting policy")
+        return self._without_grad(batch, lambda micro: policy.logprobs(micro, 1.0)[0])
 
     def update(self, batch: TokenBatch, update: int, rng: np.random.Generator) -> UpdateResult:
         """Trains on the episodes of one collection.
@@ -229,23 +245,26 @@ class Learner:
         batch = self.prepare(batch)
         scored: list[TokenScores] = []
         losses, norms, num_tokens = [], [], 0
+        num_unscorable = torch.zeros(1, dtype=torch.float64)
         critic_steps: list[CriticStep] = []
         for _ in range(self._config.num_epochs):
             for minibatch in split_minibatches(batch, self._config.num_minibatches, rng):
                 if self.critic is not None:
                     critic_steps.append(self.critic.step(minibatch))
                 chosen = self._with_gradient(minibatch)
-                losses.append(self._accumulate(minibatch, chosen, scored))
+                losses.append(self._accumulate(minibatch, chosen, scored, num_unscorable))
                 norms.append(self.stepper.step())
                 num_tokens += chosen.num_tokens
         finite = [norm for norm in norms if math.isfinite(norm)]
+        self._ranks.sum_([num_unscorable])
         return UpdateResult(
-            scores=_join_scores(self._ranks.gather(_join_scores(scored))),
+            scores=join_scores(self._ranks.gather(join_scores(scored))),
             loss=self._mean_sum(losses),
             grad_norm=_finite_mean(norms),
             num_steps=len(finite),
             num_skipped_steps=len(norms) - len(finite),
             num_tokens=num_tokens,
+            num_unscorable=int(num_unscorable),
             mismatch=self._mismatch(batch),
             critic=self._critic_result(critic_steps, batch) if critic_steps else None,
             loss_scale=self.stepper.loss_scale,
@@ -254,7 +273,7 @@ class Learner:
     def accumulate_gradient(self, batch: TokenBatch) -> float:
         """Adds the gradient of this rank's part of a minibatch's loss; returns that part."""
         batch = self.prepare(batch)
-        return self._accumulate(batch, self._with_gradient(batch), [])
+        return self._accumulate(batch, self._with_gradient(batch), [], torch.zeros(1))
 
     def state(self) -> dict[str, Any]:
         """State for a checkpoint beside weights and optimisers, as plain JSON."""
@@ -310,8 +329,12 @@ class Learner:
         minibatch: TokenBatch,
         chosen: TokenBatch,
         scored: list[TokenScores],
+        num_unscorable: Float[Tensor, " one"],
     ) -> float:
-        """Forward and backward pass of this rank's part; returns its part of the loss."""
+        """Forward and backward pass of this rank's part; returns its part of the loss.
+
+        Tokens that cannot be scored are added to ``num_unscorable``.
+        """
         denominator = self._denominator(minibatch)
         objective = self._config.objective
         penalty_denominator = objective.penalty_denominator(minibatch)
@@ -322,14 +345,16 @@ class Learner:
                 logprobs, entropies = self._inside(partial(self._logprobs, micro))
                 micro = to_device(micro, logprobs.device)
                 tokens = loss_tokens(micro, logprobs)
+                is_scored = is_scorable(tokens, micro.ref_logprobs)
+                tokens, reference = without_unscorable(tokens, micro.ref_logprobs, is_scored)
                 loss = aggregate(
-                    self._token_loss(tokens, micro.ref_logprobs, entropies),
+                    kept(self._token_loss(tokens, reference, entropies), is_scored),
                     micro.sequence,
                     self._config.aggregation,
                     denominator=denominator,
                 )
                 if penalty_denominator is not None:
-                    penalty = objective.penalty(tokens, minibatch)
+                    penalty = kept(objective.penalty(tokens, minibatch), is_scored)
                     loss = loss + penalty.sum() / penalty_denominator
                 if part.is_filler:
                     loss = loss * 0.0
@@ -337,9 +362,9 @@ class Learner:
             if part.is_filler:
                 continue
             total += float(loss.detach())
-            scored.append(
-                _scores(tokens, micro.ref_logprobs, entropies, objective.is_clipped(tokens))
-            )
+            num_unscorable += float((~is_scored).sum())
+            found = token_scores(tokens, reference, entropies, objective.is_clipped(tokens))
+            scored.append(chosen_scores(found, is_scored.cpu()))
         return total
 
     def _logprobs(
@@ -381,10 +406,12 @@ class Learner:
         """Divergence of engine and trainer, where the log-probabilities of both are known."""
         if self._config.old_logprobs == "sampled" or batch.old_logprobs is None:
             return {}
-        old, sampling = batch.old_logprobs, batch.sampling_logprobs
-        stats = mismatch_stats(old.numpy(), sampling.numpy(), batch.sequence.numpy())
+        is_finite = batch.old_logprobs.isfinite() & batch.sampling_logprobs.isfinite()
+        old, sampling = batch.old_logprobs[is_finite], batch.sampling_logprobs[is_finite]
+        sequence = batch.sequence[is_finite]
+        stats = mismatch_stats(old.numpy(), sampling.numpy(), sequence.numpy())
         correction = self._config.mismatch
-        weights = correction.weights(old, sampling, batch.sequence)
+        weights = correction.weights(old, sampling, sequence)
         if weights is not None and stats:
             is_truncated = correction.is_truncated(weights)
             stats["mismatch_truncated_share"] = float(is_truncated.float().mean())
@@ -424,59 +451,6 @@ class Learner:
         losses = torch.tensor(parts, dtype=torch.float64)
         self._ranks.sum_([losses])
         return float(np.mean(losses.numpy()))
-
-
-def loss_tokens(batch: TokenBatch, logprobs: Float[Tensor, " token"]) -> LossTokens:
-    """Per-token inputs of an objective.
-
-    Args:
-        batch: Whole sequences; without old log-probabilities those of the sampling stand for
-            them, and returns that are not known are NaN.
-        logprobs: Of its action tokens under the policy that learns, with gradient.
-    """
-    old, rewards = batch.old_logprobs, batch.sequence_rewards
-    unknown = torch.full_like(batch.advantages, math.nan)
-    return LossTokens(
-        logprobs=logprobs,
-        old_logprobs=batch.sampling_logprobs if old is None else old,
-        sampling_logprobs=batch.sampling_logprobs,
-        advantages=batch.advantages,
-        sequence=batch.sequence,
-        turn=batch.turn,
-        is_last_turn=batch.is_last_turn,
-        sequence_reward=unknown if rewards is None else rewards[batch.sequence],
-    )
-
-
-def _scores(
-    tokens: LossTokens,
-    ref_logprobs: Float[Tensor, " token"] | None,
-    entropies: Float[Tensor, " token"],
-    is_clipped: Bool[Tensor, " token"],
-) -> TokenScores:
-    """Scores of a micro-batch, on the CPU and without gradients."""
-    return TokenScores(
-        logprobs=tokens.logprobs.detach().cpu(),
-        old_logprobs=tokens.old_logprobs.cpu(),
-        advantages=tokens.advantages.cpu(),
-        is_clipped=is_clipped.cpu(),
-        entropies=entropies.detach().cpu(),
-        ref_logprobs=None if ref_logprobs is None else ref_logprobs.cpu(),
-    )
-
-
-def _join_scores(scores: Sequence[TokenScores]) -> TokenScores:
-    """The tokens of all micro-batches, one after the other."""
-    empty = torch.zeros(0)
-    refs = [item.ref_logprobs for item in scores if item.ref_logprobs is not None]
-    return TokenScores(
-        logprobs=torch.cat([empty, *(item.logprobs for item in scores)]),
-        old_logprobs=torch.cat([empty, *(item.old_logprobs for item in scores)]),
-        advantages=torch.cat([empty, *(item.advantages for item in scores)]),
-        is_clipped=torch.cat([empty.bool(), *(item.is_clipped for item in scores)]),
-        entropies=torch.cat([empty, *(item.entropies for item in scores)]),
-        ref_logprobs=torch.cat(refs) if refs else None,
-    )
 
 
 def _finite_mean(values: Sequence[float]) -> float:

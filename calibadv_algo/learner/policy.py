@@ -167,6 +167,35 @@ class Policy:
         )
         return output[0]
 
+    def squared_probs(self, batch: TokenBatch, temperature: float = 1.0) -> Float[Tensor, " token"]:
+        """Sums of the squared probabilities of all tokens where action tokens are predicted.
+
+        Args:
+            batch: Sequences; each begins with an observed token.
+            temperature: Divides the logits, positive.
+
+        Returns:
+            ``sum_v pi(v)^2`` before each action token, float32, in order of position.
+
+        Raises:
+            ValueError: if a sequence begins with an action.
+        """
+        context = (_action_positions(batch) - 1).to(self.device)
+        head = _output_head(self.model) if self.has_plain_head else None
+        vocab_size = self.model.config.get_text_config().vocab_size
+        size = max(1, self.max_logit_elements // vocab_size)
+        with self._autocast():
+            blocks = torch.split(self._states(batch)[context], size)
+            return torch.cat(
+                [
+                    ((block if head is None else head(block)).float() / temperature)
+                    .softmax(-1)
+                    .square()
+                    .sum(-1)
+                    for block in blocks
+                ]
+            )
+
     def hidden_states(self, batch: TokenBatch) -> Float[Tensor, "token width"]:
         """The model's last hidden states just before the action tokens of a batch.
 
@@ -410,7 +439,9 @@ def _score_block(
     logprobs = logits.gather(-1, targets[:, None]).squeeze(-1) - log_norm
     with nullcontext() if has_entropy_grad else torch.no_grad():
         probs = (logits - log_norm[:, None]).exp()
-        entropies = log_norm - torch.einsum("tv,tv->t", probs, logits)
+        # A token that is ruled out has the logit -inf and the share 0, and 0 times -inf is NaN.
+        finite = logits.clamp_min(torch.finfo(logits.dtype).min)
+        entropies = log_norm - torch.einsum("tv,tv->t", probs, finite)
     return logprobs, entropies
 
 

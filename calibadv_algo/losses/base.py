@@ -40,6 +40,7 @@ class LossTokens:
         turn: Turn of each token within its trajectory.
         is_last_turn: True at tokens of their trajectory's last turn.
         sequence_reward: Return of the token's trajectory, as shaped.
+        clip_scale: Factor of the clip range at each token; None for 1 everywhere.
     """
 
     logprobs: Float[Tensor, " token"]
@@ -50,11 +51,19 @@ class LossTokens:
     turn: Int[Tensor, " token"]
     is_last_turn: Bool[Tensor, " token"]
     sequence_reward: Float[Tensor, " token"]
+    clip_scale: Float[Tensor, " token"] | None = None
+
+    def scaled(self, clip: float) -> float | Float[Tensor, " token"]:
+        """Width of a side of the clip at each token."""
+        return clip if self.clip_scale is None else clip * self.clip_scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyObjective(Checked, ABC):
     """Base of policy losses: a subclass turns advantages into a loss of every token."""
+
+    scales_clip: ClassVar[bool] = False
+    """If true, the objective's clip follows the tokens' ``clip_scale``."""
 
     depends_on_micro_batches: ClassVar[bool] = False
     """If true, the loss of a token depends on the others of its micro-batch."""

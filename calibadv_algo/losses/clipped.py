@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Gt
 from jaxtyping import Bool, Float
@@ -37,6 +37,8 @@ class ClippedSurrogate(PolicyObjective):
             for none, as in CalibAdv.
     """
 
+    scales_clip: ClassVar[bool] = True
+
     clip_low: Annotated[float, FRACTION] = 0.2
     clip_high: Annotated[float, NOT_NEGATIVE] = 0.2
     dual_clip: Annotated[float | None, Gt(1)] = None
@@ -44,7 +46,8 @@ class ClippedSurrogate(PolicyObjective):
     def __call__(self, tokens: LossTokens) -> Float[Tensor, " token"]:
         """Loss of each token."""
         ratio = probability_ratio(tokens.logprobs, tokens.old_logprobs)
-        loss = clipped_surrogate(ratio, tokens.advantages, self.clip_low, self.clip_high)
+        low, high = tokens.scaled(self.clip_low), tokens.scaled(self.clip_high)
+        loss = clipped_surrogate(ratio, tokens.advantages, low, high)
         if self.dual_clip is None:
             return loss
         bounded = loss.minimum(-tokens.advantages * self.dual_clip)
@@ -53,4 +56,5 @@ class ClippedSurrogate(PolicyObjective):
     def is_clipped(self, tokens: LossTokens) -> Bool[Tensor, " token"]:
         """Tokens on the far side of the clip."""
         log_ratio = tokens.logprobs.detach() - tokens.old_logprobs
-        return is_beyond_clip(log_ratio, tokens.advantages, self.clip_low, self.clip_high)
+        low, high = tokens.scaled(self.clip_low), tokens.scaled(self.clip_high)
+        return is_beyond_clip(log_ratio, tokens.advantages, low, high)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from jaxtyping import Bool, Float, Int
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Bound: TypeAlias = "float | Float[Tensor, ' token']"
+"""Width of the clip on one side: the same for all tokens, or one a token."""
 
 MAX_LOG_RATIO: Final = 20.0
 """Bound of log-ratios before they are exponentiated, as in verl."""
@@ -37,18 +40,19 @@ def sequence_mean(
 def clipped_surrogate(
     ratio: Float[Tensor, " token"],
     advantages: Float[Tensor, " token"],
-    clip_low: float,
-    clip_high: float,
+    clip_low: Bound,
+    clip_high: Bound,
 ) -> Float[Tensor, " token"]:
     """``max(-A r, -A clip(r, 1 - clip_low, 1 + clip_high))``."""
-    return (-advantages * ratio).maximum(-advantages * ratio.clamp(1 - clip_low, 1 + clip_high))
+    clipped = ratio.clamp(min=1 - clip_low).clamp(max=1 + clip_high)
+    return (-advantages * ratio).maximum(-advantages * clipped)
 
 
 def is_beyond_clip(
     log_ratio: Float[Tensor, " token"],
     advantages: Float[Tensor, " token"],
-    clip_low: float,
-    clip_high: float,
+    clip_low: Bound,
+    clip_high: Bound,
 ) -> Bool[Tensor, " token"]:
     """Tokens where the surrogate is flat: the ratio has gone far enough the way it is pushed."""
     ratio = log_ratio.exp()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Gt
 from jaxtyping import Bool, Float, Int
@@ -41,6 +41,8 @@ class TurnClipped(PolicyObjective):
         dual_clip: Bound of the ratio where the advantage is negative, above 1; None for none.
     """
 
+    scales_clip: ClassVar[bool] = True
+
     clip_low: Annotated[float, FRACTION] = 0.2
     clip_high: Annotated[float, NOT_NEGATIVE] = 0.2
     dual_clip: Annotated[float | None, Gt(1)] = None
@@ -50,16 +52,16 @@ class TurnClipped(PolicyObjective):
         logprobs, advantages = tokens.logprobs, tokens.advantages
         # The value is the mean's, the gradient that of the token's own log-prob.
         ratio = (logprobs - logprobs.detach() + _turn_log_ratio(tokens)).exp()
-        loss = clipped_surrogate(ratio, advantages, self.clip_low, self.clip_high)
+        low, high = tokens.scaled(self.clip_low), tokens.scaled(self.clip_high)
+        loss = clipped_surrogate(ratio, advantages, low, high)
         if self.dual_clip is None:
             return loss
         return loss.minimum(-advantages * self.dual_clip).where(advantages < 0, loss)
 
     def is_clipped(self, tokens: LossTokens) -> Bool[Tensor, " token"]:
         """Tokens of turns on the far side of the clip."""
-        return is_beyond_clip(
-            _turn_log_ratio(tokens), tokens.advantages, self.clip_low, self.clip_high
-        )
+        low, high = tokens.scaled(self.clip_low), tokens.scaled(self.clip_high)
+        return is_beyond_clip(_turn_log_ratio(tokens), tokens.advantages, low, high)
 
 
 def _turn_log_ratio(tokens: LossTokens) -> Float[Tensor, " token"]:

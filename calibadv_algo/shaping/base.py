@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float
 
+from calibadv_algo.credit.beliefs import AnswerBelief
 from calibadv_algo.types import Group
 from calibadv_env.common.checks import Checked
 
@@ -30,6 +31,14 @@ class ShapingPart(Checked):
     def required_info_keys(self) -> frozenset[str]:
         """Keys that the turns' ``info`` must hold."""
         return frozenset()
+
+    @property
+    def answer_belief(self) -> AnswerBelief | None:
+        """The belief in the accepted answers that the turns' infos must hold; None for none.
+
+        Filters look at episodes before they are scored and cannot have one.
+        """
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

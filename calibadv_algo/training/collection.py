@@ -33,6 +33,7 @@ from calibadv_algo.rollout.episodes import (
     derived_seed,
     regroup,
 )
+from calibadv_algo.rollout.greedy import GreedyPlayer
 from calibadv_algo.rollout.journal import JournalStep, StepJournal, weights_digest
 from calibadv_algo.rollout.slots import EnvSlots, SlotReset, SlotStart, SlotStep
 from calibadv_algo.rollout.tree import TreePlayer
@@ -84,6 +85,8 @@ def make_player(
         return TreePlayer(slots, engine, tokenizer, params, driver, tree=rollout.trees)
     if rollout.vine is not None:
         return VinePlayer(slots, engine, tokenizer, params, driver, vine=rollout.vine)
+    if rollout.greedy is not None:
+        return GreedyPlayer(slots, engine, tokenizer, params, driver)
     kind = AsyncPlayer if rollout.driver == "async" else Player
     return kind(slots, engine, tokenizer, params, driver)
 

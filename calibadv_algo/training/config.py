@@ -18,10 +18,12 @@ from annotated_types import Interval
 
 from calibadv_algo.advantages.base import AdvantageEstimator
 from calibadv_algo.credit.base import CreditRule
+from calibadv_algo.credit.beliefs import AnswerBelief
 from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.lora import Lora
 from calibadv_algo.rollout.chat import parse_settings
 from calibadv_algo.rollout.engines.config import EngineConfig, HfEngineConfig
+from calibadv_algo.rollout.greedy_config import GreedyBaseline
 from calibadv_algo.rollout.tree_config import TreeSearch
 from calibadv_algo.rollout.vine_config import VineSampling
 from calibadv_algo.shaping.base import GroupFilter, LossMask, RewardShaping
@@ -131,6 +133,8 @@ class RolloutConfig(Checked):
     """Trees that the episodes of a group grow on; None plays them one by one."""
     vine: VineSampling | None = None
     """Continuations that measure what each state is worth; None plays none."""
+    greedy: GreedyBaseline | None = None
+    """A greedy episode of every question as its baseline; None plays none."""
     driver: Literal["lockstep", "async"] = "lockstep"
     """Pace of episodes: turns together, or each at its own; the episodes are the same."""
     overlap: Literal["none", "one-step"] = "none"
@@ -144,6 +148,8 @@ class RolloutConfig(Checked):
         Checked.__post_init__(self)
         if self.trees is not None and self.vine is not None:
             raise ValueError("vine must be None where episodes grow on trees")
+        if self.greedy is not None and (self.trees is not None or self.vine is not None):
+            raise ValueError("greedy must be None where episodes grow on trees or vines")
         if self.trees is not None and self.group_size != self.trees.group_size:
             raise ValueError(
                 f"group_size must be that of the trees ({self.trees.group_size}), "
@@ -231,6 +237,27 @@ class TrainConfig(Checked):
                 f"credit must score turns for the advantage {type(self.advantage).__name__}, "
                 f"got {type(self.credit).__name__}"
             )
+        if self.advantage.scales_clips and not self.optim.objective.scales_clip:
+            raise ValueError(
+                f"optim.objective must be one whose clip {type(self.advantage).__name__} can scale "
+                f"(clipped-surrogate, turn-clipped), got {type(self.optim.objective).__name__}"
+            )
+        _ = self.answer_belief
+
+    @property
+    def answer_belief(self) -> AnswerBelief | None:
+        """The belief in the accepted answers that a part asks the trainer for, if one does.
+
+        Raises:
+            ValueError: if two parts ask for it in two forms.
+        """
+        wanted = [part.answer_belief for part in self.parts]
+        forms = {repr(each): each for each in wanted if each is not None}
+        if len(forms) > 1:
+            raise ValueError(
+                f"belief must be the same in all parts of a run, got {' and '.join(forms)}"
+            )
+        return next(iter(forms.values()), None)
 
     @property
     def required_info_keys(self) -> frozenset[str]:
@@ -288,6 +315,9 @@ def config_hash(config: TrainConfig) -> str:
     if values["rollout"]["num_slots"] == 0:
         # The default before the number was chosen; it divides the work.
         values["rollout"]["num_slots"] = 64
+    if values["rollout"]["greedy"] is None:
+        # Runs that began before there was such a setting go on.
+        del values["rollout"]["greedy"]
     for part, name in (("rollout", "driver"), ("optim", "parallel"), ("optim", "prefixes")):
         del values[part][name]
     for name in ("output_dir", "checkpoint_every", "keep_checkpoints", "quiet", "tensorboard"):

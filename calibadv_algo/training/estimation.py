@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
-from calibadv_algo.advantages.base import AdvantageEstimator, ValueAdvantage
+from calibadv_algo.advantages.base import AdvantageEstimator, TokenBaseline, ValueAdvantage
 from calibadv_algo.batching import (
     TokenBatch,
     build_token_batch,
@@ -161,6 +161,9 @@ def estimate(
         tokens, returns = _value_advantages(advantage, trajectories, prepared, penalties)
         prepared = replace(prepared, returns=_tensor(returns))
         turns = _turn_means(scored, tokens)
+    elif isinstance(advantage, TokenBaseline):
+        tokens = _distribution_advantages(advantage, scored, prepared, penalties)
+        turns = _turn_means(scored, tokens)
     else:
         turns = _group_advantages(advantage, scored, penalties)
         rows = [row for matrix in turns for row in matrix]
@@ -171,6 +174,9 @@ def estimate(
         tokens, turns = reweighted, _turn_means(scored, reweighted)
     _check_finite(tokens)
     batch = replace(prepared, advantages=_tensor(tokens))
+    if advantage.scales_clips:
+        scales = [row for each in scored for row in advantage.clip_scales(each.shaped)]
+        batch = replace(batch, clip_scale=_tensor(turns_to_tokens(trajectories, scales)))
     cost = [float(each.sum()) for each in penalties] if penalties is not None else [0.0]
     return Estimate(
         turns=tuple(turns), batch=_without_masked(batch, scored), kl_penalty=float(np.mean(cost))
@@ -210,6 +216,30 @@ def _value_advantages(
         for facts in zip(trajectories, rewards, values, strict=True)
     ]
     return advantage.finish_tokens([pair[0] for pair in pairs]), [pair[1] for pair in pairs]
+
+
+def _distribution_advantages(
+    advantage: TokenBaseline,
+    scored: Sequence[ScoredGroup],
+    prepared: TokenBatch,
+    penalties: Sequence[Float[np.ndarray, " _"]] | None,
+) -> list[Float[np.ndarray, " _"]]:
+    """Advantages of the tokens of every trajectory, group by group."""
+    if prepared.squared_probs is None or prepared.old_logprobs is None:
+        raise ValueError(f"{type(advantage).__name__} needs the policy's distributions over tokens")
+    vectors = [
+        [each.astype(np.float64) for each in prepared.per_sequence(values)]
+        for values in (prepared.old_logprobs, prepared.squared_probs)
+    ]
+    tokens: list[Float[np.ndarray, " _"]] = []
+    for each in scored:
+        own = slice(len(tokens), len(tokens) + len(each.shaped))
+        rewards = [last_token_rewards(item) for item in each.shaped.trajectories]
+        if penalties is not None:
+            rewards = [r - cost for r, cost in zip(rewards, penalties[own], strict=True)]
+        logprobs, squares = (part[own] for part in vectors)
+        tokens += advantage.token_advantages(each.shaped.trajectories, rewards, logprobs, squares)
+    return tokens
 
 
 def _kl_penalties(prepared: TokenBatch, coef: float) -> list[Float[np.ndarray, " _"]] | None:

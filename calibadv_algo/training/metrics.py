@@ -243,6 +243,7 @@ def learner_metrics(result: UpdateResult | None, optim: OptimConfig) -> dict[str
         "grad_norm": result.grad_norm,
         "optimizer_steps": float(result.num_steps),
         "skipped_steps": float(result.num_skipped_steps),
+        "tokens_unscorable": float(result.num_unscorable),
         "trained_tokens": float(result.num_tokens),
         "entropy": _mean(scores.entropies.tolist()),
         "approximate_kl": approximate_kl(scores.logprobs.numpy(), scores.old_logprobs.numpy()),

@@ -18,8 +18,9 @@ from typing import cast
 import numpy as np
 from transformers import PreTrainedModel
 
-from calibadv_algo.advantages.base import ValueAdvantage
+from calibadv_algo.advantages.base import TokenBaseline, ValueAdvantage
 from calibadv_algo.credit.facts import check_info_keys
+from calibadv_algo.learner.answers import with_answer_logprobs
 from calibadv_algo.learner.checkpoint import SavableTokenizer
 from calibadv_algo.learner.learner import Learner, UpdateResult
 from calibadv_algo.learner.ranks import Ranks, SingleRank
@@ -44,6 +45,7 @@ from calibadv_algo.training.overlap import OverlappedCollector
 from calibadv_algo.training.run_folder import RunFolder, held
 from calibadv_algo.training.shared_evaluation import SharedEvaluation
 from calibadv_algo.training.tracking import Tracker
+from calibadv_algo.types import Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,8 @@ class Trainer:
             temperature=config.rollout.temperature,
             ref_model=ref_model,
             has_critic=isinstance(config.advantage, ValueAdvantage),
+            has_start=config.answer_belief is not None and config.answer_belief.scorer == "start",
+            has_squared_probs=isinstance(config.advantage, TokenBaseline),
             ranks=ranks,
         )
         self.num_updates_done = 0
@@ -201,7 +205,7 @@ class Trainer:
         waited = self._ranks.wait_s + collector.wait_s
         collection = collector.take(self.num_updates_done, self._num_questions_seen)
         self._rest_engine()
-        scored = score_groups(collection.groups, self.config, self._ranks)
+        scored = score_groups(self._with_beliefs(collection.groups), self.config, self._ranks)
         rollout_s = time.perf_counter() - began
         estimated = self._estimate(scored)
         self._folder.write_trajectories(
@@ -233,6 +237,14 @@ class Trainer:
         self.num_updates_done += 1
         self._num_questions_seen += collection.num_questions
         return metrics
+
+    def _with_beliefs(self, groups: Sequence[Group]) -> Sequence[Group]:
+        """The groups, scored by the policy where a part asks how likely the answers were."""
+        belief = self.config.answer_belief
+        if belief is None:
+            return groups
+        score = partial(self.learner.score, scorer=belief.scorer)
+        return with_answer_logprobs(groups, belief, self._player.tokenizer, score)
 
     def _estimate(self, scored: Sequence[ScoredGroup]) -> Estimate | None:
         """Advantages of all groups; None if there is no group."""

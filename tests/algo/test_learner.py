@@ -308,6 +308,50 @@ def test_a_gradient_that_is_not_finite_is_not_applied() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
+def never(model: Qwen2ForCausalLM, token: int) -> None:
+    """Makes the model give a token the probability 0, as a mask on its logits would."""
+
+    def forbid(module: Any, inputs: Any, logits: torch.Tensor) -> torch.Tensor:
+        mask = torch.zeros(logits.shape[-1])
+        mask[token] = -math.inf
+        return logits + mask
+
+    model.get_output_embeddings().register_forward_hook(forbid)
+
+
+@pytest.mark.parametrize("terms", [{}, {"kl_coef": 0.3, "entropy_coef": 0.1}])
+def test_a_token_that_cannot_be_scored_is_left_out_and_counted(terms: dict[str, float]) -> None:
+    """Its log-probability is -inf then and now, and their difference NaN: the step went with it."""
+    model, batch = make_model(), make_batch(make_model())
+    tokens = batch.input_ids[batch.action_mask]
+    forbidden = int(tokens[0])
+    is_bad = tokens == forbidden
+    never(model, forbidden)
+    sampling = batch.sampling_logprobs.masked_fill(is_bad, -math.inf)
+    batch = replace(batch, sampling_logprobs=sampling)
+    config = OptimConfig(num_minibatches=1, **terms)  # type: ignore[arg-type]
+    learner = Learner(model, config, ref_model=make_model(seed=1))
+    before = [p.detach().clone() for p in model.parameters()]
+    result = learner.update(batch, 0, np.random.default_rng(0))
+    assert (result.num_steps, result.num_skipped_steps) == (1, 0)
+    assert result.num_unscorable == int(is_bad.sum()) > 0
+    assert math.isfinite(result.loss)
+    assert len(result.scores.logprobs) == len(tokens) - int(is_bad.sum())
+    assert all(bool(each.isfinite().all()) for each in vars_of(result.scores))
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def vars_of(scores: Any) -> list[torch.Tensor]:
+    values = [getattr(scores, name) for name in ("logprobs", "old_logprobs", "entropies")]
+    return values if scores.ref_logprobs is None else [*values, scores.ref_logprobs]
+
+
+def test_without_such_tokens_nothing_is_counted() -> None:
+    model = make_model()
+    result = Learner(model, OptimConfig()).update(make_batch(model), 0, np.random.default_rng(0))
+    assert result.num_unscorable == 0
+
+
 def test_half_precision_is_close_to_fp32() -> None:
     batch = make_batch(make_model())
     exact = gradient(OptimConfig(), batch)

@@ -12,7 +12,8 @@ import torch
 
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.learner.config import OptimConfig
-from calibadv_algo.learner.learner import CriticResult, TokenScores, UpdateResult
+from calibadv_algo.learner.learner import CriticResult, UpdateResult
+from calibadv_algo.learner.tokens import TokenScores
 from calibadv_algo.training.config import RolloutConfig, TrainConfig
 from calibadv_algo.training.metrics import (
     alarm,

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from calibadv_algo.advantages.base import AdvantageEstimator, ValueAdvantage
+from calibadv_algo.advantages.base import AdvantageEstimator, TokenBaseline, ValueAdvantage
 from calibadv_algo.advantages.vine import Vine
 from calibadv_algo.credit.base import CreditRule
 from calibadv_algo.credit.labels import NoCredit
@@ -112,8 +112,10 @@ class ScoredOnce:
         self._scored: dict[str, list[ScoredGroup]] = {}
 
     def lacks(self, candidate: Candidate) -> str | None:
-        """Reason for which a candidate cannot be applied, if it needs a critic."""
+        """Reason for which a candidate cannot be applied, if it needs more than groups have."""
         config = candidate.config
+        if isinstance(config.advantage, TokenBaseline):
+            return "needs the policy's distributions over tokens"
         if not isinstance(config.advantage, ValueAdvantage) and candidate.kind != STEPS.kind:
             return None
         if self.critic is None:
