@@ -23,6 +23,7 @@ from dataclasses import replace
 
 from calibadv_algo.advantages.information_gain import A2Tgpo
 from calibadv_algo.cli.train import train_baseline
+from calibadv_algo.credit.beliefs import belief_of
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.losses.turn_clipped import TurnClipped
@@ -34,7 +35,7 @@ def apply(config: TrainConfig) -> TrainConfig:
     """A2TGPO on any settings whose tasks name accepted answers."""
     return replace(
         find_arm("grpo").apply(config),
-        advantage=A2Tgpo(),
+        advantage=A2Tgpo(belief=belief_of(config.model)),
         optim=replace(
             config.optim, objective=TurnClipped(clip_low=3e-3, clip_high=4e-3), kl_coef=0.0
         ),

@@ -21,6 +21,7 @@ from dataclasses import replace
 
 from calibadv_algo.advantages.information_gain import Igpo
 from calibadv_algo.cli.train import train_baseline
+from calibadv_algo.credit.beliefs import belief_of
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.training.config import TrainConfig
@@ -29,7 +30,7 @@ from calibadv_algo.training.presets import SEARCH_R1_GRPO
 
 def apply(config: TrainConfig) -> TrainConfig:
     """IGPO on any settings whose tasks name accepted answers."""
-    return replace(find_arm("grpo").apply(config), advantage=Igpo())
+    return replace(find_arm("grpo").apply(config), advantage=Igpo(belief=belief_of(config.model)))
 
 
 BASELINE = Baseline(

@@ -23,6 +23,7 @@ from dataclasses import replace
 
 from calibadv_algo.advantages.gae import PpoGae
 from calibadv_algo.cli.train import train_baseline
+from calibadv_algo.credit.beliefs import belief_of
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline
 from calibadv_algo.learner.config import CriticConfig
@@ -37,7 +38,7 @@ def apply(config: TrainConfig) -> TrainConfig:
     return replace(
         find_arm("grpo").apply(config),
         advantage=PpoGae(),
-        shaping=(PicaRewards(),),
+        shaping=(PicaRewards(belief=belief_of(config.model)),),
         env=replace(config.env, reward="f1", format_gate=False, invalid_action="continue"),
         optim=replace(
             config.optim,

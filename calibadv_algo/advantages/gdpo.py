@@ -47,7 +47,8 @@ def decoupled(
         weight * group_normalized(column, epsilon=epsilon, singleton="zero")
         for weight, column in zip(weights, rewards.T, strict=True)
     ]
-    return np.sum(parts, axis=0)
+    total: Float[np.ndarray, " group"] = np.sum(parts, axis=0)
+    return total
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

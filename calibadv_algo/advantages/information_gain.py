@@ -32,7 +32,7 @@ def population_normalized(
 
     **Differs:** nothing.
     """
-    centred = values - values.mean()
+    centred: Float[np.ndarray, " item"] = values - values.mean()
     if not is_scaled or len(values) < 2:
         return centred
     result: Float[np.ndarray, " item"] = centred / (

@@ -29,7 +29,8 @@ def keep_sign(advantages: Matrix, credit: Matrix) -> Matrix:
     Returns:
         Advantages of the same signs.
     """
-    return advantages * (1.0 + np.sign(advantages) * credit)
+    result: Matrix = advantages * (1.0 + np.sign(advantages) * credit)
+    return result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

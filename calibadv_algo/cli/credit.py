@@ -303,19 +303,23 @@ def open_player(policy: Policy, play: PlaySettings) -> Iterator[Player]:
 def with_beliefs(measured: Measurement, candidates: Field, policy: Policy) -> Measurement:
     """The groups with the policy's belief in the accepted answers, where a candidate reads it.
 
+    It is asked in its own words, whoever the candidates' settings are for, and stands for the
+    starting policy too.
+
     Nothing is added for a policy that is no model on this machine, or tasks without accepted
     answers: such candidates are then left out with their reason.
     """
-    from calibadv_algo.experiments.truth.candidates import asked_belief
+    from calibadv_algo.credit.beliefs import belief_of
     from calibadv_algo.learner.answers import scores_of, with_answer_logprobs
     from calibadv_algo.learner.policy import Policy as Model
     from calibadv_algo.learner.pretrained import load_policy
 
-    belief = asked_belief(candidates)
+    reads = any(each.config.answer_belief is not None for each in candidates.candidates)
     groups = [each.group for each in measured.groups]
     answers = [each.reset_info.get("golden_answers") for g in groups for each in g.trajectories]
-    if belief is None or not isinstance(policy, LocalPolicy) or not all(answers):
+    if not reads or not isinstance(policy, LocalPolicy) or not all(answers):
         return measured
+    belief = belief_of(str(policy.model))
     model, tokenizer = load_policy(policy.model)
     scored = with_answer_logprobs(groups, belief, tokenizer, scores_of(Model(model)))
     pairs = zip(measured.groups, scored, strict=True)

@@ -62,6 +62,22 @@ class AnswerBelief(Checked):
     scorer: Scorer = "policy"
 
 
+def belief_of(model: str, scorer: Scorer = "policy") -> AnswerBelief:
+    """Form of the belief in the words of a policy.
+
+    A policy that never writes an answer behind an empty thought finds every answer unlikely there,
+    whatever it knows, so its gains in belief would be noise.
+
+    Args:
+        model: Name or path of the policy: one with "atlas" in it thinks as the shipped one does,
+            and others are asked for an answer behind an empty thought.
+        scorer: Who scores.
+    """
+    if "atlas" in model:
+        return AnswerBelief(lead=THINK_OPEN, opening=" found ", closing="</think>", scorer=scorer)
+    return AnswerBelief(scorer=scorer)
+
+
 def answer_logprobs(
     trajectory: Trajectory, who: str, key: str = ANSWER_LOGPROBS
 ) -> list[Float[np.ndarray, " answer"]]:

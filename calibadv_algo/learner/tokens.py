@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -100,10 +101,11 @@ def chosen_scores(scores: TokenScores, chosen: Bool[Tensor, " token"]) -> TokenS
     """The scores of some tokens."""
     if bool(chosen.all()):
         return scores
-    values = {item.name: getattr(scores, item.name) for item in fields(TokenScores)}
-    return TokenScores(
-        **{name: None if each is None else each[chosen] for name, each in values.items()}
-    )
+    values: dict[str, Any] = {}
+    for item in fields(TokenScores):
+        each = getattr(scores, item.name)
+        values[item.name] = None if each is None else each[chosen]
+    return TokenScores(**values)
 
 
 def token_scores(

@@ -21,6 +21,7 @@ from calibadv_algo.credit.beliefs import (
     ANSWER_LOGPROBS,
     TAGGED_LOGPROBS,
     AnswerBelief,
+    belief_of,
     information_gains,
     total_potential,
 )
@@ -275,6 +276,20 @@ def test_a_tag_that_the_prompt_gives_is_not_repeated(policy: tuple[Policy, Any])
     one = episode(tokenizer, "Q?\n<think>", [("</think><answer> a</answer>", "")], ("a",))
     with_answer_logprobs([Group((one,))], AnswerBelief(), tokenizer, score)
     assert seen[0].count("<think>") == 1
+
+
+def test_the_shipped_policy_is_asked_in_its_own_words(policy: tuple[Policy, Any]) -> None:
+    """A passage that holds the answer raises the belief; so it does in no other words."""
+    model, tokenizer = policy
+    belief = belief_of("atlas-tiny")
+    assert belief_of("Qwen/Qwen3-4B") == AnswerBelief()
+    facts = "<information>Doc 1(Title: Paris) Paris is the capital of France.\n</information>"
+    parts = [("<think> need capital of France</think><search> France capital</search>", facts)]
+    parts.append(("<think> found Paris</think><answer> Paris</answer>", ""))
+    one = episode(tokenizer, "Question: What is the capital of France?\n", parts, ("Paris",))
+    (group,) = with_answer_logprobs([Group((one,))], belief, tokenizer, scorer(model))
+    before, after = (turn.info[ANSWER_LOGPROBS][0] for turn in group.trajectories[0].turns)
+    assert after > before + 1
 
 
 def test_a_task_without_answers_says_so(policy: tuple[Policy, Any]) -> None:

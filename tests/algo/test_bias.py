@@ -17,6 +17,7 @@ from calibadv_algo.advantages.calibadv import CalibAdv, Rebalance
 from calibadv_algo.advantages.gigpo import GiGpo
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.advantages.mt_grpo import MtGrpo
+from calibadv_algo.advantages.sibling_td import SiblingTd
 from calibadv_algo.advantages.tree_grpo import TreeGrpo
 from calibadv_algo.advantages.turn_baseline import TurnBaseline
 from calibadv_algo.advantages.turn_groups import (
@@ -61,6 +62,22 @@ def test_the_corrected_baseline_has_the_true_gradient(world: World, size: int) -
     found = expected_gradient(world, using(TurnBaseline()), size)
     true = true_gradient(world)
     assert all(found.get(key, 0.0) == pytest.approx(value) for key, value in true.items())
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("anchor", ["history", "observation"])
+def test_values_by_siblings_have_the_true_gradient_where_nothing_is_cut_short(
+    world: World, size: int, anchor: Any
+) -> None:
+    found = expected_gradient(world, using(SiblingTd(lam=1.0, anchor=anchor)), size)
+    for key, value in true_gradient(world).items():
+        assert found.get(key, 0.0) == pytest.approx(value, abs=1e-12)
+
+
+def test_below_that_the_direction_stays_near_the_truth() -> None:
+    cosines = [cosine(gradient(world, SiblingTd()), true_gradient(world)) for world in WORLDS]
+    assert min(cosines) > 0.9
 
 
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
