@@ -144,6 +144,7 @@ def test_the_settings_load_no_algorithm() -> None:
     assert loaded == {
         "calibadv_algo.advantages.base",
         "calibadv_algo.credit.base",
+        "calibadv_algo.credit.beliefs",
         "calibadv_algo.credit.facts",
         "calibadv_algo.shaping.base",
     }
