@@ -71,6 +71,14 @@ def test_env_kwargs_leave_out_what_is_not_set() -> None:
     assert EnvConfig(prompt="question").kwargs()["prompt"] == "question"
 
 
+def test_the_environment_of_pages_has_its_own_stop_strings_and_dataset() -> None:
+    pages = EnvConfig(env_id="calibadv_env:DeepSearch-Pages-v0")
+    assert "</open>" in pages.stop_strings(None)
+    assert "</open>" not in EnvConfig().stop_strings("question")
+    assert "dataset" not in pages.kwargs()
+    assert replace(pages, dataset="toy").kwargs()["dataset"] == "toy"
+
+
 def test_the_hash_follows_what_determines_the_numbers() -> None:
     base = config_hash(ATLAS_TINY)
     assert base == config_hash(replace(ATLAS_TINY, output_dir=Path("/else"), quiet=True))

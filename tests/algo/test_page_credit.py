@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,10 @@ import numpy as np
 from calibadv_algo.credit.base import SCORED_BAD, search_mask
 from calibadv_algo.credit.labels import GoldCredit
 from calibadv_algo.credit.silver import silver_correctness
+from calibadv_algo.experiments.truth.turns import UNKNOWN, collect_turns
+from calibadv_algo.experiments.truth.values import MeasuredGroup, Returns
 from calibadv_algo.report.assessment import assess
+from calibadv_algo.report.groups import view
 from calibadv_algo.types import Group, Trajectory, Turn
 
 
@@ -86,3 +90,36 @@ def test_gold_credit_and_the_mask_count_every_call():
     scores = GoldCredit()(group)
     assert scores[0, :2].tolist() == [1.0, SCORED_BAD]
     assert math.isnan(scores[0, 2])
+
+
+def test_the_credit_instrument_counts_calls_as_searches():
+    trajectory = played(1.0, turn("search", "a"), turn("open", "a", gold=("a",)))
+    dangling = played(0.0, turn("open", "b"))
+    dangling = replace(dangling, turns=dangling.turns[:1])
+    group = Group((trajectory, dangling))
+    returns = tuple(
+        tuple(Returns(pilot=(0.0, 1.0, 0.0, 1.0)) for _ in each.turns)
+        for each in group.trajectories
+    )
+    turns = collect_turns([MeasuredGroup(group=group, returns=returns)])
+    assert turns.kind.tolist() == ["search", "open", "answer", "dangling"]
+    assert turns.is_search.tolist() == [True, True, False, False]
+    assert turns.number.tolist() == [1, 2, 0, 0]
+    assert turns.gold.tolist() == [0, 1, UNKNOWN, UNKNOWN]
+
+
+def test_the_browser_shows_what_was_called():
+    called = turn("open", "norway#area", gold=("norway#area",))
+    info = {
+        **called.info,
+        "calls": ("open", "find"),
+        "arguments": ("norway#area", "km"),
+        "passages": (("Norway: Area", "total: 323,802 sq km"),),
+    }
+    trajectory = played(1.0, replace(called, info=info))
+    shown = view(assess(Group((trajectory,))), arm="grpo", seed=0).trajectories[0].turns[0]
+    assert shown.kind == "open"
+    assert shown.body == "open: norway#area\nfind: km"
+    [section] = shown.passages
+    assert (section.id, section.is_gold, section.is_silver) == ("norway#area", True, True)
+    assert section.text == "total: 323,802 sq km"
