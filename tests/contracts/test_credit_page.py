@@ -37,11 +37,13 @@ def recorded() -> dict[str, dict[str, Any]]:
     """Estimators of every measurement by the heading of its section."""
     first = json.loads((FOLDER / "results.json").read_text())
     calibadv, weaker, _, dev = json.loads((FOLDER / "more_results.json").read_text())
+    middle = json.loads((FOLDER / "grpo_middle_results.json").read_text())
     assert weaker["facts"]["top_k"] == 1
     assert dev["facts"]["split"] == "dev"
     return {
         "The answer so far": first["searches"],
         "On 144 questions of `dev`": dev["searches"],
+        "In the middle of a GRPO run": middle["searches"],
         "After a CalibAdv run": calibadv["searches"],
         "With weaker retrieval": weaker["searches"],
     }
