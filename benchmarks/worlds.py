@@ -1,6 +1,7 @@
 """The built-in worlds side by side: audit, a searcher that knows the chains, and shipped policies.
 
-    python -m benchmarks.worlds [--episodes 300] [--policies atlas-tiny] [--write docs/worlds.md]
+    python -m benchmarks.worlds [--episodes 300] [--policies atlas-tiny] [--worlds NAME ...]
+        [--write docs/worlds.md]
 
 Each row is a dev split. ``--write`` puts the table between the marks of the page.
 """
@@ -96,14 +97,14 @@ def hits(result: EvalResult) -> tuple[float, float]:
     return float(np.mean(first)), float(np.mean(every))
 
 
-def table(policies: Sequence[str], episodes: int) -> str:
+def table(worlds: Sequence[str], policies: Sequence[str], episodes: int) -> str:
     """The table in Markdown."""
     head = ["world", "questions", "effective clusters", "one search: all hops", "chain: all hops"]
     head += ["oracle: reward", "searches", "first hit"]
     for model in policies:
         head += [f"{model}: reward", "first search hits", "searches that hit"]
     rows = [head, ["---"] * len(head)]
-    for name in WORLDS:
+    for name in worlds:
         cells = audit_cells(audit_dataset(name, split=SPLIT)) + oracle_cells(name)
         for model in policies:
             cells += policy_cells(name, model, episodes)
@@ -124,10 +125,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--episodes", type=int, default=300)
     parser.add_argument("--policies", nargs="*", default=["atlas-tiny"])
+    parser.add_argument("--worlds", nargs="*", default=WORLDS)
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
     silence_transformers()
-    text = table(options.policies, options.episodes)
+    text = table(options.worlds, options.policies, options.episodes)
     sys.stdout.write(text + "\n")
     if options.write is not None:
         write(options.write, text)

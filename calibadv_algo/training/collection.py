@@ -8,9 +8,9 @@ ranks play a part of the groups each.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -39,6 +39,7 @@ from calibadv_algo.rollout.slots import EnvSlots, SlotReset, SlotStart, SlotStep
 from calibadv_algo.rollout.tree import TreePlayer
 from calibadv_algo.rollout.vine import VinePlayer
 from calibadv_algo.training.config import TrainConfig
+from calibadv_algo.training.sampling import Sampler, mix_of
 from calibadv_algo.types import Group, Trajectory
 from calibadv_env.info import STOP_STRINGS
 
@@ -121,6 +122,9 @@ class Collection:
         num_filtered_groups: Groups that filters left nothing of, or too little.
         num_filtered_episodes: Episodes that filters took out, those of such groups included.
         num_surplus_groups: Groups that passed the filters after the update was full.
+        mix: Share of each kind of question (a pool, a number of hops) among those that were drawn;
+            {} where all are drawn alike.
+        sampling: What is known of the questions after this collection, for a checkpoint.
     """
 
     groups: tuple[Group, ...]
@@ -131,6 +135,8 @@ class Collection:
     num_filtered_groups: int
     num_filtered_episodes: int
     num_surplus_groups: int
+    mix: Mapping[str, float] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Collector:
@@ -142,6 +148,7 @@ class Collector:
     Attributes:
         config: Seeds, sizes and filters.
         player: Plays the episodes of this rank.
+        sampler: Draws the questions.
         wait_s: Seconds in which the caller waited for a batch that was collected meanwhile.
         sync_s: Seconds in which the engine was given weights.
     """
@@ -171,9 +178,12 @@ class Collector:
         """
         self.config = config
         self.player = player
+        way = config.rollout.questions
+        self.sampler = Sampler(
+            way, num_tasks, config.seed, hops_of(player.slots, num_tasks) if way.needs_hops else ()
+        )
         self.wait_s = 0.0
         self.sync_s = 0.0
-        self._num_tasks = num_tasks
         self._weights = weights
         self._journal = journal
         self._ranks = ranks or SingleRank()
@@ -257,12 +267,15 @@ class Collector:
         played: list[Group] = []
         kept: list[Group] = []
         stats: list[RolloutStats] = []
+        labels: list[str] = []
+        progress = update / self.config.optim.num_updates
         with self._open_journal(update, policy_version, policy) as journal:
             while not stats or (len(kept) < wanted and len(stats) < max_batches):
                 place = wanted * len(stats)
                 position = num_questions_seen + place
-                tasks = questions_at(position, wanted, self._num_tasks, self.config.seed)
-                specs = self._specs(tasks, update, place)
+                drawn = self.sampler.draw(position, wanted, progress)
+                labels += drawn.labels
+                specs = self._specs(drawn.tasks, update, place)
                 batch = play_shared(
                     self.player,
                     specs,
@@ -272,6 +285,7 @@ class Collector:
                 )
                 trajectories = [close_overflow(each) for each in batch.trajectories]
                 groups = regroup(trajectories, self._min_size)
+                self.sampler.observe(mean_rewards(specs, trajectories))
                 played += groups
                 kept += self._filtered(groups)
                 stats.append(batch.stats)
@@ -280,7 +294,8 @@ class Collector:
                 f"only {len(kept)} of {wanted} groups passed the filters in {len(stats)} batches; "
                 "raise max_batches, or set on_exhaust='train'"
             )
-        return _collection(played, kept, wanted, stats)
+        found = _collection(played, kept, wanted, stats)
+        return replace(found, mix=mix_of(labels), sampling=self.sampler.state)
 
     @property
     def _min_size(self) -> int:
@@ -388,6 +403,37 @@ def count_tasks(slots: EnvSlots) -> int:
     return int(info["num_tasks"])
 
 
+def hops_of(slots: EnvSlots, num_tasks: int) -> list[int]:
+    """Asks an environment for the number of hops of every task, 0 where it does not say.
+
+    Args:
+        slots: Where to ask; they are reset, several at a time.
+        num_tasks: Number of tasks.
+    """
+    hops: list[int] = []
+    size = max(1, slots.num_slots)
+    for first in range(0, num_tasks, size):
+        tasks = range(first, min(first + size, num_tasks))
+        found = slots.reset({slot: SlotStart(task, 0) for slot, task in enumerate(tasks)}, ())
+        for slot in range(len(tasks)):
+            reset = found[slot]
+            if not isinstance(reset, SlotReset):
+                raise TypeError(f"reset must give a SlotReset, got {type(reset).__name__}")
+            hops.append(int(reset.info.get("hops", 0)))
+    return hops
+
+
+def mean_rewards(
+    specs: Sequence[EpisodeSpec], trajectories: Sequence[Trajectory]
+) -> dict[int, float]:
+    """Mean reward of the episodes of each task that was played."""
+    task_of = {spec.group_id: spec.task_index for spec in specs}
+    rewards: dict[int, list[float]] = {}
+    for each in trajectories:
+        rewards.setdefault(task_of[each.group_id], []).append(each.reward)
+    return {task: float(np.mean(found)) for task, found in rewards.items()}
+
+
 def probe_info_keys(slots: EnvSlots) -> tuple[set[str], bool]:
     """Plays empty actions to see which facts an environment reports.
 
@@ -426,29 +472,6 @@ def close_overflow(trajectory: Trajectory) -> Trajectory:
         return trajectory
     info = {"is_format_valid": False, **last.info}
     return replace(trajectory, turns=(*trajectory.turns[:-1], replace(last, info=info)))
-
-
-def questions_at(position: int, count: int, num_tasks: int, seed: int) -> list[int]:
-    """Which tasks come next; the order depends on the seed alone.
-
-    Every epoch goes through all tasks in an order of its own, so no task comes twice before
-    each has come once.
-
-    Args:
-        position: Number of tasks that came before.
-        count: How many are wanted.
-        num_tasks: Size of the split.
-        seed: The run's seed.
-
-    Returns:
-        Task indices.
-    """
-    tasks: list[int] = []
-    while len(tasks) < count:
-        epoch, offset = divmod(position + len(tasks), num_tasks)
-        order = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(num_tasks)
-        tasks.extend(int(task) for task in order[offset : offset + count - len(tasks)])
-    return tasks
 
 
 def episode_seed(seed: int, update: int, place: int, member: int) -> int:

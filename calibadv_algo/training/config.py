@@ -27,6 +27,7 @@ from calibadv_algo.rollout.greedy_config import GreedyBaseline
 from calibadv_algo.rollout.tree_config import TreeSearch
 from calibadv_algo.rollout.vine_config import VineSampling
 from calibadv_algo.shaping.base import GroupFilter, LossMask, RewardShaping
+from calibadv_algo.training.sampling import Questions, Uniform
 from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE, Checked
 from calibadv_env.info import PAGE_STOP_STRINGS
 from calibadv_env.protocol.normalizing import Normalizer
@@ -140,6 +141,9 @@ class RolloutConfig(Checked):
     overlap: Literal["none", "one-step"] = "none"
     """Collection of the next batch: after the update, or while the policy learns (one step off
     policy)."""
+    questions: Questions = field(default_factory=Uniform)
+    """Questions that an update asks: all alike (`uniform`), by their number of hops (`by-hops`), or
+    from pools by their latest rewards (`reward-pools`)."""
     bad_numbers: Literal["raise", "drop"] = "raise"
     """Effect of NaN or infinity as reward, score or log-prob: an error, or the episode dropped."""
 
@@ -318,6 +322,9 @@ def config_hash(config: TrainConfig) -> str:
     if values["rollout"]["greedy"] is None:
         # Runs that began before there was such a setting go on.
         del values["rollout"]["greedy"]
+    if values["rollout"]["questions"]["type"] == "Uniform":
+        # What all runs did before there was a choice.
+        del values["rollout"]["questions"]
     for part, name in (("rollout", "driver"), ("optim", "parallel"), ("optim", "prefixes")):
         del values[part][name]
     for name in ("output_dir", "checkpoint_every", "keep_checkpoints", "quiet", "tensorboard"):

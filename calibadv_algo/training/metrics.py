@@ -115,8 +115,8 @@ def selection_metrics(facts: UpdateFacts) -> dict[str, float]:
     Returns:
         Numbers by name; {} for a run that does none of it.
     """
-    metrics: dict[str, float] = {}
     config, collection = facts.config, facts.collection
+    metrics = {f"question_share_{name}": share for name, share in collection.mix.items()}
     if config.rollout.bad_numbers == "drop":
         metrics["episodes_bad_number"] = float(collection.stats.num_bad_numbers)
     if config.filters:

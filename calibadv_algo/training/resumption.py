@@ -125,6 +125,8 @@ def _judged(
     """A change with its effect."""
     if name in FREE or name.startswith(tuple(f"{each}." for each in FREE)):
         return Change(name, found, wanted, "none")
+    if name == "rollout.questions.type" and found is None and wanted == "Uniform":
+        return Change(name, found, wanted, "none", "what runs did before there was a choice")
     if name in _MICRO_BATCHES and config.optim.objective.depends_on_micro_batches:
         return Change(name, found, wanted, "numbers", "the objective is defined on micro-batches")
     if name in LAST_BITS or (name.startswith("engine.") and name not in _ENGINE_NUMBERS):

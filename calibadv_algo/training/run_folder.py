@@ -111,6 +111,7 @@ class RunFolder:
         update: int,
         num_questions_seen: int,
         generators: Mapping[str, Any],
+        questions: Mapping[str, Any],
     ) -> None:
         """Writes a checkpoint; afterwards nobody needs the journal of what it covers.
 
@@ -120,6 +121,7 @@ class RunFolder:
             update: Number of finished updates.
             num_questions_seen: Position in the order of questions.
             generators: States of the random generators.
+            questions: What the sampler of questions knows.
         """
         model = learner.whole_model()
         moments = optimizer_tensors(learner.policy.model, learner.optimizer)
@@ -128,7 +130,7 @@ class RunFolder:
             num_questions_seen=num_questions_seen,
             config_hash=self._hash,
             generators=generators,
-            extra={"learner": learner.state()},
+            extra={"learner": learner.state(), **({"questions": questions} if questions else {})},
         )
         on_main(self._ranks, lambda: self._save(state, model, moments, learner, tokenizer))
         self.journal.discard_before(update)

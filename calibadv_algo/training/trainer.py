@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -131,6 +131,7 @@ class Trainer:
         self._shared_evaluation = shared_evaluation
         self._folder = RunFolder(config, self._ranks)
         self._num_questions_seen = 0
+        self._sampling: Mapping[str, Any] = {}
         self._rng = np.random.Generator(np.random.PCG64([config.seed, 0]))
         self._history: list[Mapping[str, float | None]] = []
 
@@ -236,6 +237,7 @@ class Trainer:
         metrics["collapse_alarm"] = float(alarm(self._history))
         self.num_updates_done += 1
         self._num_questions_seen += collection.num_questions
+        self._sampling = collection.sampling
         return metrics
 
     def _with_beliefs(self, groups: Sequence[Group]) -> Sequence[Group]:
@@ -287,7 +289,7 @@ class Trainer:
     def _open_collector(self, num_tasks: int) -> Collector:
         """The source of the episodes of all updates that are left."""
         kind = Collector if self.config.rollout.overlap == "none" else OverlappedCollector
-        return kind(
+        collector = kind(
             self.config,
             self._player,
             num_tasks=num_tasks,
@@ -296,6 +298,8 @@ class Trainer:
             ranks=self._ranks,
             before_update=self._before_update,
         )
+        collector.sampler.state = self._sampling
+        return collector
 
     def _rest_engine(self) -> None:
         """Lets an engine that shares the device give memory back until it is called again."""
@@ -327,6 +331,7 @@ class Trainer:
         self.num_updates_done = state.update
         self._num_questions_seen = state.num_questions_seen
         self._rng.bit_generator.state = state.generators["minibatches"]
+        self._sampling = state.extra.get("questions", {})
         rows = self._folder.read_metrics()
         self._history = [row for row in rows if 0 < row["update"] <= state.update]
 
@@ -338,4 +343,5 @@ class Trainer:
             update=self.num_updates_done,
             num_questions_seen=self._num_questions_seen,
             generators={"minibatches": self._rng.bit_generator.state},
+            questions=self._sampling,
         )

@@ -13,8 +13,9 @@ from calibadv_algo.errors import RolloutError
 from calibadv_algo.rollout.episodes import EpisodeSpec, RolloutBatch, RolloutStats
 from calibadv_algo.shaping.base import GroupFilter
 from calibadv_algo.shaping.filters import DynamicSampling
-from calibadv_algo.training.collection import Collector, episode_seed, questions_at
+from calibadv_algo.training.collection import Collector, episode_seed
 from calibadv_algo.training.config import RolloutConfig, TrainConfig
+from calibadv_algo.training.sampling import questions_at
 from calibadv_algo.types import Group, Trajectory, Turn
 
 

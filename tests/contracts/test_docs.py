@@ -56,7 +56,7 @@ GROUPS = ("data", "index")
 """Commands whose first argument is another command."""
 CHOICES = {
     "--preset", "--arm", "--baseline", "--engine", "--lora", "--advantage", "--credit",
-    "--objective", "--mismatch", "--filter", "--shaping", "--loss-mask",
+    "--objective", "--mismatch", "--filter", "--shaping", "--loss-mask", "--part",
 }  # fmt: skip
 """Flags that decide which other flags there are."""
 
