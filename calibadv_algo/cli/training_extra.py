@@ -7,7 +7,7 @@ from typing import Final
 
 from calibadv_env.errors import MissingDependencyError
 
-PACKAGES: Final = ("torch", "transformers", "tokenizers", "safetensors", "matplotlib")
+PACKAGES: Final = ("torch", "transformers", "tokenizers", "safetensors", "scipy", "matplotlib")
 """Modules that the commands below import."""
 
 REMEDY: Final = "pip install 'calibadv[train]'"
