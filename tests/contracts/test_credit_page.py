@@ -29,6 +29,16 @@ NAMES = {
     "GRPO": "grpo",
     "GiGPO": "gigpo",
     "calibadv-upper-limit": "calibadv-upper-limit",
+    "sibling-td (ours)": "sibling-td",
+    "labelled-sibling-td, silver labels (ours)": "labelled-sibling-td/silver",
+    "labelled-sibling-td, answer match (ours)": "labelled-sibling-td/answer-match",
+    "IGPO": "igpo",
+    "A2TGPO": "a2tgpo",
+    "STAMP": "stamp",
+    "GAGPO": "gagpo",
+    "GDPO": "gdpo",
+    "HGPO": "hgpo",
+    "CW-GRPO, silver labels": "cw-grpo/silver",
 }
 """Candidate by its name in the tables."""
 
@@ -38,11 +48,13 @@ def recorded() -> dict[str, dict[str, Any]]:
     first = json.loads((FOLDER / "results.json").read_text())
     calibadv, weaker, _, dev = json.loads((FOLDER / "more_results.json").read_text())
     middle = json.loads((FOLDER / "grpo_middle_results.json").read_text())
+    own = json.loads((FOLDER / "own_results.json").read_text())
     assert weaker["facts"]["top_k"] == 1
     assert dev["facts"]["split"] == "dev"
     return {
         "The answer so far": first["searches"],
         "On 144 questions of `dev`": dev["searches"],
+        "Our own estimators and newer ones": own["searches"],
         "In the middle of a GRPO run": middle["searches"],
         "After a CalibAdv run": calibadv["searches"],
         "With weaker retrieval": weaker["searches"],
@@ -85,3 +97,25 @@ def test_tables_say_what_was_measured(heading: str) -> None:
         assert difference.startswith("**") == (against["verdict"] != "undecided"), name
         if difference != "undecided":
             assert numbers(difference) == pytest.approx(ends(against["joint"]), abs=0.0051), name
+
+
+def test_direct_differences_say_what_was_measured() -> None:
+    page = " ".join((FOLDER / "README.md").read_text().split())
+    direct = json.loads((FOLDER / "own_results.json").read_text())["direct"]
+    said = (
+        ("is", direct["calibadv/silver"]["sibling-td"]),
+        ("less gold labels", direct["calibadv/gold"]["sibling-td"]),
+    )
+    for words, found in said:
+        text = page.partition("sibling-td − CalibAdv with silver labels")[2]
+        shown = numbers(text.partition(f"{words} ")[2])[:5]
+        assert shown == pytest.approx(
+            [found["estimate"], *found["single"], *found["joint"]], abs=0.0006
+        )
+    silver = direct["calibadv/silver"]
+    text = page.partition("labelled-sibling-td − CalibAdv with silver labels is ")[2]
+    for name, place in (("labelled-sibling-td/silver", 0), ("labelled-sibling-td/answer-match", 3)):
+        found = silver[name]
+        assert numbers(text)[place : place + 3] == pytest.approx(
+            [found["estimate"], *found["joint"]], abs=0.0006
+        )
