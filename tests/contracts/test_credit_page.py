@@ -48,6 +48,7 @@ def recorded() -> dict[str, dict[str, Any]]:
     first = json.loads((FOLDER / "results.json").read_text())
     calibadv, weaker, _, dev = json.loads((FOLDER / "more_results.json").read_text())
     middle = json.loads((FOLDER / "grpo_middle_results.json").read_text())
+    end = json.loads((FOLDER / "grpo_end_results.json").read_text())
     own = json.loads((FOLDER / "own_results.json").read_text())
     assert weaker["facts"]["top_k"] == 1
     assert dev["facts"]["split"] == "dev"
@@ -56,6 +57,7 @@ def recorded() -> dict[str, dict[str, Any]]:
         "On 144 questions of `dev`": dev["searches"],
         "Our own estimators and newer ones": own["searches"],
         "In the middle of a GRPO run": middle["searches"],
+        "After a GRPO run": end["searches"],
         "After a CalibAdv run": calibadv["searches"],
         "With weaker retrieval": weaker["searches"],
     }
