@@ -104,8 +104,9 @@ class PassageReading:
                 passage, is_made = self._passage(record)
             except NoTextError as error:
                 raise DataError(
-                    f"{place}: {error}; --columns text=KEY,title=KEY (in Python "
-                    "columns={'text': KEY}) says which key holds it"
+                    f"{place}: {error}; --columns text=KEY,title=KEY (of `data prepare` "
+                    "--corpus-columns, in Python corpus_columns={'text': KEY}) says which key "
+                    "holds it"
                 ) from error
             except ValueError as error:
                 raise DataError(f"{place}: {error}") from error
@@ -196,7 +197,10 @@ def check_columns(columns: Mapping[str, str], known: Iterable[str]) -> None:
     """
     for name in columns:
         if name not in known:
-            raise ValueError(f"columns must map {', '.join(known)} to keys, got {name!r}")
+            text = f"columns must map {', '.join(known)} to keys, got {name!r}"
+            if name in COLUMNS:
+                text += "; those of documents are --corpus-columns (in Python corpus_columns)"
+            raise ValueError(text)
 
 
 def _assembled(record: Mapping[str, Any], found: Mapping[str, str | None]) -> tuple[Passage, bool]:

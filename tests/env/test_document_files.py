@@ -97,8 +97,17 @@ def test_titles_to_texts_lists_of_texts_and_equal_documents(tmp_path):
 def test_a_corpus_of_unknown_keys_names_them_and_takes_columns(tmp_path):
     path = tmp_path / "c.jsonl"
     path.write_text(json.dumps({"nr": 4, "inhalt": {"de": "Text."}, "kopf": "T"}))
-    with pytest.raises(DataError, match=r"c\.jsonl:1: .*keys are nr, inhalt, kopf.*--columns"):
+    with pytest.raises(
+        DataError, match=r"c\.jsonl:1: .*keys are nr, inhalt, kopf.*--columns"
+    ) as no:
         read_corpus(path)
+    # `data prepare` and register_dataset read questions too, and have other words for documents.
+    assert "--corpus-columns" in str(no.value)
+    assert "corpus_columns={'text': KEY}" in str(no.value)
+    with pytest.raises(ValueError, match=r"got 'text'; those of documents are --corpus-columns"):
+        register_dataset(
+            "mapped", [{"question": "q", "answer": "a"}], path, columns={"text": "inhalt.de"}
+        )
     columns = {"text": "inhalt.de", "title": "kopf", "id": "nr"}
     corpus = Options(corpus_columns=columns).corpus(path)
     assert list(corpus) == [Passage("4", "T", "Text.")]
