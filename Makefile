@@ -115,7 +115,7 @@ PYTHON312 ?= $(shell for p in python3.12 $$HOME/.pyenv/versions/3.12*/bin/python
 	.venv-servers/bin/python -m pip install --quiet --no-compile --no-deps --requirement $<
 	touch $@
 
-test-integrations: .venv-envs/.installed .venv-servers/.installed test-trainers test-trackers test-mcp
+test-integrations: .venv-envs/.installed .venv-servers/.installed test-trainers test-trackers test-mcp test-launchers
 	.venv-envs/bin/python -m pytest -q tests/integrations/test_skyrl.py tests/integrations/test_gem.py tests/integrations/test_verifiers.py tests/integrations/test_versions.py
 	.venv-servers/bin/python -m pytest -q tests/integrations/test_openenv.py tests/integrations/test_nemo_gym.py
 

@@ -36,7 +36,8 @@ def say_next(name: str, splits: Sequence[str], console: Console, *, has_corpus: 
     console.print(f"the first questions of {splits[0]}, as they were read:", markup=False)
     for index in range(min(_SHOWN, len(tasks))):
         task = tasks[index]
-        evidence = f"  [{', '.join(task.gold_passages)}]" if task.gold_passages else ""
+        hops = " → ".join(", ".join(hop) for hop in task.gold_passages)
+        evidence = f"  [{hops}]" if hops else ""
         text = f"  {task.question}  →  {' | '.join(task.golden_answers)}{evidence}"
         cut = text if len(text) <= _CHARACTERS else f"{text[:_CHARACTERS]}…"
         console.print(cut, markup=False, soft_wrap=True)

@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from calibadv_algo.advantages.base import AdvantageEstimator
+from calibadv_algo.advantages.information_gain import A2Tgpo, Igpo
+from calibadv_algo.advantages.remax import ReMax
 from calibadv_algo.advantages.rloo import Rloo
 from calibadv_algo.advantages.template import TemplateBalanced
 from calibadv_algo.advantages.tree_grpo import TreeGrpo
@@ -41,11 +43,13 @@ def load_letters() -> ModuleType:
 
 letters = load_letters()
 
-# Trees and measured values have players and tests of their own.
+# Trees, measured values, beliefs and greedy returns have players and tests of their own; what needs
+# facts of a search environment is trained on the atlas (test_baselines.py).
+ELSEWHERE = (TreeGrpo, TemplateBalanced, Vine, Igpo, A2Tgpo, ReMax)
 ESTIMATORS = [
     kind()
     for kind in find_parts(AdvantageEstimator).values()
-    if kind not in (TreeGrpo, TemplateBalanced, Vine)
+    if kind not in ELSEWHERE and not kind().required_info_keys
 ] + [TemplateBalanced(token_ids=(3,), from_update=1)]
 
 

@@ -135,7 +135,7 @@ def test_the_alarm_reads_the_logged_names() -> None:
 
 
 def test_episodes_with_bad_numbers_are_counted_where_they_are_dropped() -> None:
-    collection = SimpleNamespace(stats=SimpleNamespace(num_bad_numbers=3))
+    collection = SimpleNamespace(stats=SimpleNamespace(num_bad_numbers=3), mix={})
     for bad_numbers, expected in (("drop", {"episodes_bad_number": 3.0}), ("raise", {})):
         config = TrainConfig(rollout=RolloutConfig(bad_numbers=bad_numbers))
         facts: Any = SimpleNamespace(config=config, collection=collection, estimate=None)

@@ -18,7 +18,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 ELSEWHERE = {
     "calibadv_loop.py": "test_examples.py",
     "endpoint_policy.py": "below, with a server",
-    "own_algorithm.py": "tests/algo/test_own_algorithm.py",
+    "own_algorithm.py": "tests/algo/test_parts.py",
+    "pages_ten_opens.py": "test_examples.py",
     "torchrl_loop.py": "tests/integrations/test_torchrl.py",
 }
 """Examples that are no matter of what they print, or that need more, and where they are run."""

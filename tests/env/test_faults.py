@@ -238,6 +238,7 @@ def test_a_disk_that_takes_no_more_leaves_what_was_there(tmp_path, what):
         arguments += ["--corpus", "corpus.jsonl"]
         run = [sys.executable, "-m", "calibadv_algo.cli.main", *arguments]
         assert subprocess.run(run, cwd=tmp_path, capture_output=True).returncode == 0
+        arguments.append("--force")
     before = sorted(path.relative_to(folder) for path in folder.rglob("*"))
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(FULL), *arguments],

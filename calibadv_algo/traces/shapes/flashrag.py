@@ -65,7 +65,7 @@ def _searched(record: Mapping[str, Any]) -> list[Message]:
 
     The query of an iteration is the question, with the answer of the one before behind it.
     """
-    output, question = record["output"], record["question"]
+    output, question = record.get("output"), record.get("question")
     if not isinstance(output, Mapping) or not isinstance(question, str):
         return []
     numbers = [n for n in range(len(output)) if f"retrieval_result_iter_{n}" in output]
