@@ -49,8 +49,10 @@ def recorded() -> dict[str, dict[str, Any]]:
     calibadv, weaker, _, dev = json.loads((FOLDER / "more_results.json").read_text())
     middle = json.loads((FOLDER / "grpo_middle_results.json").read_text())
     end = json.loads((FOLDER / "grpo_end_results.json").read_text())
+    noisy = json.loads((FOLDER / "noisy_results.json").read_text())
     own = json.loads((FOLDER / "own_results.json").read_text())
     assert weaker["facts"]["top_k"] == 1
+    assert noisy["facts"]["dataset"] == "atlas-noisy"
     assert dev["facts"]["split"] == "dev"
     return {
         "The answer so far": first["searches"],
@@ -60,6 +62,7 @@ def recorded() -> dict[str, dict[str, Any]]:
         "After a GRPO run": end["searches"],
         "After a CalibAdv run": calibadv["searches"],
         "With weaker retrieval": weaker["searches"],
+        "With retrieval that misses": noisy["searches"],
     }
 
 
