@@ -124,3 +124,24 @@ def test_direct_differences_say_what_was_measured() -> None:
         assert numbers(text)[place : place + 3] == pytest.approx(
             [found["estimate"], *found["joint"]], abs=0.0006
         )
+
+
+def test_the_table_of_critics_says_what_was_measured() -> None:
+    first = json.loads((FOLDER / "critic_results.json").read_text())
+    ppo, mt_ppo = json.loads((FOLDER / "critic_preset_results.json").read_text())
+    assert mt_ppo["facts"]["critic_rewards"] == "MtPpoRewards"
+    section = (FOLDER / "README.md").read_text().partition("| critic |")[2]
+    lines = section.splitlines()[2:5]
+    places = (
+        ("critic, the start", "corrected"),
+        ("critic, later states", "corrected"),
+        ("critic, later states", "within"),
+        ("critic, all states", "explained"),
+        ("other episodes, all states", "explained"),
+    )
+    for line, measurement in zip(lines, (first, ppo, mt_ppo), strict=True):
+        values = {each["what"]: each for each in measurement["values"]}
+        cells = [cell.strip() for cell in line.strip("|").split("|")][1:]
+        for cell, (what, score) in zip(cells, places, strict=True):
+            if cell != "–":
+                assert numbers(cell) == pytest.approx(ends(values[what][score]), abs=0.0051), line
