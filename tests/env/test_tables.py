@@ -93,6 +93,8 @@ def test_a_bar_in_an_answer_is_told_with_the_flag_that_parts_it(tmp_path):
         ('question,answer\na,"b\n', r"q\.csv:\d: cannot read the table"),
         ("question,answers\na,[]\n", r"q\.csv:2: golden_answers must not be empty"),
         ("question,answer\na,\"['b' c]\"\n", r"q\.csv:2: answer begins like a list"),
+        ("question,answers\na,\"['b', 'c\"\n", r"q\.csv:2: answers begins like a list"),
+        ("question,answer\na,\"{'text': ['b', 'c'\"\n", r"q\.csv:2: answer begins like a list"),
         ("id,question,answer\n1,a,b\n1,c,d\n", r"q\.csv:3: id '1' stands at"),
         ("question,answer\n", r"q\.csv: there is no question in it"),
     ],

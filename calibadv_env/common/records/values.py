@@ -13,6 +13,10 @@ UNREADABLE: Final = object()
 """What :func:`parsed_literal` gives for a text that begins like a list and is none."""
 
 _ARRAY: Final = re.compile(r"^(?:np\.|numpy\.)?array\((.*?)(?:,\s*dtype=[\w.'<>]+)?\)$", re.S)
+_CUT_OFF: Final = re.compile(
+    r"""\[\s*(['"])[^\]]*\1[\s,]*(?:['"][^\]]*)?\Z|\{\s*(['"])[^}]*?\2\s*:[^}]*\Z"""
+)
+"""A list or an object without its end, as spreadsheets and logs cut long cells off."""
 _QUOTED: Final = re.compile(r"'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\"", re.S)
 _ITEMS: Final = re.compile(r"\[\s*(?:(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")[\s,]*)*\]", re.S)
 _NESTED: Final = re.compile(
@@ -49,12 +53,15 @@ def parsed_literal(text: str) -> Any:
 
     Returns:
         The list or dict; None for a text that does not begin like one;
-        :data:`UNREADABLE` for one that begins with a bracket and a quote, and cannot be read.
+        :data:`UNREADABLE` for one that begins with a bracket and a quote, and cannot be read, also
+        because its end was cut off.
     """
     text = text.strip()
     array = _ARRAY.match(text)
     if array:
         text = array.group(1).strip()
+    if _CUT_OFF.match(text):
+        return UNREADABLE
     if len(text) < 2 or text[0] not in "[{(" or text[-1] not in "]})" or len(text) > _MAX_LITERAL:
         return None
     for read in (_json, _python, _numpy, _arrays):
