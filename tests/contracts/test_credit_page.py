@@ -50,6 +50,7 @@ def recorded() -> dict[str, dict[str, Any]]:
     middle = json.loads((FOLDER / "grpo_middle_results.json").read_text())
     end = json.loads((FOLDER / "grpo_end_results.json").read_text())
     noisy = json.loads((FOLDER / "noisy_results.json").read_text())
+    before = json.loads((FOLDER / "calibadv_middle_results.json").read_text())
     own = json.loads((FOLDER / "own_results.json").read_text())
     assert weaker["facts"]["top_k"] == 1
     assert noisy["facts"]["dataset"] == "atlas-noisy"
@@ -60,6 +61,7 @@ def recorded() -> dict[str, dict[str, Any]]:
         "Our own estimators and newer ones": own["searches"],
         "In the middle of a GRPO run": middle["searches"],
         "After a GRPO run": end["searches"],
+        "In the middle of a CalibAdv run": before["searches"],
         "After a CalibAdv run": calibadv["searches"],
         "With weaker retrieval": weaker["searches"],
         "With retrieval that misses": noisy["searches"],
@@ -145,3 +147,31 @@ def test_the_table_of_critics_says_what_was_measured() -> None:
         for cell, (what, score) in zip(cells, places, strict=True):
             if cell != "–":
                 assert numbers(cell) == pytest.approx(ends(values[what][score]), abs=0.0051), line
+
+
+def test_the_glance_says_what_was_measured() -> None:
+    found = recorded()
+    longer = json.loads((FOLDER / "more_results.json").read_text())[2]
+    assert longer["facts"]["questions"] == 120
+    measurements = {
+        "warm start, `train`, 48 questions": found["The answer so far"],
+        "warm start, `train`, 120 questions": longer["searches"],
+        "warm start, `dev`, 144 questions": found["On 144 questions of `dev`"],
+        "GRPO, update 13": found["In the middle of a GRPO run"],
+        "GRPO, update 25": found["After a GRPO run"],
+        "CalibAdv, update 12": found["In the middle of a CalibAdv run"],
+        "CalibAdv, update 25": found["After a CalibAdv run"],
+        "one passage a search": found["With weaker retrieval"],
+        "retrieval that misses": found["With retrieval that misses"],
+    }
+    lines = (FOLDER / "README.md").read_text().partition("| measured on |")[2].splitlines()[2:]
+    for line, (name, searches) in zip(lines, measurements.items(), strict=False):
+        place, grpo, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert place == name
+        assert numbers(grpo) == pytest.approx(
+            [searches["grpo"]["scores"]["correlation"]["estimate"]], abs=0.0051
+        )
+        for cell, labels in zip(cells, ("gold", "silver", "inverted"), strict=True):
+            against = searches[f"calibadv/{labels}"]["against"]["correlation"]
+            assert cell.startswith("**") == (against["verdict"] != "undecided"), line
+            assert numbers(cell) == pytest.approx(ends(against["joint"]), abs=0.0006), line
