@@ -55,6 +55,8 @@ _WRAPPERS: Final = (
     "search_results?|context|output"
 )
 _WRAPPED: Final = re.compile(rf"<({_WRAPPERS})>(.*?)(?:</\1>|\Z)", re.S)
+_FIELDS: Final = re.compile(r"\s*<(?:title|name|url|link|href|id)>", re.I)
+"""How the inside of an element with a title or a link begins."""
 _MARKERS: Final = re.compile(
     r"<\|begin_(of_documents|search_result|click_result)\|>(.*?)"
     r"(?:<\|end_(?:of_documents|search_result|click_result)\|>|\Z)",
@@ -107,16 +109,25 @@ def _rank(form: str) -> int:
 def _blocks(text: str) -> list[str]:
     """The insides of the wrappers of a text, or the text itself."""
     for pattern, group in ((_MARKERS, 2), (_WRAPPED, 2)):
-        found = [match.group(group) for match in pattern.finditer(text)]
+        found = list(pattern.finditer(text))
         if found and (pattern is _MARKERS or text.lstrip()[:1] == "<" or len(found) == 1):
-            return [inner for block in found for inner in _blocks_once(block)]
+            blocks = [each.group(group) if pattern is _MARKERS else _inside(each) for each in found]
+            return [inner for block in blocks for inner in _blocks_once(block)]
     return [text]
 
 
 def _blocks_once(text: str) -> list[str]:
-    """One more wrapper inside a wrapper, as in ``<tool_response><result>``."""
-    found = _WRAPPED.fullmatch(text.strip())
-    return [found.group(2)] if found else [text]
+    """The wrappers inside a wrapper, if nothing else is: ``<results><result>…</result>…``."""
+    found = list(_WRAPPED.finditer(text))
+    if not found or _WRAPPED.sub("", text).strip():
+        return [text]
+    return [_inside(match) for match in found]
+
+
+def _inside(match: re.Match[str]) -> str:
+    """The inside of a wrapper; a ``<result>`` with fields is a passage, and stays whole."""
+    is_passage = match.group(1) in ("result", "search_result") and _FIELDS.match(match.group(2))
+    return match.group() if is_passage else match.group(2)
 
 
 def _doubted(result: SplitResult, text: str) -> SplitResult:
@@ -402,6 +413,12 @@ _DDG: Final = re.compile(r"snippet: (.*?), title: (.*?), link: (\S+?)(?=, snippe
 _RULE: Final = re.compile(r"\n[ \t]*(?:-{3,}|\*{3,}|_{3,}|#{3,}|={3,})[ \t]*\n")
 _HEADING: Final = re.compile(r"^#{1,4}[ \t]+(\S.*)$", re.M)
 _BLANK: Final = re.compile(r"\n[ \t]*\n")
+_CAPTION: Final = re.compile(
+    r"[^\n]{1,200}:|(?:(?:found|showing|retrieved|top)\s+\d+|(?:search )?results\b|query:)"
+    r"[^\n.]{0,200}",
+    re.I,
+)
+"""A line such as ``Here are the results:`` or ``Found 2 results``."""
 
 
 def _of_labels(text: str) -> Sequence[FoundPassage] | None:
@@ -426,7 +443,7 @@ def _of_labels(text: str) -> Sequence[FoundPassage] | None:
 
 def _of_rules(text: str) -> Sequence[FoundPassage] | None:
     """Passages between lines of dashes or the like."""
-    parts = [part.strip() for part in _RULE.split(text) if part.strip()]
+    parts = _without_caption([part.strip() for part in _RULE.split(text) if part.strip()])
     return [_item(part) for part in parts] if len(parts) > 1 else None
 
 
@@ -446,8 +463,14 @@ def _of_headings(text: str) -> Sequence[FoundPassage] | None:
 def _of_blank_lines(text: str) -> Sequence[FoundPassage] | None:
     """Paragraphs, at least two, as LangChain joins documents."""
     parts = [part.strip() for part in _BLANK.split(text) if part.strip()]
-    parts = [part for part in parts if not _HEADING.fullmatch(part)]
+    parts = _without_caption([part for part in parts if not _HEADING.fullmatch(part)])
     return [FoundPassage("", part) for part in parts] if len(parts) > 1 else None
+
+
+def _without_caption(parts: list[str]) -> list[str]:
+    """Without the line above the passages, which a tool prints above those of every search."""
+    is_caption = len(parts) > 1 and _CAPTION.fullmatch(parts[0]) is not None
+    return parts[1:] if is_caption else parts
 
 
 SPLITTERS: Final[tuple[tuple[str, Splitter], ...]] = (

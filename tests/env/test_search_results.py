@@ -19,6 +19,10 @@ GOOGLE = (
 )
 OBJECTS = [{"title": "A", "snippet": "One."}, {"title": "B", "snippet": "Two."}]
 BOTH = [("A", "One."), ("B", "Two.")]
+RESULTS = "\n".join(
+    f"<result><title>{title}</title><url>u</url><snippet>{text}</snippet></result>"
+    for title, text in BOTH
+)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +36,14 @@ BOTH = [("A", "One."), ("B", "Two.")]
          "elements", [("", "One."), ("", "Two.")]),
         ("<doc id=1 title=\"A\">One.</doc><doc id=2 title='B'>Two.</doc>", "elements", BOTH),
         ("<snippet id=x><title>A</title><text>One.</text></snippet>", "elements", [("A", "One.")]),
+        (f"<results>{RESULTS}</results>", "elements", BOTH),
+        (f"<tool_response>\n<search_results>{RESULTS}</search_results>\n</tool_response>",
+         "elements", BOTH),
+        (RESULTS, "elements", BOTH),
+        ("Here are the search results:\n\nOne.\n\nTwo.", "blank lines",
+         [("", "One."), ("", "Two.")]),
+        ("Found 2 results\n---\nOne.\n---\nTwo.", "rules", [("", "One."), ("", "Two.")]),
+        ("Found 2 results\n\nOne.", WHOLE, [("", "Found 2 results\n\nOne.")]),
         (json.dumps({"searchParameters": {}, "organic": OBJECTS}), "JSON", BOTH),
         (json.dumps({"r": json.dumps({"kind": "customsearch#search", "items": OBJECTS})}), "JSON",
          BOTH),
