@@ -148,6 +148,19 @@ def test_a_folder_of_texts_is_a_corpus_of_cut_passages(folder):
     assert get_dataset("notes").corpus() == corpus
 
 
+def test_of_a_dataset_s_folder_the_corpus_alone_is_read(tmp_path):
+    folder = tmp_path / "scifact"
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "corpus.jsonl").write_text('{"_id": "d1", "title": "T", "text": "A river."}\n')
+    (folder / "queries.jsonl").write_text('{"_id": "q1", "text": "Which river?"}\n')
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\n")
+    passages = [Passage("d1", "T", "A river.")]
+    assert list(Options().corpus(folder)) == list(read_corpus(folder)) == passages
+    (folder / "README.md").write_text("# About\n")
+    with pytest.warns(UserWarning, match=r"corpus\.jsonl: taken alone; .* 1 texts .* README\.md"):
+        assert list(read_corpus(folder)) == passages
+
+
 def test_a_pdf_is_read_and_a_broken_one_is_named(tmp_path):
     pypdf = pytest.importorskip("pypdf")
     notes = tmp_path / "notes"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -10,6 +11,7 @@ from typing import Any, Final
 from calibadv_env.common.extras import import_extra
 from calibadv_env.common.packed import unpacked_name
 from calibadv_env.common.records import read_records
+from calibadv_env.data.folders import corpus_file
 from calibadv_env.data.reading import Reader
 from calibadv_env.errors import DataError
 
@@ -22,7 +24,11 @@ _HEADING: Final = re.compile(r"^\s{0,3}#{1,6}\s+(.+?)\s*#*\s*$")
 
 
 class FolderReader(Reader):
-    """Every file below a folder as a document; in a file of records every record."""
+    """Every file below a folder as a document; in a file of records every record.
+
+    A folder with a file called corpus or documents is that of a dataset: this file is read alone,
+    since its questions are no documents.
+    """
 
     name = "folder"
 
@@ -41,6 +47,9 @@ class FolderReader(Reader):
             MissingDependencyError: if the package for pages or PDFs is not installed.
         """
         folder = Path(source)
+        corpus = _corpus(folder)
+        if corpus is not None:
+            _warn_of_texts(folder, corpus)
         for path in _files(folder):
             end = _suffix(path)
             if end in _RECORDS:
@@ -68,6 +77,27 @@ def is_text_folder(source: object) -> bool:
 
 
 def _files(folder: Path) -> Iterator[Path]:
+    """The files of documents below a folder; in a folder of a dataset, its corpus alone."""
+    corpus = _corpus(folder)
+    yield from _found(folder) if corpus is None else [corpus]
+
+
+def _corpus(folder: Path) -> Path | None:
+    """The file that holds the corpus of a dataset, whose questions lie beside it."""
+    path = corpus_file(folder) if folder.is_dir() else None
+    return path if path is not None and _suffix(path) in _RECORDS else None
+
+
+def _warn_of_texts(folder: Path, corpus: Path) -> None:
+    texts = [path for path in _found(folder) if _suffix(path) not in _RECORDS]
+    if texts:
+        text = (
+            f"{corpus}: taken alone; not read are {len(texts):,} texts beside it, {texts[0].name}"
+        )
+        warnings.warn(text, stacklevel=2)
+
+
+def _found(folder: Path) -> Iterator[Path]:
     ends = (*_TEXTS, *_PAGES, *_PDFS, *_RECORDS)
     for path in sorted(folder.rglob("*")):
         is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
