@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from benchmarks.falsify.figures import write_figures
 from calibadv_algo.experiments.statistics import Interval
-from calibadv_algo.report.tables import NOTHING, Table, format_interval, markdown_table
+from calibadv_algo.report.shares import NOTHING
+from calibadv_algo.report.tables import Table, format_interval, markdown_table
 
 PAGE_FILE: Final = "README.md"
 

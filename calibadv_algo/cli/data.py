@@ -17,7 +17,7 @@ from rich.table import Table
 from calibadv_algo.cli.documents import mapping_of
 from calibadv_algo.cli.prepared_rows import refuse_known, say_next
 from calibadv_algo.cli.progress import stage_bars
-from calibadv_algo.report.tables import format_share
+from calibadv_algo.report.shares import format_share
 from calibadv_env.data.cutting import Cutting
 from calibadv_env.data.dataset import Dataset
 from calibadv_env.data.folders import corpus_file

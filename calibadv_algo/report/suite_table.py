@@ -10,14 +10,8 @@ from calibadv_algo.experiments.statistics import Interval
 from calibadv_algo.experiments.suite.published import BENCHMARKS, PublishedRow
 from calibadv_algo.experiments.suite.result import PartResult, SuiteResult
 from calibadv_algo.experiments.suite.scores import SCORES
-from calibadv_algo.report.tables import (
-    F1_NOTE,
-    NOTHING,
-    Table,
-    format_interval,
-    format_share,
-    markdown_table,
-)
+from calibadv_algo.report.shares import NOTHING, format_share
+from calibadv_algo.report.tables import F1_NOTE, Table, format_interval, markdown_table
 
 Style = Literal["intervals", "means"]
 """Form of the scores."""

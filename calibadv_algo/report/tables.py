@@ -13,6 +13,7 @@ import rich.text
 
 from calibadv_algo.experiments.statistics import Interval
 from calibadv_algo.report.rows import Row
+from calibadv_algo.report.shares import NOTHING
 from calibadv_algo.report.summary import SplitSummary, Summary
 
 COLUMNS: Final[tuple[tuple[str, str], ...]] = (
@@ -25,8 +26,6 @@ COLUMNS: Final[tuple[tuple[str, str], ...]] = (
 
 F1_NOTE: Final[str] = "F1 is SQuAD's, of words, best accepted answer."
 """Says which F1 a table shows."""
-
-NOTHING: Final[str] = "–"  # an en dash, for what does not apply
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,11 +66,6 @@ def format_interval(interval: Interval | None, *, signed: bool = False) -> str:
     if math.isnan(interval.low) or math.isnan(interval.high):
         return number(interval.estimate)
     return f"{number(interval.estimate)} [{number(interval.low)}, {number(interval.high)}]"
-
-
-def format_share(share: float | None, of: int | None) -> str:
-    """Writes a share with its denominator, such as ``0.912 of 1,000``; a dash where unknown."""
-    return NOTHING if share is None else f"{share:.3f} of {of:,}"
 
 
 def _stable_runs(row: Row, num_seeds: int) -> str:

@@ -12,8 +12,9 @@ from calibadv_algo.experiments.profiles import performance_profile
 from calibadv_algo.experiments.statistics import Interval
 from calibadv_algo.experiments.variance import detectable_difference, t_quantile
 from calibadv_algo.experiments.verdicts import WORDS, Verdict
+from calibadv_algo.report.shares import NOTHING
 from calibadv_algo.report.summary import Summary
-from calibadv_algo.report.tables import NOTHING, Table, format_interval, split_tables
+from calibadv_algo.report.tables import Table, format_interval, split_tables
 
 THRESHOLDS: Final = (0.5, 0.6, 0.7, 0.8, 0.9)
 """Scores that the performance profile asks for."""
