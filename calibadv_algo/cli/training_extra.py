@@ -32,5 +32,6 @@ def explained(error: ImportError, what: str) -> str:
     """The message of a failed import; for a package of the extra, how to install that."""
     package = (error.name or "").partition(".")[0]
     if package in PACKAGES and not isinstance(error, MissingDependencyError):
-        return f"{what} needs {package}: {REMEDY}"
+        missing = [name for name in PACKAGES if find_spec(name) is None] or [package]
+        return f"{what} needs {', '.join(missing)}: {REMEDY}"
     return str(error)
