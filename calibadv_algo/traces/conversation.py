@@ -209,6 +209,14 @@ def text_of_parts(content: Any) -> str:
     return "".join(part for part in parts if part)
 
 
+def text_of_result(content: Any) -> str:
+    """The text of a tool's result; several parts stand apart, as each may be a passage."""
+    if not isinstance(content, list):
+        return text_of_parts(content)
+    parts = [_part_text(part).strip() for part in content]
+    return "\n\n".join(part for part in parts if part)
+
+
 def _part_text(part: Any) -> str:
     if isinstance(part, str):
         return part

@@ -198,3 +198,34 @@ def test_calls_that_a_log_counts_and_does_not_show_are_counted(tmp_path):
     whole = {**record, "tool_call_counts": {"search": 1}, "result": [found, said]}
     episode = episode_of(tmp_path, whole)
     assert account_of(episode, read_turns(episode, RULES))["not_understood"] == {}
+
+
+PARTS = [
+    {"type": "text", "text": "The Nile is a river in Egypt."},
+    {"type": "text", "text": "Cairo is a city."},
+]
+USE = {"type": "tool_use", "id": "c1", "name": "search", "input": {"query": "nile"}}
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        pytest.param(
+            [
+                {"role": "assistant", "content": [USE]},
+                {"role": "user",
+                 "content": [{"type": "tool_result", "tool_use_id": "c1", "content": PARTS}]},
+            ],
+            id="Anthropic",
+        ),
+        pytest.param(
+            [SEARCHED[1], {"role": "tool", "tool_call_id": "c1", "content": PARTS}], id="OpenAI"
+        ),
+    ],
+)  # fmt: skip
+def test_each_text_of_a_result_is_a_passage(tmp_path, result):
+    assert read(tmp_path, {"messages": [*ASKED, *result, REPLY]}) == (
+        ["search", "answer"],
+        2,
+        ["Egypt"],
+    )

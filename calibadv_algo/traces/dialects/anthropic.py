@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final
 
 from calibadv_algo.traces.base import Call
 from calibadv_algo.traces.calls import read_call
-from calibadv_algo.traces.conversation import Dialect, Message, text_of_parts
+from calibadv_algo.traces.conversation import Dialect, Message, text_of_parts, text_of_result
 from calibadv_algo.traces.dialects.openai import ROLES
 
 _CALLS: Final = ("tool_use", "server_tool_use", "mcp_tool_use")
@@ -85,7 +85,7 @@ def _result(content: Any) -> str:
         isinstance(each, Mapping) and isinstance(each.get("url"), str) for each in content
     ):
         return json.dumps(content, ensure_ascii=False)
-    return text_of_parts(content)
+    return text_of_result(content)
 
 
 DIALECTS = (Anthropic(),)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Final
 
-from calibadv_algo.traces.conversation import Dialect, Message, Role, text_of_parts
+from calibadv_algo.traces.conversation import Dialect, Message, Role, text_of_parts, text_of_result
 from calibadv_algo.traces.dialects.openai import calls_of
 
 _TYPES: Final[dict[str, Role]] = {
@@ -36,7 +36,7 @@ class LangChain(Dialect):
         call_id = body.get("tool_call_id")
         yield Message(
             role=role,
-            text=text_of_parts(body.get("content")),
+            text=(text_of_result if role == "tool" else text_of_parts)(body.get("content")),
             reasoning=reasoning if isinstance(reasoning, str) else "",
             calls=calls_of(body) if role == "assistant" else (),
             call_id=call_id if isinstance(call_id, str) else "",

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final
 
 from calibadv_algo.traces.base import Call
 from calibadv_algo.traces.calls import read_call
-from calibadv_algo.traces.conversation import Dialect, Message, Role, text_of_parts
+from calibadv_algo.traces.conversation import Dialect, Message, Role, text_of_parts, text_of_result
 from calibadv_env.protocol.literals import parse_literal
 
 ROLES: Final[dict[str, Role]] = {
@@ -79,7 +79,7 @@ def _data(content: Any) -> str:
         and any(len(each) > 1 for each in content)
     )
     return json.dumps(content, ensure_ascii=False, default=str) if is_hits else (
-        text_of_parts(content)
+        text_of_result(content)
     )  # fmt: skip
 
 
@@ -134,7 +134,7 @@ def _gemini(role: Role, parts: list[Any]) -> Iterator[Message]:
             calls.append(read_call(call))
         elif isinstance(reply, Mapping):
             inner = reply.get("response")
-            yield Message(role="tool", text=text_of_parts(inner), call_id=_text(reply.get("id")))
+            yield Message(role="tool", text=text_of_result(inner), call_id=_text(reply.get("id")))
         else:
             texts.append(text_of_parts(part.get("text")))
     if calls or texts:

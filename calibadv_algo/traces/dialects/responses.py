@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final
 
 from calibadv_algo.traces.base import Call
 from calibadv_algo.traces.calls import read_call
-from calibadv_algo.traces.conversation import Dialect, Message, text_of_parts
+from calibadv_algo.traces.conversation import Dialect, Message, text_of_parts, text_of_result
 
 _CALLS: Final = (
     "function_call",
@@ -39,7 +39,7 @@ class Responses(Dialect):
         kind = message["type"]
         if kind in _RESULTS:
             output = message.get("output")
-            text = output if isinstance(output, str) else text_of_parts(output)
+            text = output if isinstance(output, str) else text_of_result(output)
             call_id = message.get("call_id")
             yield Message(
                 role="tool", text=text, call_id=call_id if isinstance(call_id, str) else ""
