@@ -88,23 +88,25 @@ class DeepSearchVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], npt.N
     are false, and ``infos["is_idle"]`` is true for it. Flags are events: each is true in the one
     step that ends an episode, so that wrappers which count them count episodes.
 
+    :class:`calibadv_env.env.DeepSearchEnv` says more about each argument.
+
     Args:
         num_envs: Number of slots, at least 1.
-        dataset: See :class:`calibadv_env.env.DeepSearchEnv`, also for what follows.
-        split: See there.
-        retriever: See there.
-        top_k: See there.
-        max_turns: See there.
-        reward: See there.
-        format_gate: See there.
-        invalid_action: See there.
-        prompt: See there.
-        prepend_think: See there.
-        max_observation_chars: See there.
-        no_hits: See there.
-        cover_em: See there.
-        normalizer: See there.
-        render_mode: See there.
+        dataset: Name of a dataset, or a ``Dataset``.
+        split: Name of its split, or "eval" for the one to evaluate on.
+        retriever: A retriever by name, path or address, or an object that searches.
+        top_k: Passages a search.
+        max_turns: Searches in an episode, at most.
+        reward: What an answer earns: "f1", "em", "cover_em", "step_search", or a grader.
+        format_gate: Whether an ill-formed response earns nothing.
+        invalid_action: "end" or "continue" after a malformed action.
+        prompt: Name of the instruction, or a template that holds ``{question}``.
+        prepend_think: Whether observations end with ``<think>``; actions then come without it.
+        max_observation_chars: Most characters of passages in an observation, None for all.
+        no_hits: "none" or "first" where a search finds fewer than ``top_k``.
+        cover_em: What the reward "cover_em" pays: "words" or "substring".
+        normalizer: Normal form of answers: "squad", "unicode" or "auto".
+        render_mode: "ansi" for a transcript, or None.
 
     Raises:
         ValueError: if an argument is out of its range or names nothing that exists.

@@ -100,8 +100,8 @@ def dataset_of(
     Args:
         name: Its name.
         source: Tasks, as for :func:`calibadv_env.register_dataset`, but for names that are fetched.
-        corpus_source: Passages, as there; "own" for the paragraphs of the tasks; None for a folder
-            that holds them, for tasks that carry their own, or with a loader.
+        corpus_source: Passages, as for the same function; "own" for the paragraphs of the tasks;
+            None for a folder that holds them, for tasks that carry their own, or with a loader.
         load_corpus: Loads the corpus at the first use, in place of ``corpus_source``.
         is_gold_checked: See :class:`Dataset`; if false, no gold passages are looked for either.
         fallback: Loads the corpus where nothing else gives one; None refuses such a dataset.

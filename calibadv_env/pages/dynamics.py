@@ -56,9 +56,9 @@ class PagesConfig(EpisodeConfig):
     Attributes:
         max_turns: Turns in which calls are carried out; one last turn for the answer follows.
         top_k: Sections that a search lists.
-        reward: As there; "typed" grades numbers, lists and names by the kind of the answer.
-        normalizer: As there; "unicode" keeps the points of numbers.
-        prompt: As there. The actions are those of pages, whatever it says.
+        reward: A metric or a grader; "typed" grades numbers, lists and names, each in its way.
+        normalizer: Normal form of answers; "unicode" keeps the points of numbers.
+        prompt: Name of the instruction, or a template; the actions are those of pages with any.
         max_observation_chars: Most characters of results in an observation.
         max_calls: Calls a turn, at most.
         call_budget: Calls an episode, at most.

@@ -131,8 +131,9 @@ class DeepSearchPagesEnv(DeepSearchEnv):
 
     ## Episode End
 
-    As there. Calls beyond a budget are not carried out, which the observation says; the episode
-    goes on.
+    Terminated by an answer, and by a malformed action if ``invalid_action="end"``. Truncated when
+    the last turn brings no answer. Calls beyond a budget are not carried out, which the observation
+    says; the episode goes on.
 
     ## Information
 
@@ -150,7 +151,7 @@ class DeepSearchPagesEnv(DeepSearchEnv):
         max_calls: Calls a turn, at most.
         call_budget: Calls an episode, at most.
         char_budget: Characters of results an episode, at most.
-        reward: "typed", or as there.
+        reward: "typed", a metric ("f1", "em", "cover_em"), or a grader.
         format_gate: Whether an ill-formed response earns nothing.
         invalid_action: "end" or "continue".
         prompt: "pages", "question", or a template that holds ``{question}``.

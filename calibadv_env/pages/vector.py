@@ -22,25 +22,27 @@ class DeepSearchPagesVectorEnv(DeepSearchVectorEnv):
     Slots are those of :class:`calibadv_env.vector.DeepSearchVectorEnv`. The calls of one kind of a
     step go to the pages together.
 
+    :class:`calibadv_env.pages.env.DeepSearchPagesEnv` says more about each argument.
+
     Args:
         num_envs: Number of slots, at least 1.
-        dataset: See :class:`calibadv_env.pages.env.DeepSearchPagesEnv`, also for what follows.
-        split: See there.
-        retriever: See there.
-        top_k: See there.
-        max_turns: See there.
-        max_calls: See there.
-        call_budget: See there.
-        char_budget: See there.
-        reward: See there.
-        format_gate: See there.
-        invalid_action: See there.
-        prompt: See there.
-        prepend_think: See there.
-        max_observation_chars: See there.
-        cover_em: See there.
-        normalizer: See there.
-        render_mode: See there.
+        dataset: Name of a dataset, or a ``Dataset``.
+        split: Name of its split, or "eval" for the one to evaluate on.
+        retriever: Searches the sections; or an object that also opens and finds.
+        top_k: Sections that a search lists.
+        max_turns: Turns with calls in an episode, at most.
+        max_calls: Calls a turn, at most.
+        call_budget: Calls an episode, at most.
+        char_budget: Characters of results an episode, at most.
+        reward: What an answer earns: "typed", a metric, or a grader.
+        format_gate: Whether an ill-formed response earns nothing.
+        invalid_action: "end" or "continue" after a malformed action.
+        prompt: Name of the instruction, or a template that holds ``{question}``.
+        prepend_think: Whether observations end with ``<think>``; actions then come without it.
+        max_observation_chars: Most characters of results in an observation.
+        cover_em: What the reward "cover_em" pays: "words" or "substring".
+        normalizer: Normal form of answers: "squad", "unicode" or "auto".
+        render_mode: "ansi" for a transcript, or None.
 
     Raises:
         ValueError: if an argument is out of its range or names nothing that exists.

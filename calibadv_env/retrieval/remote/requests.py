@@ -62,7 +62,7 @@ _SIZE: Final = re.compile(
 )
 """Names under which servers are told a number of passages."""
 _SPLIT_DEFAULT: Final = 10
-"""Passages a query on the routes of ReSearch where the request does not say, as there."""
+"""Passages a query on the routes of ReSearch where a request names none; its own default."""
 _MSGPACK_TYPES: Final = frozenset(
     {MSGPACK_TYPE, "application/x-msgpack", "application/vnd.msgpack"}
 )
