@@ -26,8 +26,13 @@ from calibadv_env.retrieval.remote.access import AccessRules
 from calibadv_env.retrieval.remote.batcher import BatchLimits
 from calibadv_env.retrieval.remote.connections import ConnectionLimits
 from calibadv_env.retrieval.remote.requests import RequestLimits
-from calibadv_env.retrieval.remote.server import ServerConfig, run_server
+from calibadv_env.retrieval.remote.server import ServerConfig, open_port, run_server
 
+_SEARCH_ONLY: Final = (
+    "batch", "limits", "connections", "allow_host", "token_variable", "max_body_bytes", "grace_s",
+    "processes",
+)  # fmt: skip
+"""Settings that the server of the Model Context Protocol has no use for."""
 SINGLE_CORE_KINDS: Final = ("bm25", "tantivy")
 MAX_PROCESSES: Final = 4
 
@@ -127,15 +132,12 @@ class Serve:
         """Serves the tools of the pages.
 
         Raises:
-            ValueError: if the source has no pages, or a token is asked for.
+            ValueError: if the source has no pages, or a flag is given that MCP has no use for.
+            OSError: if the port is taken.
         """
         from calibadv_env.integrations.mcp import page_server
 
-        if self.token_variable:
-            raise ValueError(
-                "token_variable must not be set with mcp, which knows no such token: put a server "
-                "that checks it in front"
-            )
+        self._refuse_unused()
         retriever = open_source(
             self.source,
             self.retriever,
@@ -150,10 +152,30 @@ class Serve:
         if transport == "stdio":
             console.print(f"{self.source}: speaking MCP on standard input and output", markup=False)
             server.run("stdio")
-        else:
-            console.print(f"listening on http://{self.host}:{self.port}/mcp", markup=False)
-            server.run("streamable-http", host=self.host, port=self.port)
+            return 0
+        with open_port(
+            self.host, self.port
+        ) as listener:  # says so if it is taken; finds a free one
+            port = listener.getsockname()[1]
+        console.print(f"listening on http://{self.host}:{port}/mcp", markup=False)
+        server.run("streamable-http", host=self.host, port=port)
         return 0
+
+    def _refuse_unused(self) -> None:
+        """Refuses flags that only the server of searches heeds, rather than drop them.
+
+        Raises:
+            ValueError: naming them.
+        """
+        bare = Serve(
+            source=self.source, limits=RequestLimits(default_top_k=self.limits.default_top_k)
+        )
+        unused = [name for name in _SEARCH_ONLY if getattr(self, name) != getattr(bare, name)]
+        if unused:
+            raise ValueError(
+                f"{', '.join(unused)} must not be set with mcp, whose server has no such setting"
+                + ("; put a server that checks a token in front" * ("token_variable" in unused))
+            )
 
 
 def open_source(

@@ -83,10 +83,23 @@ def test_over_http(corpus: Path) -> None:
         server.wait()
 
 
-def test_a_token_is_refused_rather_than_ignored(corpus: Path) -> None:
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--token-variable", "TOKEN"), ("--limits.max-queries", "3")]
+)
+def test_what_it_has_no_use_for_is_refused(corpus: Path, flag: str, value: str) -> None:
     command = [sys.executable, "-m", "calibadv", "serve", str(corpus), "--mcp", "http"]
-    done = subprocess.run(
-        [*command, "--token-variable", "TOKEN"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*command, flag, value], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "token_variable must not be set with mcp" in done.stderr
+    assert " must not be set with mcp" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_taken_port_is_said(corpus: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "calibadv", "serve", str(corpus), "--mcp", "http"]
+        done = subprocess.run(
+            [*command, "--port", port], capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert f"cannot listen on 127.0.0.1 port {port}" in done.stderr
