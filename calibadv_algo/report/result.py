@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+from calibadv_algo.experiments.verdicts import Verdict
 from calibadv_algo.report.rows import Row
 from calibadv_algo.report.summary import SplitSummary, Summary
+from calibadv_algo.report.verdict_tables import verdict_interval
 
 
 def result_sentences(summary: Summary) -> list[str]:
@@ -22,7 +24,13 @@ def result_sentences(summary: Summary) -> list[str]:
     scores = ", ".join(f"{row.name} {_number(row.scores['f1'].estimate)}" for row in levels)
     first = f"F1 on {_questions(split)} of {split.split}, {_seeds(summary)}: {scores}."
     differences = [row for row in split.rows if row.kind == "difference"]
-    return [first, *map(_difference, differences)]
+    return [
+        first,
+        *(
+            _difference(summary, row, summary.judgement.verdicts.get(row.name))
+            for row in differences
+        ),
+    ]
 
 
 def _questions(split: SplitSummary) -> str:
@@ -34,13 +42,14 @@ def _seeds(summary: Summary) -> str:
     return f"{count} seed{'' if count == 1 else 's'}"
 
 
-def _difference(row: Row) -> str:
-    f1 = row.scores["f1"]
+def _difference(summary: Summary, row: Row, verdict: Verdict | None) -> str:
+    """The difference with the interval and the word of its verdict, if one was planned."""
+    f1 = row.scores["f1"] if verdict is None else verdict_interval(summary, verdict)
     text = f"{row.name} is {_signed(f1.estimate)}"
     if math.isnan(f1.low) or math.isnan(f1.high):
         return f"{text}, without an interval."
-    holds = f1.low <= 0 <= f1.high
-    end = "which holds 0: this does not tell them apart" if holds else "which excludes 0"
+    holds = "holds" if f1.low <= 0 <= f1.high else "excludes"
+    end = f"which {holds} 0" if verdict is None else verdict.word
     return f"{text} [{_signed(f1.low)}, {_signed(f1.high)}], {end}."
 
 

@@ -114,7 +114,7 @@ def verdict_table(summary: Summary) -> Table:
 def _verdict_row(summary: Summary, verdict: Verdict) -> tuple[str, ...]:
     return (
         verdict.name,
-        format_interval(_interval(summary, verdict), signed=True),
+        format_interval(verdict_interval(summary, verdict), signed=True),
         NOTHING if math.isnan(verdict.detectable) else f"{verdict.detectable:.3f}",
         f"{verdict.p_different:.3f}",
         f"{verdict.p_equivalent:.3f}",
@@ -122,7 +122,7 @@ def _verdict_row(summary: Summary, verdict: Verdict) -> tuple[str, ...]:
     )
 
 
-def _interval(summary: Summary, verdict: Verdict) -> Interval:
+def verdict_interval(summary: Summary, verdict: Verdict) -> Interval:
     """The interval that goes with a verdict: at the level of its look, for itself alone."""
     found = verdict.found
     if not found.says_something:
@@ -167,7 +167,7 @@ def controls_table(summary: Summary) -> Table | None:
             (
                 name,
                 "neither higher nor lower" if each.expected == "same" else each.expected,
-                format_interval(_interval(summary, each.verdict), signed=True),
+                format_interval(verdict_interval(summary, each.verdict), signed=True),
                 _verdict_row(summary, each.verdict)[2],
                 each.verdict.word,
                 "yes" if each.passed else "no",

@@ -20,6 +20,7 @@ from calibadv_algo.report.page import render_page
 from calibadv_algo.report.reading import read_comparison
 from calibadv_algo.report.result import result_sentences
 from calibadv_algo.report.summary import summarise
+from calibadv_algo.report.verdict_tables import verdict_table
 from calibadv_algo.training.config import config_to_dict
 from calibadv_algo.training.parts import find_part, from_record, place_of
 
@@ -139,8 +140,20 @@ def test_a_method_that_cannot_be_applied_is_named(comparison_dir: Path) -> None:
     assert remark in html.unescape(render_page(comparison))
 
 
-def test_a_difference_says_whether_its_interval_holds_0(comparison_dir: Path) -> None:
+def test_a_difference_has_the_interval_and_the_word_of_its_verdict(comparison_dir: Path) -> None:
     summary = summarise(read_comparison(comparison_dir))
+    [verdict] = summary.judgement.verdicts.values()
+    told = result_sentences(summary)[-1]
+    table = verdict_table(summary)
+    assert told.endswith(f", {verdict.word}.")
+    assert table.rows[0][1].partition(" ")[2] in told  # the same interval as in the table
+
+
+def test_without_a_verdict_the_sentence_says_whether_the_interval_holds_0(
+    comparison_dir: Path,
+) -> None:
+    summary = summarise(read_comparison(comparison_dir))
+    summary = replace(summary, judgement=replace(summary.judgement, verdicts={}))
     split = summary.splits[0]
     [row] = [row for row in split.rows if row.kind == "difference"]
     low, high = (replace(row.scores["f1"], low=a, high=b) for a, b in ((0.1, 0.2), (-0.1, 0.2)))
