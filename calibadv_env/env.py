@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal, Self, SupportsFloat, TypeAlias
@@ -79,13 +78,7 @@ class World:
             ValueError: if the dataset, the split or the retriever is unknown.
         """
         data = get_dataset(dataset) if isinstance(dataset, str) else dataset
-        if config.max_turns < data.least_turns:
-            warnings.warn(
-                f"max_turns is {config.max_turns}, and questions of {data.name} take up to "
-                f"{data.least_turns} searches: those that take more cannot be answered; set "
-                f"max_turns to at least {data.least_turns}",
-                stacklevel=2,
-            )
+        data.warn_of_rules(config.max_turns, config.reward)
         passage = data.corpus().by_id if config.reward == "step_search" else None
         searcher = data.retriever(retriever)
         if config.no_hits == "first":

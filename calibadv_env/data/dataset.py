@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pickle
 import threading
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from calibadv_env.data.base import TaskSet
 from calibadv_env.data.names import EVAL, SPLITS
@@ -18,6 +19,9 @@ from calibadv_env.retrieval.corpus import Corpus
 from calibadv_env.retrieval.pages import Pages, PageStore
 
 _T = TypeVar("_T")
+
+_STRING_REWARDS: Final = ("f1", "em", "cover_em", "step_search")
+"""Rewards that know words alone: no abstention, no unit, no set."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +44,8 @@ class Dataset:
         wrap_retriever: Makes each retriever over the corpus another one, which belongs to the
             dataset as its passages do; a caller's own object is left alone.
         least_turns: Searches that the longest question takes; environments that allow fewer warn.
+        reward: Name of the grader that its answers are made for, "" for any metric of strings;
+            environments that pay such a metric in its place warn.
         notes: What was guessed and left out when the tasks were read, in words, so far.
     """
 
@@ -53,6 +59,7 @@ class Dataset:
     is_gold_checked: bool = True
     wrap_retriever: Callable[[Retriever], Retriever] | None = None
     least_turns: int = 0
+    reward: str = ""
     notes: Callable[[], Mapping[str, str]] = dict
     _finders: list[Callable[[str], Dataset]] = field(default_factory=list, init=False, repr=False)
     _cache: dict[tuple[str, str], Any] = field(default_factory=dict, init=False, repr=False)
@@ -64,6 +71,22 @@ class Dataset:
             raise ValueError(f"splits of dataset {self.name!r} must not be empty")
         if self.lone_split is not None and self.lone_split not in self.splits:
             raise ValueError(f"lone_split must be one of {self.splits}, got {self.lone_split!r}")
+
+    def warn_of_rules(self, max_turns: int, reward: object) -> None:
+        """Warns of rules under which questions cannot be answered, or are graded wrongly."""
+        if max_turns < self.least_turns:
+            warnings.warn(
+                f"max_turns is {max_turns}, and questions of {self.name} take up to "
+                f"{self.least_turns} searches: those that take more cannot be answered; set "
+                f"max_turns to at least {self.least_turns}",
+                stacklevel=3,
+            )
+        if self.reward and isinstance(reward, str) and reward in _STRING_REWARDS:
+            warnings.warn(
+                f"reward is {reward!r}, and answers of {self.name} are made for {self.reward!r}: "
+                f"right answers may earn nothing; set reward to {self.reward!r}",
+                stacklevel=3,
+            )
 
     def found_by(self, find: Callable[[str], Dataset]) -> Self:
         """This dataset, with a note of the function that finds it by its name, for pickles of it.

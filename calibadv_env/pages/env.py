@@ -45,6 +45,7 @@ class PagesWorld(World):
             ValueError: if the dataset, the split or the retriever is unknown.
         """
         data = get_dataset(dataset) if isinstance(dataset, str) else dataset
+        data.warn_of_rules(config.max_turns, config.reward)
         passage = data.corpus().by_id if config.reward == "step_search" else None
         return cls(data.tasks(split), data.pages(retriever), config, passage)
 

@@ -295,3 +295,8 @@ def test_tasks_without_gold_have_no_recall():
     info = env.step(turn(("open", "norway")))[-1]
     assert math.isnan(info["gold_recall"])
     assert info["hops_read"] == ()
+
+
+def test_a_reward_of_words_alone_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match="answers of pages are made for 'typed'"):
+        DeepSearchPagesEnv(reward="f1")

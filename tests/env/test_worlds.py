@@ -133,3 +133,11 @@ def test_the_open_world_pays_for_admitting_ignorance() -> None:
             env.reset(options={"task_id": task.id})
             env.step("<think>x</think><search>x</search>")
             assert env.step(f"<think>x</think><answer>{answer}</answer>")[1] == expected
+
+
+def test_a_reward_that_knows_no_abstention_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match=r"answers of atlas-open are made for 'abstain'"):
+        DeepSearchEnv(dataset="atlas-open", reward="f1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gymnasium.make("DeepSearch-AtlasOpen-v1")

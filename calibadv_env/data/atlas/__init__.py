@@ -91,6 +91,7 @@ def load_balanced(name: str) -> Dataset:
         description=world.description,
         wrap_retriever=partial(MissingRetriever, rate=world.miss_rate) if world.miss_rate else None,
         least_turns=world.least_turns,
+        reward=world.reward,
     )
 
 

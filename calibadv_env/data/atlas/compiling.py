@@ -33,6 +33,7 @@ class Compiled:
         miss_rate: Share of the queries that miss.
         least_turns: Searches that the longest question takes, where that is more than the default
             of the environments.
+        reward: Grader that its answers are made for, "" for any metric of strings.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Compiled:
     recipe: str
     miss_rate: float = 0.0
     least_turns: int = 0
+    reward: str = ""
 
     @property
     def folder(self) -> Path:

@@ -56,6 +56,7 @@ _WORLDS: Final = (
         sha256="5626c8f4d18299784cdeaddc39f22179f7eae61b008386dc4a55a36b9c0df66d",
         corpus_sha256="981696c879356f878856d5b50d5c60e21705b3c36576c2515e42232ee72d4415",
         recipe="recipes:compile_open",
+        reward="abstain",
     ),
 )
 

@@ -28,6 +28,7 @@ def load_dataset() -> Dataset:
         load_tasks=_load_tasks,
         load_corpus=_load_corpus,
         is_gold_checked=False,
+        reward="typed",
         description="The World Factbook as 256 pages with sections and links, to search and open.",
     )
 
