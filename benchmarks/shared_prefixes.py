@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from calibadv_algo.batching import TokenBatch, build_token_batch
+from calibadv_algo.experiments.planning.workload import Workload
 from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.learner.learner import Learner
 from calibadv_algo.learner.prefixes import plant
 from calibadv_algo.learner.pretrained import load_policy
-from calibadv_algo.planning.workload import Workload
 from calibadv_algo.rollout.records import trajectory_from_record
 from calibadv_env.common.jsonl import read_jsonl
 

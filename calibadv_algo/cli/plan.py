@@ -11,12 +11,12 @@ from typing import Annotated, Any, Final, Literal
 import tyro
 from rich.console import Console
 
-from calibadv_algo.planning.devices import DEVICES
-from calibadv_algo.planning.plan import Plan as RunPlan
-from calibadv_algo.planning.plan import make_plan
-from calibadv_algo.planning.published import CASES, Case
-from calibadv_algo.planning.shapes import find_shape
-from calibadv_algo.planning.workload import Workload
+from calibadv_algo.experiments.planning.devices import DEVICES
+from calibadv_algo.experiments.planning.plan import Plan as RunPlan
+from calibadv_algo.experiments.planning.plan import make_plan
+from calibadv_algo.experiments.planning.published import CASES, Case
+from calibadv_algo.experiments.planning.shapes import find_shape
+from calibadv_algo.experiments.planning.workload import Workload
 from calibadv_env.common.checks import POSITIVE, Checked
 from calibadv_env.common.files import write_text
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from calibadv_algo.cli.main import main
-from calibadv_algo.planning.devices import DEVICES, GIB, Device, Pace
-from calibadv_algo.planning.memory import engine_cache_tokens, trainer_memory
-from calibadv_algo.planning.plan import make_plan
-from calibadv_algo.planning.published import CASES, Case
-from calibadv_algo.planning.shapes import SHAPES, ModelShape, find_shape
-from calibadv_algo.planning.times import Layout, update_times
-from calibadv_algo.planning.workload import Workload
+from calibadv_algo.experiments.planning.devices import DEVICES, GIB, Device, Pace
+from calibadv_algo.experiments.planning.memory import engine_cache_tokens, trainer_memory
+from calibadv_algo.experiments.planning.plan import make_plan
+from calibadv_algo.experiments.planning.published import CASES, Case
+from calibadv_algo.experiments.planning.shapes import SHAPES, ModelShape, find_shape
+from calibadv_algo.experiments.planning.times import Layout, update_times
+from calibadv_algo.experiments.planning.workload import Workload
 
 PAGE = Path(__file__).parents[2] / "docs" / "scaling.md"
 MODEL = ModelShape(

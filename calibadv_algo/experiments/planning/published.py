@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from calibadv_algo.planning.devices import DEVICES
-from calibadv_algo.planning.plan import Plan, make_plan
-from calibadv_algo.planning.shapes import SHAPES
-from calibadv_algo.planning.workload import Workload
+from calibadv_algo.experiments.planning.devices import DEVICES
+from calibadv_algo.experiments.planning.plan import Plan, make_plan
+from calibadv_algo.experiments.planning.shapes import SHAPES
+from calibadv_algo.experiments.planning.workload import Workload
 
 _NEMO: Final = "NVIDIA-NeMo/RL docs/about/performance-summary.md@06beed9"
 _EASYR1: Final = "hiyouga/EasyR1 assets/baselines.md@46c6c21"

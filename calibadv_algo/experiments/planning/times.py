@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Final
 
-from calibadv_algo.planning.devices import Device, Pace
-from calibadv_algo.planning.shapes import BF16, ModelShape
-from calibadv_algo.planning.workload import Workload
+from calibadv_algo.experiments.planning.devices import Device, Pace
+from calibadv_algo.experiments.planning.shapes import BF16, ModelShape
+from calibadv_algo.experiments.planning.workload import Workload
 
 _ADAMW_BYTES: Final = 28
 """fp32 weight, gradient and two averages are read, all but the gradient are written."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from calibadv_algo.planning.shapes import ModelShape
+from calibadv_algo.experiments.planning.shapes import ModelShape
 
 GIB: Final = 2**30
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from calibadv_algo.planning.devices import GIB, Device
-from calibadv_algo.planning.shapes import BF16, ModelShape
+from calibadv_algo.experiments.planning.devices import GIB, Device
+from calibadv_algo.experiments.planning.shapes import BF16, ModelShape
 
 _FP32: Final = 4
 USABLE: Final = 0.9

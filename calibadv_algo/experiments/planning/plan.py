@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from calibadv_algo.planning.devices import GIB, NETWORK, Device, paces
-from calibadv_algo.planning.memory import (
+from calibadv_algo.experiments.planning.devices import GIB, NETWORK, Device, paces
+from calibadv_algo.experiments.planning.memory import (
     MIN_EPISODES,
     TrainerMemory,
     engine_cache_tokens,
     largest_micro_batch,
     trainer_memory,
 )
-from calibadv_algo.planning.shapes import ModelShape
-from calibadv_algo.planning.times import Layout, UpdateTimes, decode_s, update_times
-from calibadv_algo.planning.workload import Workload
+from calibadv_algo.experiments.planning.shapes import ModelShape
+from calibadv_algo.experiments.planning.times import Layout, UpdateTimes, decode_s, update_times
+from calibadv_algo.experiments.planning.workload import Workload
 
 _MAX_DEVICES: Final = 4096
 _ENGINE_SIZES: Final = (1, 2, 4, 8)
