@@ -16,6 +16,7 @@ from calibadv_algo.errors import CheckpointError
 from calibadv_algo.learner.pretrained import policy_path
 from calibadv_algo.training.config import EnvConfig
 from calibadv_algo.training.resumption import shown_value
+from calibadv_env.data.names import PAGES
 
 _PACKAGES: Final = ("calibadv", "torch", "transformers", "gymnasium", "bm25s")
 
@@ -135,14 +136,21 @@ def coverage_facts(env: EnvConfig, split: str) -> dict[str, Any] | None:
     return audit_of(name, split, get_dataset(name).corpus().sha256)
 
 
-def _local_dataset(env: EnvConfig) -> str | None:
-    """The dataset whose corpus this process searches, None for other environments."""
+def dataset_of_env(env: EnvConfig) -> str | None:
+    """The dataset whose questions a search environment asks; None for environments of others."""
     module, _, name = env.env_id.rpartition(":")
-    if module != "calibadv_env" or env.retriever.startswith(("http://", "https://", "simulated:")):
+    if module != "calibadv_env":
         return None
     import gymnasium
 
     import calibadv_env  # noqa: F401 (registers the ids)
 
     kwargs = {**gymnasium.spec(name).kwargs, **env.kwargs()}
-    return str(kwargs.get("dataset", env.dataset))
+    return str(kwargs.get("dataset", PAGES if env.is_pages else env.dataset))
+
+
+def _local_dataset(env: EnvConfig) -> str | None:
+    """The dataset whose corpus this process searches, None where it searches none."""
+    if env.retriever.startswith(("http://", "https://", "simulated:")):
+        return None
+    return dataset_of_env(env)

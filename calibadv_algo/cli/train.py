@@ -118,6 +118,9 @@ class Train(TrainNames, NamedSettings):
         default_factory=lambda: ATLAS_TINY
     )
     """All settings of the run."""
+    dry_run: str | None = None
+    """Say what the run would load, do and need on these accelerators (8xh100, rtx4090, or cpu), as
+    `calibadv plan` computes it, and end; nothing is loaded, downloaded or written."""
 
     @classmethod
     def named(cls, arguments: Sequence[str]) -> Self:
@@ -132,7 +135,13 @@ class Train(TrainNames, NamedSettings):
         return cls(**given, config=config)
 
     def run(self) -> int:
-        """Trains and says where the policy is."""
+        """Trains and says where the policy is, or what training would need."""
+        if self.dry_run is not None:
+            from calibadv_algo.cli.dry_run import dry_run_lines, read_hardware
+
+            for line in dry_run_lines(self.config, read_hardware(self.dry_run)):
+                Console(highlight=False).print(line, markup=False, soft_wrap=True)
+            return 0
         with stop_on_interrupt() as stop:
             result = run_training(self.config, stop=stop)
         if int(os.environ.get("RANK", "0")) > 0:

@@ -419,6 +419,8 @@ def test_the_reason_why_a_model_cannot_be_loaded_is_one_line() -> None:
 def test_the_data_are_named_by_their_hash() -> None:
     assert data_sha256(EnvConfig(dataset="toy")) == get_dataset("toy").corpus().sha256
     assert data_sha256(EnvConfig(env_id="LunarLander-v3")) == ""
+    pages = EnvConfig(env_id="calibadv_env:DeepSearch-Pages-v0")
+    assert data_sha256(pages) == get_dataset("pages").corpus().sha256
 
 
 def test_the_commit_is_known_in_a_checkout_and_empty_elsewhere(

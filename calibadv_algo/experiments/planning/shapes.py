@@ -96,6 +96,7 @@ def _shape(name: str, *sizes: int, is_tied: bool = False) -> ModelShape:
 _EXPERTS: Final = ("num_experts", "num_local_experts", "n_routed_experts")
 _TABLE: Final = (
     # layers, hidden, intermediate, heads, kv heads, head width, vocabulary
+    _shape("HuggingFaceTB/SmolLM2-135M", 30, 576, 1536, 9, 3, 64, 49152, is_tied=True),
     _shape("Qwen/Qwen2.5-0.5B", 24, 896, 4864, 14, 2, 64, 151936, is_tied=True),
     _shape("Qwen/Qwen2.5-1.5B", 28, 1536, 8960, 12, 2, 128, 151936, is_tied=True),
     _shape("Qwen/Qwen2.5-3B", 36, 2048, 11008, 16, 2, 128, 151936, is_tied=True),
