@@ -8,11 +8,15 @@ python benchmarks/pages.py --speed         # steps a second without the pages' o
 from __future__ import annotations
 
 import argparse
-import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import mean
 
+import gymnasium
+import numpy as np
+from env_throughput import TARGET_STEPS_PER_S, ConstantRetriever, make_world, play, script
+
+import calibadv_env
 from calibadv_env import get_dataset
 from calibadv_env.data.base import QATask, TaskSet
 from calibadv_env.dynamics import TaskFacts
@@ -111,24 +115,42 @@ class InstantPages:
         return [self._found for _ in requests]
 
 
+def page_script(rng: np.random.Generator, num_envs: int, num_steps: int) -> list[list[str]]:
+    """Turns of episodes as the oracle plays them: five or six calls of all kinds, an answer."""
+    steps: list[list[str]] = [[] for _ in range(num_steps)]
+    for _ in range(num_envs):
+        left = int(rng.integers(3, 9))
+        for step in steps:
+            number = int(rng.integers(10_000))
+            think = f"<think>I read section {number} for the land area of its page</think>"
+            kind = ("search", "open", "open", "find")[number % 4]
+            words = f"norway#area@{number}" if kind == "open" else f"area of Norway {number}"
+            step.append(
+                f"{think}<{kind if left else 'answer'}>{words}</{kind if left else 'answer'}>"
+            )
+            left = left - 1 if left else int(rng.integers(3, 9))
+    return steps
+
+
 def speed() -> None:
-    env = DeepSearchPagesVectorEnv(NUM_SLOTS, retriever=InstantPages(), max_observation_chars=400)
-    calls: dict[str, Callable[[int], str]] = {
-        "search": lambda n: f"<think>need {n}</think><search>area of Norway {n}</search>",
-        "open": lambda n: f"<think>read {n}</think><open>norway#area@{n}</open>",
-        "find": lambda n: f"<think>look {n}</think><find>land {n}</find>",
-    }
-    for name, call in calls.items():
-        best = 0.0
-        for _ in range(5):
-            env.reset(seed=0)
-            if name == "find":
-                env.step([calls["open"](0)] * NUM_SLOTS)
-            start = time.process_time()
-            for number in range(10):
-                env.step([call(number)] * NUM_SLOTS)
-            best = max(best, 10 * NUM_SLOTS / (time.process_time() - start))
-        print(f"{name}: {best:,.0f} steps a second")
+    """Steps a second with pages that answer at once, beside the environment of passages."""
+    rng = np.random.default_rng(0)
+    tasks, passages = make_world(rng, 10_000)
+    calibadv_env.register_dataset("throughput", tasks, passages)
+    plain = gymnasium.make_vec(
+        "calibadv_env:DeepSearch-v1",
+        NUM_SLOTS,
+        dataset="throughput",
+        retriever=ConstantRetriever(passages),
+    )
+    pages = DeepSearchPagesVectorEnv(NUM_SLOTS, retriever=InstantPages(), max_observation_chars=400)
+    steps, page_steps = script(rng, NUM_SLOTS, 50), page_script(rng, NUM_SLOTS, 50)
+    times = [(play(plain, steps), play(pages, page_steps)) for _ in range(8)]
+    passages_s, pages_s = (NUM_SLOTS * 50 / min(column) for column in zip(*times, strict=True))
+    print(
+        f"pages: {pages_s:,.0f} steps a second, {pages_s / TARGET_STEPS_PER_S:.2f} x the target of "
+        f"{TARGET_STEPS_PER_S:,}; passages: {passages_s:,.0f}, ratio {pages_s / passages_s:.2f}"
+    )
 
 
 def main() -> None:

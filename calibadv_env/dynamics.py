@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from annotated_types import Ge
 
@@ -20,7 +20,7 @@ from calibadv_env.common.checks import NOT_NEGATIVE, Checked
 from calibadv_env.data.base import QATask
 from calibadv_env.graders.base import Episode, Grader, grade
 from calibadv_env.graders.naming import find_grader, load_grader
-from calibadv_env.info import THINK_OPEN, ResetInfo, StepInfo, StopReason
+from calibadv_env.info import THINK_OPEN, PassageText, ResetInfo, StepInfo, StopReason
 from calibadv_env.protocol import passages as printed
 from calibadv_env.protocol import prompts
 from calibadv_env.protocol.actions import (
@@ -427,25 +427,48 @@ def advance(
     stop_reason: StopReason | None,
 ) -> tuple[EpisodeState, StepInfo]:
     """The state after a move, and the facts that hold at every step."""
-    task, action = state.task, move.action
+    task = state.task
     ids = tuple([scored.passage.id for scored in passages])
     texts = tuple([(scored.passage.title, scored.passage.text) for scored in passages])
-    distinct = set(ids)
-    num_seen = len(distinct & state.seen)
     gold_new = rewards.new_gold(ids, task.hops_of, state.found)
-    words = split_words(action.think)
+    words = split_words(move.action.think)
     after = EpisodeState(
         task,
         state.turn + 1,
         state.num_searches + (move.query is not None),
         (*state.thinks, words),
-        state.seen | distinct,
+        state.seen.union(ids),
         state.found.union(gold_new) if gold_new else state.found,
         state.is_format_valid and move.is_well_formed,
-        _shown(config, state, passages),
+        shown_so_far(config, state, ids, texts),
         stop_reason,
     )
-    facts: StepInfo = {
+    scores = tuple([float(scored.score) for scored in passages])
+    facts = facts_of(state, after, move, Shown(ids, texts, scores))
+    facts["gold_new"] = gold_new
+    return after, facts
+
+
+class Shown(NamedTuple):
+    """What a turn showed.
+
+    Attributes:
+        ids: Ids of the passages, in order.
+        texts: Their titles and texts.
+        scores: Their scores.
+    """
+
+    ids: tuple[str, ...]
+    texts: tuple[PassageText, ...]
+    scores: tuple[float, ...]
+
+
+def facts_of(state: EpisodeState, after: EpisodeState, move: Move, shown: Shown) -> StepInfo:
+    """The facts that hold at every step; which gold is new is left to the caller."""
+    task, action = state.task, move.action
+    distinct = set(shown.ids)
+    num_seen = len(distinct & state.seen)
+    return {
         "task_id": task.id,
         "task_index": task.index,
         "turn": after.turn,
@@ -454,18 +477,17 @@ def advance(
         "think": action.think,
         "query": action.query if isinstance(action, Search) else None,
         "answer": action.answer if isinstance(action, Answer) else None,
-        "passage_ids": ids,
-        "passages": texts,
-        "passage_scores": tuple([float(scored.score) for scored in passages]),
-        "gold_new": gold_new,
+        "passage_ids": shown.ids,
+        "passages": shown.texts,
+        "passage_scores": shown.scores,
+        "gold_new": (),
         "gold_recall": rewards.gold_recall(after.found, task.hops_of, task.num_gold_hops),
-        "answer_in_passages": contains_answer(texts, task.searchable_answers),
+        "answer_in_passages": contains_answer(shown.texts, task.searchable_answers),
         "num_passages_new": len(distinct) - num_seen,
         "num_passages_seen": num_seen,
-        "think_similarity": highest_similarity(words, state.thinks),
-        "stop_reason": stop_reason,
+        "think_similarity": highest_similarity(after.thinks[-1], state.thinks),
+        "stop_reason": after.stop_reason,
     }
-    return after, facts
 
 
 def open_think(config: EpisodeConfig, text: str) -> str:
@@ -473,11 +495,16 @@ def open_think(config: EpisodeConfig, text: str) -> str:
     return text + THINK_OPEN if config.prepend_think else text
 
 
-def _shown(
-    config: EpisodeConfig, state: EpisodeState, passages: Sequence[ScoredPassage]
+def shown_so_far(
+    config: EpisodeConfig,
+    state: EpisodeState,
+    ids: Sequence[str],
+    texts: Sequence[PassageText],
 ) -> tuple[tuple[str, str, str], ...]:
     """The passages shown so far, each once; none where no grader reads them."""
-    if not passages or find_grader(config.reward) is None:
+    if not ids or find_grader(config.reward) is None:
         return state.shown
-    new = {each.passage.id: each.passage for each in passages if each.passage.id not in state.seen}
-    return (*state.shown, *((each.id, each.title, each.text) for each in new.values()))
+    new = {
+        each: (each, *text) for each, text in zip(ids, texts, strict=True) if each not in state.seen
+    }
+    return (*state.shown, *new.values())

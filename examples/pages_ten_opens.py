@@ -18,20 +18,20 @@ from calibadv_algo.learner.pretrained import policy_path
 from calibadv_env import get_dataset
 
 QUESTION = (
-    "Give the land area of whichever of the countries that border Slovenia by land has the "
-    "greatest inflation rate of consumer prices (2024 est.)."
+    "What is the capital of whichever of the countries that border Slovenia by land has the "
+    "smallest total area?"
 )
 PLACES = (
     "slovenia",
     "slovenia#geography",
     "slovenia#land-boundaries",
     "slovenia#land-boundaries@42",
-    "austria#inflation-rate",
-    "croatia#inflation-rate",
-    "hungary#inflation-rate",
-    "italy#inflation-rate",
-    "hungary#geography",
+    "austria#area",
+    "croatia#area",
     "hungary#area",
+    "italy#area",
+    "croatia#government",
+    "croatia#capital",
 )
 
 
@@ -50,7 +50,7 @@ def main() -> None:
         action = f"<think> read</think><open> {opened}</open>"
         observation, *_ = env.step(action)
         texts += [action, observation]
-    texts.append("<think> found</think><answer> 89,608 sq km</answer>")
+    texts.append("<think> found</think><answer> Zagreb</answer>")
     _, reward, *_, info = env.step(texts[-1])
     print("\n".join(texts))
     count = len(tokenizer.encode("".join(texts), add_special_tokens=False).ids)

@@ -7,13 +7,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import numpy as np
+from annotated_types import Interval
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from calibadv_algo.cli.evaluate import Eval, evaluate_split
+from calibadv_algo.cli.warmstart_pages import (
+    MAX_TOKENS,
+    READER,
+    is_of_pages,
+    page_episodes,
+    pages_env,
+    phrases,
+)
 from calibadv_algo.learner.checkpoint import non_finite_weight
 from calibadv_algo.learner.pretrained import silence_transformers
 from calibadv_algo.learner.warmstart import (
@@ -37,6 +46,8 @@ from calibadv_env.demonstrations import (
     SearcherConfig,
     chain_of,
 )
+from calibadv_env.page_demonstrations import ReaderConfig
+from calibadv_env.pages.dynamics import MIN_OBSERVATION_CHARS
 from calibadv_env.protocol.passages import ScoredPassage, format_passages, passage_head
 from calibadv_env.vector import DeepSearchVectorEnv
 
@@ -68,6 +79,10 @@ class WarmStart:
     """Settings of the cloning."""
     searcher: SearcherConfig = field(default_factory=SearcherConfig)
     """Errors of the scripted searcher."""
+    reader: ReaderConfig = READER
+    """Errors of the scripted reader, in its place on the datasets of pages."""
+    max_observation_chars: Annotated[int, Interval(ge=MIN_OBSERVATION_CHARS)] = 160
+    """Characters of an observation, on the datasets of pages."""
 
     def run(self) -> int:
         """Trains the tokenizer, plays and clones demonstrations, saves the policy."""
@@ -75,14 +90,19 @@ class WarmStart:
         _refuse_foreign_folder(self.output_dir)
         dataset = get_dataset(self.dataset)
         tasks = dataset.tasks("train")
-        names = name_source(dataset, tasks)
-        tokenizer = train_tokenizer(
-            tokenizer_texts(dataset, tasks, names), self.shape.vocab_size, passage_heads(self.top_k)
-        )
+        demonstrations: Callable[[int | None], Iterator[Sequence[Segment]]]
+        if is_of_pages(self.dataset):
+            episodes = page_episodes(dataset, self._env("train"), self.reader, self.cloning.seed)
+            texts, fixed, demonstrations = episodes.texts(), phrases(tasks), episodes
+        else:
+            names = name_source(dataset, tasks)
+            texts, fixed = tokenizer_texts(dataset, tasks, names), passage_heads(self.top_k)
+            demonstrations = self._demonstrations(tasks, names)
+        tokenizer = train_tokenizer(texts, self.shape.vocab_size, fixed)
         model = build_policy(self.shape, tokenizer, self.cloning.seed)
         started = time.monotonic()
         with new_folder(self.output_dir) as folder:
-            seen = self._clone(model, tokenizer, self._demonstrations(tasks, names), started)
+            seen = self._clone(model, tokenizer, demonstrations, started)
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
             facts = self._facts(dataset, folder)
@@ -140,19 +160,26 @@ class WarmStart:
         )
         return lambda max_hops: demonstrator.stream(max_hops=max_hops)
 
-    def _scores(self, folder: Path, temperature: float) -> dict[str, float]:
-        """Scores of the policy in a folder on the whole dev split."""
-        env = EnvConfig(
+    def _env(self, split: str) -> EnvConfig:
+        """The environment of a split."""
+        if is_of_pages(self.dataset):
+            chars = self.max_observation_chars
+            return pages_env(self.dataset, split, self.top_k, self.max_turns, chars)
+        return EnvConfig(
             dataset=self.dataset,
-            split="dev",
+            split=split,
             prompt="question",
             top_k=self.top_k,
             max_turns=self.max_turns,
         )
+
+    def _scores(self, folder: Path, temperature: float) -> dict[str, float]:
+        """Scores of the policy in a folder on the whole dev split."""
         command = Eval(
             model=str(folder),
-            env=env,
+            env=self._env("dev"),
             temperature=temperature,
+            max_tokens=MAX_TOKENS if is_of_pages(self.dataset) else None,
             max_context=self.shape.max_context,
         )
         policy = command.source()
@@ -164,6 +191,12 @@ class WarmStart:
 
     def _facts(self, dataset: Dataset, folder: Path) -> dict[str, Any]:
         """Settings and scores of the policy in a folder."""
+        script: dict[str, Any] = {"searcher": asdict(self.searcher)}
+        if is_of_pages(self.dataset):
+            script = {
+                "reader": asdict(self.reader),
+                "max_observation_chars": self.max_observation_chars,
+            }
         return {
             "dataset": self.dataset,
             "corpus_sha256": dataset.corpus().sha256,
@@ -171,7 +204,7 @@ class WarmStart:
             "max_turns": self.max_turns,
             "shape": asdict(self.shape),
             "cloning": asdict(self.cloning),
-            "searcher": asdict(self.searcher),
+            **script,
             "scores": {
                 "greedy": self._scores(folder, 0.0),
                 "sampled": self._scores(folder, 1.0),

@@ -33,7 +33,8 @@ from calibadv_env.info import PAGE_STOP_STRINGS
 from calibadv_env.protocol.normalizing import Normalizer
 from calibadv_env.protocol.prompts import stop_strings
 
-_PAGES: Final = re.compile(r"(^|:)DeepSearch-Pages-v\d+$")
+_PAGES: Final = re.compile(r"(^|:)DeepSearch-Pages(Reworded|Linked)?-v\d+$")
+_PAGES_OF_ANY: Final = re.compile(r"(^|:)DeepSearch-Pages-v\d+$")
 _ANY_DATASET: Final = re.compile(r"(^|:)DeepSearch-v\d+$")
 """Ids of environments that take the name of a dataset."""
 _REWARD_FILE: Final = re.compile(r"[^\s*+]+\.py(?=:)")
@@ -95,7 +96,7 @@ class EnvConfig(Checked):
         """
         given = {item.name: getattr(self, item.name) for item in fields(self)}
         del given["env_id"]
-        is_chosen = self.is_pages and self.dataset != "atlas"
+        is_chosen = bool(_PAGES_OF_ANY.search(self.env_id)) and self.dataset != "atlas"
         if not _ANY_DATASET.search(self.env_id) and not is_chosen:
             del given["dataset"]
         given["split"] = split or self.split

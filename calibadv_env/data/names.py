@@ -29,8 +29,8 @@ VERSION: Final = 1
 """Version of the environments; ids of earlier ones go on to behave as they did."""
 
 
-PAGES: Final = "pages"
-"""The built-in dataset whose own environment is one of pages, of version 0."""
+PAGES: Final = ("pages", "pages-reworded", "pages-linked")
+"""The built-in datasets whose own environments are of pages, of version 0."""
 
 
 def env_id_of(name: str, version: int = VERSION) -> str:
@@ -47,7 +47,7 @@ def env_id_of(name: str, version: int = VERSION) -> str:
         raise ValueError(
             f"name must be ASCII letters and digits in words joined by '-' or '_', got {name!r}"
         )
-    version = 0 if name == PAGES else version
+    version = 0 if name in PAGES else version
     camel = "".join(word[0].upper() + word[1:] for word in re.split("[-_]", name))
     return f"DeepSearch-{camel}-v{version}"
 

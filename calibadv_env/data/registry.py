@@ -93,6 +93,8 @@ _BUILT_IN: Final[Mapping[str, tuple[str, ...]]] = {
     "atlas-open": ("calibadv_env.data.atlas", "load_balanced", "atlas-open"),
     "atlas-wiki": ("calibadv_env.data.atlas", "load_wiki_dataset"),
     "pages": ("calibadv_env.data.factbook", "load_dataset"),
+    "pages-reworded": ("calibadv_env.data.factbook", "load_dataset", "pages-reworded"),
+    "pages-linked": ("calibadv_env.data.factbook", "load_dataset", "pages-linked"),
     "toy": ("calibadv_env.data.toy", "load_dataset"),
     "NQ": ("calibadv_env.data.sources.benchmarks", "load_nq"),
     "TriviaQA": ("calibadv_env.data.sources.benchmarks", "load_triviaqa"),
@@ -300,8 +302,8 @@ def register_versions(dataset: str | None = None) -> None:
         dataset: The dataset that the ids stand for; None for the ids ``DeepSearch-v1`` and the
             like, which leave the choice to the environment's own default.
     """
-    if dataset == PAGES:
-        _register_pages()
+    if dataset in PAGES:
+        _register_pages(dataset)
         return
     own = _DEFAULTS.get(dataset or "", {})
     for version, rules in enumerate(RULES):
@@ -315,12 +317,13 @@ def register_versions(dataset: str | None = None) -> None:
         )
 
 
-def _register_pages() -> None:
-    """Registers the id of the environment of pages."""
+def _register_pages(dataset: str) -> None:
+    """Registers the id of the environment of built-in pages."""
     register(
-        id=env_id_of(PAGES),
+        id=env_id_of(dataset),
         entry_point="calibadv_env.pages.env:DeepSearchPagesEnv",
         vector_entry_point="calibadv_env.pages.vector:DeepSearchPagesVectorEnv",
+        kwargs={} if dataset == PAGES[0] else {"dataset": dataset},
     )
 
 

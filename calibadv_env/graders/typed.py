@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Final
 
 from calibadv_env.common.checks import FRACTION, Checked
@@ -65,6 +66,7 @@ def _names(text: str) -> list[str]:
     return list(dict.fromkeys(name for name in names if name))
 
 
+@lru_cache(maxsize=4096)
 def _quantity(text: str) -> tuple[float, frozenset[str]] | None:
     """The one number of a text with the words of its unit; None for none, or several."""
     lowered = _NOT_COUNTED.sub(" ", text.lower()).replace("us$", "$").replace("usd", "$")

@@ -13,7 +13,7 @@ from typing import Annotated, Final, TypeAlias
 
 from annotated_types import Interval
 
-from calibadv_env import dynamics, rewards
+from calibadv_env import dynamics
 from calibadv_env.common.checks import POSITIVE
 from calibadv_env.dynamics import (
     EpisodeConfig,
@@ -43,7 +43,8 @@ from calibadv_env.protocol.page_actions import (
     parse_page_action,
 )
 from calibadv_env.protocol.pages import Found, Opened, Shown
-from calibadv_env.protocol.passages import Passage, ScoredPassage, information_block
+from calibadv_env.protocol.passages import ScoredPassage, information_block
+from calibadv_env.protocol.words import split_words
 
 MIN_OBSERVATION_CHARS: Final = 100
 """Least room of an observation: below it a place to go on would not fit beside its text."""
@@ -218,7 +219,7 @@ def _result(request: Request, reply: Reply, max_chars: int) -> _Result:
     if isinstance(reply, Opened):
         opened, text = pages.opened_within(reply, max_chars)
         none = (0.0,) * len(opened.sections)
-        return _Result(text, opened.sections, none, bool(reply.problem))
+        return _Result(text, opened.sections, none, reply.problem != "")
     if isinstance(reply, Found):
         found, text = pages.found_within(reply, max_chars)
         none = (0.0,) * len(found.sentences)
@@ -254,19 +255,17 @@ def _advance(
     stop_reason: StopReason | None,
 ) -> tuple[PagesState, PagesStepInfo]:
     """The state after a move, and the facts that hold at every step."""
-    passages = [
-        ScoredPassage(Passage(each.id, each.title, each.text), score)
-        for result in results
-        for each, score in zip(result.shown, result.scores, strict=True)
-    ]
-    base, facts = dynamics.advance(config, state, move, passages, stop_reason)
-    gold = state.task.hops_of
+    task, gold = state.task, state.task.hops_of
+    shown: list[Shown] = []
     opened: list[Shown] = []
     read: list[str] = []
     gold_new: list[str] = []
-    num_searches = num_calls = num_chars = 0
+    scores: tuple[float, ...] = ()
+    num_searches, num_calls, num_chars = state.num_searches, state.num_calls, state.num_chars
     for request, result in zip(move.requests, results, strict=True):
         kind = request.call.kind
+        shown += result.shown
+        scores += result.scores
         num_chars += len(result.text)
         if request.is_due:
             num_calls += 1
@@ -278,25 +277,26 @@ def _advance(
         gold_new += [each for each in of_gold if each not in known]
         if kind != "search":
             read += of_gold
+    ids = tuple([each.id for each in shown])
+    texts = tuple([(each.title, each.text) for each in shown])
     after = PagesState(
-        base.task,
-        base.turn,
-        state.num_searches + num_searches,
-        base.thinks,
-        base.seen,
+        task,
+        state.turn + 1,
+        num_searches,
+        (*state.thinks, split_words(move.action.think)),
+        state.seen.union(ids) if ids else state.seen,
         state.found.union(read) if read else state.found,
-        base.is_format_valid,
-        base.shown,
+        state.is_format_valid and move.is_well_formed,
+        dynamics.shown_so_far(config, state, ids, texts),
         stop_reason,
-        page=pages.page_of(opened[-1].id) if opened else state.page,
-        num_calls=state.num_calls + num_calls,
-        num_chars=state.num_chars + num_chars,
-        opened=state.opened.union([each.id for each in opened]) if opened else state.opened,
-        asked=state.asked.union(map(_asked, move.requests)),
+        pages.page_of(opened[-1].id) if opened else state.page,
+        num_calls,
+        num_chars,
+        state.opened.union([each.id for each in opened]) if opened else state.opened,
+        state.asked.union(map(_asked, move.requests)) if results else state.asked,
     )
-    facts["num_searches"] = after.num_searches
-    facts["gold_new"] = tuple(dict.fromkeys(gold_new))
-    facts["gold_recall"] = rewards.gold_recall(after.found, gold, state.task.num_gold_hops)
+    facts = dynamics.facts_of(state, after, move, dynamics.Shown(ids, texts, scores))
+    facts["gold_new"] = tuple(dict.fromkeys(gold_new)) if gold_new else ()
     return after, _facts(config, state, after, move, results, opened, facts)
 
 
@@ -312,9 +312,10 @@ def _facts(
     """The facts of environments of passages, and those of pages."""
     calls = move.action.calls if isinstance(move.action, Calls) else ()
     gold = state.task.hops_of
-    opened_ids = tuple(dict.fromkeys([each.id for each in opened]))
-    hops_read = {hop for each in after.found for hop in gold[each]}
+    opened_ids = tuple(dict.fromkeys([each.id for each in opened])) if opened else ()
+    hops_read = {hop for each in after.found for hop in gold[each]} if after.found else ()
     facts["query"] = next((call.argument for call in calls if call.kind == "search"), None)
+    links = [target for each in opened for _, target in each.links]
     return PagesStepInfo(
         **facts,
         calls=tuple([call.kind for call in calls]),
@@ -323,7 +324,7 @@ def _facts(
         opened_ids=opened_ids,
         gold_opened=tuple([i for i in opened_ids if i in gold and i not in state.opened]),
         hops_read=tuple([hop in hops_read for hop in range(state.task.num_gold_hops)]),
-        links=tuple(dict.fromkeys([target for each in opened for _, target in each.links])),
+        links=tuple(dict.fromkeys(links)) if links else (),
         page=after.page,
         num_calls=after.num_calls,
         num_chars=after.num_chars,

@@ -99,8 +99,8 @@ class Shown:
         if len(self.text) <= max_chars:
             return self
         text = cut_at_word(self.text, max_chars)
-        kept = tuple([link for link in self.links if link[0] in text])
-        return replace(self, text=text, links=kept)
+        kept = tuple([link for link in self.links if link[0] in text]) if self.links else ()
+        return Shown(self.id, self.title, text, kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,9 @@ def cut_opened(opened: Opened, max_chars: int) -> Opened:
     if len(first.text) > max_chars:
         part = first.cut(max_chars)
         more = f"{first.id}@{opened.start + len(part.text)}"
-        return replace(opened, sections=(part,), more=more)
+        return Opened(opened.page, (part,), more, opened.problem, opened.start)
+    if not others:
+        return opened
     kept, left = [first], max_chars - len(first.text)
     for section in others:
         left -= len(section.text) + len(section.head) + 2
@@ -188,9 +190,13 @@ def snippet(text: str, query: str, max_chars: int) -> str:
     plain, words = _in_words(text)
     if len(plain) <= max_chars:
         return plain
-    found = [place for word in _words_of(query) if (place := words.find(f" {word} ")) >= 0]
-    start = min(found, default=0)
-    if start < max_chars // 2:
+    start = len(plain)
+    for word in _words_of(query):
+        # No further than to the earliest word so far: a later one does not count.
+        place = words.find(word, 0, start + len(word) - 1)
+        if place >= 0:
+            start = place
+    if start < max_chars // 2 or start == len(plain):
         return cut_at_word(plain, max_chars)
     begin = plain.rfind(" ", 0, max(1, start - max_chars // 8)) + 1
     return cut_at_word(plain[begin:], max_chars)
@@ -211,8 +217,8 @@ def _in_words(text: str) -> tuple[str, str]:
 
 @lru_cache(maxsize=1024)
 def _words_of(query: str) -> tuple[str, ...]:
-    """The words of a query that are worth looking for."""
-    return tuple({word: None for word in _WORD.findall(query.lower()) if len(word) > 2})
+    """The words of a query that are worth looking for, each between blanks."""
+    return tuple({f" {word} ": None for word in _WORD.findall(query.lower()) if len(word) > 2})
 
 
 def hits_within(
@@ -229,17 +235,18 @@ def hits_within(
         Hits with their snippets, as many as have room, and the text. Snippets share the room
         that ids and titles leave.
     """
-    shown: list[Shown] = []
+    heads: list[str] = []
     left = max_chars
     for hit in hits:
-        shown.append(Shown(hit.passage.id, hit.passage.title, hit.passage.text))
-        left -= len(shown[-1].head) + 2
-        if left < 0 and len(shown) > 1:
-            left += len(shown.pop().head) + 2
+        head = f"{hit.passage.id} ({hit.passage.title})"
+        if heads and left < len(head) + 2:
             break
-    share = max(0, left) // max(1, len(shown))
-    shown = [Shown(each.id, each.title, snippet(each.text, query, share)) for each in shown]
-    lines = [f"{each.head} {each.text}".rstrip() for each in shown]
+        heads.append(head)
+        left -= len(head) + 2
+    share = max(0, left) // max(1, len(heads))
+    passages = [hit.passage for hit in hits[: len(heads)]]
+    shown = [Shown(each.id, each.title, snippet(each.text, query, share)) for each in passages]
+    lines = [f"{head} {each.text}".rstrip() for head, each in zip(heads, shown, strict=True)]
     return tuple(shown), "\n".join(lines)[:max_chars] or NO_HITS
 
 
@@ -263,7 +270,7 @@ def opened_within(opened: Opened, max_chars: int) -> tuple[Opened, str]:
     body = "\n".join([f"{_line(each)}\n{each.text}" for each in part.sections])
     more = f"{_MORE}{part.more}" if part.more else ""
     links = ""
-    for target in dict.fromkeys([link for each in part.sections for link in each.targets]):
+    for target in dict.fromkeys([link for each in part.sections for _, link in each.links]):
         longer = f"{links}, {target}" if links else f"{_LINKS}{target}"
         if len(body) + len(longer) + len(more) > max_chars:
             break
@@ -296,4 +303,5 @@ def found_within(found: Found, max_chars: int) -> tuple[Found, str]:
             break
         kept.append(sentence.cut(max(1, left - len(sentence.id) - 3)))
         left -= size
-    return replace(found, sentences=tuple(kept)), "\n".join([f"{s.id}: {s.text}" for s in kept])
+    text = "\n".join([f"{each.id}: {each.text}" for each in kept])
+    return Found(found.page, tuple(kept), found.problem), text

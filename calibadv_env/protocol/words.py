@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from operator import eq
 from typing import Final
 
 MAX_WORDS: Final = 4096
@@ -61,10 +60,13 @@ def word_distance(a: Sequence[str], b: Sequence[str]) -> int:
 
 def _without_common_ends(a: Sequence[str], b: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     """Drops what two sequences begin and end with; it does not add to their distance."""
-    start = [*map(eq, a, b), False].index(False)
-    a, b = a[start:], b[start:]
-    end = [*map(eq, reversed(a), reversed(b)), False].index(False)
-    return a[: len(a) - end], b[: len(b) - end]
+    start, shared = 0, min(len(a), len(b))
+    while start < shared and a[start] == b[start]:
+        start += 1
+    end, shared = 0, shared - start
+    while end < shared and a[-1 - end] == b[-1 - end]:
+        end += 1
+    return a[start : len(a) - end], b[start : len(b) - end]
 
 
 def word_similarity(a: Sequence[str], b: Sequence[str]) -> float:
@@ -98,7 +100,7 @@ def highest_similarity(words: Sequence[str], earlier: Iterable[Sequence[str]]) -
     Returns:
         0 to 1; 0 if there is no earlier thought.
     """
-    highest, own = 0.0, set(words)
+    highest, own = 0.0, frozenset(words)
     for other in earlier:
         if not own.isdisjoint(other):
             similarity = word_similarity(words, other)

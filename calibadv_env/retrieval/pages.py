@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import chain
 from typing import Any, Final, Protocol, runtime_checkable
 
 from calibadv_env.protocol.pages import (
@@ -19,7 +21,7 @@ from calibadv_env.protocol.pages import (
     page_of,
     parse_place,
 )
-from calibadv_env.protocol.passages import Passage, ScoredPassage
+from calibadv_env.protocol.passages import ScoredPassage
 from calibadv_env.retrieval.base import (
     AskedTask,
     Retriever,
@@ -39,18 +41,18 @@ _LITTLE: Final = frozenset({"a", "an", "and", "are", "for", "in", "is", "of", "o
 
 
 @dataclass(frozen=True, slots=True)
-class _Sentence:
-    """A sentence of a page.
+class _Sentences:
+    """The sentences of a page.
 
     Attributes:
-        shown: The sentence and its section.
-        head: Stems of the section's title and id.
-        stems: Its own.
+        shown: Each sentence and its section, in order.
+        heads: For each the stems of its section's title and id.
+        places: For each stem the sentences that have it, or whose section has it.
     """
 
-    shown: Shown
-    head: frozenset[str]
-    stems: frozenset[str]
+    shown: tuple[Shown, ...]
+    heads: tuple[frozenset[str], ...]
+    places: Mapping[str, Sequence[int]]
 
 
 @runtime_checkable
@@ -111,6 +113,7 @@ class PageStore:
         self.corpus = corpus
         self.retriever = retriever
         self._sentences = lru_cache(maxsize=1024)(self._sentences_of)
+        self._shown = lru_cache(maxsize=16_384)(self._shown_of)
 
     @cached_property
     def sections(self) -> Mapping[str, tuple[str, ...]]:
@@ -164,15 +167,14 @@ class PageStore:
             if place.section_id not in self.corpus:
                 return Opened(place.page, problem=_no_section(place, ids))
             first = ids.index(place.section_id)
-        passage = self.corpus.by_id(ids[first])
-        whole = self._shown(passage)
+        whole = self._shown(ids[first])
         rest = whole.text[place.offset :].lstrip()
         if place.offset and not rest:
-            problem = f"{passage.id} ends before character {place.offset}."
+            problem = f"{whole.id} ends before character {place.offset}."
             return Opened(place.page, problem=problem)
         start = len(whole.text) - len(rest)
         links = tuple(link for link in whole.links if link[0] in rest)
-        shown = [Shown(whole.id, whole.title, rest, links)]
+        shown = [Shown(whole.id, whole.title, rest, links) if start else whole]
         if place.section:
             return cut_opened(Opened(place.page, tuple(shown), start=start), max_chars)
         return self._from_beginning(place.page, shown, ids, start, max_chars)
@@ -185,7 +187,7 @@ class PageStore:
         for section in ids[1:]:
             if size > max_chars:
                 break
-            shown.append(self._shown(self.corpus.by_id(section)))
+            shown.append(self._shown(section))
             size += len(shown[-1].text)
         return cut_opened(Opened(page, tuple(shown), start=start), max_chars)
 
@@ -193,17 +195,16 @@ class PageStore:
         if page not in self.sections:
             return Found(page, problem=self._no_page(page))
         wanted = _stems(words) - _LITTLE or _stems(words)
-        rows = [
-            (len(wanted & (row.head | row.stems)), len(wanted & row.head), row.shown)
-            for row in self._sentences(page)
-        ]
-        best = max((score for score, _, _ in rows), default=0)
-        if not best:
+        rows = self._sentences(page)
+        scores = Counter(chain.from_iterable([rows.places.get(word, ()) for word in wanted]))
+        if not scores:
             return Found(page, problem=f"No sentence of {page} has these words: {words[:80]}")
-        kept = [(heads, shown) for score, heads, shown in rows if score == best]
-        kept.sort(key=lambda row: -row[0])
+        best = max(scores.values())
+        kept = sorted(place for place, score in scores.items() if score == best)
+        kept.sort(key=lambda place: -len(wanted & rows.heads[place]))
         found: dict[str, Shown] = {}
-        for _, shown in kept:
+        for place in kept:
+            shown = rows.shown[place]
             if max_chars <= 0:
                 break
             max_chars -= len(shown.text)
@@ -212,8 +213,9 @@ class PageStore:
             found[shown.id] = replace(shown, text=text)
         return Found(page, tuple(found.values()))
 
-    def _shown(self, passage: Passage) -> Shown:
+    def _shown_of(self, section: str) -> Shown:
         """A section with its links apart from its text."""
+        passage = self.corpus.by_id(section)
         links = tuple(
             (words, target)
             for words, target in LINK.findall(passage.text)
@@ -221,16 +223,20 @@ class PageStore:
         )
         return Shown(passage.id, passage.title, _without_marks(passage.text, links), links)
 
-    def _sentences_of(self, page: str) -> list[_Sentence]:
+    def _sentences_of(self, page: str) -> _Sentences:
         """The sentences of a page."""
-        rows = []
+        pieces: list[Shown] = []
+        heads: list[frozenset[str]] = []
+        places: dict[str, list[int]] = {}
         for section in self.sections[page]:
-            shown = self._shown(self.corpus.by_id(section))
+            shown = self._shown(section)
             head = _stems(f"{shown.title} {section.partition('#')[2]}")
             for text in filter(str.strip, _SENTENCE_END.split(shown.text)):
-                piece = Shown(shown.id, shown.title, text.strip())
-                rows.append(_Sentence(piece, head, _stems(text)))
-        return rows
+                for stem in head | _stems(text):
+                    places.setdefault(stem, []).append(len(pieces))
+                pieces.append(Shown(shown.id, shown.title, text.strip()))
+                heads.append(head)
+        return _Sentences(tuple(pieces), tuple(heads), places)
 
     def _no_page(self, page: str) -> str:
         text = f"There is no page {page[:80]!r}."

@@ -77,6 +77,10 @@ def test_the_environment_of_pages_has_its_own_stop_strings_and_dataset() -> None
     assert "</open>" not in EnvConfig().stop_strings("question")
     assert "dataset" not in pages.kwargs()
     assert replace(pages, dataset="toy").kwargs()["dataset"] == "toy"
+    linked = EnvConfig(env_id="calibadv_env:DeepSearch-PagesLinked-v0")
+    assert "</open>" in linked.stop_strings(None)
+    assert "dataset" not in linked.kwargs()
+    assert "</open>" not in EnvConfig(env_id="DeepSearch-PagesOfMine-v1").stop_strings(None)
 
 
 def test_the_hash_follows_what_determines_the_numbers() -> None:

@@ -30,12 +30,13 @@ NEEDS_WIKI = pytest.mark.skipif(
 )
 ENVS = [*IDS, "DeepSearch-Pages-v0", pytest.param(WIKI_ID, marks=NEEDS_WIKI)]
 PAGES_ID = "DeepSearch-Pages-v0"
-ENTRY_POINTS = {
-    PAGES_ID: (
+ENTRY_POINTS = dict.fromkeys(
+    (PAGES_ID, "DeepSearch-PagesReworded-v0", "DeepSearch-PagesLinked-v0"),
+    (
         "calibadv_env.pages.env:DeepSearchPagesEnv",
         "calibadv_env.pages.vector:DeepSearchPagesVectorEnv",
-    )
-}
+    ),
+)
 SEARCH = "<think>t</think><search>where is it</search>"
 
 

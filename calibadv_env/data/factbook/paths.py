@@ -8,6 +8,20 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+from calibadv_env.data.factbook.wordings import (
+    AIRCRAFT,
+    CAPITAL,
+    EXPORTS,
+    IMPORTS,
+    INTERNET,
+    LONGEST_BORDER,
+    ONLY_BORDER,
+    OWNER,
+    SHORTEST_BORDER,
+    Words,
+    filled,
+    same,
+)
 from calibadv_env.data.factbook.world import FactbookWorld
 
 _PARTNER: Final = re.compile(r"\[?(?P<name>[^%\[\]()]+?)(?:\]\([^)]*\))? (?P<share>\d+)%")
@@ -19,13 +33,14 @@ class Path:
     """A description of a page by another one.
 
     Attributes:
-        text: The description, such as "the country with the longest land border with Norway".
+        texts: The description in each wording, such as "the country with the longest land border
+            with Norway".
         end: Id of the page that is meant.
         gold: Sections that have to be read to find it, in order.
         is_named: Whether it begins with the name of a page.
     """
 
-    text: str
+    texts: Words
     end: str
     gold: tuple[str, ...]
     is_named: bool = False
@@ -36,7 +51,7 @@ def paths_from(world: FactbookWorld, start: str) -> tuple[Path, ...]:
     return _Paths.over(world).from_page(start)
 
 
-def steps_from(world: FactbookWorld, page: str) -> tuple[tuple[str, str, str], ...]:
+def steps_from(world: FactbookWorld, page: str) -> tuple[tuple[Words, str, str], ...]:
     """Steps from a page: words with a place for it, the end, and the section that says so."""
     return _Paths.over(world).steps(page)
 
@@ -67,14 +82,14 @@ class _Paths:
         found: list[Path] = []
         for way in self._beginnings(start):
             steps = [
-                Path(text.format(way.text), end, (*way.gold, section), way.is_named)
-                for text, end, section in self.steps(start)
+                Path(filled(texts, way.texts), end, (*way.gold, section), way.is_named)
+                for texts, end, section in self.steps(start)
             ]
             found += steps
             for step in steps:
                 found += [
-                    Path(text.format(step.text), end, (*step.gold, section), way.is_named)
-                    for text, end, section in self.steps(step.end)
+                    Path(filled(texts, step.texts), end, (*step.gold, section), way.is_named)
+                    for texts, end, section in self.steps(step.end)
                     if end != start
                 ]
             if not way.is_named:
@@ -83,34 +98,23 @@ class _Paths:
 
     def _beginnings(self, start: str) -> Iterator[Path]:
         """The page by its name, and by facts that hold for no other page."""
-        yield Path(self.world.pages[start].name, start, (), is_named=True)
-        for section, part, text in _DESCRIPTIONS:
+        yield Path(same(self.world.pages[start].name), start, (), is_named=True)
+        for section, part, texts in _DESCRIPTIONS:
             value = self.world.pages[start].part(section, part)
             if self._unique[section].get(value) == start:
-                yield Path(text.format(value), start, (f"{start}#{section}",))
+                yield Path(filled(texts, same(value)), start, (f"{start}#{section}",))
 
-    def _steps(self, page: str) -> Iterator[tuple[str, str, str]]:
+    def _steps(self, page: str) -> Iterator[tuple[Words, str, str]]:
         """Words, end and section of each step from a page."""
         borders = {k: _km(v) for k, v in self.world.neighbors.get(page, {}).items()}
         ranked = sorted(borders, key=lambda each: -borders[each])
+        where = _at(page, "land-boundaries")
         if len(ranked) > 1 and borders[ranked[0]] > 1.03 * borders[ranked[1]]:
-            yield (
-                "the country with the longest land border with {}",
-                ranked[0],
-                _at(page, "land-boundaries"),
-            )
+            yield LONGEST_BORDER, ranked[0], where
         if len(ranked) > 1 and 1.03 * borders[ranked[-1]] < borders[ranked[-2]]:
-            yield (
-                "the country with the shortest land border with {}",
-                ranked[-1],
-                _at(page, "land-boundaries"),
-            )
+            yield SHORTEST_BORDER, ranked[-1], where
         if len(ranked) == 1:
-            yield (
-                "the only country with a land border with {}",
-                ranked[0],
-                _at(page, "land-boundaries"),
-            )
+            yield ONLY_BORDER, ranked[0], where
         for section, words in _TRADE:
             end = self._main_partner(f"{page}#{section}")
             if end is not None:
@@ -118,7 +122,7 @@ class _Paths:
         status = self._texts.get(f"{page}#dependency-status", "")
         owner = _TERRITORY.findall(status)
         if len(owner) == 1:
-            yield "the country that {} belongs to", owner[0], _at(page, "dependency-status")
+            yield OWNER, owner[0], _at(page, "dependency-status")
 
     def _main_partner(self, section: str) -> str | None:
         """The first partner, if it leads the second."""
@@ -132,19 +136,12 @@ class _Paths:
         return linked["page"] if linked else None
 
 
-_TRADE: Final = (
-    ("exports-partners", "the country that takes the largest share of the exports of {}"),
-    ("imports-partners", "the country that sends the largest share of the imports of {}"),
-)
+_TRADE: Final = (("exports-partners", EXPORTS), ("imports-partners", IMPORTS))
 
 _DESCRIPTIONS: Final = (
-    ("capital", "name", "the country whose capital is {}"),
-    (
-        "civil-aircraft-registration-country-code-prefix",
-        "",
-        "the country whose civil aircraft registrations begin with {}",
-    ),
-    ("internet-country-code", "", "the country or area with the internet country code {}"),
+    ("capital", "name", CAPITAL),
+    ("civil-aircraft-registration-country-code-prefix", "", AIRCRAFT),
+    ("internet-country-code", "", INTERNET),
 )
 """Section, part and words of facts by which a page can be told."""
 

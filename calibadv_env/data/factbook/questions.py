@@ -18,6 +18,22 @@ from typing import Final
 from calibadv_env.data.factbook.draws import Draws
 from calibadv_env.data.factbook.fields import FIELDS, Field, Value, values_of
 from calibadv_env.data.factbook.paths import Path, paths_from, steps_from
+from calibadv_env.data.factbook.wordings import (
+    APART,
+    ASKED,
+    COUNTED,
+    LISTED,
+    MEMBERS,
+    NEIGHBORS,
+    SHORE,
+    TOGETHER,
+    WINNER,
+    Words,
+    filled,
+    same,
+    sentences,
+    worded,
+)
 from calibadv_env.data.factbook.world import FactbookWorld
 from calibadv_env.protocol.pages import page_of
 
@@ -27,7 +43,7 @@ KINDS: Final[Mapping[str, int]] = {
     "extreme": 5,
     "filtered": 4,
     "joined": 5,
-    "unanswerable": 3,
+    "unanswerable": 2,
 }
 """Kind -> questions of that kind that begin at each page, at most."""
 
@@ -46,7 +62,7 @@ class Question:
     Attributes:
         kind: One of ``KINDS``.
         start: Id of the page that it begins at.
-        text: The question.
+        texts: The question in each wording.
         answers: Accepted answers.
         answer_kind: How they are graded.
         gold: Ids of the sections that have to be read, in order.
@@ -55,7 +71,7 @@ class Question:
 
     kind: str
     start: str
-    text: str
+    texts: Words
     answers: tuple[str, ...]
     answer_kind: str
     gold: tuple[str, ...]
@@ -87,6 +103,12 @@ class Facts:
     def numbers(self) -> tuple[Field, ...]:
         """Fields that can be compared."""
         return tuple(each for each in FIELDS if each.kind == "number")
+
+    def usual_label(self, asked: Field) -> str:
+        """The name of a field with the edition that most pages have, as other questions name it."""
+        editions = Counter(value.edition for value in self.values[asked].values())
+        [(edition, _)] = editions.most_common(1)
+        return f"{asked.label} ({edition})" if edition else asked.label
 
     def name(self, page: str) -> str:
         """The name of a page."""
@@ -128,28 +150,21 @@ def _linked(facts: Facts, start: str, draws: Draws) -> Question | None:
     value = facts.values[asked].get(path.end) if path else None
     if path is None or value is None:
         return None
-    wording = draws.pick(
-        (
-            "What is the {field} of {place}?",
-            "Give the {field} of {place}.",
-            "{place}: what is its {field}?",
-        )
-    )
-    text = _sentence(wording, field=_labelled(asked, value), place=path.text)
-    return _question("linked", start, text, asked, value, (*path.gold, value.section_id))
+    texts = sentences(ASKED, field=same(_labelled(asked, value)), place=path.texts)
+    return _question("linked", start, texts, asked, value, (*path.gold, value.section_id))
 
 
 def _unanswerable(facts: Facts, start: str, draws: Draws) -> Question | None:
     path = _path(facts, start, draws)
-    asked = draws.pick(FIELDS)
-    if path is None or asked.section in facts.world.pages[path.end].fields:
+    sections = facts.world.pages[path.end].fields if path else {}
+    missing = [asked for asked in FIELDS if asked.section not in sections]
+    if path is None or not missing:
         return None
-    wording = draws.pick(("What is the {field} of {place}?", "Give the {field} of {place}."))
-    text = _sentence(wording, field=asked.label, place=path.text)
+    asked = draws.pick(missing)
     return Question(
         kind="unanswerable",
         start=start,
-        text=text,
+        texts=sentences(ASKED, field=same(facts.usual_label(asked)), place=path.texts),
         answers=_UNANSWERABLE,
         answer_kind="unanswerable",
         gold=path.gold,
@@ -168,7 +183,7 @@ def _compared(facts: Facts, start: str, draws: Draws) -> Question | None:
     ]
     values = [first, *draws.some(others, 1 + draws.below(4))]
     names = _listed([facts.name(value.page) for value in sorted(values, key=lambda v: v.page)])
-    return _of_winner("compared", facts, start, draws, by, values, (), names)
+    return _of_winner("compared", facts, start, draws, by, values, (), same(names))
 
 
 def _extreme(facts: Facts, start: str, draws: Draws) -> Question | None:
@@ -188,7 +203,7 @@ def _of_winner(
     by: Field,
     values: Sequence[Value],
     gold: tuple[str, ...],
-    words: str,
+    words: Words,
 ) -> Question | None:
     """Asks for another field of the page that comes first or last."""
     is_highest = draws.below(2) == 0
@@ -199,7 +214,7 @@ def _of_winner(
         or len({v.edition for v in values}) > 1
     ):
         return None
-    place, end = "{}", ranked[0].page
+    place, end = same("{}"), ranked[0].page
     way: tuple[str, ...] = ()
     steps = steps_from(facts.world, end)
     # One search for the question would list the answer of most comparisons: the winner is named
@@ -212,11 +227,11 @@ def _of_winner(
     if value is None or (way and end in {each.page for each in values}):
         return None
     most = "greatest" if is_highest else "smallest"
-    which = place.format(f"whichever of {words} has the {most} {_labelled(by, ranked[0])}")
-    wording = draws.pick(("What is the {field} of {place}?", "Give the {field} of {place}."))
-    text = _sentence(wording, field=_labelled(asked, value), place=which)
+    labelled = same(_labelled(by, ranked[0]))
+    winner = worded(WINNER, words=words, most=same(most), field=labelled)
+    texts = sentences(ASKED, field=same(_labelled(asked, value)), place=filled(place, winner))
     read = (*gold, *(each.section_id for each in values), *way, value.section_id)
-    return _question(kind, start, text, asked, value, read)
+    return _question(kind, start, texts, asked, value, read)
 
 
 def _filtered(facts: Facts, start: str, draws: Draws) -> Question | None:
@@ -231,22 +246,19 @@ def _filtered(facts: Facts, start: str, draws: Draws) -> Question | None:
     above = [value for value in values if value.number > bound.number]
     if not _are_apart(bound, ranked[place]) or len(above) == len(values):
         return None
-    limit = f"{_labelled(by, bound)} above {bound.text}"
+    article = "an" if by.label[0] in "aeiou" else "a"
+    limit = same(f"{article} {_labelled(by, bound)} above {bound.text}")
     read = (*gold, *(value.section_id for value in values))
     names = tuple(facts.name(value.page) for value in above)
     if draws.below(3) == 0:
-        text = f"How many of {words} have a {limit}?"
-        answers, kind = (str(len(above)),), "number"
+        forms, answers, kind = COUNTED, (str(len(above)),), "number"
     else:
-        wording = draws.pick(
-            ("Which of {words} have a {limit}?", "Name those of {words} that have a {limit}.")
-        )
-        text = wording.format(words=words, limit=limit)
-        answers, kind = (", ".join(names),), "list" if len(names) > 1 else "name"
+        forms, answers = LISTED, (", ".join(names),)
+        kind = "list" if len(names) > 1 else "name"
     return Question(
         kind="filtered",
         start=start,
-        text=_capital(text),
+        texts=sentences(forms, words=words, limit=limit),
         answers=answers,
         answer_kind=kind,
         gold=read,
@@ -264,14 +276,13 @@ def _joined(facts: Facts, start: str, draws: Draws) -> Question | None:
         return None
     if path.end == start or not _are_apart(first, second):
         return None
-    labelled = _labelled(by, first)
-    names = {"field": labelled, "first": facts.name(start), "place": path.text}
+    parts = {"field": same(_labelled(by, first)), "first": same(facts.name(start))}
     if draws.below(2) == 0:
         number = abs(first.number - second.number)
-        text = "By how much do {first} and {place} differ in {field}?"
+        forms = APART
     else:
         number = first.number + second.number
-        text = "What do {first} and {place} have together as {field}?"
+        forms = TOGETHER
         if by.unit in ("%", "years", "births", "deaths", "children", "liters", "$", "m"):
             return None
     answer = _number(number)
@@ -280,7 +291,7 @@ def _joined(facts: Facts, start: str, draws: Draws) -> Question | None:
     return Question(
         kind="joined",
         start=start,
-        text=_capital(text.format(**names)),
+        texts=sentences(forms, **parts, place=path.texts),
         answers=tuple(dict.fromkeys((said.strip(), answer))),
         answer_kind="number",
         gold=(*path.gold, first.section_id, second.section_id),
@@ -303,28 +314,29 @@ def _path(facts: Facts, start: str, draws: Draws) -> Path | None:
     return draws.pick(paths) if paths else None
 
 
-def _set_of(facts: Facts, start: str, draws: Draws) -> tuple[list[str], tuple[str, ...], str]:
+def _set_of(facts: Facts, start: str, draws: Draws) -> tuple[list[str], tuple[str, ...], Words]:
     """A set that is listed on a page: neighbours, or members of an organisation with the start."""
     world = facts.world
-    options: list[tuple[list[str], str, str]] = []
+    options: list[tuple[list[str], str, Words]] = []
     neighbors = world.neighbors.get(start, {})
     if 2 <= len(neighbors) <= MAX_HOPS - 2:
-        words = f"the countries that border {facts.name(start)} by land"
+        words = filled(NEIGHBORS, same(facts.name(start)))
         options.append((list(neighbors), f"{start}#land-boundaries", words))
     for name, members in world.members.items():
         if start in members and 3 <= len(members) <= MAX_HOPS - 2:
             title = world.lists[name].removesuffix(" (organization)")
             is_water = title == world.lists[name]
-            words = f"the countries on the {title}" if is_water else f"the members of {title}"
-            options.append((list(members), name, words))
+            options.append(
+                (list(members), name, filled(SHORE if is_water else MEMBERS, same(title)))
+            )
     if not options:
-        return [], (), ""
+        return [], (), same("")
     members_, section, words = draws.pick(options)
     return members_, (section,), words
 
 
 def _question(
-    kind: str, start: str, text: str, asked: Field, value: Value, gold: tuple[str, ...]
+    kind: str, start: str, texts: Words, asked: Field, value: Value, gold: tuple[str, ...]
 ) -> Question:
     """A question whose answer stands in its last section."""
     bare = value.text
@@ -333,7 +345,7 @@ def _question(
     return Question(
         kind=kind,
         start=start,
-        text=_capital(text),
+        texts=texts,
         answers=tuple(dict.fromkeys((value.text, bare))),
         answer_kind=asked.kind,
         gold=gold,
@@ -357,11 +369,3 @@ def _number(value: float) -> str:
     """A number as the source would write it."""
     text = f"{value:,.3f}".rstrip("0").rstrip(".")
     return text or "0"
-
-
-def _sentence(wording: str, **parts: str) -> str:
-    return wording.format(**parts)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
