@@ -36,7 +36,8 @@ class Eval(PolicyFlags):
 
     def run(self) -> int:
         """Evaluates and prints a table."""
-        from calibadv_algo.experiments.suite.scores import score_part
+        from calibadv_algo.experiments.suite.scores import CALIBRATION, KNOWN_MEASURES, score_part
+        from calibadv_algo.report.shares import NOTHING
         from calibadv_algo.training.evaluation import append_records, summarize
 
         policy = self.source()
@@ -49,9 +50,17 @@ class Eval(PolicyFlags):
         table = Table("metric", "mean", "95 % interval", title=Text(title))
         intervals = score_part(title, result.records, 1).means
         for name, value in summarize(result.records).items():
+            if name in KNOWN_MEASURES:
+                continue
             interval = intervals.get(name)
             shown = "" if interval is None else f"[{interval.low:.3f}, {interval.high:.3f}]"
             table.add_row(name, f"{value:.3f}", shown)
+        for name in (*KNOWN_MEASURES, *CALIBRATION):
+            if (interval := intervals[name]) is not None:
+                shown = f"[{interval.low:.3f}, {interval.high:.3f}]"
+                table.add_row(name, f"{interval.estimate:.3f}", shown)
+            else:
+                table.add_row(name, NOTHING, "")
         table.add_row("questions", str(len(result.records)))
         coverage = coverage_facts(play.env, split)
         for name, value in (coverage or {}).get("coverage", {}).items():
@@ -93,6 +102,7 @@ def evaluate_split(policy: Policy, play: PlaySettings, *, episodes: int) -> Eval
             split=play.env.split,
             seed=play.seed,
             count_tokens=opened.count_tokens,
+            score_answer=opened.score_answer,
         )
     finally:
         slots.close()

@@ -278,7 +278,10 @@ class _Table:
             name=data.name,
             file_name=data.file_name,
             split=data.tasks.split,
-            tasks=tuple(SuiteTask(index, task.id, task.hops) for index, task in tasks),
+            tasks=tuple(
+                SuiteTask(index, task.id, task.hops, any(task.gold_passages))
+                for index, task in tasks
+            ),
             split_size=len(data.tasks),
             open_player=partial(self.open_player, data),
             settings={
@@ -311,7 +314,7 @@ class _Table:
             play.sampling(kwargs.get("prompt")),
             play.driver(policy.max_context),
         )
-        return SuitePlayer(player, policy.count_tokens)
+        return SuitePlayer(player, policy.count_tokens, policy.score_answer)
 
     def open_writer(self, data: SystemData) -> OpenPolicy:
         """Writer of a system's turns: the policy, or the system alone."""
@@ -328,5 +331,6 @@ class _Table:
             engine=system.engine(None, pieces, data),
             tokenizer=pieces,
             count_tokens=lambda trajectory: None,
+            score_answer=None,
             max_context=None,
         )

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from calibadv_algo.learner.pretrained import load_policy, policy_path
 from calibadv_algo.lora import adapter_base
+from calibadv_algo.training.confidence import answer_scorer
 from calibadv_algo.training.config import EnvConfig
 from calibadv_env.errors import RetrieverError
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from calibadv_algo.rollout.engines.base import GenerationEngine, SamplingParams, Tokenizer
     from calibadv_algo.rollout.engines.openai.engine import EndpointConfig
     from calibadv_algo.rollout.episodes import DriverConfig
+    from calibadv_algo.training.confidence import AnswerScorer
     from calibadv_algo.training.evaluation import TokenCounter
 
 _SAMPLE_BYTES: Final = 1 << 20
@@ -98,12 +100,14 @@ class OpenPolicy:
         engine: Writes.
         tokenizer: For the engine's driver.
         count_tokens: Counts what it wrote; None counts token ids.
+        score_answer: Probability of an answer; None where the engine knows none.
         max_context: Most tokens of an episode, None if the engine itself sees to it.
     """
 
     engine: GenerationEngine
     tokenizer: Tokenizer
     count_tokens: TokenCounter | None
+    score_answer: AnswerScorer | None
     max_context: int | None
 
 
@@ -187,7 +191,11 @@ class LocalPolicy:
             temperature=play.temperature or 1.0,
         )
         return OpenPolicy(
-            engine=engine, tokenizer=tokenizer, count_tokens=None, max_context=context
+            engine=engine,
+            tokenizer=tokenizer,
+            count_tokens=None,
+            score_answer=answer_scorer(tokenizer),
+            max_context=context,
         )
 
 
@@ -234,6 +242,7 @@ class EndpointPolicy:
             engine=engine,
             tokenizer=engine.tokenizer,
             count_tokens=count_written_tokens,
+            score_answer=None,
             max_context=None,
         )
 

@@ -97,6 +97,46 @@ def play_table(result: SuiteResult) -> Table:
     )
 
 
+def confidence_table(result: SuiteResult) -> Table:
+    """Evidence that the searches found, and how well policies knew which answers were right."""
+    rows = []
+    for part in result.parts:
+        means, known = part.scores.means, part.scores.num_known
+        rows.append(
+            (
+                part.name,
+                format_interval(means["gold_recall"]),
+                _count(known["gold_recall"]),
+                format_interval(means["answer_probability"]),
+                format_interval(means["calibration_error"]),
+                _count(known["answer_probability"]),
+                format_interval(means["stated_confidence"]),
+                format_interval(means["stated_calibration_error"]),
+                _count(known["stated_confidence"]),
+            )
+        )
+    return Table(
+        title="Evidence and confidence",
+        header=(
+            "Dataset",
+            "Gold recall",
+            "Episodes with gold",
+            "Probability of the answer",
+            "Calibration error",
+            "Answers",
+            "Stated confidence",
+            "Calibration error of it",
+            "Stated",
+        ),
+        rows=tuple(rows),
+        note="Gold recall: share of a question's hops whose evidence was found. Calibration error: "
+        "expected calibration error over ten bins of the probability that the policy gave to its "
+        "whole answer (or of the confidence that it stated) against the exact match; episodes "
+        "without an answer are left out. A dash: no gold passages, no log-probabilities, nothing "
+        "stated.",
+    )
+
+
 def coverage_table(result: SuiteResult) -> Table:
     """Evidence that the corpus holds and that searches reach, from the audits.
 
@@ -157,7 +197,12 @@ def published_table(result: SuiteResult, score: str) -> Table | None:
 
 def suite_markdown(result: SuiteResult) -> str:
     """The whole result as Markdown: tables, what makes them incomparable, sources, settings."""
-    tables = [score_table(result), play_table(result), coverage_table(result)]
+    tables = [
+        score_table(result),
+        play_table(result),
+        confidence_table(result),
+        coverage_table(result),
+    ]
     parts = [f"# {result.model} on {result.suite}", *map(markdown_table, tables)]
     if result.skipped:
         parts += ["## Not evaluated", _bullets(_skips(result.skipped))]
@@ -187,6 +232,10 @@ def _score_row(
         _mean(scores.means["searches"], ".2f"),
         _mean(scores.means["tokens"], ",.0f"),
     )
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number else NOTHING
 
 
 def _score_note(result: SuiteResult, style: Style) -> str:

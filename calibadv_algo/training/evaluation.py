@@ -16,6 +16,7 @@ from calibadv_algo.learner.ranks import Ranks, SingleRank
 from calibadv_algo.rollout.driver import Player
 from calibadv_algo.rollout.episodes import EpisodeSpec
 from calibadv_algo.training.collection import play_shared
+from calibadv_algo.training.confidence import AnswerScorer, stated_confidence
 from calibadv_algo.types import Trajectory
 from calibadv_env.common.files import naming
 from calibadv_env.protocol.answers import character_f1, official_f1
@@ -60,6 +61,11 @@ class EvalRecord:
         f1_cmrc: F1 of the longest common run, as CMRC 2018 counts it; None unless an accepted
             answer holds a Chinese character.
         cluster: Name of what questions hang together by, "" where the environment names none.
+        gold_recall: Share of the task's hops whose gold evidence the episode found, None where the
+            task names no gold passages.
+        answer_probability: Probability that the policy gave this answer, None without an answer
+            or where the engine has no log-probabilities.
+        stated_confidence: Confidence that the policy wrote beside its answer, None without one.
     """
 
     update: int
@@ -82,6 +88,9 @@ class EvalRecord:
     f1_characters: float | None = None
     f1_cmrc: float | None = None
     cluster: str = ""
+    gold_recall: float | None = None
+    answer_probability: float | None = None
+    stated_confidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +116,7 @@ def evaluate(
     split: str = "dev",
     seed: int = 0,
     count_tokens: TokenCounter | None = None,
+    score_answer: AnswerScorer | None = None,
     ranks: Ranks | None = None,
 ) -> EvalResult:
     """Plays one episode of each task.
@@ -119,6 +129,7 @@ def evaluate(
         split: Name of the split, for the records; "eval" gives way to what ``reset`` reports.
         seed: Seed of every episode's sampling; without effect when greedy.
         count_tokens: As in :func:`to_record`.
+        score_answer: As in :func:`to_record`.
         ranks: Processes that share the tasks; None means this one alone.
 
     Returns:
@@ -133,7 +144,13 @@ def evaluate(
     ]
     batch = play_shared(player, specs, ranks or SingleRank(), policy_version=update)
     records = tuple(
-        to_record(each, update=update, split=split, count_tokens=count_tokens)
+        to_record(
+            each,
+            update=update,
+            split=split,
+            count_tokens=count_tokens,
+            score_answer=score_answer,
+        )
         for each in batch.trajectories
     )
     return EvalResult(records, batch.trajectories, len(specs) - len(records))
@@ -159,6 +176,7 @@ def to_record(
     update: int,
     split: str,
     count_tokens: TokenCounter | None = None,
+    score_answer: AnswerScorer | None = None,
 ) -> EvalRecord:
     """Reads the facts of an episode off its infos.
 
@@ -167,6 +185,7 @@ def to_record(
         update: Number of updates behind the policy.
         split: The split that was asked for; "eval" gives way to what ``reset`` reports.
         count_tokens: Counts what the policy wrote; None counts its token ids.
+        score_answer: Probability of the answer; None leaves it unknown.
 
     Returns:
         The record.
@@ -200,6 +219,9 @@ def to_record(
         f1_characters=_character_f1(trajectory, f1),
         f1_cmrc=_cmrc_f1(trajectory, f1),
         cluster=str(trajectory.reset_info.get("cluster", "")),
+        gold_recall=_gold_recall(trajectory),
+        answer_probability=score_answer(trajectory) if score_answer else None,
+        stated_confidence=stated_confidence(trajectory),
     )
 
 
@@ -211,8 +233,9 @@ def summarize(records: Sequence[EvalRecord]) -> dict[str, float]:
 
     Returns:
         Means by name (``em``, ``f1``, ``f1_official``, ``f1_characters``, ``f1_cmrc``,
-        ``cover_em``, ``reward``, ``searches``, ``format_valid``, ``turns``, ``truncated``) as far
-        as they are known, and ``f1_hops_2`` and the like for each number of hops.
+        ``cover_em``, ``reward``, ``searches``, ``format_valid``, ``turns``, ``truncated``,
+        ``gold_recall``) as far as they are known, and ``f1_hops_2`` and the like for each number
+        of hops.
 
     Raises:
         ValueError: if there are no records.
@@ -231,6 +254,7 @@ def summarize(records: Sequence[EvalRecord]) -> dict[str, float]:
         "format_valid": [_as_number(record.is_format_valid) for record in records],
         "turns": [float(record.num_turns) for record in records],
         "truncated": [float(record.is_truncated) for record in records],
+        "gold_recall": [record.gold_recall for record in records],
     }
     summary = {name: _mean(values) for name, values in columns.items()}
     for hops in sorted({record.hops for record in records} - {0}):
@@ -311,6 +335,15 @@ def _cmrc_f1(trajectory: Trajectory, f1: float | None) -> float | None:
         return None
     answer = trajectory.final_info.get("answer")
     return 0.0 if answer is None else cmrc_f1(str(answer), accepted)
+
+
+def _gold_recall(trajectory: Trajectory) -> float | None:
+    """Gold recall as the latest turn tells it, None where the task names no gold passages."""
+    for turn in reversed(trajectory.turns):
+        recall = turn.info.get("gold_recall")
+        if recall is not None:
+            return None if math.isnan(recall) else float(recall)
+    return None
 
 
 def _as_number(value: bool | None) -> float | None:

@@ -135,6 +135,7 @@ def _part_to_json(part: PartResult) -> dict[str, Any]:
         "num_questions": scores.num_questions,
         "num_samples": scores.num_samples,
         "means": _intervals(scores.means),
+        "num_known": dict(scores.num_known),
         "best_of_samples": _intervals(scores.best),
         "by_hops": {str(hops): dict(facts) for hops, facts in scores.by_hops.items()},
         "num_unasked": scores.num_unasked,

@@ -24,6 +24,7 @@ from calibadv_algo.experiments.suite.files import (
 )
 from calibadv_algo.rollout.driver import Player
 from calibadv_algo.rollout.episodes import EpisodeSpec
+from calibadv_algo.training.confidence import AnswerScorer
 from calibadv_algo.training.evaluation import EvalRecord, TokenCounter, to_record
 from calibadv_env.common.checks import require_positive
 from calibadv_env.common.files import sweep_files
@@ -41,11 +42,13 @@ class SuiteTask:
         index: Its position in the split.
         task_id: Its id.
         hops: Reasoning steps that it takes, 0 where unknown.
+        has_gold: Whether it names gold passages.
     """
 
     index: int
     task_id: str
     hops: int = 0
+    has_gold: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,10 +81,12 @@ class SuitePlayer:
     Attributes:
         player: Environments of the part, which are closed at its end, and the policy.
         count_tokens: Counts what the policy wrote; None counts token ids.
+        score_answer: Probability of an answer; None where the engine knows none.
     """
 
     player: Player
     count_tokens: TokenCounter | None = None
+    score_answer: AnswerScorer | None = None
 
 
 def choose_tasks(num_tasks: int, subset: int | None, seed: int) -> list[int]:
@@ -214,7 +219,11 @@ class _PartRun:
         played = {each.group_id: each for each in batch.trajectories}
         return [
             to_record(
-                played[group_id], update=0, split=self.part.split, count_tokens=player.count_tokens
+                played[group_id],
+                update=0,
+                split=self.part.split,
+                count_tokens=player.count_tokens,
+                score_answer=player.score_answer,
             )
             if group_id in played
             else self._unasked(task, spec.seed)
@@ -239,4 +248,5 @@ class _PartRun:
             is_truncated=True,
             answer=None,
             seed=seed,
+            gold_recall=0.0 if task.has_gold else None,
         )
