@@ -180,21 +180,15 @@ class Policy:
         Raises:
             ValueError: if a sequence begins with an action.
         """
-        context = (_action_positions(batch) - 1).to(self.device)
-        head = _output_head(self.model) if self.has_plain_head else None
-        vocab_size = self.model.config.get_text_config().vocab_size
-        size = max(1, self.max_logit_elements // vocab_size)
-        with self._autocast():
-            blocks = torch.split(self._states(batch)[context], size)
-            return torch.cat(
-                [
-                    ((block if head is None else head(block)).float() / temperature)
-                    .softmax(-1)
-                    .square()
-                    .sum(-1)
-                    for block in blocks
-                ]
-            )
+        context = _action_positions(batch) - 1
+        if not (self.is_packed and self._shares_prefixes):
+            with self._autocast():
+                return self._squares(self._states(batch)[context.to(self.device)], temperature)
+        forest = plant(batch)
+        nodes, places = forest.node_of[context].unique(return_inverse=True)  # type: ignore[no-untyped-call]
+        with self._autocast(), self.packed_attention():
+            states = self._forward_forest(batch, forest)[nodes.to(self.device)]
+            return self._squares(states, temperature)[places.to(self.device)]
 
     def hidden_states(self, batch: TokenBatch) -> Float[Tensor, "token width"]:
         """The model's last hidden states just before the action tokens of a batch.
@@ -298,6 +292,18 @@ class Policy:
         ]
         logprobs, entropies = zip(*blocks, strict=True)
         return torch.cat(logprobs), torch.cat(entropies)
+
+    def _squares(
+        self, states: Float[Tensor, "token width"], temperature: float
+    ) -> Float[Tensor, " token"]:
+        """Sums of squared probabilities, in blocks that bound the memory of the logits."""
+        head = _output_head(self.model) if self.has_plain_head else None
+        vocab_size = self.model.config.get_text_config().vocab_size
+        blocks = torch.split(states, max(1, self.max_logit_elements // vocab_size))
+        logits = (block if head is None else head(block) for block in blocks)
+        return torch.cat(
+            [(each.float() / temperature).softmax(-1).square().sum(-1) for each in logits]
+        )
 
     def _autocast(self) -> Any:
         """The autocast context that was asked for."""

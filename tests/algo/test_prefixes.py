@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
+from calibadv_algo.advantages.token_baselines import (
+    EnergyBaseline,
+    OptimalTokenBaseline,
+    TurnOptimalTokenBaseline,
+)
 from calibadv_algo.batching import TokenBatch, build_token_batch
 from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.learner.learner import Learner
 from calibadv_algo.learner.policy import Policy
 from calibadv_algo.learner.prefixes import plant, split_by_nodes
-from calibadv_algo.types import Trajectory, Turn
+from calibadv_algo.training.config import TrainConfig
+from calibadv_algo.training.estimation import ScoredGroup, draft_batch, estimate
+from calibadv_algo.training.presets import ATLAS_TINY
+from calibadv_algo.types import Group, Trajectory, Turn
 
 SIZES = {
     "vocab_size": 50,
@@ -44,9 +54,8 @@ def episode(prompt: list[int], *turns: tuple[list[int], list[int]]) -> Trajector
     )
 
 
-def make_batch(seed: int = 0) -> TokenBatch:
+def make_episodes(rng: np.random.Generator) -> list[Trajectory]:
     """Two groups: common prompts, one common first turn, one episode twice, one a prefix."""
-    rng = np.random.default_rng(seed)
 
     def draw(size: int) -> list[int]:
         return [int(token) for token in rng.integers(1, 50, size)]
@@ -62,6 +71,13 @@ def make_batch(seed: int = 0) -> TokenBatch:
             episode(prompt, (query, found), (last, [])),
             episode(prompt, (query[:3], [])),
         ]
+    return episodes
+
+
+def make_batch(seed: int = 0) -> TokenBatch:
+    """The episodes of both groups in a random order, with random advantages."""
+    rng = np.random.default_rng(seed)
+    episodes = make_episodes(rng)
     order = rng.permutation(len(episodes))
     episodes = [episodes[place] for place in order]
     return build_token_batch(episodes, [rng.normal(size=len(e.turns)) for e in episodes])
@@ -141,6 +157,46 @@ def test_an_update_is_the_same(micro_batch_tokens: int) -> None:
         learner.update(make_batch(), 0, np.random.default_rng(0))
         weights.append(torch.cat([p.detach().flatten() for p in learner.policy.model.parameters()]))
     assert float((weights[0] - weights[1]).abs().max()) < 2e-4
+
+
+@pytest.mark.parametrize("estimator", [OptimalTokenBaseline(), TurnOptimalTokenBaseline()])
+@pytest.mark.parametrize("micro_batch_tokens", [20, 2048])
+def test_token_baselines_have_the_same_gradients(
+    estimator: EnergyBaseline, micro_batch_tokens: int
+) -> None:
+    rng = np.random.default_rng(1)
+    episodes = make_episodes(rng)
+    rewarded = [
+        replace(e, turns=(*e.turns[:-1], replace(e.turns[-1], reward=float(rng.normal()))))
+        for e in episodes
+    ]
+    groups = [Group(tuple(rewarded[start : start + 5])) for start in (0, 5)]
+    settings: TrainConfig = replace(ATLAS_TINY, advantage=estimator)
+    nothing = np.full((5, 2), np.nan)
+    trained = np.ones(5, dtype=np.bool_)
+    scored = [
+        ScoredGroup(
+            played=each,
+            shaped=each,
+            correctness=nothing[:, : each.max_turns],
+            is_trained=trained,
+        )
+        for each in groups
+    ]
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    for prefixes in ("separate", "shared"):
+        config = OptimConfig(prefixes=prefixes, micro_batch_tokens=micro_batch_tokens)
+        learner = Learner(llama(), config, temperature=0.8, has_squared_probs=True)
+        prepared = learner.prepare(draft_batch(scored))
+        batch = estimate(scored, prepared, settings, 0).batch
+        learner.accumulate_gradient(batch)
+        model = learner.policy.model
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        assert prepared.squared_probs is not None
+        found.append((prepared.squared_probs, batch.advantages, gradient))
+    assert float(found[0][2].abs().max()) > 1e-3
+    for apart, together in zip(*found, strict=True):
+        assert float((apart - together).abs().max()) < 1e-5 * max(1.0, float(apart.abs().max()))
 
 
 def test_micro_batches_keep_what_is_shared_together_and_within_the_budget() -> None:
