@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from calibadv_algo.credit.beliefs import AnswerBelief
+from calibadv_algo.credit.hindsight import Hindsight
 from calibadv_algo.types import Group, Trajectory, group_rewards, token_counts
 from calibadv_env.common.checks import Checked
 
@@ -46,6 +47,11 @@ class AdvantageEstimator(Checked, ABC):
     @property
     def answer_belief(self) -> AnswerBelief | None:
         """The belief in the accepted answers that the turns' infos must hold; None for none."""
+        return None
+
+    @property
+    def wanted_hindsight(self) -> Hindsight | None:
+        """Words in which the policy is told the outcome to score the turns again; None for none."""
         return None
 
     @property

@@ -301,28 +301,33 @@ def open_player(policy: Policy, play: PlaySettings) -> Iterator[Player]:
 
 
 def with_beliefs(measured: Measurement, candidates: Field, policy: Policy) -> Measurement:
-    """The groups with the policy's belief in the accepted answers, where a candidate reads it.
+    """The groups with what the policy finds likely, where a candidate reads it.
 
-    It is asked in its own words, whoever the candidates' settings are for, and stands for the
-    starting policy too.
+    That is its belief in the accepted answers, asked in its own words, whoever the candidates'
+    settings are for (it stands for the starting policy too), and the turns in hindsight.
 
     Nothing is added for a policy that is no model on this machine, or tasks without accepted
     answers: such candidates are then left out with their reason.
     """
     from calibadv_algo.credit.beliefs import belief_of
-    from calibadv_algo.learner.answers import scores_of, with_answer_logprobs
+    from calibadv_algo.learner.answers import scores_of, with_answer_logprobs, with_hindsight
     from calibadv_algo.learner.policy import Policy as Model
     from calibadv_algo.learner.pretrained import load_policy
 
-    reads = any(each.config.answer_belief is not None for each in candidates.candidates)
+    configs = [each.config for each in candidates.candidates]
     groups = [each.group for each in measured.groups]
     answers = [each.reset_info.get("golden_answers") for g in groups for each in g.trajectories]
-    if not reads or not isinstance(policy, LocalPolicy) or not all(answers):
+    reads = any(each.answer_belief is not None for each in configs) and all(answers)
+    told = next(filter(None, (each.advantage.wanted_hindsight for each in configs)), None)
+    if not (reads or told) or not isinstance(policy, LocalPolicy):
         return measured
-    belief = belief_of(str(policy.model))
     model, tokenizer = load_policy(policy.model)
-    scored = with_answer_logprobs(groups, belief, tokenizer, scores_of(Model(model)))
-    pairs = zip(measured.groups, scored, strict=True)
+    score = scores_of(Model(model))
+    if reads:
+        groups = with_answer_logprobs(groups, belief_of(str(policy.model)), tokenizer, score)
+    if told:
+        groups = with_hindsight(groups, told, tokenizer, score)
+    pairs = zip(measured.groups, groups, strict=True)
     return replace(measured, groups=tuple(replace(each, group=group) for each, group in pairs))
 
 

@@ -134,15 +134,24 @@ class LlmJudge(Judge):
             JudgeError: if the server could not be reached or did not send a completion.
             ImportError: if httpx is not installed.
         """
-        transcripts = [transcript(each) for each in trajectories]
-        distinct = list(dict.fromkeys(transcripts))
-        with self._chat() as chat:
-            replies = chat.map(lambda text: self._ask(chat, text), distinct)
-        found = dict(zip(distinct, replies, strict=True))
+        replies = self.replies([transcript(each) for each in trajectories], INSTRUCTION)
         return [
-            read_verdicts(found[text], len(each.turns))
-            for text, each in zip(transcripts, trajectories, strict=True)
+            read_verdicts(reply, len(each.turns))
+            for reply, each in zip(replies, trajectories, strict=True)
         ]
+
+    def replies(self, texts: Sequence[str], instruction: str) -> list[str]:
+        """One reply for every text behind an instruction; equal texts are asked about once.
+
+        Raises:
+            JudgeError: if the server could not be reached or did not send a completion.
+            ImportError: if httpx is not installed.
+        """
+        distinct = list(dict.fromkeys(texts))
+        with self._chat() as chat:
+            found = chat.map(lambda text: self._ask(chat, instruction + "\n" + text), distinct)
+        by_text = dict(zip(distinct, found, strict=True))
+        return [by_text[text] for text in texts]
 
     def _chat(self) -> ChatClient:
         return ChatClient(
@@ -162,7 +171,7 @@ class LlmJudge(Judge):
     def _ask(self, chat: ChatClient, text: str) -> str:
         """One reply, "" where a failure excludes."""
         try:
-            return chat.answer(INSTRUCTION + "\n" + text)
+            return chat.answer(text)
         except CallError as error:
             if self.on_failure == "exclude":
                 return ""
@@ -208,15 +217,16 @@ class JudgeCredit(CreditRule):
         return correctness
 
 
-def transcript(trajectory: Trajectory) -> str:
+def transcript(trajectory: Trajectory, *, has_answers: bool = True) -> str:
     """An episode as a judge reads it: question, accepted answers, turns numbered from 1.
 
-    Where ``reset`` reported no question the prompt stands for it.
+    Where ``reset`` reported no question the prompt stands for it. Without ``has_answers`` the
+    accepted answers are left out.
     """
     info = trajectory.reset_info
     golden = " | ".join(str(answer) for answer in info.get("golden_answers", ()))
     parts = [f"Question: {info.get('question', trajectory.prompt_text)}"]
-    if golden:
+    if golden and has_answers:
         parts.append(f"Accepted answers: {golden}")
     for number, turn in enumerate(trajectory.turns, start=1):
         parts.append(f"Turn {number}, agent:\n{turn.action_text.strip()}")

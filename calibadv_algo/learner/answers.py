@@ -1,7 +1,7 @@
-"""Accepted answers scored by a policy before every turn: how likely would it find them there?
+"""Texts of an episode scored by a policy: accepted answers before every turn, turns in hindsight.
 
-The contexts are the tokens as they were sampled and observed; only the answer is tokenised. Equal
-contexts with the same answers go through the model once.
+The contexts are the tokens as they were sampled and observed; only the answer, or the words that
+tell the outcome, are tokenised. Equal contexts with the same answers go through the model once.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from calibadv_algo.batching import TokenBatch, split_by_tokens
+from calibadv_algo.batching import TokenBatch, build_token_batch, split_by_tokens
 from calibadv_algo.credit.beliefs import ANSWER_LOGPROBS, TAGGED_LOGPROBS, AnswerBelief
+from calibadv_algo.credit.hindsight import HINDSIGHT_LOGPROB, Hindsight
 from calibadv_algo.errors import MissingInfoKeyError
 from calibadv_algo.learner.policy import Policy
 from calibadv_algo.rollout.continuations import prefix_ids
@@ -97,6 +98,53 @@ def with_answer_logprobs(
         )
         for group, rows in zip(groups, wanted, strict=True)
     ]
+
+
+def with_hindsight(
+    groups: Sequence[Group], hindsight: Hindsight, tokenizer: Tokenizer, score: ScoreTokens
+) -> list[Group]:
+    """Groups whose turns' infos say how likely the turns were to a policy that knew the outcome.
+
+    Args:
+        groups: Episodes.
+        hindsight: Words in which the outcome is told, behind the prompt.
+        tokenizer: The policy's.
+        score: The policy, or a call for it.
+
+    Raises:
+        ValueError: if a number is not finite.
+    """
+    played = [each for group in groups for each in group.trajectories]
+    if not played:
+        return list(groups)
+    told = [
+        replace(
+            each,
+            prompt_ids=(
+                *each.prompt_ids,
+                *tokenizer.encode(hindsight.text(each), add_special_tokens=False),
+            ),
+        )
+        for each in played
+    ]
+    batch = build_token_batch(told)
+    vectors = iter(batch.per_sequence(score(batch).double().cpu()))
+    return [
+        Group(tuple(_with_hindsight(each, next(vectors)) for each in group.trajectories))
+        for group in groups
+    ]
+
+
+def _with_hindsight(trajectory: Trajectory, logprobs: Float[np.ndarray, " token"]) -> Trajectory:
+    """The episode with the mean of each turn's tokens in its info."""
+    if not np.isfinite(logprobs).all():
+        raise ValueError("log-probabilities of turns in hindsight must be finite, got NaN or -inf")
+    ends = np.cumsum([len(turn.action_ids) for turn in trajectory.turns])
+    turns = tuple(
+        replace(turn, info={**turn.info, HINDSIGHT_LOGPROB: float(own.mean())})
+        for turn, own in zip(trajectory.turns, np.split(logprobs, ends[:-1]), strict=True)
+    )
+    return replace(trajectory, turns=turns)
 
 
 def scores_of(policy: Policy, max_tokens: int = 4096) -> ScoreTokens:

@@ -83,48 +83,64 @@ class MtGrpoRewards(RewardShaping):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MtPpoRewards(RewardShaping):
-    """MT-PPO: verifiable rewards of single turns, added to the environment's.
+    """MT-PPO: verifiable rewards of single turns, in place of the environment's.
 
-    A search earns ``evidence`` if its passages hold an accepted answer and costs ``search_cost``
-    beyond the first ``free_searches``; every turn earns ``form`` if it is well-formed and loses
-    it if it is not.
+    A turn before the last earns ``evidence`` if its passages hold an accepted answer, ``form`` if
+    it is well-formed and ``broken`` if it is not, and costs ``search_cost`` times the number of
+    searches so far. The last turn earns ``exact`` for an exact match in a well-formed response,
+    ``formed`` for such a response with another answer, ``ill_formed`` without one.
 
-    **Source:** the turn-level reward design of arXiv 2505.11821 (retrieval, format and number of
-    searches). Its weights could not be found in a stored text: these defaults are ours, and
-    every weight is a parameter. Rewards by an LLM judge are
+    **Source:** the turn-level reward design of arXiv 2505.11821 with its weights, as a reader's
+    account of the whole paper gives them; the text itself was not to be had.
+
+    **Differs:** the number of searches is that so far, which is how we read the term. An answer
+    counts as retrieved where it stands as whole words. Rewards by an LLM judge are
     :class:`calibadv_algo.credit.judges.JudgeCredit`.
 
     Attributes:
         evidence: Worth of retrieving an accepted answer.
-        form: Worth of a well-formed turn, and cost of another.
-        search_cost: Cost of each search beyond the free ones, not negative.
-        free_searches: Searches that cost nothing.
+        form: Worth of a well-formed turn.
+        broken: Worth of another turn.
+        search_cost: Cost of each search so far, not negative.
+        exact: Worth of an exact answer in a well-formed response.
+        formed: Worth of another answer in such a response.
+        ill_formed: Worth of a response that is not well-formed.
     """
 
     evidence: float = 0.3
     form: float = 0.1
+    broken: float = -0.2
     search_cost: Annotated[float, NOT_NEGATIVE] = 0.1
-    free_searches: Annotated[int, NOT_NEGATIVE] = 2
+    exact: float = 1.0
+    formed: float = 0.2
+    ill_formed: float = -1.0
 
     @property
     def required_info_keys(self) -> frozenset[str]:
-        """Kinds of actions and what their passages hold."""
-        return frozenset({"action", "passage_ids", "answer_in_passages"})
+        """Kinds of actions, what their passages hold, and the verdicts at the end."""
+        return frozenset({"action", "passage_ids", "answer_in_passages", "is_format_valid", "em"})
 
     def __call__(self, group: Group) -> Group:
-        """Group with these rewards added."""
-        rewards = turn_rewards(group)
+        """Group with these rewards."""
+        rewards = np.zeros((len(group), group.max_turns))
         for row, trajectory in enumerate(group.trajectories):
             searches = 0
-            for column, is_sound in enumerate(well_formed_turns(trajectory)):
-                turn = trajectory.turns[column]
-                rewards[row, column] += self.form if is_sound else -self.form
+            sound = well_formed_turns(trajectory)
+            for column, turn in enumerate(trajectory.turns[:-1]):
+                rewards[row, column] = self.form if sound[column] else self.broken
                 if is_search(turn, _MT_PPO):
                     searches += 1
                     has_evidence = bool(fact(turn, "answer_in_passages", _MT_PPO))
                     rewards[row, column] += self.evidence * has_evidence
-                    rewards[row, column] -= self.search_cost * (searches > self.free_searches)
+                rewards[row, column] -= self.search_cost * searches
+            rewards[row, len(trajectory.turns) - 1] = self._outcome(trajectory)
         return with_rewards(group, rewards)
+
+    def _outcome(self, trajectory: Trajectory) -> float:
+        is_exact = final_fact(trajectory, "em", _MT_PPO) == 1
+        if not final_fact(trajectory, "is_format_valid", _MT_PPO):
+            return self.ill_formed
+        return self.exact if is_exact else self.formed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

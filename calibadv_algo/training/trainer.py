@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from calibadv_algo.advantages.base import TokenBaseline, ValueAdvantage
 from calibadv_algo.credit.facts import check_info_keys
-from calibadv_algo.learner.answers import with_answer_logprobs
+from calibadv_algo.learner.answers import with_answer_logprobs, with_hindsight
 from calibadv_algo.learner.checkpoint import SavableTokenizer
 from calibadv_algo.learner.learner import Learner, UpdateResult
 from calibadv_algo.learner.ranks import Ranks, SingleRank
@@ -241,12 +241,15 @@ class Trainer:
         return metrics
 
     def _with_beliefs(self, groups: Sequence[Group]) -> Sequence[Group]:
-        """The groups, scored by the policy where a part asks how likely the answers were."""
-        belief = self.config.answer_belief
-        if belief is None:
-            return groups
-        score = partial(self.learner.score, scorer=belief.scorer)
-        return with_answer_logprobs(groups, belief, self._player.tokenizer, score)
+        """The groups, scored by the policy where a part asks how likely answers or turns were."""
+        belief, hindsight = self.config.answer_belief, self.config.advantage.wanted_hindsight
+        tokenizer = self._player.tokenizer
+        if belief is not None:
+            score = partial(self.learner.score, scorer=belief.scorer)
+            groups = with_answer_logprobs(groups, belief, tokenizer, score)
+        if hindsight is not None:
+            groups = with_hindsight(groups, hindsight, tokenizer, self.learner.score)
+        return groups
 
     def _estimate(self, scored: Sequence[ScoredGroup]) -> Estimate | None:
         """Advantages of all groups; None if there is no group."""

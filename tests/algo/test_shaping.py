@@ -371,14 +371,17 @@ def test_mt_grpo_compares_plain_strings(answer: str, expected: float) -> None:
     assert row == pytest.approx([expected])
 
 
-def test_mt_ppo_adds_to_the_reward() -> None:
-    many = play(
-        [*[SEARCH.format(str(k)) for k in range(3)], ANSWER.format("pound")],
-        [["ssp"], ["odd"], ["two"]],
-    )
-    (row,) = rewards_of(MtPpoRewards(), many)
-    assert row == pytest.approx([0.4, 0.1, 0.0, 1.1])
-    assert rewards_of(MtPpoRewards(), MUTE)[0] == pytest.approx([-0.1])
+def test_mt_ppo_pays_every_turn_by_the_weights_of_the_paper() -> None:
+    searches = [SEARCH.format(str(k)) for k in range(3)]
+    found = [["ssp"], ["odd"], ["two"]]
+    (row,) = rewards_of(MtPpoRewards(), play([*searches, ANSWER.format("SSP")], found))
+    assert row == pytest.approx([0.3 + 0.1 - 0.1, 0.1 - 0.2, 0.1 - 0.3, 1.0])
+    (wrong,) = rewards_of(MtPpoRewards(), play([*searches, ANSWER.format("no")], found))
+    assert wrong[-1] == pytest.approx(0.2)
+    broken = play(["?", *searches[:1], ANSWER.format("SSP")], found, invalid_action="continue")
+    (row,) = rewards_of(MtPpoRewards(), broken)
+    assert row == pytest.approx([-0.2, 0.3 + 0.1 - 0.1, -1.0])
+    assert rewards_of(MtPpoRewards(), MUTE)[0] == pytest.approx([-1.0])
 
 
 def test_turns_in_markers_are_well_formed_under_their_own_prompt() -> None:
@@ -485,7 +488,6 @@ def test_an_episode_whose_end_was_not_seen_has_rewards(shaping: Any) -> None:
         (lambda: EntityReward(metric="bleu"), "metric must be"),  # type: ignore[arg-type]
         (lambda: EntityReward(threshold=0), "threshold must be in"),
         (lambda: MtPpoRewards(search_cost=-1), "search_cost must not be negative"),
-        (lambda: MtPpoRewards(free_searches=-1), "free_searches must not be negative"),
         (lambda: MalformedPenalty(penalty=0.1), "penalty must be at most 0"),
     ],
 )

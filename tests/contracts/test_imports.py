@@ -27,6 +27,7 @@ FORMULAS = (
     "calibadv_algo.batching",
     "calibadv_algo.credit.base",
     "calibadv_algo.credit.beliefs",
+    "calibadv_algo.credit.hindsight",
     "calibadv_algo.credit.facts",
     "calibadv_algo.credit.labels",
     "calibadv_algo.credit.silver",
