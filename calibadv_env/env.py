@@ -26,6 +26,7 @@ from calibadv_env.dynamics import (
     transition,
 )
 from calibadv_env.graders.base import Grader
+from calibadv_env.graders.naming import warn_of_abstentions
 from calibadv_env.info import ResetInfo
 from calibadv_env.protocol.normalizing import Normalizer
 from calibadv_env.protocol.passages import Passage, ScoredPassage
@@ -83,7 +84,10 @@ class World:
         searcher = data.retriever(retriever)
         if config.no_hits == "first":
             searcher = with_fillers(searcher)
-        return cls(data.tasks(split), searcher, config, passage)
+        tasks = data.tasks(split)
+        if not data.reward:
+            warn_of_abstentions(data.name, tasks, config.reward)
+        return cls(tasks, searcher, config, passage)
 
     def facts(self, index: int, training_progress: float | None = None) -> TaskFacts:
         """The task at an index, prepared; worked out once.

@@ -207,6 +207,31 @@ class Rubric:
         return earned / total
 
 
+def rubric_from_environment() -> Rubric:
+    """Weighted criteria by a language model: the JSON object of the file that JUDGE_RUBRIC names.
+
+    Raises:
+        ValueError: if there is no such file, or it holds no object of sentences and weights.
+    """
+    name = os.environ.get("JUDGE_RUBRIC", "")
+    if not name:
+        raise ValueError(
+            "reward 'rubric' needs the environment variable JUDGE_RUBRIC: a JSON file such as "
+            '{"The answer names a city.": 3, "It is one word.": 1}'
+        )
+    try:
+        found = json.loads(Path(name).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"JUDGE_RUBRIC {name!r} cannot be read as JSON: {error}") from error
+    is_rubric = isinstance(found, dict) and all(
+        isinstance(weight, int | float) and not isinstance(weight, bool)
+        for weight in found.values()
+    )
+    if not is_rubric:
+        raise ValueError(f"JUDGE_RUBRIC {name!r} must hold sentences and their weights")
+    return Rubric(found)
+
+
 def _opened(path: Path) -> sqlite3.Connection:
     """The file of verdicts; several processes may write to it.
 
@@ -236,5 +261,7 @@ def _record(task: GradedTask, answer: str | None) -> str:
     )
 
 
-GRADERS: Final[Mapping[str, Callable[[], Grader]]] = MappingProxyType({"judge": JudgeGrader})
+GRADERS: Final[Mapping[str, Callable[[], Grader]]] = MappingProxyType(
+    {"judge": JudgeGrader, "rubric": rubric_from_environment}
+)
 """Graders by name, each made with its defaults."""

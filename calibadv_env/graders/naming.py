@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import re
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -13,12 +14,15 @@ from typing import Any, Final
 
 from calibadv_env.common.plugins import plugins
 from calibadv_env.graders import judge, rules, typed
-from calibadv_env.graders.base import Grader, WeightedSum
+from calibadv_env.graders.base import GradedTask, Grader, WeightedSum
 
 ENTRY_POINT_GROUP: Final = "calibadv_env.graders"
 """Where packages register graders, by the name that ``reward`` takes."""
 
 _TERM: Final = re.compile(r"^(?:(?P<weight>[0-9.eE+-]+)\s*\*\s*)?(?P<name>[^*\s]+)$")
+
+_LOOKED_AT: Final = 50
+"""Questions of a split that are searched for abstentions."""
 
 METRIC_NAMES: Final = (*rules.METRICS, "step_search")
 """Metrics of the answer, which the environment computes by itself."""
@@ -82,6 +86,35 @@ def describe_graders() -> list[tuple[str, str]]:
     lines |= {name: (make.__doc__ or "").split("\n")[0] for name, make in _BUILT_IN.items()}
     lines |= {name: each.origin for name, each in plugins(ENTRY_POINT_GROUP).items()}
     return sorted(lines.items())
+
+
+def warn_of_abstentions(name: str, tasks: Sequence[GradedTask], reward: str | Grader) -> None:
+    """Warns where questions accept an abstention that the reward pays by its words alone, or never.
+
+    Args:
+        name: Of the dataset.
+        tasks: Questions, of which some at even distances are looked at.
+        reward: As `find_grader` takes it; nothing is known of one's own.
+    """
+    if not isinstance(reward, str):
+        return
+    names = {term.split("*")[-1].strip() for term in reward.split("+")}
+    if not names <= {*METRIC_NAMES, "numeric", "citations"}:
+        return
+    chosen = [tasks[index] for index in range(0, len(tasks), -(-len(tasks) // _LOOKED_AT) or 1)]
+    found = [
+        answer
+        for task in chosen
+        for answer in task.golden_answers[:1]
+        if rules.is_abstention(answer)
+    ]
+    if found:
+        warnings.warn(
+            f"{len(found)} of {len(chosen)} questions of {name} that were looked at have no answer "
+            f"and accept {found[0]!r}; reward {reward!r} pays that by its words or not at all: "
+            "set reward to 'abstain' to pay every way of saying so",
+            stacklevel=4,
+        )
 
 
 @cache

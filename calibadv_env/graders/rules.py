@@ -66,10 +66,12 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numeric(Checked):
-    """1 for a number that is near an accepted one, exact match where none is accepted.
+    """1 for a number that is near an accepted one; other answers by exact match.
 
-    The answer must hold exactly one number: a list of guesses earns nothing. Thousands may be
-    separated by commas; words beside the number (a unit) are not looked at.
+    Both must hold exactly one number: a list of guesses earns nothing, and an accepted answer with
+    none or several ("4 July 1776") has to be given word by word. Thousands may be separated by
+    commas; words beside the number (a unit) are not looked at. A year needs ``relative=0``: one
+    per cent of it are two decades.
 
     Attributes:
         relative: Tolerance relative to the accepted number.
@@ -81,18 +83,16 @@ class Numeric(Checked):
 
     def __call__(self, task: GradedTask, answer: str | None, episode: Episode) -> float:
         """0 or 1."""
-        accepted = [each for gold in task.golden_answers for each in numbers_in(gold)[:1]]
-        if not accepted:
-            return METRICS["em"](task, answer, episode)
         given = numbers_in(answer or "")
-        if len(given) != 1:
-            return 0.0
-        return float(
-            any(
-                abs(given[0] - gold) <= max(self.absolute, self.relative * abs(gold))
-                for gold in accepted
-            )
-        )
+        if len(given) == 1 and any(self._is_near(given[0], gold) for gold in task.golden_answers):
+            return 1.0
+        return METRICS["em"](task, answer, episode)
+
+    def _is_near(self, value: float, gold: str) -> bool:
+        accepted = numbers_in(gold)
+        if len(accepted) != 1:
+            return False
+        return abs(value - accepted[0]) <= max(self.absolute, self.relative * abs(accepted[0]))
 
 
 def numbers_in(text: str) -> list[float]:
@@ -107,12 +107,14 @@ def numbers_in(text: str) -> list[float]:
 class Abstain(Checked):
     """A metric, with something for an agent that admits that it does not know.
 
-    Where the task accepts an abstention (a question without an answer) it earns 1.
+    Where the task accepts an abstention (a question without an answer) it earns 1, and nothing
+    else is right there: "Paris, or unknown" shares a word with an accepted answer and earns 0.
 
     Attributes:
         metric: Grades all other answers.
         credit: What an abstention earns where there is an answer.
-        penalty: Taken off an answer that the metric gives 0.
+        penalty: Taken off an answer by as much as it is wrong: all of it where the metric is 0,
+            half where it is one half, so that a word in common buys no way out.
     """
 
     metric: MetricName = "f1"
@@ -125,8 +127,9 @@ class Abstain(Checked):
             return 0.0
         if is_abstention(answer):
             return 1.0 if any(map(is_abstention, task.golden_answers)) else self.credit
-        earned = METRICS[self.metric](task, answer, episode)
-        return earned if earned > 0 else -self.penalty
+        is_answerable = not any(map(is_abstention, task.golden_answers))
+        earned = METRICS[self.metric](task, answer, episode) if is_answerable else 0.0
+        return earned - self.penalty * (1 - earned)
 
 
 def is_abstention(answer: str) -> bool:

@@ -6,6 +6,7 @@ import json
 import math
 import pickle
 import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,8 +21,13 @@ import calibadv_env  # noqa: F401  registers the environments
 from calibadv_env.common.http import HttpSettings
 from calibadv_env.errors import RewardError
 from calibadv_env.graders.base import Episode, grade
-from calibadv_env.graders.judge import JudgeGrader, JudgeSettings, Rubric
-from calibadv_env.graders.naming import find_grader, grader_names
+from calibadv_env.graders.judge import (
+    JudgeGrader,
+    JudgeSettings,
+    Rubric,
+    rubric_from_environment,
+)
+from calibadv_env.graders.naming import find_grader, grader_names, warn_of_abstentions
 from calibadv_env.graders.rules import (
     METRICS,
     Abstain,
@@ -83,6 +89,15 @@ def test_a_number_may_be_near(answer: str | None, reward: float) -> None:
     assert earned("numeric", answer, Question(("643801 sq km",))) == reward
 
 
+@pytest.mark.parametrize(
+    ("answer", "reward"), [("4 July 1776", 1.0), ("4", 0.0), ("1776", 0.0), ("4 1776", 0.0)]
+)
+def test_an_accepted_answer_of_several_numbers_is_compared_word_by_word(
+    answer: str, reward: float
+) -> None:
+    assert earned("numeric", answer, Question(("4 July 1776",))) == reward
+
+
 def test_numeric_is_exact_match_where_no_number_is_accepted() -> None:
     assert earned("numeric", "paris") == 1.0
     assert earned(Numeric(absolute=2), "4", Question(("5",))) == 1.0
@@ -106,6 +121,35 @@ def test_an_honest_answer_is_worth_something_and_a_wrong_one_costs() -> None:
     ]
     assert earned(reward, "unanswerable", Question(("Unanswerable",))) == 1.0
     assert earned(reward, "Paris, or I do not know", Question()) == -0.5
+
+
+def test_a_penalty_cannot_be_evaded_by_a_word_in_common() -> None:
+    reward = Abstain(metric="f1", penalty=1.0)
+    gold = Question(("New York City",))
+    stuffed = earned(reward, "New Delhi Paris Rome London Berlin Madrid", gold)
+    assert stuffed < -0.5
+    assert earned(reward, "New York City", gold) == 1.0
+    f1 = METRICS["f1"](gold, "New York", EMPTY)
+    assert earned(reward, "New York", gold) == pytest.approx(f1 - (1 - f1))
+
+
+@pytest.mark.parametrize("answer", ["Paris, or unknown", "unknown Paris", "Paris"])
+def test_a_question_without_an_answer_pays_for_saying_so_alone(answer: str) -> None:
+    assert earned("abstain", answer, Question(("unknown", "not known"))) == 0.0
+    assert earned("abstain", "I don't know", Question(("unknown", "not known"))) == 1.0
+
+
+def test_environments_warn_where_an_abstention_is_paid_by_its_words_alone() -> None:
+    open_tasks = [Question(("Paris",)), Question(("unknown",))]
+    for reward in ("f1", "0.5*em + 0.5*numeric", "citations"):
+        with pytest.warns(UserWarning, match="1 of 2 questions of mine .* accept 'unknown'"):
+            warn_of_abstentions("mine", open_tasks, reward)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for other in ("abstain", "typed", "0.5*f1 + 0.5*abstain", Abstain()):
+            warn_of_abstentions("mine", open_tasks, other)
+        warn_of_abstentions("mine", open_tasks[:1], "f1")
+        warn_of_abstentions("mine", [], "f1")
 
 
 # Citations
@@ -345,6 +389,27 @@ def test_a_rubric_weighs_sentences_and_graders(judge: Any) -> None:
     assert all("Criterion: The answer names a city." in each for each in handler.prompts)
     with pytest.raises(ValueError, match="positive weights"):
         Rubric({}, settings)
+
+
+def test_a_rubric_by_name_reads_its_file(
+    judge: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, handler = judge
+    file = tmp_path / "criteria.json"
+    file.write_text('{"The answer names a city.": 3}')
+    monkeypatch.setenv("JUDGE_BASE_URL", settings.base_url)
+    monkeypatch.setenv("JUDGE_RUBRIC", str(file))
+    assert earned(rubric_from_environment(), "Paris") == 1.0
+    assert "Criterion: The answer names a city." in handler.prompts[-1]
+    file.write_text('["no weights"]')
+    with pytest.raises(ValueError, match="sentences and their weights"):
+        rubric_from_environment()
+    file.write_text("{")
+    with pytest.raises(ValueError, match="cannot be read as JSON"):
+        rubric_from_environment()
+    monkeypatch.delenv("JUDGE_RUBRIC")
+    with pytest.raises(ValueError, match="JUDGE_RUBRIC: a JSON file"):
+        rubric_from_environment()
 
 
 # What games a reward
