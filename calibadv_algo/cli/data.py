@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from calibadv_algo.cli.documents import mapping_of
+from calibadv_algo.cli.inspect_corpus import is_corpus, show_corpus
 from calibadv_algo.cli.prepared_rows import refuse_known, say_next
 from calibadv_algo.cli.progress import stage_bars
 from calibadv_algo.report.shares import format_share
@@ -178,7 +179,10 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspect:
-    """Show a dataset: splits and sizes, corpus, gold passages, and some of its tasks."""
+    """Show a dataset: splits and sizes, corpus, gold passages, and some of its tasks.
+
+    Of a file or folder of documents it shows how it is read, and the first of them.
+    """
 
     name: Annotated[str, tyro.conf.Positional]
     """A dataset: a name, several joined by +, hf:owner/name, or a path (with a slash in it)."""
@@ -187,7 +191,8 @@ class Inspect:
     tasks: int = 3
     """Number of tasks shown."""
     columns: str = ""
-    """Keys of the questions of a file: question=KEY,answers=KEY,id=KEY,split=KEY."""
+    """Keys of the questions of a file: question=KEY,answers=KEY,id=KEY,split=KEY; of one of
+    documents text=KEY,title=KEY,id=KEY."""
     answer_separator: str = ""
     """Stands between the answers of one text of a file."""
     json: bool = False
@@ -196,6 +201,10 @@ class Inspect:
     def run(self) -> int:
         """Prints what there is."""
         console = Console(highlight=False)
+        path, columns = Path(self.name), mapping_of(self.columns)
+        if path.exists() and ("text" in columns or is_corpus(path)):
+            show_corpus(path, self.tasks, columns, as_json=self.json)
+            return 0
         dataset = self._dataset()
         facts = dataset_facts(dataset)
         shown = [_task_record(task) for task in dataset.tasks(self.split)[: self.tasks]]

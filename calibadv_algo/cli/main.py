@@ -6,6 +6,7 @@ import importlib
 import os
 import platform
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import fields
 from difflib import get_close_matches
@@ -96,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = f"unknown command {name!r}{hint} There are: {', '.join(COMMANDS)}"
         errors.print(text, markup=False)
         return 2
+    shown, warnings.formatwarning = warnings.formatwarning, _in_one_line
     try:
         command = parse(name, rest)
         if name in NEED_TRAINING:
@@ -110,6 +112,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         errors.print("interrupted")
         return 130
+    finally:
+        warnings.formatwarning = shown
+
+
+def _in_one_line(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """A warning without the line of code that gave it, which says nothing to a user."""
+    kind = "warning" if issubclass(category, UserWarning) else category.__name__
+    return f"{kind}: {message}\n"
 
 
 def _version_line() -> str:

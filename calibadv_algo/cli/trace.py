@@ -157,6 +157,11 @@ def describe(log: LogFile, groups: Sequence[Group]) -> list[str]:
         f"{log.path}{files}: {log.format}, {len(members)} rollouts in {len(groups)} groups by "
         f"{log.grouped_by}, {num_invalid} of invalid format"
     )
+    steps = len({each.step for each in log.episodes})
+    if log.steps_are_rounds:
+        text += "; their steps are taken for rounds over the same questions"
+    elif steps > 1 and len(members) == len(groups):
+        text += f"; rollouts of different steps ({steps:,}) are not compared with each other"
     left = log.num_left_out
     first = f"{text}, {left} failed before anything was written" if left else text
     understood = Understood()

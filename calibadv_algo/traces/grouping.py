@@ -32,6 +32,8 @@ class LogFile:
         grouped_by: The field that says so, ``prompt`` or ``question``.
         num_left_out: Records without a rollout: failed before the policy wrote anything.
         num_files: Number of files.
+        steps_are_rounds: True if the steps that the records name count rounds over the same
+            questions, and rollouts of different steps were joined.
     """
 
     path: Path
@@ -40,6 +42,7 @@ class LogFile:
     grouped_by: str
     num_left_out: int
     num_files: int = 1
+    steps_are_rounds: bool = False
 
     @property
     def episodes(self) -> list[LoggedEpisode]:
@@ -92,7 +95,12 @@ def read_log(
         episodes += found
     if not episodes:
         raise TraceError(f"{path}: holds no rollout")
-    return _grouped(path, stem, episodes, group_by, num_left_out)
+    log = _grouped(path, stem, episodes, group_by, num_left_out)
+    if _is_single(log) and _are_rounds(episodes):
+        return _grouped(
+            path, stem, _of_one_step(episodes), group_by, num_left_out, steps_are_rounds=True
+        )
+    return log
 
 
 def read_logs(
@@ -105,8 +113,9 @@ def read_logs(
 ) -> Iterator[LogFile]:
     """The rollouts of a file, or of the files in a folder, one after the other.
 
-    Files whose groups all have one member are joined, unless their records name steps: so lie the
-    rollouts where every round over the questions is a file, or every rollout.
+    Files whose groups all have one member are joined: so lie the rollouts where every round over
+    the questions is a file, or every rollout. Where their records name steps they are joined if
+    these count rounds (0, 1, 2, … over the same questions), and never where they are updates.
 
     Args:
         source: The file or folder.
@@ -131,16 +140,38 @@ def read_logs(
                 skipped.files.append((path, str(error)))
             continue
         num_read += 1
-        if len(paths) > 1 and _may_join(log):
+        if len(paths) > 1 and _is_single(log):
             alone.append(log)
         else:
             yield log
     yield from _joined(source, alone, group_by)
 
 
-def _may_join(log: LogFile) -> bool:
-    """True if all groups have one member, and no record says in which update it was made."""
-    return all(len(each) == 1 and not each[0].has_step for each in log.groups.values())
+def _is_single(log: LogFile) -> bool:
+    """True if all groups have one member."""
+    return all(len(each) == 1 for each in log.groups.values())
+
+
+def _are_rounds(episodes: Sequence[LoggedEpisode]) -> bool:
+    """True if the steps that all records name count rounds over the same questions.
+
+    They count up by one from 0 or 1, and each holds most questions that there are. Steps of
+    training hold other questions each; evaluations between them are some updates apart.
+    """
+    if not all(each.has_step for each in episodes):
+        return False
+    asked: dict[int, set[str]] = {}
+    for episode in episodes:
+        asked.setdefault(episode.step, set()).add(_plain(episode.question))
+    first = min(asked, default=-1)
+    if len(asked) < 2 or first not in (0, 1) or max(asked) != first + len(asked) - 1:
+        return False
+    num_questions = len(set().union(*asked.values()))
+    return all(2 * len(questions) > num_questions for questions in asked.values())
+
+
+def _of_one_step(episodes: Sequence[LoggedEpisode]) -> list[LoggedEpisode]:
+    return [replace(episode, step=0) for episode in episodes]
 
 
 def _joined(source: Path, logs: Sequence[LogFile], group_by: str | None) -> Iterator[LogFile]:
@@ -148,15 +179,19 @@ def _joined(source: Path, logs: Sequence[LogFile], group_by: str | None) -> Iter
     if len(logs) < 2:
         yield from logs
         return
-    # A number for a name says the round here, not the update.
-    episodes = [replace(episode, step=0) for log in logs for episode in log.episodes]
+    episodes = [episode for log in logs for episode in log.episodes]
+    has_steps = any(episode.has_step for episode in episodes)
+    if has_steps and not _are_rounds(episodes):
+        yield from logs
+        return
     whole = _grouped(
         source,
         source.name,
-        episodes,
+        _of_one_step(episodes),  # a number for a name says the round here, not the update
         group_by,
         sum(log.num_left_out for log in logs),
         num_files=len(logs),
+        steps_are_rounds=has_steps,
     )
     if len(whole.groups) < len(episodes):
         yield whole
@@ -172,6 +207,7 @@ def _grouped(
     num_left_out: int,
     *,
     num_files: int = 1,
+    steps_are_rounds: bool = False,
 ) -> LogFile:
     key = group_by or _telling_key(episodes)
     groups: dict[str, list[LoggedEpisode]] = {}
@@ -188,6 +224,7 @@ def _grouped(
         grouped_by=key,
         num_left_out=num_left_out,
         num_files=num_files,
+        steps_are_rounds=steps_are_rounds,
     )
 
 

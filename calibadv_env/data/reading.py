@@ -28,7 +28,7 @@ from calibadv_env.data.questions.parsing import QuestionReading, Row
 from calibadv_env.errors import DataError
 from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.corpus import Corpus
-from calibadv_env.retrieval.passage_records import PassageReading
+from calibadv_env.retrieval.passage_records import PassageReading, distinct_passages
 
 GROUP: Final = "calibadv_env.readers"
 """Group of the entry points by which other packages add formats."""
@@ -104,6 +104,10 @@ class Reader:
             DataError: if the source cannot be read, with its place.
         """
         raise DataError(f"{source}: {self.name} holds no records")
+
+    def has_questions(self, source: str) -> bool:
+        """False if a source, by its form, can hold documents alone."""
+        return True
 
     @property
     def has_records(self) -> bool:
@@ -249,6 +253,10 @@ def read_rows(
     reader = find_reader(source)
     if not reader.has_records:
         return reader.rows(str(source), split)
+    if not reader.has_questions(str(source)):
+        raise DataError(
+            f"{source}: this holds documents and no questions, so it can be named as the corpus"
+        )
     return (reading or QuestionReading()).rows(reader.records(str(source), split))
 
 
@@ -320,7 +328,7 @@ def read_corpus(source: CorpusSource, reading: PassageReading | None = None) -> 
         return corpus_of(read_passages(source, reading), str(source))
     items = list(frame_rows(source))
     try:
-        return Corpus([passage for _, passage in _passages(items, reading)])
+        return Corpus(list(distinct_passages(_passages(items, reading))))
     except DataError as error:
         raise ValueError(str(error)) from error
 
@@ -345,14 +353,10 @@ def corpus_of(passages: Iterable[tuple[str, Passage]], source: str) -> Corpus:
     Raises:
         DataError: if an id stands twice, or there is none.
     """
-    found: dict[str, Passage] = {}
-    for place, passage in passages:
-        if passage.id in found:
-            raise DataError(f"{place}: id {passage.id!r} stands twice")
-        found[passage.id] = passage
+    found = list(distinct_passages(passages))
     if not found:
         raise DataError(f"{source}: there is no document in it")
-    return Corpus(list(found.values()))
+    return Corpus(found)
 
 
 def frame_rows(source: Any) -> Iterable[Any]:

@@ -9,10 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from calibadv_env.common.jsonl import distinct, write_jsonl
+from calibadv_env.common.jsonl import write_jsonl
 from calibadv_env.errors import DataError
 from calibadv_env.protocol.passages import Passage
-from calibadv_env.retrieval.passage_records import PassageReading, parse_record, read_passages
+from calibadv_env.retrieval.passage_records import (
+    PassageReading,
+    distinct_passages,
+    parse_record,
+    read_passages,
+)
 
 
 class Corpus:
@@ -48,7 +53,7 @@ class Corpus:
             DataError: if the file cannot be read, is empty, has a malformed line or repeats an
                 id; the message begins with ``file:line:``.
         """
-        passages = list(distinct(read_passages(path, reading)))
+        passages = list(distinct_passages(read_passages(path, reading)))
         if not passages:
             raise DataError(f"{path}: there is no passage in it")
         return cls(passages)

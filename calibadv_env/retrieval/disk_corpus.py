@@ -7,7 +7,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeAlias, overload
@@ -29,7 +31,7 @@ from calibadv_env.retrieval.index_files import (
     write_array,
     write_manifest,
 )
-from calibadv_env.retrieval.passage_records import PassageReading, read_passages
+from calibadv_env.retrieval.passage_records import PassageReading, read_passages, repeated_id
 
 FOLDER: Final = "corpus"
 """Where an index keeps its copy of the passages."""
@@ -226,7 +228,8 @@ def write_corpus(
     else:
         total = estimate_passages(Path(source))
         passages = (passage for _, passage in read_passages(source, reading))
-        _write_files(_reporting(passages, total, progress), folder, str(source))
+        places = partial(_places, source, reading or PassageReading())
+        _write_files(_reporting(passages, total, progress), folder, str(source), places)
     return DiskCorpus(folder)
 
 
@@ -266,7 +269,21 @@ def _reporting(
     progress("read passages", done, done)
 
 
-def _write_files(passages: Iterable[Passage], folder: Path, name: str) -> None:
+def _places(source: str | Path, reading: PassageReading, rows: Collection[int]) -> list[str]:
+    """Where the passages of some rows stand in a file, which is read once more."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they were given the first time
+        again = PassageReading(columns=reading.columns, keep_empty=reading.keep_empty)
+        wanted = islice(read_passages(source, again), max(rows) + 1)
+        return [place for row, (place, _) in enumerate(wanted) if row in rows]
+
+
+def _write_files(
+    passages: Iterable[Passage],
+    folder: Path,
+    name: str,
+    places: Callable[[Collection[int]], list[str]] | None = None,
+) -> None:
     hashes = array.array("Q")
     with HashedFile(folder / _PASSAGES) as lines, HashedFile(folder / _OFFSETS) as offsets:
         offsets.write(np.zeros(1, "<u8"))
@@ -293,10 +310,12 @@ def _write_files(passages: Iterable[Passage], folder: Path, name: str) -> None:
         files=files,
     )
     write_manifest(folder, manifest)
-    _refuse_equal_ids(DiskCorpus(folder), name)
+    _refuse_equal_ids(DiskCorpus(folder), name, places)
 
 
-def _refuse_equal_ids(corpus: DiskCorpus, name: str) -> None:
+def _refuse_equal_ids(
+    corpus: DiskCorpus, name: str, places: Callable[[Collection[int]], list[str]] | None
+) -> None:
     hashes = corpus._id_hashes
     for value in np.unique(hashes[1:][hashes[1:] == hashes[:-1]]):
         low, high = np.searchsorted(hashes, value), np.searchsorted(hashes, value, side="right")
@@ -304,10 +323,9 @@ def _refuse_equal_ids(corpus: DiskCorpus, name: str) -> None:
         for position in corpus._id_order[low:high].tolist():
             passage_id = corpus.read(position).id
             if passage_id in seen:
-                raise DataError(
-                    f"{name}: id {passage_id!r} stands twice, as passage {seen[passage_id] + 1} "
-                    f"and passage {position + 1}"
-                )
+                rows = (seen[passage_id], position)
+                named = [f"{name}, passage {row + 1}" for row in rows]
+                raise repeated_id(passage_id, *(named if places is None else places(rows)))
             seen[passage_id] = position
 
 

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from calibadv_env.common.records import read_records
+from calibadv_env.common.records.headerless import is_numbered, passage_columns, peeked, said
 from calibadv_env.common.records.keys import (
     PASSAGE_ID,
     TEXT,
     TITLE,
     at_path,
     find_key,
+    is_blank,
     is_missing,
     keys_of,
     number_text,
@@ -32,13 +34,7 @@ from calibadv_env.protocol.passages import Passage
 COLUMNS: Final = ("id", "title", "text")
 """What the columns of documents can be mapped to."""
 
-_HEADERLESS: Final = {
-    2: {"id": "0", "text": "1"},
-    4: {"id": "0", "title": "2", "text": "3"},
-}
-"""Columns of tables without a header: MS MARCO's passages, and its documents (with an address)."""
-
-
+_FLAG: Final = "--columns (of `data prepare` --corpus-columns)"
 _WRAPPERS: Final = ("kwargs", "_source", "__data__", "document", "passage", "node", "doc")
 """Keys under which dumps of LangChain, Elasticsearch, LlamaIndex … hold the document."""
 _PAYLOADS: Final = ("payload", "properties", "fields", "metadata")
@@ -67,6 +63,7 @@ class PassageReading:
         num_repeated: Records without an id that say what one before them says; left out.
         num_made_ids: Passages whose ids were made of their content.
         mapping: For each of ``id``, ``title`` and ``text`` the keys that it was read from.
+        guessed: The same for the columns of a table without a header, by the look of its rows.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -75,6 +72,7 @@ class PassageReading:
     num_repeated: int = 0
     num_made_ids: int = 0
     mapping: dict[str, dict[str, None]] = field(default_factory=dict)
+    guessed: dict[str, str] = field(default_factory=dict)
     _plans: dict[tuple[str, ...], dict[str, str | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -92,6 +90,9 @@ class PassageReading:
         made: set[str] = set()
         place = ""
         above: Mapping[str, Any] = {}
+        first, records = peeked(records)
+        if first and not self.columns:
+            self.guessed = passage_columns(first)
         for place, record in records:
             action = _action(record)
             if action is not None:
@@ -110,7 +111,7 @@ class PassageReading:
                 ) from error
             except ValueError as error:
                 raise DataError(f"{place}: {error}") from error
-            if not passage.text.strip() and not self.keep_empty:
+            if is_blank(passage.text) and not self.keep_empty:
                 self.num_empty += 1
                 continue
             if is_made:
@@ -140,8 +141,8 @@ class PassageReading:
 
     def _keys(self, record: Mapping[str, Any]) -> dict[str, str | None]:
         given = dict(self.columns)
-        if not given and record and all(key.isdigit() for key in record):
-            given = dict(_HEADERLESS.get(1 + max(int(key) for key in record), {}))
+        if not given and self.guessed and is_numbered(record):
+            given = dict(self.guessed)
         if "text" not in given and isinstance(record.get("text"), str):
             # Our own form: the text is what stands there, be it white space alone.
             given["text"] = "text"
@@ -155,6 +156,8 @@ class PassageReading:
 
     def _warn(self, place: str) -> None:
         where = place.rpartition(":")[0] or place
+        if self.guessed:
+            warnings.warn(f"{where}: {said(self.guessed, _FLAG)}", stacklevel=2)
         if self.num_empty and not self.keep_empty:
             text = f"{where}: {self.num_empty:,} passages without any text were left out"
             warnings.warn(text, stacklevel=2)
@@ -181,6 +184,30 @@ def read_passages(
         DataError: if the file or a record is faulty, with its place.
     """
     return (reading or PassageReading()).passages(read_records(path))
+
+
+def distinct_passages(passages: Iterable[tuple[str, Passage]]) -> Iterator[Passage]:
+    """Passages with their places, whose ids must differ.
+
+    Raises:
+        DataError: at an id that came before, with both places and what to do.
+    """
+    places: dict[str, str] = {}
+    for place, passage in passages:
+        if passage.id in places:
+            raise repeated_id(passage.id, places[passage.id], place)
+        places[passage.id] = place
+        yield passage
+
+
+def repeated_id(passage_id: str, first: str, second: str) -> DataError:
+    """The error on two passages of one id, with their places and what to do."""
+    return DataError(
+        f"{second}: id {passage_id!r} stands twice, the first time at {first}; take out one of the "
+        "two, or name a key whose values differ (--columns id=KEY, of `data prepare` "
+        "--corpus-columns id=KEY). Where the pieces of a document share its id, leave that key "
+        "out of the file: ids are then made of title and text"
+    )
 
 
 def content_id(title: str, text: str) -> str:

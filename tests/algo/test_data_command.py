@@ -322,3 +322,47 @@ def test_a_benchmark_whose_evidence_is_not_in_the_corpus_is_warned_about(tmp_pat
         corpus=str(tmp_path / "wiki.jsonl"),
     ).run()
     assert "2 of 2 pieces of evidence are not in the corpus" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "texts"),
+    [
+        (
+            "c.jsonl",
+            '{"id": "1", "text": "Ulm."}\n{"id": "2", "text": "Bern."}\n',
+            ["Ulm.", "Bern."],
+        ),
+        ("c.tsv", "1\tUlm is a city of the land.\tUlm\n", ["Ulm is a city of the land."]),
+        ("c.json", '[{"page_content": "Ulm.", "metadata": {"source": "a"}}]', ["Ulm."]),
+        ("c.md", "# Ulm\n\nA city.", ["# Ulm"]),
+        ("notes/a.txt", "A city.", ["A city."]),
+        ("set/corpus.jsonl", '{"title": "Ulm", "text": "A city."}', ["A city."]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*no header")
+def test_inspect_says_of_a_corpus_that_it_is_one(tmp_path, capsys, name, content, texts):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+    shown = path if path.parent == tmp_path else path.parent
+    run("inspect", str(shown))
+    said = capsys.readouterr().out
+    assert f"a corpus of {len(texts)} documents; it holds no questions" in said
+    assert all(text in said for text in texts)
+    assert f"data prepare NAME --from QUESTIONS --corpus {shown}" in said
+    run("inspect", str(shown), "--json")
+    assert json.loads(capsys.readouterr().out)["documents"] == len(texts)
+
+
+def test_inspect_takes_the_columns_of_a_corpus(tmp_path, capsys):
+    path = write(tmp_path / "c.jsonl", [{"nr": 1, "inhalt": "Ulm."}])
+    run("inspect", str(path), "--columns", "text=inhalt,id=nr")
+    said = capsys.readouterr().out
+    assert "text read from: inhalt" in said
+    assert f"--corpus {path} --corpus-columns text=inhalt,id=nr" in said
+
+
+@pytest.mark.parametrize("row", [{"question": "q?", "context": "A text."}, {"nr": 1}])
+def test_inspect_takes_no_questions_for_a_corpus(tmp_path, row):
+    with pytest.raises(DataError, match=r"q\.jsonl:1: .*(answer|question)"):
+        run("inspect", str(write(tmp_path / "q.jsonl", [row])))

@@ -104,7 +104,7 @@ def test_it_pickles():
         ({"id": "x", "title": ["y"], "text": "y"}, "title must be a string"),
         ({"id": "x", "title": "", "text": 4}, "text must be a string"),
         ({"id": "x", "contents": "\ud83d"}, "unpaired surrogate"),
-        ({"id": "a", "contents": "twice"}, "id 'a' stands at"),
+        ({"id": "a", "contents": "twice"}, "id 'a' stands twice"),
     ],
 )
 def test_a_bad_line_names_file_and_line(tmp_path, record, message):

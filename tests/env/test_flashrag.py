@@ -15,8 +15,8 @@ from calibadv_env.data.sources.flashrag import (
     how_to_fetch,
     parse_evidence,
     parse_record,
-    without_none,
 )
+from calibadv_env.data.sources.hub import without_none
 from calibadv_env.errors import DataError, MissingDependencyError
 
 NQ = {"id": "test_0", "question": "who was first", "golden_answers": ["Ada", "Ada L."]}

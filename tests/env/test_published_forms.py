@@ -243,7 +243,7 @@ def test_columns_hold_for_the_only_line_of_a_file(tmp_path):
 
 
 def test_remarks_above_a_header_do_not_move_the_lines_that_errors_name(tmp_path):
-    path = written(tmp_path, "q.csv", "A remark,,\n\nid,question,answer\n1,Wo?,Da\n2,Wer?,\n")
+    path = written(tmp_path, "q.csv", "A remark,,\n\nid,question,answer\n1,Wo?,Da\n2,,Er\n")
     with pytest.raises(DataError, match=r"q\.csv:5: "):
         answers_of(path)
 

@@ -10,7 +10,10 @@ import pytest
 
 from calibadv_env.data import registry
 from calibadv_env.data.evidence import gold_queries
+from calibadv_env.data.preparing.prepare import prepare
 from calibadv_env.data.registry import get_dataset, register_dataset
+from calibadv_env.data.sources.benchmarks import find_benchmark
+from calibadv_env.data.sources.flashrag import FlashragFolder
 from calibadv_env.errors import DataError
 
 CASES = Path(__file__).parents[1] / "data" / "qa"
@@ -357,9 +360,36 @@ def test_a_mark_made_for_parting_answers_parts_them():
     assert load([row])[1][0].golden_answers == ("t\u00fcrkiye", "Turkey")
 
 
-def test_an_empty_list_of_answers_is_left_out_and_a_blank_answer_is_refused():
+def test_questions_without_an_answer_are_left_out_and_nothing_else_is_refused():
     rows = [{"question": "q", "golden_answers": answers} for answers in (["a"], [""], [])]
-    with pytest.warns(UserWarning, match="2 questions with an empty list of answers left out"):
+    with pytest.warns(UserWarning, match="2 questions without an answer .* left out"):
         assert len(load(rows)[1]) == 1
     with pytest.raises(ValueError, match=r"\[0\]: a row must have an answer .* 'answer' is blank"):
         load([{"question": "q", "answer": ""}])
+
+
+def test_a_sentence_number_that_its_paragraph_lacks_is_counted(tmp_path):
+    record = json.loads((CASES / "hotpot_original.json").read_text())[0]
+    title, _ = record["supporting_facts"][0]
+    record["supporting_facts"][0] = [title, 99]
+    warned = "1 supporting facts with the number of a sentence that their paragraph does not have"
+    with pytest.warns(UserWarning, match=warned):
+        dataset, (task,) = load([record], "own")
+    assert len(task.gold_passages) == 2
+    assert any(warned[2:] in note for note in dataset.notes())
+    for number in ("0", 0.0):
+        record["supporting_facts"][0] = [title, number]
+        _, (task,) = load([record], "own")
+        assert task.metadata["evidence"][0]["sentences"]
+
+
+def test_a_sentence_number_that_a_paragraph_of_flashrag_lacks_is_counted(tmp_path):
+    facts = {"title": ["Quant"], "sent_id": [9]}
+    context = {"title": ["Quant"], "sentences": [["One.", "Two."]]}
+    metadata = {"supporting_facts": facts, "context": context}
+    row = {"id": "dev_0", "question": "Wo?", "golden_answers": ["Ulm"], "metadata": metadata}
+    folder = tmp_path / "hotpotqa"
+    folder.mkdir()
+    (folder / "dev.jsonl").write_text(json.dumps(row))
+    done = prepare({"HotpotQA": (find_benchmark("hotpotqa"), FlashragFolder(folder))})[0]
+    assert any("dev: 1 supporting facts with the number" in warning for warning in done.warnings)

@@ -107,9 +107,9 @@ def test_without_a_split_the_name_of_the_file_counts(tmp_path):
 
 
 def test_faults_name_file_and_row(tmp_path):
-    rows = [row(), row(index=1, golden_answers=None, reward_model=None)]
+    rows = [row(), row(index=1, prompt=None, question=None)]
     path = write(tmp_path / "test.parquet", rows)
-    with pytest.raises(DataError, match=r"test\.parquet: row 1: accepted answers must stand"):
+    with pytest.raises(DataError, match=r"test\.parquet: row 1: the question must stand"):
         list(ParquetFiles((path,), "nq", "test").records("test"))
     (tmp_path / "broken.parquet").write_bytes(path.read_bytes()[:200])
     with pytest.raises(DataError, match=r"broken\.parquet: cannot read the file"):

@@ -88,7 +88,7 @@ def test_a_bar_in_an_answer_is_told_with_the_flag_that_parts_it(tmp_path):
         ("Frage,answer\na,b\n", r"q\.csv:2: .*among the keys Frage, answer; --columns question="),
         ("question,answer,answer\n", r"q\.csv:1: each column must stand once.*'answer'"),
         ("question,answer\na,b,c\n", r"q\.csv:2: a row must have at most 2 cells, got 3"),
-        ("question,answer\na,b\nc\n", r"q\.csv:3: a row must have an answer"),
+        ("question,answer\na,\nc\n", r"q\.csv:2: a row must have an answer"),
         ("question,answer\n,b\n", r"q\.csv:2: key 'question' is missing"),
         ('question,answer\na,"b\n', r"q\.csv:\d: cannot read the table"),
         ("question,answers\na,[]\n", r"q\.csv:2: golden_answers must not be empty"),

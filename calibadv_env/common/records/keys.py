@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
@@ -170,13 +171,29 @@ KNOWN: Final = frozenset(
 """These names, squashed; a table without any of them may have no header."""
 
 
+_FORMATS: Final = frozenset({"Cc", "Cf"})
+_FILLERS: Final = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+"""Letters and signs of Unicode that show nothing."""
+
+
+def is_blank(text: str) -> bool:
+    """True for a text that shows nothing: white space, marks of zero width, fillers."""
+    return all(
+        sign.isspace()
+        or unicodedata.category(sign) in _FORMATS
+        or sign in _FILLERS
+        or "\ufe00" <= sign <= "\ufe0f"  # choose the look of the sign before them
+        for sign in text
+    )
+
+
 def is_missing(value: Any) -> bool:
-    """True for None, a float that is no number, and a text of white space."""
+    """True for None, a float that is no number, and a text that shows nothing."""
     if value is None:
         return True
     if isinstance(value, float):
         return math.isnan(value)
-    return isinstance(value, str) and not value.strip()
+    return isinstance(value, str) and is_blank(value)
 
 
 def find_key(record: Mapping[str, Any], names: Sequence[str]) -> str | None:

@@ -8,8 +8,9 @@ at all.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,12 +49,14 @@ class PreparedSplit:
         expected: Number that is published, None for a split that is not.
         blank_answers: Accepted answers that were blank and are left out.
         gold: Evidence that the corpus holds, None without a corpus.
+        noted: What else was left out or not found, by what it is.
     """
 
     tasks: int
     expected: int | None
     blank_answers: int
     gold: GoldCounts | None
+    noted: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +155,15 @@ def _prepare_one(
         benchmark=benchmark,
         folder=folder,
         splits=splits,
-        warnings=[*size_warnings(benchmark, sizes), *evidence_warnings(benchmark, splits)],
+        warnings=[
+            *size_warnings(benchmark, sizes),
+            *evidence_warnings(benchmark, splits),
+            *(
+                f"{benchmark.name} {split}: {count:,} {what}"
+                for split, facts in splits.items()
+                for what, count in facts.noted.items()
+            ),
+        ],
     )
 
 
@@ -201,11 +212,11 @@ def _write_split(
     benchmark: Benchmark, source: Source, split: str, finder: GoldFinder | None, folder: Path
 ) -> PreparedSplit:
     tally = GoldTally()
-    num_blank = 0
+    num_blank, noted = 0, Counter[str]()
 
     def finished() -> Iterator[QATask]:
         nonlocal num_blank
-        for task, blank in tasks_of(source, split):
+        for task, blank in tasks_of(source, split, noted):
             num_blank += blank
             matches = [finder.find(piece) for piece in evidence_of(task)] if finder else []
             tally.add(matches)
@@ -220,4 +231,5 @@ def _write_split(
         expected=benchmark.sizes.get(split),
         blank_answers=num_blank,
         gold=counts if finder else None,
+        noted={what: count for what, count in noted.items() if count},
     )

@@ -22,7 +22,7 @@ from calibadv_env.data.questions.annotations import annotated
 from calibadv_env.data.questions.choices import LETTERS, choice_of
 
 _SQUASHED_ALIASES: Final = frozenset(map(squashed, ALIASES))
-_HOLDERS: Final = ("reward_model", "reward_spec", "extra_info", "metadata")
+HOLDERS: Final = ("reward_model", "reward_spec", "extra_info", "metadata")
 """Objects of verl, SkyRL and others in which the answers may stand."""
 _MANY: Final = ("answers", "possibleanswers", "golds", "targets", "references")
 _NUMBERED: Final = re.compile(r"(?:gold(?:en)?_?)?answers?_?\d+", re.I)
@@ -228,7 +228,7 @@ def _held_answers(record: Mapping[str, Any], separator: str) -> tuple[str, list[
     the list; then the list counts.
     """
     found: tuple[str, list[str]] = ("", [])
-    for name in _HOLDERS:
+    for name in HOLDERS:
         held = record.get(name)
         if isinstance(held, str):
             held = parsed_literal(held)

@@ -30,6 +30,12 @@ NAMES: Final = (
 )
 """Names of evidence that this module reads; for messages."""
 
+LOST: Final = (
+    "supporting facts with the number of a sentence that their paragraph does not have; where a "
+    "title has no other, the whole paragraph is gold"
+)
+"""What :func:`lost_sentences` counts, in words."""
+
 _LAYERS: Final = ("metadata", "extra_info", "info")
 
 
@@ -102,35 +108,14 @@ def _stated(title: str, text: str, answer: Any, ids: tuple[str, ...]) -> Evidenc
 
 def _facts(layer: Mapping[str, Any], paragraphs: list[Paragraph], _: Sequence[str]) -> _Found:
     """HotpotQA and 2WikiMultihopQA: pairs of title and number of a sentence; one piece a title."""
-    facts = layer.get("supporting_facts")
-    if isinstance(facts, str):
-        facts = parsed_literal(facts)
-    if isinstance(facts, Mapping):
-        titles, numbers = facts.get("title"), facts.get("sent_id")
-        if not isinstance(titles, list) or not isinstance(numbers, list):
-            return (1, []) if facts else (0, [])
-        facts = list(zip(titles, numbers, strict=False))
-    if not isinstance(facts, list):
-        return 0, []
-    articles: dict[str, Paragraph] = {}
-    for paragraph in paragraphs:
-        articles.setdefault(paragraph.passage.title, paragraph)
+    num_unread, pairs = _pairs(layer)
+    articles = _articles(paragraphs)
     by_title: dict[str, list[str]] = {}
-    num_named = 0
-    for fact in facts:
-        if isinstance(fact, Mapping):
-            fact = [fact.get("title"), fact.get("sent_id", fact.get("sentence_id"))]
-        if isinstance(fact, str):
-            fact = [fact, None]
-        is_pair = isinstance(fact, (list, tuple)) and len(fact) == 2 and isinstance(fact[0], str)
-        if not is_pair:
-            num_named += 1
-            continue
-        title, number = fact
+    for title, number in pairs:
         kept = by_title.setdefault(title, [])
-        held = articles[title].sentences if title in articles else ()
-        if isinstance(number, int) and 0 <= number < len(held) and held[number].strip():
-            kept.append(held[number].strip())
+        sentence = _sentence(articles.get(title), number)
+        if sentence:
+            kept.append(sentence)
     found = [
         Evidence(
             title=title,
@@ -140,7 +125,69 @@ def _facts(layer: Mapping[str, Any], paragraphs: list[Paragraph], _: Sequence[st
         for title, kept in by_title.items()
         if title.strip()
     ]
-    return num_named + len(by_title), found
+    return num_unread + len(by_title), found
+
+
+def lost_sentences(record: Mapping[str, Any]) -> int:
+    """Supporting facts whose number no sentence of their own paragraph has.
+
+    Where a title has no other fact its evidence names no sentence, so that whatever stands under
+    the title counts as gold. Facts on paragraphs that the record does not carry are not counted.
+    """
+    for layer in layers_of(record):
+        _, pairs = _pairs(layer)
+        if pairs:
+            articles = _articles(paragraphs_of(layer))
+            return sum(
+                title in articles
+                and bool(articles[title].sentences)
+                and number is not None
+                and not _sentence(articles[title], number)
+                for title, number in pairs
+            )
+    return 0
+
+
+def _pairs(layer: Mapping[str, Any]) -> tuple[int, list[tuple[str, Any]]]:
+    """How many supporting facts cannot be read, and the title and number of the others."""
+    facts = layer.get("supporting_facts")
+    if isinstance(facts, str):
+        facts = parsed_literal(facts)
+    if isinstance(facts, Mapping):
+        titles, numbers = facts.get("title"), facts.get("sent_id")
+        if not isinstance(titles, list) or not isinstance(numbers, list):
+            return (1, []) if facts else (0, [])
+        facts = list(zip(titles, numbers, strict=False))
+    num_unread, pairs = 0, []
+    for fact in facts if isinstance(facts, list) else ():
+        if isinstance(fact, Mapping):
+            fact = [fact.get("title"), fact.get("sent_id", fact.get("sentence_id"))]
+        if isinstance(fact, str):
+            fact = [fact, None]
+        if isinstance(fact, (list, tuple)) and len(fact) == 2 and isinstance(fact[0], str):
+            pairs.append((fact[0], fact[1]))
+        else:
+            num_unread += 1
+    return num_unread, pairs
+
+
+def _articles(paragraphs: list[Paragraph]) -> dict[str, Paragraph]:
+    articles: dict[str, Paragraph] = {}
+    for paragraph in paragraphs:
+        articles.setdefault(paragraph.passage.title, paragraph)
+    return articles
+
+
+def _sentence(article: Paragraph | None, number: Any) -> str:
+    """The sentence of a number, which tables write as a text or with a point; "" if none."""
+    if article is None or isinstance(number, bool):
+        return ""
+    if isinstance(number, str) and number.strip().isdecimal():
+        number = int(number)
+    is_whole = isinstance(number, int) or (isinstance(number, float) and number.is_integer())
+    if not is_whole or not 0 <= number < len(article.sentences):
+        return ""
+    return article.sentences[int(number)].strip()
 
 
 def _marked(

@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from calibadv_env.common.records.keys import QUESTION, at_path, find_key, keys_of
+from calibadv_env.common.records.headerless import is_numbered
+from calibadv_env.common.records.keys import QUESTION, at_path, find_key, is_blank, keys_of
 from calibadv_env.common.records.values import parsed_literal
 from calibadv_env.data.questions.answers import TALKS
 
@@ -32,11 +33,16 @@ def find_question(record: Mapping[str, Any], column: str | None) -> tuple[str, s
         key, value = f"{key}.{inner}", value.get(inner) if inner else None
     if isinstance(value, (list, tuple)):
         value = last_message(value)
-    if key is None or not isinstance(value, str) or not value.strip():
+    if key is None or not isinstance(value, str) or is_blank(value):
+        numbers = (
+            "; the first line is no header, so columns are called by their numbers from 0, such as "
+            "--columns question=1,answers=2"
+        )
         raise ValueError(
             f"key 'question' is missing: no question was found among the keys "
             f"{keys_of(record)}; --columns question=KEY,answers=KEY (in Python columns="
             "{'question': KEY, 'answers': KEY}) says which keys hold what"
+            + (numbers if is_numbered(record) else "")
         )
     if record.get("canary") and _CIPHER.fullmatch(value.strip()) and _is_cipher(value):
         raise ValueError(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from calibadv_env.common.records.keys import is_missing
+from calibadv_env.common.records.keys import is_blank, is_missing
 from calibadv_env.common.records.values import parsed_literal
 from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.passage_records import content_id, parse_record
@@ -63,7 +63,7 @@ def paragraphs_of(record: Mapping[str, Any]) -> list[Paragraph]:
             parsed = parsed_literal(value)
             if isinstance(parsed, (list, dict)):
                 value = parsed
-            elif key == "context" and value.strip():
+            elif key == "context" and not is_blank(value):
                 title = record.get("title")
                 title = title if isinstance(title, str) else ""
                 found.append(_paragraph(key, 0, title, value.strip()))
@@ -103,7 +103,7 @@ def _from_columns(key: str, value: Mapping[str, Any]) -> Iterator[Paragraph]:
         return
     if isinstance(value.get("contexts"), list):  # PubMedQA's
         for index, text in enumerate(value["contexts"]):
-            if isinstance(text, str) and text.strip():
+            if isinstance(text, str) and not is_blank(text):
                 yield _paragraph(key, index, "", text.strip())
         return
     texts = next((value[k] for k in _TEXTS if isinstance(value.get(k), list)), None)
@@ -111,7 +111,7 @@ def _from_columns(key: str, value: Mapping[str, Any]) -> Iterator[Paragraph]:
         return
     chosen = value.get("is_selected")
     for index, text in enumerate(texts):
-        if not isinstance(text, str) or not text.strip():
+        if not isinstance(text, str) or is_blank(text):
             continue
         title = titles[index] if isinstance(titles, list) and index < len(titles) else ""
         marked = None
@@ -145,7 +145,7 @@ def _from_item(key: str, index: int, item: Any) -> Paragraph | None:
         passage = parse_record(item)
     except ValueError:
         return None
-    if not passage.text.strip():
+    if is_blank(passage.text):
         return None
     sentences = item.get("sentences")
     sentences = sentences if isinstance(sentences, list) else []
@@ -171,4 +171,4 @@ def _document_id(item: Mapping[str, Any]) -> str | None:
 
 def joined(sentences: Sequence[str]) -> str:
     """Sentences as one text, each apart from the next by one blank."""
-    return " ".join(sentence.strip() for sentence in sentences if sentence.strip())
+    return " ".join(sentence.strip() for sentence in sentences if not is_blank(sentence))

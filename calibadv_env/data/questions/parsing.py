@@ -5,19 +5,18 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from calibadv_env.common.records.headerless import peeked, question_columns, said
 from calibadv_env.common.records.keys import (
     ALIASES,
-    ANSWERS,
     ID,
-    SAID,
     at_path,
     find_key,
+    is_blank,
     is_missing,
-    keys_of,
     number_text,
     squashed,
 )
@@ -26,16 +25,26 @@ from calibadv_env.data.base import QATask, parse_task
 from calibadv_env.data.evidence import EVIDENCE, SEARCH_KEYS, with_evidence
 from calibadv_env.data.questions.answers import (
     SAID_KEYS,
-    TALKS,
     find_answers,
-    is_numbered,
-    texts_of,
 )
-from calibadv_env.data.questions.choices import LETTERS
-from calibadv_env.data.questions.evidence_forms import evidence_in, layers_of, queries_in
-from calibadv_env.data.questions.finding import find_question
+from calibadv_env.data.questions.evidence_forms import (
+    LOST,
+    evidence_in,
+    layers_of,
+    lost_sentences,
+    queries_in,
+)
+from calibadv_env.data.questions.finding import find_question, is_headerless
 from calibadv_env.data.questions.paragraphs import PARAGRAPH_KEYS, paragraphs_of
 from calibadv_env.data.questions.published import JOINT, LANGUAGES, TALK, in_articles, unfolded
+from calibadv_env.data.questions.unanswered import (
+    NO_ANSWER,
+    NoAnswerError,
+    has_empty_list,
+    is_unanswerable,
+    may_answer,
+    no_answer,
+)
 from calibadv_env.errors import DataError
 from calibadv_env.protocol.passages import Passage
 from calibadv_env.retrieval.passage_records import check_columns
@@ -47,7 +56,6 @@ _SEPARATORS: Final = ("|", ";")
 _DOCUMENTS: Final = "|"
 _OWN_KEYS: Final = ("gold_passages", "hops", "metadata")
 _UNANSWERABLE: Final = "unanswerable questions left out"
-_NO_ANSWER: Final = "questions with an empty list of answers left out"
 _UNREAD: Final = "pieces of evidence that cannot be read"
 _TWICE: Final = "questions that stand more than once with other answers"
 _NULL: Final = "answers that are a word for a missing value (null, None, NaN, N/A), taken as text"
@@ -56,7 +64,7 @@ _SAID: Final = (
     "questions whose answer is what a model or an assistant said; right in a set of examples, and "
     "wrong in a log of rollouts"
 )
-_WARNED: Final = (_UNANSWERABLE, _NO_ANSWER, _UNREAD, _NULL, _SAID, JOINT, LANGUAGES, TALK)
+_WARNED: Final = (_UNANSWERABLE, NO_ANSWER, _UNREAD, LOST, _NULL, _SAID, JOINT, LANGUAGES, TALK)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +104,7 @@ class QuestionReading:
     counts: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
     paragraphs: dict[str, Passage] = field(default_factory=dict)
+    _guessed: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuses columns of other things."""
@@ -111,27 +120,45 @@ class QuestionReading:
         made: Counter[str] = Counter()
         asked: dict[int, int] = {}
         place = ""
+        num_read = 0
+        first_blank: DataError | None = None
+        first, records = peeked(records)
+        self._guessed = {} if self.columns else _guessed(first)
         for outer, record in records:
             for place, inner in self._questions(outer, record):
                 try:
                     row = self._row(place, inner)
+                except NoAnswerError as error:
+                    if not error.is_blank:
+                        raise DataError(f"{place}: {error}") from error
+                    first_blank = first_blank or DataError(f"{place}: {error}")
+                    self.counts[NO_ANSWER] += 1
+                    continue
                 except ValueError as error:
                     raise DataError(f"{place}: {error}") from error
                 if row is None:
                     continue
+                num_read += 1
                 answers = hash(row.task.golden_answers)
                 self.counts[_TWICE] += asked.setdefault(hash(row.task.question), answers) != answers
                 if "id" not in self.mapping or row.task.id.startswith("q-"):
                     row = self._distinct(row, made)
                 yield row
+        if first_blank is not None and not num_read:
+            raise first_blank
         self._warn(place, self.counts - before)
 
     def _questions(
         self, place: str, record: Mapping[str, Any]
     ) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """The questions of a record; where the user names keys, these are those of the record."""
-        unfold = in_articles if self.columns else unfolded
+        unfold = in_articles if self._named else unfolded
         return unfold(place, record, self.counts)
+
+    @property
+    def _named(self) -> Mapping[str, str]:
+        """The columns that the user names, or that a table without a header seems to have."""
+        return self.columns or self._guessed
 
     def notes(self) -> dict[str, str]:
         """What was guessed and left out, in words."""
@@ -143,7 +170,7 @@ class QuestionReading:
 
     def left_out(self) -> str:
         """The end of a message that no question was found: what was left out; "" if nothing."""
-        found = [f"{self.counts[w]:,} {w}" for w in (_UNANSWERABLE, _NO_ANSWER) if self.counts[w]]
+        found = [f"{self.counts[w]:,} {w}" for w in (_UNANSWERABLE, NO_ANSWER) if self.counts[w]]
         return f" ({', '.join(found)})" if found else ""
 
     def _distinct(self, row: Row, made: Counter[str]) -> Row:
@@ -156,6 +183,8 @@ class QuestionReading:
 
     def _warn(self, place: str, counts: Counter[str]) -> None:
         where = place.rpartition(":")[0] or place
+        if self._guessed:
+            warnings.warn(f"{where}: {said(self._guessed, '--columns')}", stacklevel=2)
         for what in _WARNED:
             if counts[what]:
                 warnings.warn(f"{where}: {counts[what]:,} {what}", stacklevel=2)
@@ -170,16 +199,16 @@ class QuestionReading:
                 warnings.warn(text, stacklevel=2)
 
     def _row(self, place: str, record: Mapping[str, Any]) -> Row | None:
-        if _is_unanswerable(record):
+        if is_unanswerable(record):
             self.counts[_UNANSWERABLE] += 1
             return None
-        if _has_empty_list(record, self.columns.get("answers")):
-            self.counts[_NO_ANSWER] += 1
+        if has_empty_list(record, self._named.get("answers")):
+            self.counts[NO_ANSWER] += 1
             return None
-        split = at_path(record, self.columns.get("split", "split"))
+        split = at_path(record, self._named.get("split", "split"))
         if isinstance(split, str) and split:
             self.splits[split] += 1
-        if _is_own(record) and not self.columns:
+        if _is_own(record) and not self._named:
             task = parse_task(_without_blanks(record, self.counts))
             self._note("id", "id")
             self._note("question", "question")
@@ -196,26 +225,27 @@ class QuestionReading:
             evidence, num_unread = evidence_in(record, task.golden_answers)
             task = with_evidence(task, evidence)
             self.counts[_UNREAD] += num_unread
+            self.counts[LOST] += lost_sentences(record)
         return Row(place=place, task=task, split=split or task.metadata.get("split"))
 
     def _task(self, record: Mapping[str, Any]) -> QATask:
-        if "id" in record and not self.columns and not _may_answer(record):
-            raise ValueError(_no_answer(record, "", {}))
-        question_key, question = find_question(record, self.columns.get("question"))
-        answers_at = self.columns.get("answers") or ("1" if question_key == "0" else None)
+        if "id" in record and not self._named and not may_answer(record):
+            raise no_answer(record, "", {})
+        question_key, question = find_question(record, self._named.get("question"))
+        answers_at = self._named.get("answers") or ("1" if question_key == "0" else None)
         answer_key, answers = find_answers(record, answers_at, self.separator)
-        answers = [answer for answer in answers if answer.strip()]
+        answers = [answer for answer in answers if not is_blank(answer)]
         if not answers:
-            raise ValueError(_no_answer(record, answer_key, self.columns))
+            raise no_answer(record, answer_key, self._named)
         if len(answers) == 1 and not self.separator:
             # A long answer may well hold a semicolon; under "answers" it may part them.
             marks = _SEPARATORS if answer_key.lower().endswith("answers") else _SEPARATORS[:1]
             self.counts.update(_held(mark) for mark in marks if mark in answers[0])
         self.counts[_NULL] += len(answers) == 1 and answers[0].strip().lower() in _NULLS
-        self.counts[_SAID] += answer_key in SAID_KEYS and answer_key not in self.columns.values()
+        self.counts[_SAID] += answer_key in SAID_KEYS and answer_key not in self._named.values()
         self._note("question", question_key)
         self._note("answers", answer_key)
-        id_key = self.columns.get("id") or find_key(record, ID)
+        id_key = self._named.get("id") or find_key(record, ID)
         raw = None if id_key is None else at_path(record, id_key)
         if id_key is not None and not is_missing(raw):
             self._note("id", id_key)
@@ -252,8 +282,14 @@ class QuestionReading:
         self.mapping.setdefault(name, {})[key] = None
 
 
-_LISTS: Final = frozenset(map(squashed, ANSWERS[: ANSWERS.index("answer") + 1]))
 _SQUASHED_ALIASES: Final = frozenset(map(squashed, ALIASES))
+
+
+def _guessed(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The columns of rows without a header; where none asks, those of question and answers."""
+    found = question_columns(rows)
+    is_pair = bool(rows) and not found and is_headerless(rows[0])
+    return {"question": "0", "answers": "1"} if is_pair else found
 
 
 def parse_question(record: Mapping[str, Any]) -> QATask | None:
@@ -285,70 +321,16 @@ def _is_own(record: Mapping[str, Any]) -> bool:
         and isinstance(answers, (list, tuple))
         and bool(answers)
         and all(isinstance(answer, str) for answer in answers)
-        and any(answer.strip() for answer in answers)
+        and not all(map(is_blank, answers))
         and not isinstance(record.get("metadata"), str)
     )
 
 
 def _without_blanks(record: Mapping[str, Any], counts: Counter[str]) -> dict[str, Any]:
     answers = list(record["golden_answers"])
-    kept = [answer for answer in answers if answer.strip()]
+    kept = [answer for answer in answers if not is_blank(answer)]
     counts["blank answers left out"] += len(answers) - len(kept)
     return {**record, "golden_answers": kept}
-
-
-def _is_unanswerable(record: Mapping[str, Any]) -> bool:
-    """True where the record says so: MuSiQue, SQuAD 2.0; or SQuAD's empty lists of answers."""
-    for key, bad in (("answerable", False), ("is_impossible", True), ("is_answerable", False)):
-        value = record.get(key)
-        if isinstance(value, str) and value.strip().lower() in ("true", "false"):
-            value = value.strip().lower() == "true"
-        if value is bad:
-            return True
-    answers = record.get("answers")
-    if isinstance(answers, list) and answers and all(map(_says_none, answers)):
-        return True
-    if not isinstance(answers, Mapping) or "answer_start" not in answers:
-        return False
-    return not texts_of(answers.get("text"), "answers.text")
-
-
-def _says_none(answer: Any) -> bool:
-    """True for an answer that says that there is none, as MKQA and QuAC have them."""
-    return isinstance(answer, Mapping) and (
-        answer.get("type") == "unanswerable" or answer.get("text") == "CANNOTANSWER"
-    )
-
-
-def _has_empty_list(record: Mapping[str, Any], column: str | None) -> bool:
-    """True where the answers are a list without any, which says that there is none."""
-    key = column or next((key for key in record if squashed(key) in _LISTS), None)
-    value = None if key is None else at_path(record, key)
-    return isinstance(value, (list, tuple)) and all(map(is_missing, value))
-
-
-def _no_answer(record: Mapping[str, Any], key: str, columns: Mapping[str, str]) -> str:
-    if key:
-        where = f"the key {key!r}" if key not in columns.values() else f"the column {key!r}"
-        return (
-            f"golden_answers must not be empty, and {where} holds no answer; a row must have an "
-            "answer in the column answer or answers"
-        )
-    what = "a row must have an answer in the column answer or answers"
-    blank = next((key for key in record if squashed(key) in _LISTS), None)
-    if blank is not None:
-        return f"{what}, and {blank!r} is blank; where a file hides its answers, take the full one"
-    if any(isinstance(record.get(name), list) for name in TALKS):
-        return (
-            f"{what}, and the conversation does not end with what the assistant answered; a log of "
-            "rollouts is read by `calibadv trace import` and `calibadv diagnose`"
-        )
-    if "id" in record:
-        what = f"key 'golden_answers' is missing: {what}"
-    return (
-        f"{what}, and none was found among the keys {keys_of(record)}; --columns answers=KEY (in "
-        "Python columns={'answers': KEY}) says which key holds it"
-    )
 
 
 def _is_evidence(pieces: Any) -> bool:
@@ -359,13 +341,6 @@ def _is_evidence(pieces: Any) -> bool:
         and isinstance(piece.get("sentences", []), (list, tuple))
         for piece in pieces
     )
-
-
-def _may_answer(record: Mapping[str, Any]) -> bool:
-    holders = ("reward_model", "reward_spec", "extra_info", "metadata", "annotations", "solution")
-    if find_key(record, (*ANSWERS, *LETTERS, *SAID)) is not None:
-        return True
-    return any(name in record for name in (*holders, *TALKS)) or any(map(is_numbered, record))
 
 
 def _id(value: Any, key: str) -> str:

@@ -8,20 +8,23 @@ A record is ``{"id", "question", "golden_answers", "metadata"}``. The metadata o
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from calibadv_env.common.jsonl import read_jsonl
+from calibadv_env.common.records.keys import is_blank
 from calibadv_env.data.base import QATask, parse_task
 from calibadv_env.data.evidence import EVIDENCE, Evidence, sentences_stating, with_evidence
 from calibadv_env.data.folders import split_of_name, stem_of
 from calibadv_env.data.names import SPLITS
-from calibadv_env.data.questions.evidence_forms import evidence_in
+from calibadv_env.data.questions.evidence_forms import LOST, evidence_in, lost_sentences
 from calibadv_env.data.questions.parsing import QuestionReading
+from calibadv_env.data.questions.unanswered import NO_ANSWER, is_empty
 from calibadv_env.data.reading import read_rows
-from calibadv_env.data.sources.hub import load_from_hub, without_none
+from calibadv_env.data.sources.hub import load_from_hub, row_of
 from calibadv_env.errors import DataError
 
 HUB: Final = "RUC-NLPIR/FlashRAG_datasets"
@@ -114,7 +117,7 @@ class FlashragHub:
     def records(self, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """See :class:`Source`."""
         for number, row in enumerate(self._load()[split]):
-            yield f"{self.label} {split}[{number}]", without_none(row)
+            yield f"{self.label} {split}[{number}]", row_of(row)
 
     def _load(self) -> Any:
         fetch = how_to_fetch(self.config)
@@ -134,6 +137,7 @@ class OriginalFiles:
     paths: tuple[Path, ...]
     eval_split: str
     reading: QuestionReading = field(default_factory=QuestionReading)
+    _counted: set[Path] = field(default_factory=set, compare=False, repr=False)
 
     @property
     def label(self) -> str:
@@ -151,7 +155,12 @@ class OriginalFiles:
         """See :class:`Source`."""
         for path in self.paths:
             if self._split_of(path) == split:
-                for row in read_rows(path, "", self.reading):
+                reading = self.reading
+                if path in self._counted and not reading.wants_paragraphs:
+                    # Files are read more than once, and what is left out of them counts once.
+                    reading = replace(reading, counts=Counter(), splits=Counter(), mapping={})
+                self._counted.add(path)
+                for row in read_rows(path, "", reading):
                     task = row.task
                     record = {"id": task.id, "question": task.question, "metadata": task.metadata}
                     yield row.place, {**record, "golden_answers": list(task.golden_answers)}
@@ -173,14 +182,26 @@ def how_to_fetch(name: str) -> str:
     )
 
 
-def tasks_of(source: Source, split: str) -> Iterator[tuple[QATask, int]]:
+def tasks_of(
+    source: Source, split: str, counts: Counter[str] | None = None
+) -> Iterator[tuple[QATask, int]]:
     """The tasks of a split, each with its number of blank answers.
+
+    Args:
+        source: Where the records come from.
+        split: Name of the split.
+        counts: Is told, by what it is, what was left out or not found; None tells nobody.
 
     Raises:
         DataError: if a record is faulty or repeats an id, with its place.
     """
     places: dict[str, str] = {}
     for place, record in source.records(split):
+        if counts is not None:
+            counts[LOST] += lost_sentences(record)
+            counts[NO_ANSWER] += is_empty(record.get("golden_answers", True))
+        if is_empty(record.get("golden_answers", True)):
+            continue
         try:
             task, num_blank = parse_record(record)
         except ValueError as error:
@@ -213,7 +234,7 @@ def parse_record(record: Mapping[str, Any]) -> tuple[QATask, int]:
     num_blank = 0
     answers = clean.get("golden_answers")
     if isinstance(answers, list):
-        kept = [a for a in answers if not (isinstance(a, str) and not a.strip())]
+        kept = [a for a in answers if not (isinstance(a, str) and is_blank(a))]
         num_blank = len(answers) - len(kept)
         clean["golden_answers"] = kept
     metadata = clean.get("metadata")

@@ -10,10 +10,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from calibadv_env.common.extras import import_extra
+from calibadv_env.common.records.keys import ANSWERS, squashed
 from calibadv_env.common.records.values import plain
+from calibadv_env.data.questions.answers import HOLDERS
 from calibadv_env.data.reading import Reader
 from calibadv_env.errors import DataError
 
+_ANSWERS: Final = frozenset(map(squashed, ANSWERS))
 _SPLIT_NAMES: Final = {"validation": "dev", "valid": "dev", "val": "dev"}
 
 
@@ -49,7 +52,7 @@ class HubReader(Reader):
         for name, rows in _load(source).items():
             if split in ("", name):
                 for number, cells in enumerate(rows):
-                    yield f"{source} {name}[{number}]", without_none(plain(cells))
+                    yield f"{source} {name}[{number}]", row_of(plain(cells))
 
 
 READERS: Final = (HubReader(),)
@@ -83,6 +86,17 @@ def without_none(value: Any) -> Any:
     if isinstance(value, list):
         return [without_none(v) for v in value]
     return value
+
+
+def row_of(cells: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without None, but for its answers: that a question has none is to be told."""
+    row: dict[str, Any] = without_none(cells)
+    for key, value in cells.items():
+        if value is None and squashed(key) in _ANSWERS:
+            row[key] = None
+        elif key in HOLDERS and isinstance(value, Mapping):
+            row[key] = row_of(value)
+    return row
 
 
 def _parse(name: str) -> tuple[str, str | None]:

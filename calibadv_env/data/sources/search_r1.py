@@ -15,7 +15,8 @@ from typing import Any, Final
 from calibadv_env.common.extras import import_extra
 from calibadv_env.data.names import SPLITS
 from calibadv_env.data.questions.answers import find_answers
-from calibadv_env.data.sources.hub import without_none
+from calibadv_env.data.questions.unanswered import has_blank
+from calibadv_env.data.sources.hub import row_of
 from calibadv_env.errors import DataError
 
 _PREFIX: Final = "searchr1_"
@@ -128,7 +129,7 @@ def record_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _answers(row: Mapping[str, Any]) -> list[Any]:
-    """The accepted answers, from whichever of the usual places has them."""
+    """The accepted answers, from whichever of the usual places has them; [] where it is blank."""
     for value in (
         row.get("golden_answers"),
         _mapping(row.get("reward_model")).get("ground_truth"),
@@ -140,6 +141,8 @@ def _answers(row: Mapping[str, Any]) -> list[Any]:
             return find_answers(row, None, "")[1] or [target]
         if target:
             return list(target)
+    if has_blank(row):
+        return []
     raise ValueError(
         "accepted answers must stand in golden_answers, reward_model.ground_truth.target or "
         "reward_spec.ground_truth.target"
@@ -171,7 +174,7 @@ def _rows(path: Path, wanted: Sequence[str]) -> Iterator[tuple[str, dict[str, An
                 raise DataError(f"{path}: the file has no column data_source")
             for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
                 for row in batch.to_pylist():
-                    yield f"{path}: row {number}", without_none(row)
+                    yield f"{path}: row {number}", row_of(row)
                     number += 1
     except (OSError, arrow.ArrowException) as error:
         raise DataError(f"{path}: cannot read the file near row {number}: {error}") from error
