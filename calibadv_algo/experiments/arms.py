@@ -14,6 +14,7 @@ from typing import Final
 from calibadv_algo.advantages.base import AdvantageEstimator
 from calibadv_algo.advantages.calibadv import CalibAdv, Rebalance, SoftPenalty
 from calibadv_algo.advantages.flipped import FlippedSearches
+from calibadv_algo.advantages.gold_turns import GoldTurns
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.advantages.mass_matched import MassMatchedGrpo
 from calibadv_algo.advantages.vine import Vine
@@ -136,6 +137,12 @@ ARMS: Final = MappingProxyType(
             credit=NoCredit(),
             prepend_think=False,
             vine=VineSampling(),
+        ),
+        "gold-turns": Arm(
+            description="pay for every search that finds gold: what must win",
+            advantage=GoldTurns(),
+            credit=GoldCredit(),
+            prepend_think=False,
         ),
         "flipped-searches": Arm(
             description="GRPO that punishes good searches: what must lose",

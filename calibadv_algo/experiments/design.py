@@ -23,6 +23,9 @@ CONTROLS: Final[Mapping[str, Expected]] = {
     "flipped-searches": "lower",
     "grpo-again": "same",
 }
+"""Methods that `--controls` adds, and what each must show against the baseline."""
+
+KNOWN: Final[Mapping[str, Expected]] = {**CONTROLS, "gold-turns": "higher"}
 """Methods that are controls where they take part, and what each must show against the baseline."""
 
 _PAIR: Final = re.compile(r"([\w.+-]+) - ([\w.+-]+)")
@@ -54,8 +57,8 @@ class Design(Checked):
     """Differences that are judged, AHEAD - BEHIND; by default every method but the controls against
     the baseline (grpo where it takes part, else the first)."""
     controls: tuple[str, ...] = ()
-    """Differences whose outcome is known, AHEAD - BEHIND = higher|lower|same; by default vine must
-    win, flipped-searches lose and grpo-again differ from nothing, as far as they take part."""
+    """Differences whose outcome is known, AHEAD - BEHIND = higher|lower|same; by default vine and
+    gold-turns must win, flipped-searches lose, grpo-again not differ, as far as they take part."""
     metric: str = "f1"
     """Score that decides."""
     split: str = SPLIT_AUTO
@@ -124,7 +127,7 @@ class Design(Checked):
         else:
             named = [
                 Control(ahead=arm, behind=baseline, expected=expected)
-                for arm, expected in CONTROLS.items()
+                for arm, expected in KNOWN.items()
                 if arm != baseline
                 and not any(text.startswith(f"{arm} - ") for text in self.contrasts)
             ]

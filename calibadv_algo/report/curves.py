@@ -14,13 +14,16 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from calibadv_algo.experiments.profiles import performance_profile
 from calibadv_algo.experiments.statistics import (
     corrected_interval,
     draw_resamples,
     resampled_means,
+    share_interval,
 )
 from calibadv_algo.experiments.variance import components
-from calibadv_algo.report.reading import Comparison, Run, read_comparison
+from calibadv_algo.report.asked import MIX_PREFIX, SIGNAL, kind_of_question
+from calibadv_algo.report.reading import Comparison, Run, final_scores, read_comparison
 from calibadv_env.common.files import atomic_file
 
 CURVES_FILE: Final[str] = "curves.png"
@@ -43,7 +46,11 @@ _METRIC_PANELS: Final[tuple[tuple[str, str, str], ...]] = (
     ("format_valid_share", "Format validity", "share of episodes"),
     ("mispenalized_share", "Mis-penalised searches", "share of punished searches"),
     ("entropy", "Policy entropy", "nats per token"),
+    (SIGNAL, "Groups with a signal", "share of an update's groups"),
 )
+
+_STEPS: Final = 50
+"""Scores between 0 and 1 at which a performance profile is drawn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +59,7 @@ class ArmCurve:
 
     Attributes:
         arm: Name of the arm.
-        updates: Positions on the horizontal axis, ascending.
+        updates: Positions on the horizontal axis, ascending: updates unless the panel says else.
         mean: Mean over the seeds that have a value there; NaN where none has.
         low: Lower end of the band, None without a band.
         high: Upper end of the band, None without a band.
@@ -60,7 +67,7 @@ class ArmCurve:
     """
 
     arm: str
-    updates: tuple[int, ...]
+    updates: tuple[float, ...]
     mean: tuple[float, ...]
     low: tuple[float, ...] | None
     high: tuple[float, ...] | None
@@ -76,12 +83,14 @@ class Panel:
         title: Heading.
         unit: Label of the vertical axis.
         curves: One an arm that has values.
+        axis: Label of the horizontal axis.
     """
 
     key: str
     title: str
     unit: str
     curves: tuple[ArmCurve, ...]
+    axis: str = "update"
 
 
 def _number(value: Any) -> float:
@@ -162,7 +171,7 @@ def _eval_curve(
 def make_panels(
     comparison: Comparison, *, num_resamples: int = 1000, bootstrap_seed: int = 0
 ) -> tuple[Panel, ...]:
-    """Numbers of every plot: evaluated F1, then the training metrics that a run has.
+    """Numbers of every plot: evaluated F1, the training metrics that a run has, the profile.
 
     Args:
         comparison: The comparison.
@@ -183,12 +192,57 @@ def make_panels(
             curves=tuple(curve for curve in evaluated if curve is not None),
         )
     ]
-    for key, title, unit in _METRIC_PANELS:
+    for key, title, unit in (*_METRIC_PANELS, *mix_panels(comparison)):
         found = [_metric_curve(arm, runs, key) for arm, runs in by_arm.items()]
         curves = tuple(curve for curve in found if curve is not None)
         if curves:
             panels.append(Panel(key=key, title=title, unit=unit, curves=curves))
-    return tuple(panels)
+    profile = profile_panel(comparison)
+    return (*panels, *(() if profile is None else (profile,)))
+
+
+def mix_panels(comparison: Comparison) -> list[tuple[str, str, str]]:
+    """Keys, titles and units of the shares of questions that were asked, where a run chose them."""
+    keys = {key for run in comparison.runs for line in run.metrics for key in line}
+    return [
+        (key, f"Questions asked: {kind_of_question(key)}", "share of an update's questions")
+        for key in sorted(keys)
+        if key.startswith(MIX_PREFIX)
+    ]
+
+
+def profile_panel(comparison: Comparison) -> Panel | None:
+    """Share of each arm's runs that end above a score; None with one seed.
+
+    The band is the Wilson interval of the share.
+    """
+    if len(comparison.seeds) < 2:
+        return None
+    split = comparison.final_split
+    by_run = final_scores(comparison, split).values["f1"].mean(axis=2)
+    low, high = math.floor(by_run.min() * _STEPS) - 1, math.ceil(by_run.max() * _STEPS) + 1
+    thresholds = np.arange(max(low, 0), min(high, _STEPS) + 1) / _STEPS
+    curves = []
+    for arm, scores in zip(comparison.arms, by_run, strict=True):
+        shares = performance_profile(scores, thresholds)
+        bands = [share_interval(round(share * len(scores)), len(scores)) for share in shares]
+        curves.append(
+            ArmCurve(
+                arm=arm,
+                updates=tuple(thresholds.tolist()),
+                mean=tuple(shares.tolist()),
+                low=tuple(band.low for band in bands),
+                high=tuple(band.high for band in bands),
+                by_seed={},
+            )
+        )
+    return Panel(
+        key="profile",
+        title=f"Performance profile on {split}",
+        unit="share of runs that end above",
+        curves=tuple(curves),
+        axis="F1",
+    )
 
 
 def arm_colours(arms: Sequence[str], baseline: str) -> dict[str, str]:
@@ -214,11 +268,12 @@ def _draw_panel(axes: Any, panel: Panel, colours: Mapping[str, str]) -> None:
         )
     axes.set_title(panel.title, loc="left", fontsize=10, fontweight="bold")
     axes.set_ylabel(panel.unit, fontsize=8)
-    axes.set_xlabel("update", fontsize=8)
+    axes.set_xlabel(panel.axis, fontsize=8)
     axes.tick_params(labelsize=8, length=3, color="#9ca3af")
     axes.grid(axis="y", color="#e5e7eb", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(nbins=6, integer=True))
+    is_update = panel.axis == "update"
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(nbins=6, integer=is_update))
     axes.margins(x=0.02)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

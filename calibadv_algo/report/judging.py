@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from calibadv_algo.experiments.variance import Components, components
+from calibadv_algo.experiments.statistics import Interval
+from calibadv_algo.experiments.variance import Components, components, t_quantile
 from calibadv_algo.experiments.verdicts import Verdict, judge, passed
 from calibadv_algo.report.reading import Comparison, ReportError, final_scores
 
@@ -47,6 +49,23 @@ class Judgement:
     def is_decided(self) -> bool:
         """True if no difference of the plan is left open."""
         return all(verdict.is_decided for verdict in self.verdicts.values())
+
+    def interval_of(self, name: str) -> Interval | None:
+        """The interval of a judged difference, control or not; None for one that is not judged."""
+        control = self.controls.get(name)
+        verdict = control.verdict if control else self.verdicts.get(name)
+        return None if verdict is None else verdict_interval(verdict)
+
+
+def verdict_interval(verdict: Verdict) -> Interval:
+    """The interval that goes with a verdict: at the level of its look, for itself alone."""
+    found = verdict.found
+    if not found.says_something:
+        return Interval(estimate=verdict.estimate, low=math.nan, high=math.nan)
+    half = t_quantile(1.0 - verdict.level / 2.0, found.df) * found.standard_error
+    return Interval(
+        estimate=verdict.estimate, low=verdict.estimate - half, high=verdict.estimate + half
+    )
 
 
 def judge_comparison(comparison: Comparison) -> Judgement:

@@ -7,7 +7,6 @@ import math
 from calibadv_algo.experiments.verdicts import Verdict
 from calibadv_algo.report.rows import Row
 from calibadv_algo.report.summary import SplitSummary, Summary
-from calibadv_algo.report.verdict_tables import verdict_interval
 
 
 def result_sentences(summary: Summary) -> list[str]:
@@ -24,12 +23,13 @@ def result_sentences(summary: Summary) -> list[str]:
     scores = ", ".join(f"{row.name} {_number(row.scores['f1'].estimate)}" for row in levels)
     first = f"F1 on {_questions(split)} of {split.split}, {_seeds(summary)}: {scores}."
     differences = [row for row in split.rows if row.kind == "difference"]
+    judged = {
+        **summary.judgement.verdicts,
+        **{name: each.verdict for name, each in summary.judgement.controls.items()},
+    }
     return [
         first,
-        *(
-            _difference(summary, row, summary.judgement.verdicts.get(row.name))
-            for row in differences
-        ),
+        *(_difference(row, judged.get(row.name), summary.metric) for row in differences),
     ]
 
 
@@ -42,9 +42,9 @@ def _seeds(summary: Summary) -> str:
     return f"{count} seed{'' if count == 1 else 's'}"
 
 
-def _difference(summary: Summary, row: Row, verdict: Verdict | None) -> str:
-    """The difference with the interval and the word of its verdict, if one was planned."""
-    f1 = row.scores["f1"] if verdict is None else verdict_interval(summary, verdict)
+def _difference(row: Row, verdict: Verdict | None, metric: str) -> str:
+    """The difference with its interval, and the word of its verdict if it is judged."""
+    f1 = row.scores["f1" if verdict is None else metric]
     text = f"{row.name} is {_signed(f1.estimate)}"
     if math.isnan(f1.low) or math.isnan(f1.high):
         return f"{text}, without an interval."

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from calibadv_algo.experiments.profiles import area_under_curve
 from calibadv_algo.experiments.statistics import Interval, is_stable, share_interval
 from calibadv_algo.experiments.variance import effective_clusters
+from calibadv_algo.report.asked import Asked, what_was_asked
 from calibadv_algo.report.judging import Judgement, judge_comparison
 from calibadv_algo.report.reading import (
     SCORE_NAMES,
@@ -107,6 +108,7 @@ class Summary:
         hypotheses: Those of the plan.
         plan_sha256: Its hash, "" without a plan.
         departures: What is not as it was planned.
+        asked: What the runs of each arm asked, and which groups had a signal.
     """
 
     arms: tuple[str, ...]
@@ -125,6 +127,7 @@ class Summary:
     hypotheses: tuple[str, ...]
     plan_sha256: str
     departures: tuple[str, ...]
+    asked: tuple[Asked, ...] = ()
 
 
 def f1_curve(run: Run, split: str) -> list[float]:
@@ -173,6 +176,12 @@ def _with_course(row: Row, comparison: Comparison, runs: Sequence[RunSummary]) -
         stability=share_interval(sum(flags), len(flags), confidence=CONFIDENCE),
         f1_over_training=_over_training(curves, comparison.curve_split),
     )
+
+
+def _as_judged(row: Row, metric: str, judgement: Judgement) -> Row:
+    """A row of the judged split: a judged difference has the interval of its verdict."""
+    found = judgement.interval_of(row.name) if row.kind == "difference" else None
+    return row if found is None else replace(row, scores={**row.scores, metric: found})
 
 
 def _known_warm_start(comparison: Comparison) -> list[Row]:
@@ -243,11 +252,13 @@ def summarise(
         ReportError: if a run lacks a split or was evaluated on other questions.
     """
     rng = np.random.default_rng(bootstrap_seed)
-    design = comparison.design
-    splits = tuple(
+    design, judgement = comparison.design, judge_comparison(comparison)
+    first, *others = (
         summarise_split(comparison, split, rng=rng, num_resamples=num_resamples)
         for split in comparison.splits
     )
+    judged = tuple(_as_judged(row, design.metric, judgement) for row in first.rows)
+    splits = (replace(first, rows=judged), *others)
     return Summary(
         arms=comparison.arms,
         seeds=comparison.seeds,
@@ -261,10 +272,11 @@ def summarise(
         margin=design.margin,
         alpha=design.alpha,
         power=design.power,
-        judgement=judge_comparison(comparison),
+        judgement=judgement,
         hypotheses=design.hypotheses,
         plan_sha256=str(comparison.plan.get("sha256", "")),
         departures=comparison.departures,
+        asked=what_was_asked(comparison),
     )
 
 

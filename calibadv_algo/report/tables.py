@@ -75,7 +75,7 @@ def _stable_runs(row: Row, num_seeds: int) -> str:
 
 
 def interval_note(summary: Summary, split: SplitSummary) -> str:
-    """One or two sentences on the meaning of the intervals, and its limits."""
+    """One to three sentences on the meaning of the intervals, and their limits."""
     percent = f"{summary.confidence:.0%}"
     units = "clusters of questions" if split.has_clusters else "questions"
     if len(summary.seeds) == 1:
@@ -85,7 +85,19 @@ def interval_note(summary: Summary, split: SplitSummary) -> str:
         )
     return (
         f"In brackets: {percent} intervals by bootstrap over {len(summary.seeds)} seeds and the "
-        f"{units}, crossed, with Student's t for their numbers."
+        f"{units}, crossed, with Student's t for their numbers.{_judged_note(summary, split)}"
+    )
+
+
+def _judged_note(summary: Summary, split: SplitSummary) -> str:
+    """Says where the interval of a verdict stands in a table of bootstrap intervals."""
+    judged = summary.judgement.verdicts.values()
+    if split.split != summary.splits[0].split or not judged:
+        return ""
+    coverage = f"{100 * (1 - next(iter(judged)).level):.4g} %"
+    return (
+        f" Judged differences have the interval of their verdict in its column: {coverage}, by "
+        "Student's t from the components of variance."
     )
 
 

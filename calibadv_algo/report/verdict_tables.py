@@ -9,9 +9,10 @@ import numpy as np
 
 from calibadv_algo.experiments.design import CONTROLS
 from calibadv_algo.experiments.profiles import performance_profile
-from calibadv_algo.experiments.statistics import Interval
-from calibadv_algo.experiments.variance import detectable_difference, t_quantile
+from calibadv_algo.experiments.variance import detectable_difference
 from calibadv_algo.experiments.verdicts import WORDS, Verdict
+from calibadv_algo.report.asked import Course
+from calibadv_algo.report.judging import ControlResult, verdict_interval
 from calibadv_algo.report.shares import NOTHING
 from calibadv_algo.report.summary import Summary
 from calibadv_algo.report.tables import Table, format_interval, split_tables
@@ -114,22 +115,11 @@ def verdict_table(summary: Summary) -> Table:
 def _verdict_row(summary: Summary, verdict: Verdict) -> tuple[str, ...]:
     return (
         verdict.name,
-        format_interval(verdict_interval(summary, verdict), signed=True),
+        format_interval(verdict_interval(verdict), signed=True),
         NOTHING if math.isnan(verdict.detectable) else f"{verdict.detectable:.3f}",
         f"{verdict.p_different:.3f}",
         f"{verdict.p_equivalent:.3f}",
         verdict.word,
-    )
-
-
-def verdict_interval(summary: Summary, verdict: Verdict) -> Interval:
-    """The interval that goes with a verdict: at the level of its look, for itself alone."""
-    found = verdict.found
-    if not found.says_something:
-        return Interval(estimate=verdict.estimate, low=math.nan, high=math.nan)
-    half = t_quantile(1.0 - verdict.level / 2.0, found.df) * found.standard_error
-    return Interval(
-        estimate=verdict.estimate, low=verdict.estimate - half, high=verdict.estimate + half
     )
 
 
@@ -139,13 +129,23 @@ def controls_sentences(summary: Summary) -> list[str]:
     if not found:
         named = ", ".join(f"{name} ({expected})" for name, expected in CONTROLS.items())
         return [f"No controls took part; --controls adds {named}."]
+    shown = "; ".join(_control_words(name, each) for name, each in found.items())
     failed = [name for name, each in found.items() if not each.passed]
     if not failed:
-        return [f"The instrument passed: all {len(found)} controls came out as they must."]
+        return [f"The instrument passed, {len(found)} of {len(found)} controls: {shown}."]
     return [
-        f"The instrument did not pass: {', '.join(failed)} did not come out as expected, so a "
-        "verdict of no difference may mean that this comparison sees none."
+        f"The instrument did not pass, {len(found) - len(failed)} of {len(found)} controls: "
+        f"{shown}. While {' and '.join(failed)} fail{'s' if len(failed) == 1 else ''}, a verdict "
+        "of no difference may mean that this comparison sees none."
     ]
+
+
+def _control_words(name: str, control: ControlResult) -> str:
+    """What a control had to show and what it showed, with its interval."""
+    must = {"higher": "must win", "lower": "must lose", "same": "must not differ"}
+    seen = format_interval(verdict_interval(control.verdict), signed=True)
+    outcome = "passed" if control.passed else "failed"
+    return f"{name} {must[control.expected]}: {seen}, {control.verdict.word}, {outcome}"
 
 
 def controls_table(summary: Summary) -> Table | None:
@@ -167,7 +167,7 @@ def controls_table(summary: Summary) -> Table | None:
             (
                 name,
                 "neither higher nor lower" if each.expected == "same" else each.expected,
-                format_interval(verdict_interval(summary, each.verdict), signed=True),
+                format_interval(verdict_interval(each.verdict), signed=True),
                 _verdict_row(summary, each.verdict)[2],
                 each.verdict.word,
                 "yes" if each.passed else "no",
@@ -217,12 +217,48 @@ def runs_table(summary: Summary) -> Table:
     )
 
 
+def asked_table(summary: Summary) -> Table | None:
+    """Groups with a signal, and how the mix of questions went; None where no run recorded it."""
+    if all(each.signal is None for each in summary.asked):
+        return None
+    kinds = list(dict.fromkeys(kind for each in summary.asked for kind in each.mix))
+    rows = []
+    for each in summary.asked:
+        shares = [each.signal, *(each.mix.get(kind) for kind in kinds)]
+        mean = NOTHING if each.signal is None else f"{each.signal.mean:.2f}"
+        rows.append((each.arm, mean, *map(_course, shares)))
+    mix = (
+        " Questions: share of each kind among those that were asked."
+        if kinds
+        else " All questions were drawn alike."
+    )
+    return Table(
+        title="Training: groups with a signal, and the questions that were asked",
+        header=(
+            "Method",
+            "Groups with a signal",
+            "at first → at last",
+            *(f"{kind}: at first → at last" for kind in kinds),
+        ),
+        rows=tuple(rows),
+        note=(
+            "A group has a signal if one of its turns has an advantage other than 0. At first, at "
+            f"last: the first and the last quarter of the updates, means over seeds.{mix}"
+        ),
+    )
+
+
+def _course(course: Course | None) -> str:
+    return NOTHING if course is None else f"{course.first:.2f} → {course.last:.2f}"
+
+
 def all_tables(summary: Summary) -> tuple[Table, ...]:
-    """Verdicts first, then scores of each split, controls and runs."""
-    controls = controls_table(summary)
+    """Verdicts first, then scores of each split, controls, runs, and what was asked."""
+    controls, asked = controls_table(summary), asked_table(summary)
     return (
         verdict_table(summary),
         *split_tables(summary),
         *(() if controls is None else (controls,)),
         runs_table(summary),
+        *(() if asked is None else (asked,)),
     )

@@ -8,6 +8,7 @@ import pytest
 
 from calibadv_algo.advantages.calibadv import CalibAdv, Rebalance, SoftPenalty
 from calibadv_algo.advantages.flipped import FlippedSearches
+from calibadv_algo.advantages.gold_turns import GoldTurns
 from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.advantages.mass_matched import MassMatchedGrpo
 from calibadv_algo.advantages.vine import Vine
@@ -39,6 +40,7 @@ EXPECTED = {
     "calibadv-lambda-1.5": (CalibAdv, SilverCredit, True),
     "calibadv-lambda-2": (CalibAdv, SilverCredit, True),
     "vine": (Vine, NoCredit, False),
+    "gold-turns": (GoldTurns, GoldCredit, False),
     "flipped-searches": (FlippedSearches, NoCredit, False),
     "grpo-again": (Grpo, NoCredit, False),
 }

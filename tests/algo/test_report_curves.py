@@ -21,6 +21,7 @@ def test_panels_hold_means_over_seeds(comparison_dir: Path) -> None:
         "format_valid_share",
         "mispenalized_share",
         "entropy",
+        "profile",
     ]
     curve = panels["reward_mean"].curves[0]
     assert (curve.arm, curve.updates) == ("grpo", tuple(range(1, 9)))
@@ -55,7 +56,10 @@ def test_metrics_that_no_run_has_get_no_panel(comparison_dir: Path) -> None:
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         kept = [{"update": line["update"], "entropy": math.nan} for line in lines]
         path.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    assert [panel.key for panel in make_panels(read_comparison(comparison_dir))] == ["f1"]
+    assert [panel.key for panel in make_panels(read_comparison(comparison_dir))] == [
+        "f1",
+        "profile",
+    ]
 
 
 def test_every_arm_has_its_own_colour_and_the_baseline_is_grey() -> None:
@@ -78,8 +82,48 @@ def test_every_axis_is_labelled_and_every_seed_drawn(comparison_dir: Path) -> No
     comparison = read_comparison(comparison_dir)
     panels = make_panels(comparison, num_resamples=20)
     figure = draw_curves(panels, arm_colours(comparison.arms, comparison.baseline))
-    for axes, panel in zip(figure.axes, panels, strict=True):
+    for axes, panel in zip(figure.axes[: len(panels)], panels, strict=True):
         assert axes.get_ylabel() == panel.unit
-        assert axes.get_xlabel() == "update"
-        assert len(axes.lines) == 2 * (2 + 1)
+        is_profile = panel.key == "profile"
+        assert axes.get_xlabel() == ("F1" if is_profile else "update")
+        assert len(axes.lines) == 2 * (1 if is_profile else 2 + 1)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["grpo", "calibadv"]
+
+
+def test_the_profile_counts_runs_above_each_score(comparison_dir: Path) -> None:
+    comparison = read_comparison(comparison_dir)
+    panel = make_panels(comparison, num_resamples=20)[-1]
+    ends = {
+        arm: [
+            np.mean([row.f1 for row in run.evals if row.update == 8])
+            for run in comparison.runs
+            if run.arm == arm
+        ]
+        for arm in comparison.arms
+    }
+    for curve in panel.curves:
+        for score, share in zip(curve.updates, curve.mean, strict=True):
+            assert share == np.mean([end > score for end in ends[curve.arm]])
+        assert (curve.mean[0], curve.mean[-1]) == (1.0, 0.0)
+        assert curve.low is not None
+        assert curve.low[0] < 1.0  # two runs above a score do not make it certain
+
+
+def test_one_seed_has_no_profile(comparison_dir: Path) -> None:
+    panels = make_panels(read_comparison(comparison_dir, only_seeds=[0]), num_resamples=20)
+    assert "profile" not in [panel.key for panel in panels]
+
+
+def test_the_mix_of_questions_has_its_panels(comparison_dir: Path) -> None:
+    for path in comparison_dir.glob("runs/*/metrics.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for line in lines:
+            line |= {"question_share_hard": 0.25, "question_share_hops_3": 0.5}
+            line["groups_with_signal_share"] = 0.75
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    titles = [panel.title for panel in make_panels(read_comparison(comparison_dir))]
+    assert titles[-4:-1] == [
+        "Groups with a signal",
+        "Questions asked: hard pool",
+        "Questions asked: 3 hops",
+    ]

@@ -73,10 +73,11 @@
       draw("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(tick), y2: y(tick) }, svg);
       draw("text", { x: LEFT - 6, y: y(tick) + 4, "text-anchor": "end" }, svg).textContent = tick.toFixed(decimals(ticks));
     }
-    for (const tick of niceTicks(first, last, 5).filter(Number.isInteger)) {
-      draw("text", { x: x(tick), y: HEIGHT - BOTTOM + 15, "text-anchor": "middle" }, svg).textContent = String(tick);
+    const places = niceTicks(first, last, 5).filter((tick) => panel.axis !== "update" || Number.isInteger(tick));
+    for (const tick of places) {
+      draw("text", { x: x(tick), y: HEIGHT - BOTTOM + 15, "text-anchor": "middle" }, svg).textContent = tick.toFixed(decimals(places));
     }
-    draw("text", { x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 4, "text-anchor": "middle" }, svg).textContent = "update";
+    draw("text", { x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 4, "text-anchor": "middle" }, svg).textContent = panel.axis;
     for (const curve of panel.curves) drawCurve(svg, curve, x, y);
     const readout = make("div", "readout");
     readout.setAttribute("aria-live", "polite");
@@ -103,7 +104,7 @@
       const values = curve.mean.filter(known);
       return values.length ? `${curve.arm} from ${values[0].toFixed(3)} to ${values[values.length - 1].toFixed(3)}` : curve.arm;
     });
-    return `${panel.title}, ${panel.unit}, over updates: ${ends.join("; ")}.`;
+    return `${panel.title}, ${panel.unit}, over ${panel.axis}: ${ends.join("; ")}.`;
   }
 
   function addCursor(svg, panel, x, readout, [first, last]) {
@@ -120,7 +121,7 @@
         const value = curve.mean[curve.updates.indexOf(update)];
         return `${curve.arm} ${known(value) ? value.toFixed(3) : "–"}`;
       });
-      readout.textContent = `update ${update}: ${parts.join(" · ")}`;
+      readout.textContent = `${panel.axis} ${update}: ${parts.join(" · ")}`;
     };
     const hide = () => { line.setAttribute("visibility", "hidden"); readout.textContent = ""; };
     svg.addEventListener("pointermove", (event) => {
