@@ -179,6 +179,7 @@ def run_comparison(config: CompareConfig, console: Console) -> Summary:
             of something that other processes cannot import.
     """
     check_importable(plan_jobs(config))
+    config.design.require_methods(list(config.algorithms))
     split = final_split(config.train, config.design.split)
     config = replace(config, design=replace(config.design, split=split))
     with hold_folder(config.output_dir):

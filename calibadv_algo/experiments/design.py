@@ -18,6 +18,9 @@ from calibadv_env.common.checks import POSITIVE, Checked
 
 SPLIT_AUTO: Final = "auto"
 
+METRICS: Final[tuple[str, ...]] = ("em", "f1", "cover_em", "num_searches", "is_format_valid")
+"""Scores of a question that can be averaged, and judged."""
+
 CONTROLS: Final[Mapping[str, Expected]] = {
     "vine": "higher",
     "flipped-searches": "lower",
@@ -82,6 +85,8 @@ class Design(Checked):
     def __post_init__(self) -> None:
         """Checks ranges and the form of differences and controls."""
         Checked.__post_init__(self)
+        if self.metric not in METRICS:
+            raise ValueError(f"metric must be among {', '.join(METRICS)}, got {self.metric!r}")
         for name, pattern, form in (
             ("contrasts", _PAIR, "AHEAD - BEHIND"),
             ("controls", _CONTROL, "AHEAD - BEHIND = higher|lower|same"),
@@ -97,6 +102,22 @@ class Design(Checked):
                 "block must be at least 2 and at most most_seeds to add seeds until decided, got "
                 f"{self.block} and {self.most_seeds}"
             )
+
+    def require_methods(self, arms: Sequence[str]) -> None:
+        """Makes sure that differences and controls name methods that take part.
+
+        Raises:
+            ValueError: naming the difference.
+        """
+        for name in ("contrasts", "controls"):
+            for text in getattr(self, name):
+                sides = text.partition(" = ")[0].split(" - ")
+                missing = [side for side in sides if side not in arms]
+                if missing:
+                    raise ValueError(
+                        f"{name} must be of methods that take part ({', '.join(arms)}), got "
+                        f"{text!r} with {missing[0]!r}"
+                    )
 
     @property
     def num_looks(self) -> int:

@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from calibadv_algo.errors import CalibadvAlgoError
-from calibadv_algo.experiments.design import Design, departures, design_of
+from calibadv_algo.experiments.design import METRICS, Design, departures, design_of
 
-SCORE_NAMES: Final[tuple[str, ...]] = ("em", "f1", "cover_em", "num_searches", "is_format_valid")
+SCORE_NAMES: Final[tuple[str, ...]] = METRICS
 """The numbers of an evaluation row that can be averaged."""
 
 FINAL_FILE: Final[str] = "final.jsonl"

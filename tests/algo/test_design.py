@@ -135,3 +135,19 @@ def test_looks_add_seeds_in_blocks() -> None:
     ]
     assert [design.look_of(num) for num in (2, 4, 5)] == [1, 2, 3]
     assert CompareConfig().seeds_of_look(4) == (0, 1)
+
+
+def test_a_difference_names_methods_that_take_part() -> None:
+    arms = ["grpo", "calibadv", "flipped-searches"]
+    Design(
+        contrasts=("calibadv - grpo",), controls=("flipped-searches - grpo = lower",)
+    ).require_methods(arms)
+    with pytest.raises(ValueError, match="'calibadv - grp' with 'grp'"):
+        Design(contrasts=("calibadv - grp",)).require_methods(arms)
+    with pytest.raises(ValueError, match=r"controls must be of methods that take part.*'vine'"):
+        Design(controls=("vine - grpo = higher",)).require_methods(arms)
+
+
+def test_the_metric_is_checked_before_anything_runs() -> None:
+    with pytest.raises(ValueError, match="metric must be among em, f1"):
+        Design(metric="reward")
