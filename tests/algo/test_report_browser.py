@@ -85,7 +85,7 @@ def test_table_and_curves_are_there(opened: Opened) -> None:
     assert "calibadv − grpo" in opened.page.locator("#results table").first.inner_text()
     table = opened.page.locator("#results table", has_text="warm start").first
     assert table.locator("tbody tr").first.locator("th").inner_text() == "warm start"
-    assert opened.page.locator("#panels svg").count() == 6
+    assert opened.page.locator("#panels svg").count() == 7
     assert opened.page.locator("#panels svg path").count() >= 6 * 6
     assert "NaN" not in opened.page.locator("#panels").inner_html()
 
@@ -99,6 +99,10 @@ def test_a_curve_tells_its_values_to_mouse_and_keyboard(opened: Opened) -> None:
     assert readout.inner_text().startswith("update 6: ")
     chart.hover(position={"x": 45, "y": 50})
     assert readout.inner_text().startswith("update 0: ")
+    opened.page.locator("#panels svg").last.focus()
+    profile = opened.page.locator("#panels .readout").last.inner_text()
+    assert profile.startswith("F1 ")
+    assert "calibadv 0.000" in profile
 
 
 def test_choosing_a_trajectory_colours_its_turns(opened: Opened) -> None:
