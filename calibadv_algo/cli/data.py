@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from calibadv_env.data.preparing.prepare import Prepared, prepare, write_own_cor
 from calibadv_env.data.questions.parsing import QuestionReading
 from calibadv_env.data.reading import reader_named
 from calibadv_env.data.registry import get_dataset, refuse_built_in_name
+from calibadv_env.data.sources import browsecomp_plus
 from calibadv_env.data.sources.benchmarks import SEVEN, Benchmark, find_benchmark
 from calibadv_env.data.sources.flashrag import (
     FlashragFolder,
@@ -56,7 +58,8 @@ class Prepare:
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Benchmarks: NQ, TriviaQA, PopQA, HotpotQA, 2WikiMultihopQA, MuSiQue, Bamboogle, in any
-    case; or "seven" for all. For questions of your own a new name, or the path of a folder."""
+    case; or "seven" for all; or browsecomp-plus, from the folder of a decrypted copy. For questions
+    of your own a new name, or the path of a folder."""
     source: Annotated[tuple[str, ...], tyro.conf.arg(name="from")] = ("hub",)
     """Where from: `FILE [FILE ...]` in any form (JSON, CSV, TSV, parquet, Arrow, or a folder of
     splits), for questions of your own and for benchmarks as their authors publish them; `hf
@@ -88,8 +91,10 @@ class Prepare:
     def run(self) -> int:
         """Converts, and prints what was found."""
         console = Console(highlight=False)
-        if self._is_own():
-            self._prepare_own(console)
+        if [name.lower() for name in self.names] == [browsecomp_plus.NAME]:
+            self._prepare_browsecomp_plus(console)
+        elif self._is_own():
+            self._prepare_own(console, list(self.source), self.corpus)
         else:
             self._prepare_benchmarks(console)
         return 0
@@ -111,19 +116,34 @@ class Prepare:
             cutting=Cutting(words=self.passage_words, overlap=self.passage_overlap),
         )
 
-    def _prepare_own(self, console: Console) -> None:
+    def _prepare_browsecomp_plus(self, console: Console) -> None:
+        folder = Path(self.source[0])
+        if len(self.source) != 1 or not folder.is_dir():
+            raise ValueError(
+                f"from must be the folder of a copy of BrowseComp-Plus, got {' '.join(self.source)}"
+            )
+        layout = browsecomp_plus.find_layout(folder)
+        corpus = self.corpus or (OWN if layout.corpus is None else str(layout.corpus))
+        with tempfile.TemporaryDirectory() as scratch:
+            rows = Path(scratch) / "test.jsonl"
+            without = browsecomp_plus.write_rows(layout, rows)
+            self._prepare_own(console, [str(rows)], corpus)
+        if without:
+            text = f"warning: {without:,} questions name no document that they rest on"
+            console.print(text, style="yellow", soft_wrap=True)
+
+    def _prepare_own(self, console: Console, sources: list[str], corpus: str | None) -> None:
         if len(self.names) != 1:
             raise ValueError(f"names must be one new name or path, got {' '.join(self.names)!r}")
-        reader = reader_named(self.source[0])
-        sources = list(self.source)
-        if reader is not None and not Path(self.source[0]).exists():
-            sources = [reader.prefix + source for source in self.source[1:]]
+        reader = reader_named(sources[0])
+        if reader is not None and not Path(sources[0]).exists():
+            sources = [reader.prefix + source for source in sources[1:]]
         refuse_built_in_name(self.names[0])
         refuse_known(self.names[0], force=self.force)
         done = prepare_own(
             self.names[0],
             sources,
-            self.corpus,
+            corpus,
             shares=self.shares,
             seed=self.seed,
             options=self.options(),

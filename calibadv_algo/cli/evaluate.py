@@ -13,6 +13,7 @@ from rich.text import Text
 from calibadv_algo.cli.policies import PlaySettings, Policy
 from calibadv_algo.cli.policy_flags import PolicyFlags
 from calibadv_algo.cli.provenance import coverage_facts
+from calibadv_algo.cli.run_files import write_run_files
 from calibadv_algo.cli.warned import warn
 from calibadv_algo.training.warnings import small_split
 from calibadv_env.common.checks import POSITIVE
@@ -33,6 +34,9 @@ class Eval(PolicyFlags):
     """Tasks, the first ones of a fixed shuffle of the split."""
     output: Path | None = None
     """File for one line of JSON a question."""
+    run_files: Path | None = None
+    """Folder for run files in BrowseComp-Plus's form, one a question, and run.trec, a TREC run of
+    the documents in the order in which they were shown."""
 
     def run(self) -> int:
         """Evaluates and prints a table."""
@@ -45,6 +49,8 @@ class Eval(PolicyFlags):
         result = evaluate_split(policy, play, episodes=self.episodes)
         if self.output is not None:
             append_records(self.output, result.records)
+        if self.run_files is not None:
+            write_run_files(self.run_files, result.trajectories, policy.label)
         split = result.records[0].split
         title = f"{policy.label} on {play.env.dataset} {split}"
         table = Table("metric", "mean", "95 % interval", title=Text(title))

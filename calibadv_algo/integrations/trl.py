@@ -31,9 +31,9 @@ from calibadv_algo.rollout.engines.hf.engine import HfEngine
 from calibadv_algo.rollout.episodes import DriverConfig, EpisodeSpec
 from calibadv_algo.rollout.slots import EnvSlots, SlotReset, SlotStart, make_slots
 from calibadv_algo.training.collection import close_overflow
+from calibadv_algo.training.config import EnvConfig
 from calibadv_algo.types import Trajectory
 from calibadv_env.common.peers import require
-from calibadv_env.info import STOP_STRINGS
 
 require(TRL)
 GRPOTrainer: Any = part_of("trl", "GRPOTrainer")
@@ -56,7 +56,8 @@ class SearchRollout:
         num_slots: Episodes that are played at a time.
         max_turn_tokens: Most tokens of one turn.
         max_context: Most tokens of an episode; None leaves it to the model.
-        stop_strings: Strings that end a turn.
+        stop_strings: Strings that end a turn; None means those of the environment, which in one of
+            pages close opens and finds too.
         driver: How episodes are driven, and which errors are a machine's failure.
         make_engine: Makes the engine; None samples from the trainer's own model.
     """
@@ -66,7 +67,7 @@ class SearchRollout:
     num_slots: int = 16
     max_turn_tokens: int = 512
     max_context: int | None = None
-    stop_strings: tuple[str, ...] = STOP_STRINGS
+    stop_strings: tuple[str, ...] | None = None
     driver: DriverConfig = field(
         default_factory=lambda: DriverConfig(retry_on=errors_named(MACHINE_FAILURES))
     )
@@ -75,6 +76,11 @@ class SearchRollout:
     _slots: EnvSlots | None = field(default=None, init=False, repr=False)
     _engine: GenerationEngine | None = field(default=None, init=False, repr=False)
     _call: tuple[int, int] = field(default=(-1, 0), init=False, repr=False)
+
+    def _stop_strings(self) -> tuple[str, ...]:
+        if self.stop_strings is not None:
+            return self.stop_strings
+        return EnvConfig(env_id=self.env_id).stop_strings(self.env_kwargs.get("prompt"))
 
     def rows(self, task_indices: Iterable[int]) -> list[dict[str, Any]]:
         """Rows of a data set, one a task of the split, with the keys ``prompt`` and ``task_index``.
@@ -121,7 +127,7 @@ class SearchRollout:
                 temperature=args.temperature,
                 top_p=args.top_p,
                 max_tokens=self.max_turn_tokens,
-                stop=self.stop_strings,
+                stop=self._stop_strings(),
             ),
             replace(self.driver, max_context_tokens=self._context(trainer)),
         )

@@ -38,9 +38,9 @@ from calibadv_algo.rollout.engines.base import Generation, SamplingParams
 from calibadv_algo.rollout.episodes import DriverConfig, Episode, EpisodeBook, EpisodeSpec
 from calibadv_algo.rollout.slots import EnvSlots, SlotStart, make_slots
 from calibadv_algo.training.collection import close_overflow
+from calibadv_algo.training.config import EnvConfig
 from calibadv_algo.types import Trajectory
 from calibadv_env.common.peers import require
-from calibadv_env.info import STOP_STRINGS
 
 require(VERL)
 _AGENT_LOOP: Final = "verl.experimental.agent_loop.agent_loop"
@@ -187,7 +187,7 @@ class SearchAgentLoop(AgentLoopBase):  # type: ignore[misc]
         env_kwargs: Mapping[str, Any] | None = None,
         max_turn_tokens: int = 512,
         chat_template: bool = False,
-        stop_strings: Sequence[str] = STOP_STRINGS,
+        stop_strings: Sequence[str] | None = None,
         retry_on: Sequence[str] = MACHINE_FAILURES,
         max_retries: int = 3,
         backoff_s: float = 0.25,
@@ -201,7 +201,8 @@ class SearchAgentLoop(AgentLoopBase):  # type: ignore[misc]
             env_kwargs: Its arguments.
             max_turn_tokens: Most tokens of one turn.
             chat_template: If true, the first observation becomes a user message.
-            stop_strings: Strings that end a turn.
+            stop_strings: Strings that end a turn; None means those of the environment, which in
+                one of pages close opens and finds too.
             retry_on: Errors of the environment that are a machine's failure, by full name.
             max_retries: Repetitions of a step that failed, before the episode fails.
             backoff_s: Seconds before the first repetition, doubled for each further one.
@@ -209,6 +210,8 @@ class SearchAgentLoop(AgentLoopBase):  # type: ignore[misc]
         """
         super().__init__(*args, **kwargs)
         self._env = (env_id, dict(env_kwargs or {}))
+        if stop_strings is None:
+            stop_strings = EnvConfig(env_id=env_id).stop_strings(self._env[1].get("prompt"))
         self._params = SamplingParams(max_tokens=max_turn_tokens, stop=tuple(stop_strings))
         self._driver = DriverConfig(
             chat_template=chat_template,

@@ -9,9 +9,19 @@ from typing import Any, Final
 import gymnasium
 
 from calibadv_env.env import DeepSearchEnv
+from calibadv_env.info import PagesResetInfo, PagesStepInfo, ResetInfo, StepInfo
+from calibadv_env.pages.env import DeepSearchPagesEnv
 
 DEFAULT_ENV_ID: Final = "calibadv_env:DeepSearch-Atlas-v1"
 """The environment that adapters make where none is named."""
+
+PAGE_KEYS: Final = tuple(
+    key
+    for of_pages, of_all in ((PagesResetInfo, ResetInfo), (PagesStepInfo, StepInfo))
+    for key in of_pages.__annotations__
+    if key not in of_all.__annotations__
+)
+"""Facts that environments of pages report beyond those of all."""
 
 TASK_KEYS: Final = ("task_index", "task_id")
 """Names under which rows of other people's data sets choose the task."""
@@ -27,6 +37,16 @@ def make_env(env_id: str, env_kwargs: Mapping[str, Any]) -> DeepSearchEnv:
     if not isinstance(env, DeepSearchEnv):
         raise ValueError(f"env_id must name a DeepSearch environment, got {env_id!r}")
     return env
+
+
+def is_of_pages(env: gymnasium.Env[Any, Any]) -> bool:
+    """True for an environment whose agents also open pages and find words in them."""
+    return isinstance(env.unwrapped, DeepSearchPagesEnv)
+
+
+def page_facts(info: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a reset or a step that environments of pages alone report, as JSON has them."""
+    return plain_facts({key: info[key] for key in PAGE_KEYS if key in info})
 
 
 def task_options(*rows: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """The environments in GEM: importing this module registers them for ``gem.make``.
 
-The ids are ``calibadv:DeepSearch-Atlas-v1``, ``calibadv:DeepSearch-AtlasWiki-v1`` and
-``calibadv:DeepSearch-Toy-v1``.
+The ids are ``calibadv:DeepSearch-Atlas-v1``, ``calibadv:DeepSearch-AtlasWiki-v1``,
+``calibadv:DeepSearch-Toy-v1`` and ``calibadv:DeepSearch-Pages-v0``.
 """
 
 from __future__ import annotations
@@ -11,13 +11,18 @@ from typing import Any, Final, SupportsFloat
 
 from calibadv_env.common.peers import require
 from calibadv_env.env import Snapshot
-from calibadv_env.integrations.common import DEFAULT_ENV_ID, make_env
+from calibadv_env.integrations.common import DEFAULT_ENV_ID, is_of_pages, make_env
 from calibadv_env.integrations.versions import GEM
 
 _gem: Any = require(GEM)
 _registration: Any = importlib.import_module("gem.envs.registration")
 
-NAMES: Final = ("DeepSearch-Atlas-v1", "DeepSearch-AtlasWiki-v1", "DeepSearch-Toy-v1")
+NAMES: Final = (
+    "DeepSearch-Atlas-v1",
+    "DeepSearch-AtlasWiki-v1",
+    "DeepSearch-Toy-v1",
+    "DeepSearch-Pages-v0",
+)
 """Environments that are registered, here under ``calibadv:`` and in Gymnasium."""
 
 
@@ -60,9 +65,11 @@ class GemSearchEnv(_gem.Env):  # type: ignore[misc]
         return self._env.step(action)
 
     def sample_random_action(self) -> str:
-        """Draws a search or an answer of random characters."""
+        """Draws a call or an answer of random characters."""
         text = self._env.action_space.sample()[:40]
-        tag = "search" if self._env.np_random.random() < 0.5 else "answer"
+        calls = ("search", "open", "find") if is_of_pages(self._env) else ("search",)
+        drawn = self._env.np_random.random()
+        tag = calls[int(2 * drawn * len(calls))] if drawn < 0.5 else "answer"
         return f"<think> {tag} </think><{tag}> {text} </{tag}>"
 
     def spawn(self, same_state: bool = False, **kwargs: Any) -> GemSearchEnv:

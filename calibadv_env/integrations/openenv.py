@@ -14,6 +14,7 @@ from calibadv_env.common.peers import require
 from calibadv_env.integrations.common import (
     DEFAULT_ENV_ID,
     make_env,
+    page_facts,
     plain_facts,
     task_options,
 )
@@ -56,7 +57,9 @@ class SearchObservation(_core.Observation):  # type: ignore[misc]
         text: The new text.
         terminated: If true, the task came to its end.
         truncated: If true, the turns ran out.
-        kind: What the action turned out to be: "search", "answer" or "malformed".
+        kind: What the action turned out to be: "search", "open", "find", "answer", "malformed".
+        pages: In environments of pages the further facts of ``PagesResetInfo`` and
+            ``PagesStepInfo``, such as the sections that were opened; empty in others.
     """
 
     text: str
@@ -86,12 +89,13 @@ class SearchObservation(_core.Observation):  # type: ignore[misc]
     f1: float | None = None
     cover_em: float | None = None
     is_format_valid: bool | None = None
+    pages: dict[str, Any] = {}  # noqa: RUF012
 
     def step_info(self) -> dict[str, Any]:
         """The facts under the names of ``StepInfo``, as credit and diagnostics read them."""
         info = {key: getattr(self, key) for key in _STEP_FIELDS}
         info["gold_recall"] = float("nan") if self.gold_recall is None else self.gold_recall
-        return {"action": self.kind, **info}
+        return {"action": self.kind, **info, **self.pages}
 
 
 class SearchState(_core.State):  # type: ignore[misc]
@@ -152,7 +156,9 @@ class OpenEnvSearch(_core.Environment):  # type: ignore[misc]
             task_index=info["task_index"],
             is_over=False,
         )
-        return SearchObservation(text=text, reward=None, done=False, **facts)
+        return SearchObservation(
+            text=text, reward=None, done=False, pages=page_facts(info), **facts
+        )
 
     def step(
         self, action: SearchAction, timeout_s: float | None = None, **_: Any
@@ -179,6 +185,7 @@ class OpenEnvSearch(_core.Environment):  # type: ignore[misc]
             terminated=terminated,
             truncated=truncated,
             kind=info["action"],
+            pages=page_facts(info),
             **facts,
         )
 

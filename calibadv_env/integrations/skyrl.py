@@ -109,7 +109,8 @@ class SkyRLSearchEnv(_base.BaseTextEnv):  # type: ignore[misc]
         if self._is_done:
             last = self._facts[-1]
             metrics |= {key: float(last[key]) for key in ("em", "f1", "cover_em")}
-            metrics |= {key: last[key] for key in ("is_format_valid", "num_searches")}
+            counts = ("is_format_valid", "num_searches", "num_calls")
+            metrics |= {key: last[key] for key in counts if key in last}
         metrics[TURNS] = [plain_facts(info) for info in self._facts]
         return metrics
 

@@ -14,12 +14,21 @@ from typing import Any, Final
 import gymnasium
 
 from calibadv_env.errors import RetrieverError
+from calibadv_env.integrations.common import is_of_pages
 
 INSTRUCTION: Final = (
     "Answer the question. Where you lack knowledge, search for it, as often as you like. When you "
     "know enough, reply with the answer alone, short and without an explanation.\n\nQuestion: "
 )
 """Instruction before the question if the data set's prompts are to be this."""
+
+PAGE_INSTRUCTION: Final = (
+    "Answer the question from a collection of pages. Search for sections, open pages or sections "
+    "of them, and find words in the page that is open, as often as you like. When you know enough, "
+    "reply with the answer alone: a number with its unit, several names with commas between them, "
+    "and unanswerable if the pages do not say.\n\nQuestion: "
+)
+"""The same for environments of pages."""
 
 _NO_SEARCH: Final = "No searches are left. Reply with the answer."
 _FORBIDDEN: Final = ("<", ">")
@@ -79,12 +88,16 @@ class SearchTools:
         Returns:
             The passages, best first.
         """
+        return self._call("search", query, "query")
+
+    def _call(self, tag: str, argument: Any, name: str) -> str:
+        """What the environment shows of a call, without the tags round it."""
         if self._is_over:
             return _NO_SEARCH
-        if not isinstance(query, str):
-            raise ValueError(f"query must be a text, got {type(query).__name__}")
+        if not isinstance(argument, str):
+            raise ValueError(f"{name} must be a text, got {type(argument).__name__}")
         try:
-            step = self._step("search", query)
+            step = self._step(tag, argument)
         except RetrieverError as error:
             # TRL catches what a tool raises, so the episode is marked as lost instead.
             self._failure, self._is_over = error, True
@@ -114,16 +127,54 @@ class SearchTools:
         return step
 
 
+class PageTools(SearchTools):
+    """One episode at a time on pages: the tools are ``search``, ``open`` and ``find``."""
+
+    def search(self, query: str) -> str:
+        """Lists sections of pages that match.
+
+        Args:
+            query: What to search for, a few words.
+
+        Returns:
+            The sections, best first, each as page#section with its title and a piece of its text.
+        """
+        return self._call("search", query, "query")
+
+    def open(self, page: str) -> str:
+        """Reads a page, or a section of one.
+
+        Args:
+            page: Its name, or page#section, as it was shown.
+
+        Returns:
+            The text, the pages that it links to, and where it goes on.
+        """
+        return self._call("open", page, "page")
+
+    def find(self, words: str) -> str:
+        """Finds sentences in the page that was opened last.
+
+        Args:
+            words: What to look for.
+
+        Returns:
+            The sentences that hold most of the words, with their sections.
+        """
+        return self._call("find", words, "words")
+
+
 def environment_factory(
     env_id: str = "calibadv_env:DeepSearch-Atlas-v1", **env_kwargs: Any
 ) -> Callable[[], SearchTools]:
     """The argument ``environment_factory`` of ``GRPOTrainer``, which makes one environment a call.
 
-    The arguments are those of ``gymnasium.make``.
+    The arguments are those of ``gymnasium.make``. An environment of pages gets three tools.
     """
 
     def make() -> SearchTools:
-        return SearchTools(gymnasium.make(env_id, disable_env_checker=True, **env_kwargs))
+        env = gymnasium.make(env_id, disable_env_checker=True, **env_kwargs)
+        return (PageTools if is_of_pages(env) else SearchTools)(env)
 
     return make
 

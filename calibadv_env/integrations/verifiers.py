@@ -128,7 +128,9 @@ class SearchEnv(vf.Env[SearchEnvConfig]):  # type: ignore[misc]
         trace.info["turns"] = facts
         if is_over:
             trace.record_metrics({key: float(facts[-1][key]) for key in _SCORES})
-            trace.record_metric("num_searches", float(facts[-1]["num_searches"]))
+            for count in ("num_searches", "num_calls"):
+                if count in facts[-1]:
+                    trace.record_metric(count, float(facts[-1][count]))
 
 
 class ChatHarnessConfig(vf.HarnessConfig):  # type: ignore[misc]

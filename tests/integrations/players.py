@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calibadv_env import get_dataset
 from calibadv_env.integrations.common import DEFAULT_ENV_ID, make_env
 
 Policy = Callable[[str], str]
@@ -41,9 +42,11 @@ class Played:
         return [step.action for step in self.steps]
 
 
-def play(act: Policy | Sequence[str], task_index: int, **env_kwargs: Any) -> Played:
+def play(
+    act: Policy | Sequence[str], task_index: int, env_id: str = DEFAULT_ENV_ID, **env_kwargs: Any
+) -> Played:
     """Plays a policy, or given actions, to the end."""
-    env = make_env(DEFAULT_ENV_ID, {**SETTINGS, **env_kwargs})
+    env = make_env(env_id, {**SETTINGS, **env_kwargs})
     prompt, reset_info = env.reset(options={"task_index": task_index})
     said, steps = prompt, []
     while True:
@@ -70,6 +73,27 @@ def scripts(task_index: int, **env_kwargs: Any) -> list[list[str]]:
         [searches[0], "no tags at all"],
         [turn("search", f"query {number}") for number in range(4)],
     ]
+
+
+PAGES_ID = "calibadv_env:DeepSearch-Pages-v0"
+PAGES_SETTINGS: dict[str, Any] = {**SETTINGS, "max_turns": 8, "max_observation_chars": 200}
+
+
+def page_script(task_index: int) -> list[str]:
+    """Actions of an episode on pages: a search, an open of each gold section, a find, an answer."""
+    task = get_dataset("pages").tasks("dev")[task_index]
+    gold = [hop[0] for hop in task.gold_passages]
+    calls = [turn("search", "Norway area"), *(turn("open", section) for section in gold)]
+    return [*calls, turn("find", "total"), turn("answer", task.golden_answers[0])]
+
+
+def play_pages(task_index: int) -> Played:
+    """That episode on the package's own environment, where it earns everything."""
+    played = play(page_script(task_index), task_index, PAGES_ID, **PAGES_SETTINGS)
+    kinds = [step.info["action"] for step in played.steps]
+    assert {"search", "open", "find", "answer"} == set(kinds)
+    assert played.steps[-1].reward == 1.0
+    return played
 
 
 def scripted(text: str) -> str:

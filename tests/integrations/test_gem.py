@@ -13,7 +13,15 @@ import gem
 from gem.envs.registration import ENV_REGISTRY
 
 from calibadv_env.integrations.gem import NAMES, GemSearchEnv, register
-from tests.integrations.players import SETTINGS, AtlasPolicy, example, play, scripts
+from tests.integrations.players import (
+    PAGES_SETTINGS,
+    SETTINGS,
+    AtlasPolicy,
+    example,
+    play,
+    play_pages,
+    scripts,
+)
 
 ATLAS = "calibadv:DeepSearch-Atlas-v1"
 
@@ -108,3 +116,21 @@ def test_registering_again_is_harmless():
 def test_the_example_in_the_docs_runs(capsys):
     exec(example("integrations.md", "GEM"), {})
     assert "reward 1.0" in capsys.readouterr().out
+
+
+def test_pages_are_searched_opened_and_read():
+    own = play_pages(3)
+    env = gem.make("calibadv:DeepSearch-Pages-v0", **PAGES_SETTINGS)
+    assert env.reset(options={"task_index": 3}) == (own.prompt, own.reset_info)
+    for step in own.steps:
+        result = env.step(step.action)
+        assert result[:4] == (step.observation, step.reward, step.terminated, step.truncated)
+        assert result[4]["opened_ids"] == step.info["opened_ids"]
+    env.reset(seed=0)
+    kinds = set()
+    for _ in range(40):
+        info = env.step(env.sample_random_action())[4]
+        kinds.add(info["action"])
+        if info["stop_reason"]:
+            env.reset()
+    assert kinds == {"search", "open", "find", "answer"}

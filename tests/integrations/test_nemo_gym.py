@@ -18,11 +18,21 @@ from nemo_gym.server_utils import ServerClient
 
 from calibadv_env.integrations.common import plain_facts
 from calibadv_env.integrations.nemo_gym import SearchServer, SearchServerConfig
-from tests.integrations.players import SETTINGS, example, play, scripted, scripts
+from tests.integrations.players import (
+    PAGES_ID,
+    PAGES_SETTINGS,
+    SETTINGS,
+    example,
+    play,
+    play_pages,
+    scripted,
+    scripts,
+)
 
 
-def serve() -> TestClient:
-    config = SearchServerConfig(host="", port=0, entrypoint="", name="x", env_kwargs=SETTINGS)
+def serve(**settings: object) -> TestClient:
+    settings = {"env_kwargs": SETTINGS, **settings}
+    config = SearchServerConfig(host="", port=0, entrypoint="", name="x", **settings)
     server = SearchServer(config=config, server_client=MagicMock(spec=ServerClient))
     return TestClient(server.setup_webserver())
 
@@ -108,3 +118,14 @@ def test_an_ended_episode_is_forgotten():
 def test_the_example_in_the_docs_runs(capsys):
     exec(example("integrations.md", "NeMo-Gym"), {})
     assert "'terminated': True" in capsys.readouterr().out
+
+
+def test_pages_are_searched_opened_and_read():
+    own = play_pages(3)
+    client = serve(env_id=PAGES_ID, env_kwargs=PAGES_SETTINGS)
+    start = client.post("/reset", json=row(task_index=3)).json()
+    assert start == {"observation": own.prompt, "info": plain_facts(own.reset_info)}
+    for step in own.steps:
+        reply = client.post("/step", json=row(task_index=3, response=response(step.action))).json()
+        assert (reply["observation"], reply["reward"]) == (step.observation, step.reward)
+        assert reply["info"] == plain_facts(step.info)

@@ -22,19 +22,37 @@ from calibadv_env.integrations.openenv import (
     SearchObservation,
     create_app,
 )
-from tests.integrations.players import SETTINGS, example, play, scripted, scripts
+from tests.integrations.players import (
+    PAGES_ID,
+    PAGES_SETTINGS,
+    SETTINGS,
+    example,
+    play,
+    play_pages,
+    scripted,
+    scripts,
+)
 
 
-@pytest.fixture(scope="module")
-def url():
+def serve(app):
+    """Runs an application until the generator is closed; gives its address."""
     listener = socket.create_server(("127.0.0.1", 0))
-    app = create_app(**SETTINGS, max_sessions=8)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     server.should_exit = True
     thread.join()
+
+
+@pytest.fixture(scope="module")
+def url():
+    yield from serve(create_app(**SETTINGS, max_sessions=8))
+
+
+@pytest.fixture(scope="module")
+def pages_url():
+    yield from serve(create_app(PAGES_ID, **PAGES_SETTINGS))
 
 
 @pytest.mark.parametrize("which", range(4), ids=["good", "wrong", "malformed", "no answer"])
@@ -137,3 +155,25 @@ def test_no_session_is_refused():
 def test_the_example_in_the_docs_runs(capsys):
     exec(example("integrations.md", "OpenEnv"), {})
     assert "True False reward 0.0" in capsys.readouterr().out
+
+
+def test_pages_are_searched_opened_and_read(pages_url):
+    own = play_pages(3)
+    with SearchClient(pages_url).sync() as client:
+        result = client.reset(task_index=3)
+        assert result.observation.text == own.prompt
+        assert result.observation.pages["answer_kind"] == own.reset_info["answer_kind"]
+        for step in own.steps:
+            result = client.step(step.action)
+            info = result.observation.step_info()
+            assert (result.observation.text, result.reward) == (step.observation, step.reward)
+            assert info["action"] == step.info["action"]
+            for key in ("opened_ids", "gold_opened", "hops_read", "links", "calls"):
+                assert info[key] == list(step.info[key])
+        assert result.done
+
+
+def test_passages_have_no_facts_of_pages(url):
+    with SearchClient(url).sync() as client:
+        assert client.reset(task_index=3).observation.pages == {}
+        assert client.step(scripts(3)[0][0]).observation.pages == {}

@@ -19,7 +19,17 @@ import skyrl_gym
 
 from calibadv_env.integrations.common import plain_facts
 from calibadv_env.integrations.skyrl import ENV_CLASS, SkyRLSearchEnv, dataset_rows, register
-from tests.integrations.players import SETTINGS, AtlasPolicy, Played, example, play, scripts
+from tests.integrations.players import (
+    PAGES_ID,
+    PAGES_SETTINGS,
+    SETTINGS,
+    AtlasPolicy,
+    Played,
+    example,
+    play,
+    play_pages,
+    scripts,
+)
 
 GYM_SETTINGS = {key: value for key, value in SETTINGS.items() if key != "max_turns"}
 MAX_TURNS = SETTINGS["max_turns"] + 1
@@ -59,6 +69,15 @@ def test_episodes_of_the_shipped_policy():
     policy = AtlasPolicy()
     for index in (0, 7):
         check(make(index), play(policy, index))
+
+
+def test_pages_are_searched_opened_and_read():
+    settings = {"env_id": PAGES_ID, **PAGES_SETTINGS}
+    row = dataset_rows([3], settings)[0]
+    env = skyrl_gym.make(ENV_CLASS, env_config=settings, extras={"extra_info": row["extra_info"]})
+    own = play_pages(3)
+    check(env, own)
+    assert env.get_metrics()["num_calls"] == len(own.steps) - 1
 
 
 def test_system_messages_are_kept():

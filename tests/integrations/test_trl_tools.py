@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from transformers.utils import get_json_schema
 
+from calibadv_env import get_dataset
 from calibadv_env.errors import RetrieverError
 from calibadv_env.integrations.trl import (
     INSTRUCTION,
+    PageTools,
     SearchTools,
     answer_reward,
     environment_factory,
@@ -109,7 +111,59 @@ def test_trl_sees_one_tool() -> None:
     assert "passages" in schema["description"]
 
 
+def test_pages_have_three_tools_and_an_episode_by_hand() -> None:
+    env = environment_factory("calibadv_env:DeepSearch-Pages-v0", split="dev", max_turns=4)()
+    assert isinstance(env, PageTools)
+    for name, argument in (("search", "query"), ("open", "page"), ("find", "words")):
+        schema = get_json_schema(getattr(env, name))["function"]
+        assert schema["parameters"]["required"] == [argument]
+    task = get_dataset("pages").tasks("dev")[3]
+    assert env.reset(task_index=3) == task.question
+    assert "norway#" in env.search("Norway area")
+    section = task.gold_passages[-1][0]
+    assert env.open(section).startswith(section)
+    assert env.find("total").startswith(section.partition("#")[0])
+    assert answer_reward([final(task.golden_answers[0])], [env]) == [1.0]
+    assert [step.info["action"] for step in env._steps] == ["search", "open", "find", "answer"]
+    env.reset(task_index=3)
+    with pytest.raises(ValueError, match="page must be a text, got int"):
+        env.open(3)  # type: ignore[arg-type]
+
+
+PAGE_REPLIES = {
+    0: '<tool_call>\n{"name": "open", "arguments": {"page": "norway#area"}}\n</tool_call>',
+    1: '<tool_call>\n{"name": "find", "arguments": {"words": "land boundaries"}}\n</tool_call>',
+    2: "unanswerable",
+}
+SEARCH_REPLIES = {
+    0: '<tool_call>\n{"name": "search", "arguments": {"query": "Frutillar"}}\n</tool_call>',
+    1: ".es",
+    2: "nowhere",
+}
+
+
 def test_in_trls_own_loop(tmp_path: Path) -> None:
+    logged = train_in_trl(tmp_path, ENV_ID, SEARCH_REPLIES, num_calls=1)
+    assert logged["tools/call_frequency"] == 1.0
+    assert logged["tools/failure_frequency"] == 0.0
+    assert logged["reward"] == 0.5
+
+
+def test_pages_in_trls_own_loop(tmp_path: Path) -> None:
+    pages_id = "calibadv_env:DeepSearch-Pages-v0"
+    logged = train_in_trl(tmp_path, pages_id, PAGE_REPLIES, num_calls=2)
+    assert logged["tools/call_frequency"] == 2.0
+    assert logged["tools/failure_frequency"] == 0.0
+    assert logged["reward"] == 0.0
+
+
+def train_in_trl(
+    tmp_path: Path, env_id: str, replies: dict[int, str], num_calls: int
+) -> dict[str, float]:
+    """One step of TRL's trainer with replies in place of a model's; what it logged.
+
+    After so many calls, replies alternate over the remaining ones.
+    """
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     trl = pytest.importorskip(
         "trl", reason="trl is not installed; `make test-integrations` installs it"
@@ -129,20 +183,16 @@ def test_in_trls_own_loop(tmp_path: Path) -> None:
             num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=8192,
         )
     )  # fmt: skip
-    replies = {
-        0: '<tool_call>\n{"name": "search", "arguments": {"query": "Frutillar"}}\n</tool_call>',
-        1: ".es",
-        2: "nowhere",
-    }
 
     class Scripted(trl.GRPOTrainer):  # type: ignore[name-defined, misc]
         """Writes replies in place of a model that can call tools."""
 
         def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
             texts = [tokenizer.decode(ids) for ids in prompt_ids]
+            made = [min(text.count("<tool_response>"), num_calls) for text in texts]
             chosen = [
-                0 if "<tool_response>" not in text else 1 + place % 2
-                for place, text in enumerate(texts)
+                done + place % (len(replies) - num_calls) if done == num_calls else done
+                for place, done in enumerate(made)
             ]
             ids = [tokenizer.encode(replies[each] + "<|im_end|>") for each in chosen]
             return ids, [[0.0] * len(each) for each in ids]
@@ -159,11 +209,9 @@ def test_in_trls_own_loop(tmp_path: Path) -> None:
         ),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        environment_factory=environment_factory(ENV_ID, split="train"),
+        environment_factory=environment_factory(env_id, split="train"),
         reward_funcs=answer_reward,
     )  # fmt: skip
     trainer.train()
-    logged = trainer.state.log_history[0]
-    assert logged["tools/call_frequency"] == 1.0
-    assert logged["tools/failure_frequency"] == 0.0
-    assert logged["reward"] == 0.5
+    logged: dict[str, float] = trainer.state.log_history[0]
+    return logged

@@ -16,7 +16,16 @@ import verifiers.v1 as vf
 
 from calibadv_env.integrations.common import plain_facts
 from tests.integrations.chat import Body, Endpoint, serve
-from tests.integrations.players import SETTINGS, AtlasPolicy, example, play, scripts
+from tests.integrations.players import (
+    PAGES_ID,
+    PAGES_SETTINGS,
+    SETTINGS,
+    AtlasPolicy,
+    example,
+    play,
+    play_pages,
+    scripts,
+)
 
 PACKAGE = Path(__file__).parents[2] / "environments" / "calibadv_search"
 
@@ -142,3 +151,17 @@ def test_the_example_in_the_docs_runs(monkeypatch, capsys):
         exec(example("integrations.md", "verifiers"), {"__name__": "docs"})
     assert "reward 1.0" in capsys.readouterr().out
     assert "calibadv_search" in sys.modules
+
+
+def test_pages_are_searched_opened_and_read():
+    own = play_pages(3)
+    env = load(num_tasks=4, env_id=PAGES_ID, env_kwargs=PAGES_SETTINGS)
+
+    def answer(body: Body) -> str:
+        return own.actions[sum(message["role"] == "assistant" for message in body["messages"])]
+
+    with serve(answer) as endpoint:
+        episode = run(env, task_at(env, 3), endpoint)
+    assert episode.ok, episode.errors
+    compare(episode.traces[0], own)
+    assert episode.traces[0].metrics["num_calls"] == len(own.steps) - 1

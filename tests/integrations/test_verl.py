@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import subprocess
@@ -47,7 +48,8 @@ from calibadv_algo.rollout.engines.base import SamplingParams
 from calibadv_algo.rollout.engines.scripted import ReplayEngine
 from calibadv_algo.rollout.episodes import EpisodeSpec, regroup
 from calibadv_algo.rollout.slots import make_slots
-from calibadv_env.info import STOP_STRINGS
+from calibadv_env.info import PAGE_STOP_STRINGS, STOP_STRINGS
+from tests.integrations.players import PAGES_ID, PAGES_SETTINGS, play_pages
 
 ENV_ID = "calibadv_env:DeepSearch-Atlas-v1"
 ENV: dict[str, Any] = {"split": "train", "prompt": "question", "max_turns": 2}
@@ -74,6 +76,7 @@ class Server:
         self.sent: dict[int, list[list[int]]] = {}
         self.asked: list[dict[str, Any]] = []
         self.tokenizer: Any = None
+        self.plans = plans
 
     async def generate(
         self, request_id: str, *, prompt_ids: list[int], sampling_params: dict[str, Any], **_: Any
@@ -82,7 +85,7 @@ class Server:
         turn = self.turns.get(request_id, 0)
         self.turns[request_id] = turn + 1
         self.asked.append(sampling_params)
-        ids = self.tokenizer.encode(plans(row)[turn], add_special_tokens=False)
+        ids = self.tokenizer.encode(self.plans(row)[turn], add_special_tokens=False)
         self.sent.setdefault(row, []).append(ids)
         return TokenOutput(token_ids=ids, log_probs=[-0.25] * len(ids))
 
@@ -93,14 +96,16 @@ def objects(values: list[Any]) -> np.ndarray:
     return column
 
 
-def make_worker(folder: Path, response_length: int) -> AgentLoopWorker:
+def make_worker(
+    folder: Path, response_length: int, env_id: str = ENV_ID, settings: dict[str, Any] = ENV
+) -> AgentLoopWorker:
     """verl's worker with a configuration of verl's own files."""
     file = folder / "loop.yaml"
     file.write_text(
         "- name: calibadv_search\n"
         "  _target_: calibadv_algo.integrations.verl.SearchAgentLoop\n"
-        f"  env_id: {ENV_ID}\n"
-        "  env_kwargs: {split: train, prompt: question, max_turns: 2}\n"
+        f"  env_id: {env_id}\n"
+        f"  env_kwargs: {json.dumps(settings)}\n"
         "  max_turn_tokens: 64\n",
         encoding="utf-8",
     )
@@ -111,7 +116,7 @@ def make_worker(folder: Path, response_length: int) -> AgentLoopWorker:
             overrides=[
                 f"actor_rollout_ref.model.path={policy_path('atlas-tiny')}",
                 f"{rollout}.name=vllm",
-                f"{rollout}.prompt_length=128",
+                f"{rollout}.prompt_length=256",
                 f"{rollout}.response_length={response_length}",
                 f"{rollout}.calculate_log_probs=true",
                 f"{rollout}.agent.agent_loop_config_path={file}",
@@ -122,14 +127,14 @@ def make_worker(folder: Path, response_length: int) -> AgentLoopWorker:
     return result
 
 
-def play(worker: AgentLoopWorker) -> DataProto:
+def play(worker: AgentLoopWorker, tasks: tuple[int, ...] = TASKS) -> DataProto:
     """A batch as verl's worker makes it of our agent loop."""
-    size = len(TASKS)
+    size = len(tasks)
     batch = DataProto.from_dict(
         tensors={"dummy": torch.zeros(size)},
         non_tensors={
-            "uid": objects([f"question {task}" for task in TASKS]),
-            "extra_info": objects([{"index": task} for task in TASKS]),
+            "uid": objects([f"question {task}" for task in tasks]),
+            "extra_info": objects([{"index": task} for task in tasks]),
             "raw_prompt": objects([[{"role": "user", "content": ""}]] * size),
             "agent_name": objects(["calibadv_search"] * size),
         },
@@ -192,6 +197,20 @@ def test_tokens_go_in_and_come_out(worker: AgentLoopWorker, played: DataProto) -
         assert not logprobs[~mask].any()
     assert {tuple(each["stop"]) for each in server.asked} == {STOP_STRINGS}
     assert {each["max_tokens"] for each in server.asked} == {64}
+
+
+def test_pages_are_searched_opened_and_read(tmp_path: Path) -> None:
+    own = play_pages(3)
+    worker = make_worker(tmp_path, 1500, PAGES_ID, PAGES_SETTINGS)
+    worker.llm_client.plans = lambda row: own.actions
+    batch = play(worker, (3, 3))
+    assert batch.batch["rm_scores"].sum(1).tolist() == [1.0, 1.0]
+    assert {tuple(each["stop"]) for each in worker.llm_client.asked} == {PAGE_STOP_STRINGS}
+    for turns in batch.non_tensor_batch[FACTS]:
+        opened = [tuple(turn["info"]["opened_ids"]) for turn in turns]
+        assert opened == [step.info["opened_ids"] for step in own.steps]
+    result = compute_advantage(batch, "calibadv")
+    assert torch.isfinite(result.batch["advantages"]).all()
 
 
 def test_rewards_are_the_environments(worker: AgentLoopWorker, played: DataProto) -> None:

@@ -13,6 +13,16 @@ BACKENDS: Final = (
         connect=lazily("calibadv_env.retrieval.remote.client:HttpRetriever.from_spec"),
     ),
     Backend(
+        name="pages",
+        schemes=("pages",),
+        connect=lazily("calibadv_env.retrieval.remote.pages:RemotePages.from_spec"),
+    ),
+    Backend(
+        name="visit",
+        schemes=("visit",),
+        connect=lazily("calibadv_env.retrieval.remote.pages:VisitedPages.from_spec"),
+    ),
+    Backend(
         name="simulated",
         schemes=("simulated",),
         connect=lazily("calibadv_env.retrieval.remote.simulated:simulated_from_spec"),

@@ -4,7 +4,8 @@
 ``{"requests": [{"page": "norway", "words": "coastline"}], "max_chars": 2000}``; both take one page
 by itself too, ``{"page": …}`` and ``{"page": …, "words": …}``. The reply is ``{"results": […]}``,
 one for each in order: ``page``, ``text`` as a policy reads it, ``sections`` (``id``, ``title``,
-``text``), ``problem`` in words where something is not there, and for ``/open`` ``more``.
+``text``, ``links`` as pairs of words and place), ``problem`` in words where something is not there,
+and for ``/open`` ``more`` and ``start``, the characters of the first section before what is shown.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def _open(pages: Pages, place: str, max_chars: int) -> dict[str, Any]:
     (opened,) = pages.open([place], max_chars)
     part, text = opened_within(opened, max_chars)
     record = {"page": part.page, "text": text, "sections": _sections(part.sections)}
-    return record | {"more": part.more, "problem": part.problem}
+    return record | {"more": part.more, "problem": part.problem, "start": part.start}
 
 
 def _find(pages: Pages, page: str, words: str, max_chars: int) -> dict[str, Any]:
@@ -82,5 +83,8 @@ def _find(pages: Pages, page: str, words: str, max_chars: int) -> dict[str, Any]
     return record | {"problem": part.problem}
 
 
-def _sections(shown: Sequence[Shown]) -> list[dict[str, str]]:
-    return [{"id": each.id, "title": each.title, "text": each.text} for each in shown]
+def _sections(shown: Sequence[Shown]) -> list[dict[str, Any]]:
+    return [
+        {"id": each.id, "title": each.title, "text": each.text, "links": [*map(list, each.links)]}
+        for each in shown
+    ]
