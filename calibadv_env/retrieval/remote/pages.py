@@ -2,8 +2,8 @@
 
 ``pages:http://host:8000`` is a server of ``calibadv serve``, with its routes ``/open`` and
 ``/find``. ``visit:http://host:8000`` is one that gives the text of an address, as the tool `visit`
-of web agents does: ``POST /visit`` with ``{"url": …, "goal": ""}``. The reply is JSON: a text, or one
-under ``text``, ``content``, ``markdown``, ``result``, ``output`` or ``data``; it is kept for a
+of web agents does: ``POST /visit`` with ``{"url": …, "goal": ""}``. The reply is JSON: a text, or
+one under ``text``, ``content``, ``markdown``, ``result``, ``output`` or ``data``; it is kept for a
 while, cut here, and searched through here. Searches go to ``/retrieve`` of the same server.
 """
 
