@@ -129,6 +129,12 @@ def _end(
 
 def _reward(episode: LoggedEpisode, info: Mapping[str, Any], source: RewardSource) -> float:
     if source == "logged":
+        if episode.reward is None and episode.answers is None:
+            raise TraceError(
+                f"{episode.where}: has neither a score nor accepted answers to compute one from; "
+                "--field score=NAME or answers=NAME names their fields. A file with a message on "
+                'every line may have {"score": 1, "golden_answers": ["…"]} on one more line'
+            )
         if episode.reward is None:
             raise TraceError(
                 f"{episode.where}: has no score; have it computed from the answers with "

@@ -27,7 +27,8 @@ OTHER_SCORE_KEYS: Final = (
     "rm_score", "rm_scores", "is_right", "answer_correct", "is_answer_correct", "auto_judge",
     "em_score", "score_em", "f1_score", "score_f1", "llm_eval", "resolved", "solved", "eval_score",
     "evaluation_result", "label_correct", "info.reward", "info.score", "verifier_result.rewards",
-    "extra_info.reward", "metadata.reward", "metadata.score",
+    "extra_info.reward", "metadata.reward", "metadata.score", "feedback_stats",
+    "test_result.result",
 )  # fmt: skip
 """Fields that are taken if they hold a number, or a word such as "Correct"."""
 
@@ -35,7 +36,7 @@ METRICS: Final = (
     "score", "reward", "value", "total", "final", "overall", "em", "exact_match", "f1", "acc",
     "accuracy", "is_correct", "correct", "cover_em", "cem",
     "answer_exact", "answer_em", "exact", "em_score", "f1_score", "correctness", "judge",
-    "is_valid_answer", "judgement", "grade",
+    "is_valid_answer", "judgement", "grade", "avg",
 )  # fmt: skip
 """The entry of an object of scores that is taken, the first that it has."""
 

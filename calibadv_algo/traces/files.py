@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final
 
 from calibadv_algo.traces.base import LoggedEpisode, Place, TraceError
 from calibadv_algo.traces.conversation import is_conversation
 from calibadv_algo.traces.fields import lookup
+from calibadv_algo.traces.message_lines import are_messages, as_record
 from calibadv_algo.traces.reader import TraceReader, find_reader, reader_named, readers
 from calibadv_env.common.packed import DAMAGED, PackedError, open_binary, unpacked_name
 
@@ -23,6 +25,8 @@ _CONTAINERS: Final = (
 )  # fmt: skip
 """Fields of an object that hold a list of records."""
 
+_SAMPLE: Final = 20
+"""Lines by which it is told whether each is a message."""
 _ZIP: Final = b"PK\x03\x04"
 _LFS: Final = "version https://git-lfs.github.com/spec"
 
@@ -112,7 +116,15 @@ def _plain(path: Path) -> Records:
     if is_whole and unpacked_name(path.name.lower()).endswith((".jsonl", ".ndjson")):
         # JSON lines with a fault in the first line are more likely than a spread-out object.
         is_whole = head in ("[", "{")
-    yield from _whole(path) if is_whole else _lines(path)
+    if is_whole:
+        yield from _whole(path)
+        return
+    rows = _lines(path)
+    first = list(islice(rows, _SAMPLE))
+    if are_messages([record for _, record in first]):
+        yield first[0][0], as_record(record for _, record in chain(first, rows))
+        return
+    yield from chain(first, rows)
 
 
 def _is_value(line: str) -> bool:

@@ -101,7 +101,9 @@ def _reply_of(value: Any) -> list[Message]:
         found = read_messages(value)[0]
         return found if found[-1].role == "assistant" else []
     if isinstance(value, list):
-        return _reply_of(value[0]) if len(value) == 1 and isinstance(value[0], Mapping) else []
+        return (
+            _reply_of(value[0]) if len(value) == 1 and isinstance(value[0], Mapping | str) else []
+        )
     if not isinstance(value, Mapping):
         return []
     if is_conversation([value]):

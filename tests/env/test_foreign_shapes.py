@@ -9,7 +9,7 @@ import pytest
 from calibadv_env.common.records import read_records
 from calibadv_env.common.records.values import parsed_literal
 from calibadv_env.data.questions.parsing import QuestionReading, parse_question
-from calibadv_env.data.reading import read_corpus
+from calibadv_env.data.reading import read_corpus, read_split
 from calibadv_env.data.registry import get_dataset, register_dataset
 from calibadv_env.errors import DataError
 
@@ -195,3 +195,89 @@ def test_corpora_of_more_kinds(name: str, tmp_path: Path) -> None:
         warnings.simplefilter("error")
         found = list(read_corpus(path))
     assert [(p.title, p.text.replace("  ", " ")) for p in found] == BOTH
+
+
+def answers_in(tmp_path, *records):
+    path = tmp_path / "q.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return [(task.question, task.golden_answers) for task in read_split(path, "q")]
+
+
+@pytest.mark.parametrize(
+    ("record", "wanted"),
+    [
+        ({"input": "Wo?", "expected": "Ulm"}, [("Wo?", ("Ulm",))]),  # Braintrust
+        (
+            {"input": [{"role": "user", "content": "Wo?"}], "ideal": ["Ulm", "U"]},
+            [("Wo?", ("Ulm", "U"))],
+        ),  # OpenAI's evals
+        (
+            {"question": "Wo?", "choices": "['Ulm', 'Bern']", "answer_index": 1},
+            [("Wo?", ("Bern",))],
+        ),  # MuSR
+        (
+            {
+                "context": "Ulm is a town.",
+                "questions": ["Wo?", "Was?"],
+                "answers": [["Ulm"], "town"],
+            },
+            [("Wo?", ("Ulm",)), ("Was?", ("town",))],
+        ),  # NewsQA
+        (
+            {
+                "text": "A town.",
+                "questions": [
+                    {
+                        "question": "Wo?",
+                        "answer": {"type": "span", "answer_spans": [{"text": "Ulm"}]},
+                    },
+                    {"question": "Wie?", "answer": {"type": "value", "answer_value": "3"}},
+                    {"question": "Wann?", "answer": {"type": "none"}},
+                ],
+            },
+            [("Wo?", ("Ulm",)), ("Wie?", ("3",))],
+        ),  # IIRC
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*(unanswerable|evidence)")
+def test_more_question_sets(tmp_path, record, wanted):
+    assert answers_in(tmp_path, record) == wanted
+
+
+def test_the_truth_comes_before_what_a_model_answered_and_the_other_is_told(tmp_path):
+    record = {"question": "Wo?", "answer": "I think Bern.", "ground_truth": "Ulm"}  # Ragas
+    with pytest.warns(UserWarning, match="1 questions with another answer under a second key"):
+        assert answers_in(tmp_path, record) == [("Wo?", ("Ulm",))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        same = {"question": "Wo?", "answer": "ulm", "golden_answers": ["Ulm", "U"]}
+        letter = {"question": "Wo?", "options": ["Ulm", "Bern"], "answer": "A", "answer_idx": 0}
+        assert answers_in(tmp_path, same, letter)[1] == ("Wo?", ("Ulm",))
+
+
+def test_a_question_mark_in_place_of_an_answer_hides_it(tmp_path):
+    rows = [{"Question": "Wo?", "Final answer": "17"}, {"Question": "Wer?", "Final answer": "?"}]
+    with pytest.warns(UserWarning, match="1 questions without an answer"):
+        assert answers_in(tmp_path, *rows) == [("Wo?", ("17",))]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '["Wo ist es?", "Ulm"]\n["Wer?", ["Ich"]]\n',
+        '[["Wo ist es?", "Ulm"], ["Wer?", ["Ich"]]]',
+        '["question", "answer"]\n["Wo ist es?", "Ulm"]\n["Wer?", ["Ich"]]\n',
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*no header")
+def test_rows_in_lists_are_a_table(tmp_path, text):
+    path = tmp_path / "q.json"
+    path.write_text(text)
+    found = [(task.question, task.golden_answers) for task in read_split(path, "q")]
+    assert found == [("Wo ist es?", ("Ulm",)), ("Wer?", ("Ich",))]
+
+
+def test_an_object_of_named_answers_names_the_flag(tmp_path):
+    record = {"question": "How many?", "answer": {"Ulm": "1", "Bern": "2"}}
+    with pytest.raises(DataError, match=r"keys Ulm, Bern; .*--columns answers=answer\.KEY"):
+        answers_in(tmp_path, record)

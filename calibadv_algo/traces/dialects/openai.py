@@ -47,6 +47,11 @@ class OpenAi(Dialect):
         """One message; Gemini's parts may be several."""
         name = message["role"].lower()
         content = message.get("content")
+        extra = message.get("additional_kwargs")
+        extra = extra if isinstance(extra, Mapping) else {}
+        if content is None and isinstance(message.get("blocks"), list):  # LlamaIndex
+            blocks = (each for each in message["blocks"] if isinstance(each, Mapping))
+            content = [{"type": "text", "text": each.get("text", "")} for each in blocks]
         if name in ("tool-call", "tool_call"):
             yield _listed_calls(text_of_parts(content))
             return
@@ -63,7 +68,9 @@ class OpenAi(Dialect):
             text=_data(content) if role == "tool" else text_of_parts(content),
             reasoning=reasoning if isinstance(reasoning, str) else "",
             calls=calls_of(message) if role == "assistant" else (),
-            call_id=_text(message.get("tool_call_id") or message.get("call_id")),
+            call_id=_text(
+                message.get("tool_call_id") or message.get("call_id") or extra.get("tool_call_id")
+            ),
         )
 
 

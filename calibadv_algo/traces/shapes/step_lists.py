@@ -1,4 +1,8 @@
-"""Rollouts as lists of steps in forms of their own: DSPy's numbered fields, rLLM, Llama Stack."""
+"""Rollouts as lists of steps in forms of their own.
+
+DSPy's numbered fields, rLLM, Llama Stack, pairs of observation and action (verl-agent and other
+environments), and the observations of a trace of Langfuse.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
 from calibadv_algo.traces.base import LoggedEpisode, Place
+from calibadv_algo.traces.conversation import is_conversation
 from calibadv_algo.traces.fields import PREDICTION_KEYS, first_of, lookup
 from calibadv_algo.traces.reader import TraceReader, reader_named
 
@@ -25,6 +30,8 @@ class StepLists(TraceReader):
     def episodes(self, record: Mapping[str, Any], place: Place) -> list[LoggedEpisode]:
         """The rollout of a record."""
         used = ["trajectory", "steps", "trajectories"]
+        if isinstance(record.get("observations"), list):
+            used += ["observations", "input", "output"]  # which say the same once more
         if _numbered(record) and first_of(record, PREDICTION_KEYS) is None:
             used.append("answer")  # of the policy, as nothing else is
         rest = {k: v for k, v in record.items() if k not in used}
@@ -34,7 +41,8 @@ class StepLists(TraceReader):
 
 def _messages(record: Mapping[str, Any]) -> list[Any] | None:
     """The rollout as messages; None for a record in another form."""
-    return _numbered(record) or _completions(record) or _turn(record)
+    forms = (_numbered, _completions, _turn, _environment, _observed)
+    return next((found for form in forms if (found := form(record))), None)
 
 
 def _numbered(record: Mapping[str, Any]) -> list[Any] | None:
@@ -69,6 +77,44 @@ def _completions(record: Mapping[str, Any]) -> list[Any] | None:
     last = steps[-1] if isinstance(steps, list) and steps else None
     found = last.get("chat_completions") if isinstance(last, Mapping) else None
     return found if isinstance(found, list) and found else None
+
+
+def _environment(record: Mapping[str, Any]) -> list[Any] | None:
+    """Steps of an environment: what it showed, and the text that the policy acted by."""
+    steps = record.get("steps") or record.get("trajectory")
+    if not isinstance(steps, list) or not steps:
+        return None
+    messages: list[Any] = []
+    for step in steps:
+        seen, said = (
+            (step.get("observation", step.get("obs")), step.get("action"))
+            if isinstance(step, Mapping)
+            else (None, None)
+        )
+        # The name of a tool has no blank and no tag in it.
+        if not isinstance(seen, str) or not isinstance(said, str) or "<" not in said:
+            return None
+        messages += [{"role": "user", "content": seen}, {"role": "assistant", "content": said}]
+    return messages
+
+
+def _observed(record: Mapping[str, Any]) -> list[Any] | None:
+    """Langfuse: the generation that was given the longest conversation, with its reply."""
+    observed = record.get("observations")
+    if not isinstance(observed, list):
+        return None
+    found: list[Any] = []
+    for each in observed:
+        if not isinstance(each, Mapping) or each.get("type") != "GENERATION":
+            continue
+        given = each.get("input")
+        given = given.get("messages") if isinstance(given, Mapping) else given
+        said = each.get("output")
+        said = {"role": "assistant", "content": said} if isinstance(said, str) else said
+        talk = [*given, said] if isinstance(given, list) else []
+        if len(talk) > len(found) and is_conversation(talk):
+            found = talk
+    return found or None
 
 
 def _turn(record: Mapping[str, Any]) -> list[Any] | None:

@@ -87,6 +87,7 @@ def _read_whole(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     except (OSError, *DAMAGED) as error:
         raise DataError(f"{path}:1: cannot read the file: {error}") from error
     decoder, position, line = json.JSONDecoder(), 0, 1
+    is_rows = _begins_with_rows(decoder, text)
     in_list = False
     values: list[tuple[str, Any]] = []
     is_list = False
@@ -98,7 +99,7 @@ def _read_whole(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             if in_list:
                 raise DataError(f"{path}:{line}: not valid JSON: the list has no end")
             break
-        if text[position] == "[" and not in_list and not values:
+        if text[position] == "[" and not in_list and not values and not is_rows:
             in_list, is_list, position = True, True, position + 1
             continue
         if text[position] == "]" and in_list:
@@ -117,11 +118,36 @@ def _read_whole(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     yield from _records_of(values, is_list=is_list)
 
 
+def _begins_with_rows(decoder: json.JSONDecoder, text: str) -> bool:
+    """True for a file with a list of plain values on every line."""
+    start = _SPACE.match(text).end()  # type: ignore[union-attr]
+    try:
+        row, end = decoder.raw_decode(text, start)
+    except (json.JSONDecodeError, RecursionError):
+        return False
+    is_row = isinstance(row, list) and not any(isinstance(each, (dict, list)) for each in row[:1])
+    return is_row and text[end:].lstrip().startswith("[")
+
+
+def _from_rows(values: list[tuple[str, list[Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of a table in lists; the first may be its header, else columns are numbered."""
+    first = values[0][1]
+    is_header = all(isinstance(name, str) for name in first) and any(
+        squashed(name) in KNOWN for name in first
+    )
+    for place, row in values[is_header:]:
+        names = first if is_header else [str(i) for i in range(len(row))]
+        yield place, dict(zip(names, row, strict=False))
+
+
 def _records_of(
     values: list[tuple[str, Any]], *, is_list: bool
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     if len(values) == 1 and isinstance(values[0][1], dict):
         yield from expanded(values[0][1], values[0][0], is_titles=not is_list)
+        return
+    if values and all(isinstance(value, list) for _, value in values):
+        yield from _from_rows(values)
         return
     for place, value in values:
         if isinstance(value, str):

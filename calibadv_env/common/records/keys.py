@@ -42,10 +42,10 @@ ANSWERS: Final = (
     "accepted_answers",
     "golden_answer",
     "gold_answer",
-    "answer",
     "ground_truths",
     "ground_truth",
     "groundtruth",
+    "answer",
     "reference_answers",
     "reference_answer",
     "ref_answer",
@@ -54,6 +54,9 @@ ANSWERS: Final = (
     "expected_answers",
     "expected_answer",
     "expected_output",
+    "expected",
+    "ideal",
+    "answer_choice",
     "final_answer",
     "exact_answer",
     "final_decision",
@@ -72,6 +75,26 @@ ANSWERS: Final = (
     "best_answer",
     "a",
 )
+RIVALS: Final = (
+    "golden_answers",
+    "answers",
+    "gold_answers",
+    "golden_answer",
+    "gold_answer",
+    "ground_truths",
+    "ground_truth",
+    "groundtruth",
+    "answer",
+    "reference_answers",
+    "reference_answer",
+    "correct_answers",
+    "correct_answer",
+    "expected_answers",
+    "expected_answer",
+    "expected_output",
+    "final_answer",
+)
+"""Those of them that mean nothing else; where two of them say different things, one is wrong."""
 SAID: Final = ("completion", "response", "chosen")
 """Keys of what a model said: answers in a set of examples, and none in a log."""
 ALIASES: Final = (

@@ -9,6 +9,7 @@ from typing import Any, Final
 from calibadv_env.common.records.keys import (
     ALIASES,
     ANSWERS,
+    RIVALS,
     SAID,
     at_path,
     find_key,
@@ -22,6 +23,7 @@ from calibadv_env.data.questions.annotations import annotated
 from calibadv_env.data.questions.choices import LETTERS, choice_of
 
 _SQUASHED_ALIASES: Final = frozenset(map(squashed, ALIASES))
+_RIVALS: Final = frozenset(map(squashed, RIVALS))
 HOLDERS: Final = ("reward_model", "reward_spec", "extra_info", "metadata")
 """Objects of verl, SkyRL and others in which the answers may stand."""
 _MANY: Final = ("answers", "possibleanswers", "golds", "targets", "references")
@@ -45,6 +47,8 @@ _PARTS: Final = (
     "entity_name",
     "wikidata_label",
     "answer_argument",
+    "answer_spans",
+    "answer_value",
 )
 _OTHERS: Final = ("aliases", "Aliases", "answer_aliases", "HumanAnswers")
 _MARKER: Final = re.compile(r"<\|[A-Za-z_]+\|>")
@@ -136,6 +140,26 @@ def _calls(message: Any) -> bool:
     )
 
 
+def has_rival(record: Mapping[str, Any], key: str, answers: Sequence[str]) -> bool:
+    """True if another key of answers says something else than the one that was taken.
+
+    Ragas has the model's own answer under ``answer`` and the right one under ``ground_truth``.
+    """
+    held = {answer.strip().lower() for answer in answers}
+    for name, value in record.items():
+        if name == key or squashed(str(name)) not in _RIVALS or is_missing(value):
+            continue
+        try:
+            found = (
+                [choice_of(record, value)] if choice_of(record, value) else texts_of(value, name)
+            )
+        except ValueError:
+            continue
+        if found and not held & {text.strip().lower() for text in found}:
+            return True
+    return False
+
+
 def is_numbered(key: Any) -> bool:
     """True for a key such as ``answer_0``."""
     return bool(_NUMBERED.fullmatch(str(key)))
@@ -208,7 +232,10 @@ def _texts_of_object(value: Mapping[str, Any], key: str) -> list[str]:
             return []
         if "provenance" in value or "date" in value:
             return _date(value)
-        raise ValueError(f"{key} is an object with the keys {keys_of(value)}; none holds an answer")
+        raise ValueError(
+            f"{key} is an object with the keys {keys_of(value)}; none is known to hold an answer; "
+            f"--columns answers={key}.KEY (in Python columns={{'answers': '{key}.KEY'}}) names one"
+        )
     return merged([] if name is None else texts_of(value[name], name), *others)
 
 

@@ -8,7 +8,15 @@ from typing import Any, Final
 
 from calibadv_env.common.records.values import parsed_literal
 
-LETTERS: Final = ("answer_key", "correct_option", "correct_choice", "cop", "answer_letter")
+LETTERS: Final = (
+    "answer_key",
+    "correct_option",
+    "correct_choice",
+    "cop",
+    "answer_letter",
+    "answer_index",
+    "answer_idx",
+)
 """Keys that hold nothing but the letter or number of a choice."""
 
 _LETTER: Final = re.compile(r"\(?([A-J])[).]?")

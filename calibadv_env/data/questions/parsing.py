@@ -26,6 +26,7 @@ from calibadv_env.data.evidence import EVIDENCE, SEARCH_KEYS, with_evidence
 from calibadv_env.data.questions.answers import (
     SAID_KEYS,
     find_answers,
+    has_rival,
 )
 from calibadv_env.data.questions.evidence_forms import (
     LOST,
@@ -41,6 +42,7 @@ from calibadv_env.data.questions.unanswered import (
     NO_ANSWER,
     NoAnswerError,
     has_empty_list,
+    is_hidden,
     is_unanswerable,
     may_answer,
     no_answer,
@@ -64,7 +66,22 @@ _SAID: Final = (
     "questions whose answer is what a model or an assistant said; right in a set of examples, and "
     "wrong in a log of rollouts"
 )
-_WARNED: Final = (_UNANSWERABLE, NO_ANSWER, _UNREAD, LOST, _NULL, _SAID, JOINT, LANGUAGES, TALK)
+_RIVAL: Final = (
+    "questions with another answer under a second key, which was not taken; --columns answers=KEY "
+    "(in Python columns={'answers': KEY}) takes the other one"
+)
+_WARNED: Final = (
+    _UNANSWERABLE,
+    NO_ANSWER,
+    _UNREAD,
+    LOST,
+    _NULL,
+    _RIVAL,
+    _SAID,
+    JOINT,
+    LANGUAGES,
+    TALK,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,7 +251,7 @@ class QuestionReading:
         question_key, question = find_question(record, self._named.get("question"))
         answers_at = self._named.get("answers") or ("1" if question_key == "0" else None)
         answer_key, answers = find_answers(record, answers_at, self.separator)
-        answers = [answer for answer in answers if not is_blank(answer)]
+        answers = [answer for answer in answers if not is_hidden(answer)]
         if not answers:
             raise no_answer(record, answer_key, self._named)
         if len(answers) == 1 and not self.separator:
@@ -243,6 +260,8 @@ class QuestionReading:
             self.counts.update(_held(mark) for mark in marks if mark in answers[0])
         self.counts[_NULL] += len(answers) == 1 and answers[0].strip().lower() in _NULLS
         self.counts[_SAID] += answer_key in SAID_KEYS and answer_key not in self._named.values()
+        if self._named.get("answers") is None:
+            self.counts[_RIVAL] += has_rival(record, answer_key, answers)
         self._note("question", question_key)
         self._note("answers", answer_key)
         id_key = self._named.get("id") or find_key(record, ID)

@@ -304,7 +304,25 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
+def _parallel(record: Mapping[str, Any], _: Counter[str]) -> Records | None:
+    """A text with a list of questions, and a list with the answers of each (NewsQA)."""
+    questions, answers = record.get("questions"), record.get("answers")
+    is_parallel = (
+        isinstance(questions, list)
+        and isinstance(answers, list)
+        and len(questions) == len(answers) > 0
+        and all(isinstance(question, str) for question in questions)
+    )
+    if not is_parallel:
+        return None
+    rest = {k: v for k, v in record.items() if k not in ("questions", "answers", "labels", "id")}
+    return [
+        (f"questions[{i}]", {**rest, "question": question, "answers": answer})
+        for i, (question, answer) in enumerate(zip(questions, answers, strict=True))  # type: ignore[arg-type]
+    ]
+
+
 _FORMS: Final[tuple[Callable[[Mapping[str, Any], Counter[str]], Records | None], ...]] = (
     _articles, _paragraph, _drop, _spans, _asqa, _talk, _qald, _webqsp, _languages,
-    _web_questions, _holders, _choices,
+    _web_questions, _holders, _choices, _parallel,
 )  # fmt: skip

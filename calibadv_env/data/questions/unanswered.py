@@ -10,6 +10,7 @@ from calibadv_env.common.records.keys import (
     SAID,
     at_path,
     find_key,
+    is_blank,
     is_missing,
     keys_of,
     squashed,
@@ -22,7 +23,7 @@ NO_ANSWER: Final = "questions without an answer (blank, null, NaN or an empty li
 """What is counted of them, in words."""
 
 _LISTS: Final = frozenset(map(squashed, ANSWERS[: ANSWERS.index("answer") + 1]))
-_SQUASHED: Final = frozenset(map(squashed, ANSWERS))
+_SQUASHED: Final = frozenset(map(squashed, (*ANSWERS, *LETTERS)))
 
 
 class NoAnswerError(ValueError):
@@ -46,6 +47,9 @@ def is_unanswerable(record: Mapping[str, Any]) -> bool:
             value = value.strip().lower() == "true"
         if value is bad:
             return True
+    answer = record.get("answer")
+    if isinstance(answer, Mapping) and answer.get("type") == "none":  # IIRC
+        return True
     answers = record.get("answers")
     if isinstance(answers, list) and answers and all(map(_says_none, answers)):
         return True
@@ -93,7 +97,12 @@ def is_empty(value: Any) -> bool:
         return all(map(is_empty, value.values()))
     if isinstance(value, (list, tuple)):
         return all(map(is_empty, value))
-    return is_missing(value)
+    return is_missing(value) or (isinstance(value, str) and is_hidden(value))
+
+
+def is_hidden(answer: str) -> bool:
+    """True for an answer that shows nothing, or a question mark in its place, as GAIA's tests."""
+    return is_blank(answer) or answer.strip() == "?"
 
 
 def no_answer(record: Mapping[str, Any], key: str, columns: Mapping[str, str]) -> NoAnswerError:
