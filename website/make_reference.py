@@ -41,7 +41,11 @@ MODULES: Final = (
 )
 """Modules that a user imports from."""
 
-GROUPS: Final = {"data": ("prepare", "inspect", "audit"), "index": (), "trace": ("import",)}
+GROUPS: Final = {
+    "data": ("prepare", "inspect", "audit", "questions"),
+    "index": (),
+    "trace": ("import",),
+}
 """Commands that hold others."""
 
 

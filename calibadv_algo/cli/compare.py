@@ -17,6 +17,7 @@ from rich.table import Table
 
 from calibadv_algo.cli.final import FinalScores, final_split
 from calibadv_algo.cli.flags import InnerParts, NamedSettings, chosen_parts, one_of, read_some
+from calibadv_algo.cli.live import LiveReport
 from calibadv_algo.cli.provenance import (
     coverage_facts,
     data_sha256,
@@ -233,13 +234,23 @@ def _run_look(config: CompareConfig, launcher: Launcher, console: Console, start
         f"{len(jobs)} runs: {', '.join(config.algorithms)}; seeds {seeds}"
         + ("" if len(waiting) == len(jobs) else f"; {len(jobs) - len(waiting)} are finished")
     )
+    page = LiveReport(config.output_dir)
     with Live(console=console, refresh_per_second=2, transient=True) as live:
-        run_jobs(
-            waiting,
-            partial(run_training, shared_dir=config.output_dir / "shared", final=final),
-            launcher,
-            lambda running: live.update(_progress_table(jobs, running, started)),
-        )
+
+        def look(running: Sequence[Job]) -> None:
+            live.update(_progress_table(jobs, running, started))
+            page.look()
+
+        try:
+            run_jobs(
+                waiting,
+                partial(run_training, shared_dir=config.output_dir / "shared", final=final),
+                launcher,
+                look,
+            )
+        except BaseException:
+            page.stop()
+            raise
 
 
 def _is_decided(config: CompareConfig, look: int, console: Console) -> bool:

@@ -19,6 +19,7 @@ from calibadv_algo.cli.documents import mapping_of
 from calibadv_algo.cli.inspect_corpus import is_corpus, show_corpus
 from calibadv_algo.cli.prepared_rows import refuse_known, say_next
 from calibadv_algo.cli.progress import stage_bars
+from calibadv_algo.cli.questions import Questions
 from calibadv_algo.report.shares import format_share
 from calibadv_env.data.cutting import Cutting
 from calibadv_env.data.dataset import Dataset
@@ -60,7 +61,9 @@ class Prepare:
     """Benchmarks: NQ, TriviaQA, PopQA, HotpotQA, 2WikiMultihopQA, MuSiQue, Bamboogle, in any
     case; or "seven" for all; or browsecomp-plus, from the folder of a decrypted copy. For questions
     of your own a new name, or the path of a folder."""
-    source: Annotated[tuple[str, ...], tyro.conf.arg(name="from")] = ("hub",)
+    source: Annotated[tuple[str, ...], tyro.conf.arg(name="from", aliases=("--questions",))] = (
+        "hub",
+    )
     """Where from: `FILE [FILE ...]` in any form (JSON, CSV, TSV, parquet, Arrow, or a folder of
     splits), for questions of your own and for benchmarks as their authors publish them; `hf
     OWNER/NAME[:CONFIG]`, or a format that another package reads; for benchmarks also `flashrag
@@ -311,12 +314,13 @@ class Audit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Data:
-    """Prepare, inspect and audit datasets."""
+    """Prepare, inspect and audit datasets; draft questions about documents."""
 
     action: Annotated[
         Annotated[Prepare, tyro.conf.subcommand("prepare")]
         | Annotated[Inspect, tyro.conf.subcommand("inspect")]
-        | Annotated[Audit, tyro.conf.subcommand("audit")],
+        | Annotated[Audit, tyro.conf.subcommand("audit")]
+        | Annotated[Questions, tyro.conf.subcommand("questions")],
         tyro.conf.arg(name=""),
     ]
     """The action."""

@@ -32,9 +32,15 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "calibadv diagnose runs/grpo --output page.html",
         "calibadv diagnose rollouts.jsonl --search-tools my_search",
     ),
+    "export": (
+        "calibadv export runs/grpo",
+        "calibadv export runs/grpo --to tensorboard --output boards",
+        "calibadv export runs/grpo --to wandb",
+    ),
     "serve": ("calibadv serve atlas", "calibadv serve ./notes --port 8001"),
     "data": (
         "calibadv data prepare my-trivia --from questions.csv --corpus notes/",
+        "calibadv data questions --corpus notes/ --endpoint http://127.0.0.1:8000/v1 --model NAME",
         "calibadv data inspect my-trivia",
         "calibadv data audit my-trivia --split test",
     ),

@@ -26,7 +26,16 @@ from calibadv_algo.cli.training_extra import explained, need_training
 from calibadv_algo.errors import CalibadvAlgoError
 from calibadv_env.errors import CalibadvEnvError
 
-NEED_TRAINING: Final = ("compare", "sweep", "train", "eval", "report", "warmstart", "credit")
+NEED_TRAINING: Final = (
+    "compare",
+    "sweep",
+    "train",
+    "eval",
+    "report",
+    "warmstart",
+    "credit",
+    "export",
+)
 """Commands that train or sample, and so need the extra `train`."""
 
 COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
@@ -44,12 +53,13 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "play": ("play", "Play", "search by hand in the terminal, or watch a policy"),
     "index": ("index", "Index", "make an index of a corpus, or check one"),
     "serve": ("serve", "Serve", "serve searches over HTTP"),
-    "data": ("data", "Data", "prepare benchmarks, inspect datasets, audit corpora"),
+    "data": ("data", "Data", "prepare datasets, inspect and audit them, draft questions"),
     "trace": ("trace", "Trace", "import rollouts that other systems logged"),
     "credit": ("credit", "Credit", "measure what each turn was worth, by estimator"),
     "plan": ("plan", "Plan", "compute memory and time of a large run, by model and GPUs"),
     "diagnose": ("diagnose", "Diagnose", "count the correct searches that GRPO punished"),
     "watch": ("watch", "Watch", "follow a run or a comparison while it trains"),
+    "export": ("export", "Export", "hand a run to a tracker afterwards, or write it as CSV"),
     "completion": ("completion", "Completion", "print a script that completes commands and flags"),
     "list": ("listing", "List", "list arms, baselines, datasets, presets or policies"),
 }

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 
 from calibadv_algo.cli.places import COMPARISON_FILE
+from calibadv_algo.cli.training_extra import need_training
 from calibadv_algo.experiments.compare import last_metrics
 from calibadv_env.common.checks import POSITIVE, Checked
 
@@ -26,6 +27,8 @@ _COLUMNS: Final = {
     "dev F1": "eval_f1",
 }
 _RECENT: Final = 5
+HEADS: Final = ("run", "update", *_COLUMNS, "left")
+"""Heads of the table of states."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +61,10 @@ class State:
             f"{value:.3f}" if isinstance(value, int | float) else "" for value in known.values()
         ]
 
+    def row(self) -> list[str]:
+        """The state as a row of the table that `HEADS` heads."""
+        return [self.name, f"{self.update}/{self.num_updates or '?'}", *self.cells(), self.left]
+
     def line(self) -> str:
         """The state as a line of text."""
         numbers = zip(_COLUMNS, self.cells(), strict=True)
@@ -82,11 +89,16 @@ class Watch(Checked):
     """Seconds between looks."""
     once: bool = False
     """If true, the state is shown once, and that is all."""
+    page: Path | None = None
+    """Also write a page with curves and the newest trajectories, which the browser loads again by
+    itself until the last update. `calibadv compare` writes one as it goes: its report.html."""
 
     def run(self) -> int:
         """Shows the state until the last update, or until Ctrl-C."""
         console = Console(highlight=False)
         runs_of(self.folder)
+        if self.page is not None:
+            need_training("calibadv watch --page")
         if console.is_terminal and not self.once:
             with Live(console=console, auto_refresh=False) as live:
                 while not self._look(live):
@@ -94,7 +106,7 @@ class Watch(Checked):
             return 0
         said: dict[str, int] = {}
         while True:
-            states = [state_of(run) for run in runs_of(self.folder)]
+            states = self._states()
             for state in states:
                 if said.get(state.name) != state.update:
                     console.print(state.line(), markup=False, soft_wrap=True)
@@ -103,13 +115,23 @@ class Watch(Checked):
                 return 0
             time.sleep(self.interval_s)
 
+    def _states(self) -> list[State]:
+        """How far the runs are; the page is written as well."""
+        states = [state_of(run) for run in runs_of(self.folder)]
+        if self.page is not None:
+            from calibadv_algo.report.live import write_live
+
+            is_over = bool(states) and all(state.is_done for state in states)
+            rows = [state.row() for state in states]
+            write_live(self.folder, HEADS, rows, is_over=is_over, file=self.page)
+        return states
+
     def _look(self, live: Live) -> bool:
         """Draws the state; true if all runs are done."""
-        states = [state_of(run) for run in runs_of(self.folder)]
-        table = Table("run", "update", *_COLUMNS, "left", box=None)
+        states = self._states()
+        table = Table(*HEADS, box=None)
         for state in states:
-            update = f"{state.update}/{state.num_updates or '?'}"
-            table.add_row(state.name, update, *state.cells(), state.left)
+            table.add_row(*state.row())
         live.update(table, refresh=True)
         return all(state.is_done for state in states)
 

@@ -192,7 +192,23 @@ def make_panels(
             curves=tuple(curve for curve in evaluated if curve is not None),
         )
     ]
-    for key, title, unit in (*_METRIC_PANELS, *mix_panels(comparison)):
+    return (*panels, *_metric_panels(by_arm, (*_METRIC_PANELS, *mix_panels(comparison))))
+
+
+def running_panels(comparison: Comparison) -> tuple[Panel, ...]:
+    """Numbers of the plots of runs that are going on, all of them from their metrics."""
+    evaluated = ("eval_f1", "Evaluated F1", "token F1, mean")
+    by_arm = {
+        arm: [comparison.run(arm, seed) for seed in comparison.seeds] for arm in comparison.arms
+    }
+    return _metric_panels(by_arm, (evaluated, *_METRIC_PANELS))
+
+
+def _metric_panels(
+    by_arm: Mapping[str, Sequence[Run]], shown: Sequence[tuple[str, str, str]]
+) -> tuple[Panel, ...]:
+    panels = []
+    for key, title, unit in shown:
         found = [_metric_curve(arm, runs, key) for arm, runs in by_arm.items()]
         curves = tuple(curve for curve in found if curve is not None)
         if curves:

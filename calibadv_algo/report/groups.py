@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain, repeat
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 
 from calibadv_algo.report.assessment import Assessment, Tally, Verdict, assess
 from calibadv_algo.report.methods import Methods, compared_methods
-from calibadv_algo.report.reading import Comparison, ReportError, iterate_json_lines
+from calibadv_algo.report.reading import Comparison, ReportError, Run, iterate_json_lines
 from calibadv_algo.rollout.records import PASSAGES_KEY, trajectory_from_json
 from calibadv_algo.types import Group, Trajectory, Turn
 from calibadv_env.common.checks import require_positive
@@ -311,13 +311,22 @@ class BestGroups:
         return sorted(views, key=lambda group: group.update)
 
 
+OnUpdate = Callable[[Run, int, Sequence[Assessment], Methods], None]
+"""Receiver of all groups of one update of a run."""
+
+
 def select_groups(
-    comparison: Comparison, *, max_groups: int = 40
+    comparison: Comparison, *, max_groups: int = 40, on_update: OnUpdate | None = None
 ) -> tuple[list[GroupView], Tally, Methods]:
     """The groups for the page by run and update, the tally of all recorded ones, the methods.
 
     Every run gets the same share of ``max_groups``, spread evenly over its updates; of the groups
     of an update those with the most punished correct searches come first.
+
+    Args:
+        comparison: What was compared.
+        max_groups: Most groups of the page.
+        on_update: Called with all groups of each update.
 
     Raises:
         ReportError: if a record cannot be read.
@@ -331,12 +340,20 @@ def select_groups(
     for run in comparison.runs:
         best = BestGroups()
         for path in sorted((run.directory / "trajectories").glob("*.jsonl")):
-            for group in iterate_groups(path):
-                assessed = assess(group, methods)
+            found = [assess(group, methods) for group in iterate_groups(path)]
+            for assessed in found:
                 tally.add(assessed)
                 best.add(assessed)
+            if on_update is not None:
+                on_update(run, update_of(path), found, methods)
         chosen += best.views(share, arm=run.arm, seed=run.seed)
     return chosen[:max_groups], tally, methods
+
+
+def update_of(path: Path) -> int:
+    """Number of updates before the episodes of a file of trajectories, by its name, else 0."""
+    number = path.stem.rpartition("_")[2]
+    return int(number) if number.isdecimal() else 0
 
 
 def _first_group(comparison: Comparison) -> Group | None:

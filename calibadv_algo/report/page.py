@@ -13,6 +13,7 @@ import markupsafe
 from calibadv_algo.report.assessment import summary_sentences
 from calibadv_algo.report.attached import CREDIT_LINK, credit_table
 from calibadv_algo.report.curves import arm_colours, make_panels
+from calibadv_algo.report.group_pages import GROUPS_FOLDER, GroupPages
 from calibadv_algo.report.groups import select_groups
 from calibadv_algo.report.reading import Comparison, read_comparison
 from calibadv_algo.report.result import result_sentences
@@ -20,7 +21,7 @@ from calibadv_algo.report.summary import summarise, without_nan
 from calibadv_algo.report.tables import html_table
 from calibadv_algo.report.template import render_template
 from calibadv_algo.report.verdict_tables import all_tables, opening_sentences, statements
-from calibadv_env.common.files import atomic_file
+from calibadv_env.common.files import atomic_file, new_folder
 
 REPORT_FILE: Final[str] = "report.html"
 
@@ -59,15 +60,29 @@ def settings_rows(comparison: Comparison) -> list[tuple[str, str]]:
     return rows + _flatten(comparison.config, "")
 
 
-def render_page(comparison: Comparison, *, max_groups: int = 40) -> str:
+def title_of(comparison: Comparison) -> str:
+    """What was compared, in words."""
+    arms = comparison.arms
+    return " against ".join(arms) if len(arms) == 2 else ", ".join(arms)
+
+
+def render_page(
+    comparison: Comparison, *, max_groups: int = 40, pages: GroupPages | None = None
+) -> str:
     """The whole document, with at most ``max_groups`` groups (at least 1) to browse.
 
     It loads nothing, and its content security policy lets no script run but its own.
 
+    Args:
+        comparison: What was compared.
+        max_groups: Most groups of the page itself.
+        pages: Writes the pages of all groups that this one links to; None for none.
+
     Raises:
         ReportError: if a file of the comparison cannot be read.
     """
-    groups, tally, methods = select_groups(comparison, max_groups=max_groups)
+    on_update = None if pages is None else pages.add
+    groups, tally, methods = select_groups(comparison, max_groups=max_groups, on_update=on_update)
     summary = summarise(comparison)
     panels = make_panels(comparison)
     colours = arm_colours(comparison.arms, comparison.baseline)
@@ -79,9 +94,8 @@ def render_page(comparison: Comparison, *, max_groups: int = 40) -> str:
         panels,
         colours,
         methods.labels,
-        title=" against ".join(comparison.arms[:2])
-        if len(comparison.arms) == 2
-        else ", ".join(comparison.arms),
+        title=title_of(comparison),
+        group_links={} if pages is None else pages.links,
         statements=statements(summary),
         headline_table=headline,
         other_tables=others,
@@ -101,12 +115,16 @@ def render_page(comparison: Comparison, *, max_groups: int = 40) -> str:
 def write_report(comparison_dir: Path | str, *, max_groups: int = 40) -> Path:
     """Writes the page of :func:`render_page` into a comparison directory; returns its path.
 
+    The pages of all groups go into the folder `report_groups` beside it.
+
     Raises:
         ReportError: if the directory is incomplete or a file cannot be read.
     """
     comparison = read_comparison(comparison_dir)
     path = comparison.directory / REPORT_FILE
-    text = render_page(comparison, max_groups=max_groups)
+    with new_folder(comparison.directory / GROUPS_FOLDER) as folder:
+        pages = GroupPages(folder, title_of(comparison))
+        text = render_page(comparison, max_groups=max_groups, pages=pages)
     with atomic_file(path, "wb") as stream:
         # Policies write halves of surrogate pairs, which UTF-8 cannot.
         stream.write(text.encode("utf-8", "replace"))

@@ -284,7 +284,12 @@ def read_evals(path: Path) -> tuple[EvalRow, ...]:
     return tuple(rows.values())
 
 
-def _read_header(path: Path) -> dict[str, Any]:
+def read_header(path: Path) -> dict[str, Any]:
+    """The content of ``comparison.json``, with its methods and seeds checked.
+
+    Raises:
+        ReportError: if it is missing or cannot be read.
+    """
     if not path.is_file():
         raise ReportError(f"{path} is missing: is this a comparison directory?")
     try:
@@ -321,7 +326,7 @@ def finished_seeds(directory: Path | str) -> tuple[int, ...]:
         ReportError: if ``comparison.json`` or a metrics file cannot be read.
     """
     place = Path(directory)
-    header = _read_header(place / "comparison.json")
+    header = read_header(place / "comparison.json")
     last = int(header.get("config", {}).get("optim", {}).get("num_updates", 0))
     finished = []
     for seed in header["seeds"]:
@@ -349,31 +354,39 @@ def read_comparison(
         ReportError: naming the file, and the line where there is one.
     """
     place = Path(directory)
-    header = _read_header(place / "comparison.json")
+    header = read_header(place / "comparison.json")
     arms = tuple(str(arm) for arm in header["arms"])
     seeds = tuple(
         int(seed) for seed in header["seeds"] if only_seeds is None or int(seed) in only_seeds
     )
+    runs = tuple(_read_run(place, arm, seed) for arm in arms for seed in seeds)
+    comparison = comparison_of(place, header, seeds, runs)
+    if not comparison.splits:
+        raise ReportError(f"{place}: no run has an evaluation row")
+    return comparison
+
+
+def comparison_of(
+    place: Path, header: Mapping[str, Any], seeds: tuple[int, ...], runs: tuple[Run, ...]
+) -> Comparison:
+    """A comparison of what ``comparison.json`` says, and of runs that were read."""
     wall_time_s = header.get("wall_time_s")
-    comparison = Comparison(
+    return Comparison(
         directory=place,
-        arms=arms,
+        arms=tuple(str(arm) for arm in header["arms"]),
         seeds=seeds,
         config=header.get("config") or {},
         git_commit=str(header.get("git_commit") or ""),
         data_sha256=header.get("data_sha256") or "",
         warm_start=header.get("warm_start") or {},
         wall_time_s=math.nan if wall_time_s is None else float(wall_time_s),
-        runs=tuple(_read_run(place, arm, seed) for arm in arms for seed in seeds),
+        runs=runs,
         later_commits=tuple(map(str, header.get("later_commits", ()))),
         arm_descriptions=header.get("arm_descriptions", {}),
         arm_changes=header.get("arm_changes", {}),
         own_parts=header.get("own_parts", {}),
         plan=header.get("plan") or {},
     )
-    if not comparison.splits:
-        raise ReportError(f"{place}: no run has an evaluation row")
-    return comparison
 
 
 def _stack(rows_by_run: list[list[dict[str, list[EvalRow]]]], where: list[list[str]]) -> Scores:

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any, Final
 
@@ -95,12 +95,27 @@ def page_data(
     }
 
 
+@dataclass(frozen=True, slots=True)
+class LivePage:
+    """A page that is loaded again while runs go on.
+
+    Attributes:
+        refresh_s: Seconds after which it is loaded again.
+        written_at: When it was written, in seconds since 1970.
+    """
+
+    refresh_s: float
+    written_at: float
+
+
 def render_template(
     name: str,
     groups: Sequence[GroupView],
     panels: Sequence[Panel],
     colours: Mapping[str, str],
     labels: tuple[str, str] = GRPO_AND_CALIBADV.labels,
+    *,
+    live: LivePage | None = None,
     **values: Any,
 ) -> str:
     """The whole document, with groups to browse and plots.
@@ -113,8 +128,12 @@ def render_template(
         panels: The plots.
         colours: Colour by arm.
         labels: The two methods whose advantages are shown.
+        live: Set for a page that is loaded again; None for one that stays as it is.
         **values: Other values of the template; text is escaped.
     """
+    data = page_data(groups, panels, colours, labels)
+    if live is not None:
+        data["live"] = {"refreshS": live.refresh_s, "writtenAt": live.written_at}
     script, style = _asset("report.js") + _asset("downloads.js"), _asset("report.css")
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset), autoescape=True, undefined=jinja2.StrictUndefined
@@ -125,8 +144,9 @@ def render_template(
         script_hash=content_hash(script),
         style_hash=content_hash(style),
         num_groups=len(groups),
+        full_labels=labels,
         full_colour=FULL_COLOUR,
-        data=embed_json(page_data(groups, panels, colours, labels)),
+        data=embed_json(data),
         **values,
     )
 

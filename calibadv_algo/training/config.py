@@ -223,6 +223,11 @@ class TrainConfig(Checked):
     """If true, TensorBoard files are written too."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ()
     """Trackers that get the metrics too; each needs its extra."""
+    track_episodes_every: Annotated[int, NOT_NEGATIVE] = 10
+    """Updates between tables of sampled episodes that trackers get: the first update, then every
+    so many; 0 for none."""
+    track_episodes: Annotated[int, POSITIVE] = 4
+    """Episodes of such a table."""
     quiet: bool = False
     """If true, there is no progress display (child processes)."""
     strict: bool = False
@@ -331,6 +336,8 @@ def config_hash(config: TrainConfig) -> str:
     for name in ("output_dir", "checkpoint_every", "keep_checkpoints", "quiet", "tensorboard"):
         del values[name]
     for name in ("save_trajectories", "trackers", "strict"):
+        del values[name]
+    for name in ("track_episodes_every", "track_episodes"):
         del values[name]
     values["env"]["reward"] = values["env"].pop("reward_sha256", config.env.reward)
     text = json.dumps(values, sort_keys=True)

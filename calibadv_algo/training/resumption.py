@@ -26,6 +26,8 @@ FREE: Final = frozenset(
         "save_trajectories",
         "tensorboard",
         "trackers",
+        "track_episodes_every",
+        "track_episodes",
         "quiet",
         "strict",
         "evaluation.every",
@@ -47,7 +49,11 @@ LAST_BITS: Final = frozenset(
 
 _ENGINE_NUMBERS: Final = frozenset({"engine.type", "engine.dtype"})
 _MICRO_BATCHES: Final = ("optim.micro_batch_tokens", "optim.prefixes")
-_ADDED: Final = {"optim.prefixes": "separate"}
+_ADDED: Final = {
+    "optim.prefixes": "separate",
+    "track_episodes_every": 10,
+    "track_episodes": 4,
+}
 """Settings that earlier runs did not record, with what they did."""
 _LENGTH: Final = "optim.num_updates"
 _REWARD_NAME: Final = "env.reward"

@@ -33,6 +33,7 @@ from calibadv_algo.training.config import TrainConfig, config_hash, config_to_di
 from calibadv_algo.training.estimation import ScoredGroup
 from calibadv_algo.training.evaluation import EvalResult, append_records
 from calibadv_algo.training.resumption import changed_settings, noted, refuse_other_run
+from calibadv_algo.training.tracked_episodes import episode_rows, sampled_episodes
 from calibadv_algo.training.tracking import (
     JsonlTracker,
     ProgressTracker,
@@ -69,6 +70,7 @@ class RunFolder:
         self.path = config.output_dir
         self._config = config
         self._ranks = ranks
+        self._trackers = TrackerGroup([])
         self._take_name(config_hash(config))
 
     def prepare(self, *, resume: bool, allow_older: bool) -> Path | None:
@@ -167,7 +169,8 @@ class RunFolder:
         ]
         if not config.quiet:
             trackers.append(ProgressTracker(config.optim.num_updates))
-        return TrackerGroup(trackers)
+        self._trackers = TrackerGroup(trackers)
+        return self._trackers
 
     def write_trajectories(
         self,
@@ -176,10 +179,26 @@ class RunFolder:
         advantages: Sequence[Float[np.ndarray, "_ _"]],
         left_out: Sequence[Group],
     ) -> None:
-        """Writes the episodes of an update, if the settings ask for it; see `training_records`."""
+        """Writes the episodes of an update, if the settings ask for it; see `training_records`.
+
+        Trackers get a few of them at the first update and at every so many after it.
+
+        Args:
+            update: Updates that were finished before these episodes.
+            scored: Groups that were learnt from.
+            advantages: Advantages of their turns.
+            left_out: What filters or a full update left out.
+        """
+        every = self._config.track_episodes_every
+        is_shown = self._trackers.shows_episodes and every > 0 and update % every == 0
+        if not (self._writes_trajectories or is_shown):
+            return
+        records = list(training_records(scored, advantages, left_out))
         if self._writes_trajectories:
-            records = training_records(scored, advantages, left_out)
             _write_records(self.path / "trajectories", update, records)
+        if is_shown and records:
+            picked = sampled_episodes(records, self._config.track_episodes, update + 1)
+            self._trackers.log_episodes(update + 1, episode_rows(picked, update + 1))
 
     def write_evaluation(self, update: int, result: EvalResult) -> None:
         """Writes the records of an evaluation, and its episodes if the settings ask for them."""

@@ -6,14 +6,15 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from calibadv_algo.training.tracked_episodes import EpisodeRow, markdown_rows
 from calibadv_env.common.files import naming, write_text
 
 Metrics = Mapping[str, float]
@@ -29,6 +30,15 @@ class Tracker(Protocol):
 
     def close(self) -> None:
         """Finishes; a second call does nothing."""
+        ...
+
+
+@runtime_checkable
+class EpisodeTracker(Tracker, Protocol):
+    """Receiver that also shows a few sampled episodes."""
+
+    def log_episodes(self, update: int, rows: Sequence[EpisodeRow]) -> None:
+        """Shows the turns of a few episodes of one update."""
         ...
 
 
@@ -91,6 +101,10 @@ class TensorBoardTracker:
         for name, value in metrics.items():
             if math.isfinite(value):
                 self._writer.add_scalar(name, value, update)
+
+    def log_episodes(self, update: int, rows: Sequence[EpisodeRow]) -> None:
+        """Writes the table as a text."""
+        self._writer.add_text("episodes", markdown_rows(rows), update)
 
     def close(self) -> None:
         """Flushes and closes the files."""
@@ -179,6 +193,17 @@ class TrackerGroup:
         """Logs to each of them."""
         for tracker in self._trackers:
             tracker.log(update, metrics)
+
+    @property
+    def shows_episodes(self) -> bool:
+        """True if one of them takes sampled episodes."""
+        return any(isinstance(tracker, EpisodeTracker) for tracker in self._trackers)
+
+    def log_episodes(self, update: int, rows: Sequence[EpisodeRow]) -> None:
+        """Hands sampled episodes on to those that take them."""
+        for tracker in self._trackers:
+            if isinstance(tracker, EpisodeTracker):
+                tracker.log_episodes(update, rows)
 
     def close(self) -> None:
         """Closes each of them."""

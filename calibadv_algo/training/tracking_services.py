@@ -14,6 +14,11 @@ from typing import Any, Final, Literal
 
 from packaging.version import Version
 
+from calibadv_algo.training.tracked_episodes import (
+    EPISODE_COLUMNS,
+    EpisodeRow,
+    markdown_rows,
+)
 from calibadv_algo.training.tracking import Metrics, TensorBoardTracker, Tracker
 from calibadv_env.common.proxies import spare_loopback
 
@@ -24,6 +29,7 @@ PROJECT: Final = "calibadv"
 """Project, or experiment, that runs are put under."""
 
 _STEP: Final = "update"
+_EPISODES: Final = "episodes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,11 +87,18 @@ class RunFacts:
         output_dir: Folder of the run; its name is the name of the run.
         config: The settings as plain JSON values.
         after_update: Last update that counts when a run goes on from a checkpoint, else None.
+        files: Where trackers that write files put them; None means the folder of the run.
     """
 
     output_dir: Path
     config: Mapping[str, Any]
     after_update: int | None = None
+    files: Path | None = None
+
+    @property
+    def files_dir(self) -> Path:
+        """Where trackers that write files put them."""
+        return self.output_dir if self.files is None else self.files
 
     @property
     def name(self) -> str:
@@ -108,22 +121,28 @@ class WandbTracker:
             ImportError: if wandb is missing or of another version.
         """
         wandb = PEERS["wandb"].load()
-        run.output_dir.mkdir(parents=True, exist_ok=True)
+        run.files_dir.mkdir(parents=True, exist_ok=True)
         is_known = bool(os.environ.get("WANDB_MODE") or os.environ.get("WANDB_API_KEY"))
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=run.name,
-            dir=str(run.output_dir),
+            dir=str(run.files_dir),
             config=dict(run.config),
             mode=None if is_known or _has_netrc_key() else "offline",
             settings=wandb.Settings(silent=True),
         )
         self._run.define_metric("*", step_metric=_STEP)
+        self._table = wandb.Table
         self._is_open = True
 
     def log(self, update: int, metrics: Metrics) -> None:
         """Logs every finite number."""
         self._run.log({_STEP: update, **_finite(metrics)})
+
+    def log_episodes(self, update: int, rows: Sequence[EpisodeRow]) -> None:
+        """Logs a table of sampled episodes."""
+        table = self._table(columns=list(EPISODE_COLUMNS), data=[list(row) for row in rows])
+        self._run.log({_STEP: update, _EPISODES: table})
 
     def close(self) -> None:
         """Finishes the run; a second call does nothing."""
@@ -156,11 +175,17 @@ class TrackioTracker:
             auto_log_cpu=False,
         )
         self._finish = trackio.finish
+        self._table = trackio.Table
         self._is_open = True
 
     def log(self, update: int, metrics: Metrics) -> None:
         """Logs every finite number at the update's step."""
         self._run.log(_finite(metrics), step=update)
+
+    def log_episodes(self, update: int, rows: Sequence[EpisodeRow]) -> None:
+        """Logs a table of sampled episodes at the update's step."""
+        table = self._table(columns=list(EPISODE_COLUMNS), data=[list(row) for row in rows])
+        self._run.log({_EPISODES: table}, step=update)
 
     def close(self) -> None:
         """Sends what is left and finishes; a second call does nothing."""
@@ -187,7 +212,7 @@ class MlflowTracker:
         uri = os.environ.get("MLFLOW_TRACKING_URI")
         if not uri:
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-            uri = (run.output_dir.absolute() / "mlruns").as_uri()
+            uri = (run.files_dir.absolute() / "mlruns").as_uri()
         self._client = mlflow.MlflowClient(tracking_uri=uri)
         found = self._client.get_experiment_by_name(PROJECT)
         experiment = self._client.create_experiment(PROJECT) if found is None else None
@@ -204,6 +229,11 @@ class MlflowTracker:
         rows = [self._metric(name, value, now, update) for name, value in _finite(metrics).items()]
         if rows:
             self._client.log_batch(self._id, metrics=rows)
+
+    def log_episodes(self, update: int, rows: Sequence[EpisodeRow]) -> None:
+        """Keeps a table of sampled episodes as an artifact in Markdown."""
+        file = f"{_EPISODES}/update_{update:06d}.md"
+        self._client.log_text(self._id, markdown_rows(rows), file)
 
     def close(self) -> None:
         """Marks the run as finished; a second call does nothing."""
@@ -244,7 +274,7 @@ def open_trackers(names: Sequence[TrackerName], run: RunFacts) -> list[Tracker]:
 
 def _open(name: TrackerName, run: RunFacts) -> Tracker:
     if name == "tensorboard":
-        return TensorBoardTracker(run.output_dir / "tensorboard", after_update=run.after_update)
+        return TensorBoardTracker(run.files_dir / "tensorboard", after_update=run.after_update)
     kinds: dict[str, Callable[[RunFacts], Tracker]]
     kinds = {"wandb": WandbTracker, "trackio": TrackioTracker, "mlflow": MlflowTracker}
     if name not in kinds:

@@ -139,7 +139,10 @@ def test_a_run_is_watched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     out = capsys.readouterr().out
     assert out == "run: update 2/4  reward 0.200  dev F1 0.250  ETA 60 s\n"
     done = write_run(tmp_path / "done", 4)
-    Watch(folder=done).run()
+    Watch(folder=done, page=tmp_path / "page.html").run()
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<td>4/4</td>" in page
+    assert "These runs ended" in page
     assert capsys.readouterr().out.rstrip().endswith("done")
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from calibadv_algo.report import live
+from calibadv_algo.report.live import write_live
 from calibadv_algo.report.page import write_report
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -234,3 +236,57 @@ def test_the_first_table_can_be_downloaded(opened: Opened) -> None:
     assert [line.partition(",")[0] for line in texts["CSV"].splitlines()][1:] == names
     assert texts["LaTeX"].startswith("\\begin{tabular}{lr")
     assert texts["LaTeX"].count(r"\\") == len(rows) + 1
+
+
+def test_a_page_of_all_groups_opens_from_the_report_and_leads_back(
+    browser: Any, report: Path
+) -> None:
+    opened = Opened(browser, report)
+    page = opened.page
+    page.locator("#all-groups summary").first.click()
+    page.locator("#all-groups .updates a").first.click()
+    page.wait_for_url("**/report_groups/**")
+    assert page.locator("#viewer details.trajectory").count() > 0
+    page.locator("nav a").first.click()
+    page.wait_for_url("**/report.html")
+    assert opened.problems == []
+
+
+def test_a_page_of_running_runs_loads_itself_again_until_they_end(
+    browser: Any,
+    tmp_path: Path,
+    build_comparison: Callable[[Path, Any], Path],
+    comparison_plan: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live, "REFRESH_S", 1.0)
+    folder = build_comparison(tmp_path, comparison_plan())
+    for damaged in folder.glob("runs/*/evals.jsonl"):
+        damaged.unlink()  # what runs that just began do not have
+    path = write_live(folder, ("run", "update"), [("grpo-seed0", "1/8")])
+    opened = Opened(browser, path)
+    page = opened.page
+    assert page.locator("#results td").first.inner_text() == "1/8"
+    assert page.locator("#panels svg").count() >= 5
+    write_live(folder, ("run", "update"), [("grpo-seed0", "2/8")])
+    page.locator("#results td", has_text="2/8").wait_for(timeout=8000)
+    write_live(folder, ("run", "update"), [("grpo-seed0", "8/8")], is_over=True)
+    page.locator("#live", has_text="These runs ended").wait_for(timeout=8000)
+    loads = len(opened.requests)
+    page.wait_for_timeout(2500)
+    assert len(opened.requests) == loads
+    assert opened.problems == []
+
+
+def test_a_page_whose_writer_died_is_not_loaded_for_ever(
+    browser: Any,
+    tmp_path: Path,
+    build_comparison: Callable[[Path, Any], Path],
+    comparison_plan: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live, "REFRESH_S", 0.01)
+    folder = build_comparison(tmp_path, comparison_plan(num_updates=2))
+    path = write_live(folder, ("run", "update"), [("grpo-seed0", "1/8")])
+    page = Opened(browser, path).page
+    page.locator("#live", has_text="Nothing was written for a long time").wait_for(timeout=8000)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calibadv_algo.cli import live
 from calibadv_algo.report.assessment import Tally, assess, summary_sentences
 from calibadv_algo.report.groups import (
     iterate_groups,
@@ -219,7 +220,7 @@ def test_the_page_loads_nothing_and_allows_its_own_script_alone(hostile_page: st
         if tag == "link":
             assert attributes == {"rel": "icon", "href": "data:,"}
         elif "href" in attributes:
-            assert str(attributes["href"]).startswith("#")
+            assert str(attributes["href"]).startswith(("#", "report_groups/"))
     assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|innerHTML", hostile_page)
     policy = next(
         str(attributes["content"])
@@ -269,6 +270,47 @@ def test_settings_are_flattened(comparison_dir: Path) -> None:
 def test_max_groups_must_be_positive(comparison_dir: Path) -> None:
     with pytest.raises(ValueError, match="max_groups must be positive, got 0"):
         write_report(comparison_dir, max_groups=0)
+
+
+def test_every_recorded_group_stands_on_a_page_that_the_report_links_to(
+    comparison_dir: Path,
+) -> None:
+    text = write_report(comparison_dir, max_groups=1).read_text(encoding="utf-8")
+    parser = _Elements()
+    parser.feed(text)
+    links = [str(found["href"]) for _, found in parser.elements if "href" in found]
+    pages = [link for link in links if link.startswith("report_groups/")]
+    assert len(set(pages)) == len(pages) > 1
+    shown = 0
+    for link in pages:
+        page = (comparison_dir / link).read_text(encoding="utf-8")
+        data = json.loads(page.split('id="report-data">')[1].split("</script>")[0])
+        shown += len(data["groups"])
+        run, name = Path(link).parts[1:]
+        assert {f"{group['arm']}-seed{group['seed']}" for group in data["groups"]} == {run}
+        recorded = comparison_dir / "runs" / run / "trajectories" / Path(name).with_suffix(".jsonl")
+        assert len({group.group_id for group in iterate_groups(recorded)}) == len(data["groups"])
+    recorded_files = (comparison_dir / "runs").glob("*/trajectories/*.jsonl")
+    assert shown == sum(len(list(iterate_groups(path))) for path in recorded_files)
+
+
+def test_the_page_of_a_comparison_that_goes_on_ends_no_run(
+    comparison_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "EVERY_S", 0.0)
+    page = live.LiveReport(comparison_dir)
+    page.look()
+    text = (comparison_dir / "report.html").read_text(encoding="utf-8")
+    assert "The runs are going on" in text
+    assert '"live":{"refreshS":' in text
+    page.stop()
+    text = (comparison_dir / "report.html").read_text(encoding="utf-8")
+    assert "Ended before the last update" in text
+    assert '"live":' not in text
+    for path in comparison_dir.glob("runs/*/trajectories/*.jsonl"):
+        path.write_text("{}\n", encoding="utf-8")
+    page.stop()
+    assert "is not written while they go on" in capsys.readouterr().err
 
 
 def test_a_page_links_to_the_credit_that_was_measured(

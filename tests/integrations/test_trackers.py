@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from calibadv_algo.training import tracking_services
+from calibadv_algo.training.tracked_episodes import EPISODE_COLUMNS
 from calibadv_algo.training.tracking import TrackerGroup
 from calibadv_algo.training.tracking_services import PEERS, Peer, RunFacts, open_trackers
 
@@ -27,7 +28,10 @@ from pathlib import Path
 from calibadv_algo.training.tracking import TrackerGroup
 from calibadv_algo.training.tracking_services import RunFacts, open_trackers
 run = RunFacts(output_dir=Path(sys.argv[2]) / "run", config={"optim": {"lr": 0.1}, "seed": 3})
+row = (1, "Who?", "A | B", 1, 0.5, 1, "search", "a query", "Title", -0.25)
+unjudged = (1, "Who?", "A | B", 1, 0.5, 2, "answer", "A", "", None)
 with TrackerGroup(open_trackers([sys.argv[1]], run)) as trackers:
+    trackers.log_episodes(1, [row, unjudged])
     for update in (1, 2):
         trackers.log(update, {"reward_mean": update / 2, "unfit": math.nan})
 trackers.close()
@@ -63,6 +67,13 @@ def test_wandb_keeps_the_run_offline(tmp_path: Path) -> None:
     content = files[0].read_bytes()
     assert b"reward_mean" in content
     assert b"unfit" not in content
+    (table,) = (run / "wandb").glob("offline-run-*/files/media/table/episodes*.json")
+    found = json.loads(table.read_text())
+    assert tuple(found["columns"]) == EPISODE_COLUMNS
+    assert [line[-3:] for line in found["data"]] == [
+        ["a query", "Title", -0.25],
+        ["A", "", None],
+    ]
 
 
 def test_trackio_writes_its_database(tmp_path: Path) -> None:
@@ -71,12 +82,15 @@ def test_trackio_writes_its_database(tmp_path: Path) -> None:
     with sqlite3.connect(file) as database:
         rows = database.execute("select step, metrics from metrics order by step").fetchall()
     found = [(step, json.loads(text)) for step, text in rows]
-    assert [(step, row["reward_mean"]) for step, row in found if row] == [
+    assert [(step, row["reward_mean"]) for step, row in found if "reward_mean" in row] == [
         (1, 0.5),
         (2, 1.0),
         (3, 1.5),
     ]
     assert not any("unfit" in row for _, row in found)
+    ((step, table),) = [(step, row["episodes"]) for step, row in found if "episodes" in row]
+    assert step == 1
+    assert [row["advantage"] for row in table["_value"]] == [-0.25, None]
 
 
 def test_mlflow_writes_files(tmp_path: Path) -> None:
@@ -86,6 +100,8 @@ def test_mlflow_writes_files(tmp_path: Path) -> None:
     rows = [[line.split()[1:] for line in text.splitlines()] for text in texts]
     assert sorted(rows) == [[["0.5", "1"], ["1.0", "2"]], [["1.5", "3"]]]
     assert not list((run / "mlruns").glob("*/*/metrics/unfit"))
+    (table,) = (run / "mlruns").glob("*/*/artifacts/episodes/update_000001.md")
+    assert "| A \\| B | 1 | 0.5 | 1 | search | a query | Title | -0.25 |" in table.read_text()
     params = sorted((run / "mlruns").glob("*/*/params/*"))
     assert {(file.name, file.read_text()) for file in params} == {
         ("optim.lr", "0.1"),

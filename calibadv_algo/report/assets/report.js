@@ -370,6 +370,19 @@
     return true;
   }
 
+  // A page of runs that are going on is loaded again, but not under the hands of its reader.
+  if (data.live) {
+    const { refreshS, writtenAt } = data.live, loaded = Date.now();
+    let touched = 0;
+    for (const kind of ["pointerdown", "keydown", "wheel", "touchmove"]) addEventListener(kind, () => { touched = Date.now(); }, { passive: true });
+    const timer = setInterval(() => {
+      if (Date.now() / 1000 - writtenAt > 40 * refreshS) {
+        clearInterval(timer);
+        byId("live").textContent = "Nothing was written for a long time, so this page is not loaded again by itself. Did the runs end without a word?";
+      } else if (Date.now() - loaded > 1000 * refreshS && Date.now() - touched > 500 * refreshS) location.reload();
+    }, 1000);
+  }
+
   const chosen = (act) => () => { act(); writeAddress(); };
   byId("controls").addEventListener("submit", (event) => event.preventDefault());
   for (const id of ["arm", "seed", "update", "only"]) byId(id).addEventListener("change", chosen(refresh));

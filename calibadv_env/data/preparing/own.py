@@ -26,6 +26,7 @@ from calibadv_env.data.prepared import (
     refuse_foreign_folder,
     write_note,
 )
+from calibadv_env.data.preparing.drafting import DRAFT
 from calibadv_env.data.questions.parsing import QuestionReading, Row
 from calibadv_env.data.reading import find_reader, read_rows, read_split
 from calibadv_env.data.sources.text_files import is_document_folder
@@ -110,6 +111,7 @@ def prepare_own(
                 gold[split] = counts
             if gold_warning(counts):
                 lost.append(f"{split}: {gold_warning(counts)}")
+    lost += _drafts_left(splits)
     note = {
         "dataset": str(folder) if is_path(name) else name,
         "source": " ".join(sources),
@@ -251,13 +253,13 @@ def _split_words(stems: Sequence[str]) -> list[str]:
 
 
 def _with_gold(task: QATask, split: str, documents: Corpus, held: Corpus) -> QATask:
-    """Names passages in place of the documents that they were cut from."""
+    """Names passages in place of the documents that they were cut from; passages stay."""
     for hop in task.gold_passages:
         for one in hop:
-            if one not in documents:
+            if one not in documents and one not in held:
                 raise DataError(
                     f"task {task.id!r} in split {split!r} names the document {one!r}, which is not "
-                    "among the documents"
+                    "among the documents, nor among the passages that they were cut into"
                 )
     if documents is held:
         return task
@@ -265,6 +267,18 @@ def _with_gold(task: QATask, split: str, documents: Corpus, held: Corpus) -> QAT
         tuple(p for one in hop for p in pieces_of(one, held)) for hop in task.gold_passages
     )
     return replace(task, gold_passages=gold)
+
+
+def _drafts_left(splits: Mapping[str, Sequence[QATask]]) -> list[str]:
+    """A warning of questions that a model drafted and nobody has looked at; [] without any."""
+    tasks = [task for of in splits.values() for task in of]
+    left = sum(task.metadata.get("status") == DRAFT for task in tasks)
+    if not left:
+        return []
+    return [
+        f"{left} of {len(tasks)} questions have the status {DRAFT!r}: a model wrote them, and "
+        "nobody has looked at them. Correct them, and give those that are right another status"
+    ]
 
 
 def _key(task: QATask) -> str:
