@@ -22,12 +22,12 @@ class PageLink:
     """A page of groups.
 
     Attributes:
-        update: Number of updates before these episodes.
+        update: Number of updates before these episodes, or the name of their file.
         num_groups: Groups on the page.
         href: Its address, relative to the report.
     """
 
-    update: int
+    update: str
     num_groups: int
     href: str
 
@@ -46,11 +46,13 @@ class GroupPages:
     title: str
     links: dict[str, list[PageLink]] = field(default_factory=dict)
 
-    def add(self, run: Run, update: int, groups: Sequence[Assessment], methods: Methods) -> None:
-        """Writes the page of an update; an update without groups has none."""
+    def add(self, run: Run, name: str, groups: Sequence[Assessment], methods: Methods) -> None:
+        """Writes the page of the groups of a file; a file without groups has none."""
         if not groups:
             return
-        place = Path(run.directory.name, f"update_{update:06d}.html")
+        place = Path(run.directory.name, f"{name}.html")
+        number = name.removeprefix("update_").lstrip("0")
+        update = number if number.isdecimal() else "0" if not number else name
         (self.folder / place.parent).mkdir(exist_ok=True)
         text = render_template(
             "groups.html",

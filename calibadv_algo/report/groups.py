@@ -311,8 +311,8 @@ class BestGroups:
         return sorted(views, key=lambda group: group.update)
 
 
-OnUpdate = Callable[[Run, int, Sequence[Assessment], Methods], None]
-"""Receiver of all groups of one update of a run."""
+OnUpdate = Callable[[Run, str, Sequence[Assessment], Methods], None]
+"""Receiver of all groups of one file of a run, with the file's name before its ending."""
 
 
 def select_groups(
@@ -326,7 +326,7 @@ def select_groups(
     Args:
         comparison: What was compared.
         max_groups: Most groups of the page.
-        on_update: Called with all groups of each update.
+        on_update: Called with all groups of each file, which are those of an update.
 
     Raises:
         ReportError: if a record cannot be read.
@@ -345,15 +345,9 @@ def select_groups(
                 tally.add(assessed)
                 best.add(assessed)
             if on_update is not None:
-                on_update(run, update_of(path), found, methods)
+                on_update(run, path.stem, found, methods)
         chosen += best.views(share, arm=run.arm, seed=run.seed)
     return chosen[:max_groups], tally, methods
-
-
-def update_of(path: Path) -> int:
-    """Number of updates before the episodes of a file of trajectories, by its name, else 0."""
-    number = path.stem.rpartition("_")[2]
-    return int(number) if number.isdecimal() else 0
 
 
 def _first_group(comparison: Comparison) -> Group | None:
