@@ -3,7 +3,8 @@
     calibadv compare --output-dir runs/compare
     python -m benchmarks.report_pictures runs/compare
 
-Writes ``report-light.png`` and ``report-dark.png`` (one group, turn by turn), and the first on a phone.
+Writes ``report-light.png`` and ``report-dark.png`` (one group, turn by turn), the first also as it
+is on a phone.
 Needs Chromium and the extra ``dev``.
 """
 
