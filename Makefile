@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 OUT ?= runs/compare
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help compare peers test site test-integrations test-launchers test-mcp test-peers test-slow test-trackers test-trainers test-vllm format lint types check bench conformance release clean
+.PHONY: help fresh compare peers test site test-integrations test-launchers test-mcp test-peers test-slow test-trackers test-trainers test-vllm format lint types check bench conformance release clean
 
 help:
 	@echo "make compare   train GRPO and CalibAdv on the built-in atlas and write a report"
@@ -24,6 +24,7 @@ help:
 	@echo "make conformance  our numbers against recorded outputs of the reference implementations"
 	@echo "make site      the documentation as a site, in build/site"
 	@echo "make release   sdist and wheel into dist/, tried on every Python from 3.11 to 3.13 (TRAIN=1: with torch)"
+	@echo "make fresh     what three new users do in their first minutes, from the wheel, timed"
 	@echo "make bench     the quick benchmarks; each prints its ratio"
 
 $(CORE): pyproject.toml constraints.txt
@@ -138,7 +139,11 @@ lint: $(DEV)
 types: $(DEV)
 	$(BIN)/mypy
 
-check: format lint types test test-slow test-peers
+# What three new users do first, from the wheel, timed (INSTALL=1: with its own dependencies).
+fresh: $(DEV)
+	$(BIN)/python .ci/fresh.py $(if $(INSTALL),--install)
+
+check: format lint types test test-slow test-peers fresh
 
 # The others take longer or need more; benchmarks/README.md names them.
 BENCHMARKS := advantages env_throughput retrieval generation training async_driver server scaling
