@@ -192,7 +192,9 @@ def make_panels(
             curves=tuple(curve for curve in evaluated if curve is not None),
         )
     ]
-    return (*panels, *_metric_panels(by_arm, (*_METRIC_PANELS, *mix_panels(comparison))))
+    panels += _metric_panels(by_arm, (*_METRIC_PANELS, *mix_panels(comparison)))
+    profile = profile_panel(comparison)
+    return (*panels, *(() if profile is None else (profile,)))
 
 
 def running_panels(comparison: Comparison) -> tuple[Panel, ...]:
@@ -213,8 +215,7 @@ def _metric_panels(
         curves = tuple(curve for curve in found if curve is not None)
         if curves:
             panels.append(Panel(key=key, title=title, unit=unit, curves=curves))
-    profile = profile_panel(comparison)
-    return (*panels, *(() if profile is None else (profile,)))
+    return tuple(panels)
 
 
 def mix_panels(comparison: Comparison) -> list[tuple[str, str, str]]:
