@@ -46,6 +46,12 @@ BUILT_IN: Final = {
     "atlas": ("Atlas", "../atlas.md"),
     "atlas-wiki": ("AtlasWiki", "../atlas.md"),
     "atlas-fair": ("AtlasFair", "../worlds.md"),
+    "atlas-noisy": ("AtlasNoisy", "../worlds.md"),
+    "atlas-homonyms": ("AtlasHomonyms", "../worlds.md"),
+    "atlas-reworded": ("AtlasReworded", "../worlds.md"),
+    "atlas-long": ("AtlasLong", "../worlds.md"),
+    "atlas-open": ("AtlasOpen", "../worlds.md"),
+    "pages": ("Pages: search, open, find", "../pages.md"),
     "toy": ("Toy", "../environment.md"),
 }
 """Datasets that need nothing but the package, with their names in ids and their pages."""
@@ -88,6 +94,64 @@ def leaderboard_name(baseline: Baseline, known: dict[str, dict[str, Any]]) -> st
     return next((name for name in names if name in known), None)
 
 
+def place_picture(card: str, name: str, known: dict[str, dict[str, Any]]) -> str:
+    """Writes the place of a method among all that were measured; the name of the file."""
+    figure = Figure(figsize=(6, 1.9), layout="constrained")
+    axes = figure.subplots()
+    scores = [one["scores"]["corrected"] for one in known.values()]
+    axes.plot([one["estimate"] for one in scores], ".", color="#9ca3af", markersize=4)
+    place = list(known).index(name)
+    own = scores[place]
+    axes.errorbar(
+        [place],
+        [own["estimate"]],
+        [[own["estimate"] - own["low"]], [own["high"] - own["estimate"]]],
+        fmt="o",
+        color="#009e73",
+        capsize=3,
+    )
+    axes.set_xlabel("methods and labels, best first")
+    axes.set_ylabel("correlation")
+    axes.set_xticks([])
+    file = f"algorithms/{card}-place.svg"
+    with mkdocs_gen_files.open(file, "wb") as picture:
+        figure.savefig(picture, format="svg")
+    return Path(file).name
+
+
+def curve_section(baseline: Baseline) -> str:
+    """The learning curves that are recorded of a method, beside GRPO's; else how to make some."""
+    results = json.loads((ROOT / "docs/falsify/results.json").read_text(encoding="utf-8"))
+    runs = {one["arm"]: one for one in results["survival"] if one["part"] == "labels"}
+    if baseline.name not in runs:
+        return (
+            "No run of this method is recorded in the documentation. Make one, with its curve "
+            f"beside GRPO's:\n\n```bash\ncalibadv compare --arms grpo,{baseline.name}\n```\n"
+        )
+    figure = Figure(figsize=(6, 2.6), layout="constrained")
+    axes = figure.subplots()
+    for name, colour in {"grpo": "#6b7280", baseline.name: "#009e73"}.items():
+        curve = runs[name]["f1_curve"]
+        if name == "grpo" == baseline.name:
+            colour = "#009e73"
+        for seed in curve["by_seed"]:
+            axes.plot(curve["updates"], seed, color=colour, linewidth=0.8, alpha=0.5)
+        means = [sum(values) / len(values) for values in zip(*curve["by_seed"], strict=True)]
+        axes.plot(curve["updates"], means, color=colour, linewidth=2, label=name)
+    axes.set_xlabel("update")
+    axes.set_ylabel("F1 on dev")
+    axes.legend(frameon=False, fontsize=8)
+    file = f"algorithms/{baseline.name}-curve.svg"
+    with mkdocs_gen_files.open(file, "wb") as picture:
+        figure.savefig(picture, format="svg")
+    seeds = len(runs[baseline.name]["f1_curve"]["by_seed"])
+    return (
+        f"![F1 over updates]({Path(file).name})\n\n"
+        f"The shipped policy on the atlas, {seeds} seeds (thin) and their mean; version 0 of the "
+        "environments ([the experiment](../falsify/README.md)).\n"
+    )
+
+
 def _has_defaults(config: TrainConfig) -> bool:
     parameters = inspect.signature(type(config.advantage)).parameters.values()
     return all(each.default is not inspect.Parameter.empty for each in parameters)
@@ -125,6 +189,11 @@ def algorithm_card(baseline: Baseline, known: dict[str, dict[str, Any]]) -> str:
         if changes
         else "None: these are GRPO's settings.\n"
     )
+    ranked = leaderboard_name(baseline, known)
+    picture = ""
+    if ranked is not None:
+        file = place_picture(baseline.name, ranked, known)
+        picture = f"![Its correlation among those of all methods]({file})\n\n"
     estimator = ROLE.sub("", inspect.getdoc(advantage) or "").replace("\n    ", "\n")
     return (
         f"# {baseline.name}\n\n{baseline.description[:1].upper()}{baseline.description[1:]}.\n\n"
@@ -137,7 +206,8 @@ def algorithm_card(baseline: Baseline, known: dict[str, dict[str, Any]]) -> str:
         f"## Estimator\n\n`{advantage.__module__}.{advantage.__name__}`\n\n{estimator}\n\n"
         f"## Settings that differ from GRPO's on the atlas\n\n{table}\n"
         f"## Departures from the publication\n\n{departures}\n"
-        f"## Measured credit\n\n{credit_line(baseline, known)}\n"
+        f"## Learning curve\n\n{curve_section(baseline)}\n"
+        f"## Measured credit\n\n{picture}{credit_line(baseline, known)}\n"
     )
 
 
@@ -203,6 +273,7 @@ def environment_card(name: str, page: str) -> str:
         for hop, ids in enumerate(task.gold_passages, 1)
         if ids and ids[0] in gold
     )
+    arguments = ", max_turns=6" if name == "atlas-long" else ""
     return (
         f"# {env_id}\n\n"
         f"| | |\n| --- | --- |\n"
@@ -213,7 +284,7 @@ def environment_card(name: str, page: str) -> str:
         f"| more | [about the data]({page}) |\n\n"
         f"![Questions by hops]({hops_picture(name)})\n\n"
         "```python\nimport gymnasium\n\n"
-        f'env = gymnasium.make("calibadv_env:{env_id}")\n'
+        f'env = gymnasium.make("calibadv_env:{env_id}"{arguments})\n'
         "text, info = env.reset(seed=0)\n```\n\n"
         f"## A question\n\n> {task.question}\n\nAnswer: **{task.golden_answers[0]}**\n\n"
         f"Its evidence, by hop:\n\n{evidence}\n"
