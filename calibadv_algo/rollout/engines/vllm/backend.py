@@ -30,7 +30,6 @@ from vllm.distributed.weight_transfer.factory import (  # noqa: TID253
     WeightTransferEngineFactory,
     WeightTransferTrainerFactory,
 )
-from vllm.model_executor.layers.attention import is_deferred_attention_layer  # noqa: TID253
 from vllm.model_executor.layers.vocab_parallel_embedding import (  # noqa: TID253
     ParallelLMHead,
     VocabParallelEmbedding,
@@ -41,6 +40,7 @@ from vllm.model_executor.model_loader.reload.layerwise import (  # noqa: TID253
     initialize_layerwise_reload,
 )
 
+from calibadv_algo.rollout.engines.vllm.versions import is_finished_last
 from calibadv_algo.rollout.engines.vllm.weights import (
     BACKEND,
     named_weights,
@@ -109,6 +109,11 @@ class LocalWeightTransferEngine(WeightTransferEngine[LocalInitInfo, LocalUpdateI
         for head in heads.values():
             head.quant_method.process_weights_after_loading(head)
 
+    @staticmethod
+    def trainer_send_weights(iterator: Iterator[Any], trainer_args: Any) -> None:
+        """Has no use: the trainer's side is :class:`LocalTrainerEngine` (vLLM 0.26 demands it)."""
+        raise NotImplementedError
+
     def _incomplete(self) -> list[str]:
         """Layers that still wait for some of their weights.
 
@@ -118,7 +123,7 @@ class LocalWeightTransferEngine(WeightTransferEngine[LocalInitInfo, LocalUpdateI
         for name, layer in self.model.named_modules():
             info = get_layerwise_info(layer)
             is_padded = isinstance(layer, VocabParallelEmbedding) and info.load_numel > 0
-            if not info.can_load() or is_padded or is_deferred_attention_layer(layer):
+            if not info.can_load() or is_padded or is_finished_last(layer):
                 continue
             if any(True for _ in layer.parameters(recurse=False)):
                 names.append(name)
@@ -149,7 +154,7 @@ class LocalTrainerInitInfo(TrainerInitInfo):  # type: ignore[misc]
     folder: str | None = None
 
 
-class LocalTrainerEngine(TrainerWeightTransferEngine[LocalTrainerInitInfo]):  # type: ignore[misc]
+class LocalTrainerEngine(TrainerWeightTransferEngine):  # type: ignore[misc]
     """The trainer's side."""
 
     init_info_cls = LocalTrainerInitInfo
@@ -162,11 +167,20 @@ class LocalTrainerEngine(TrainerWeightTransferEngine[LocalTrainerInitInfo]):  # 
         *,
         client: VLLMWeightSyncClient,
         source: WeightSource | None = None,
+        config: Any = None,
     ) -> Self:
-        """Connects a source of weights with the engine behind a client."""
+        """Connects a source of weights with the engine behind a client.
+
+        Args:
+            init_info: Settings of this side.
+            client: The engine.
+            source: The weights.
+            config: vLLM's settings of the backend, which version 0.26 hands on.
+        """
         if source is None:
             raise ValueError("source must be given, got None")
-        engine = cls(client=client, source=source, is_sender=init_info.is_sender)
+        given = {} if config is None else {"config": config}
+        engine = cls(**given, client=client, source=source, is_sender=init_info.is_sender)
         engine.folder = init_info.folder
         if engine.is_sender:
             client.init_weight_transfer_engine({})

@@ -58,6 +58,7 @@ from calibadv_algo.rollout.engines.vllm.turns import (
     check_tokens,
     reports_raw_logprobs,
 )
+from calibadv_algo.rollout.engines.vllm.versions import check_settings, stamp_weights, stamps
 from calibadv_algo.rollout.engines.vllm.weights import (
     BareModel,
     base_model,
@@ -120,6 +121,7 @@ class VllmEngine(StreamingEngine):
         if not 2 <= self.max_context <= limit:
             raise ValueError(f"max_model_len must be in [2, {limit}], got {self.max_context}")
         check_process(config)
+        check_settings(config.chosen_transfer(is_cpu()), config.lora)
         self.version = -1
         self.counters = VllmCounters()
         self.is_dead = False
@@ -227,7 +229,7 @@ class VllmEngine(StreamingEngine):
             else:
                 self._sender.send(model)
             self._wake()
-            self._engine.set_weight_version(str(version))
+            stamp_weights(self._engine, version)
             if not self._engine.reset_prefix_cache():
                 raise EngineError("the prefix cache could not be reset")
         self.version = version
@@ -326,9 +328,9 @@ class VllmEngine(StreamingEngine):
     def _generation(self, output: Any) -> Generation:
         """Reads a finished turn."""
         turn = output.outputs[0]
-        versions = {span.version for span in turn.weight_versions or ()}
-        if versions - {str(self.version)}:
-            raise EngineError(f"sampled from weights {sorted(versions)}, not {self.version}")
+        others = stamps(turn) - {str(self.version)}
+        if others:
+            raise EngineError(f"sampled from weights {sorted(others)}, not {self.version}")
         token_ids = tuple(turn.token_ids)
         logprobs = tuple(
             float(found[token].logprob)

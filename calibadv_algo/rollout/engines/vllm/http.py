@@ -160,8 +160,8 @@ class ServerClient:
         except CallError as error:
             if error.status == 404:
                 raise EngineError(
-                    f"{self._url} has no route {path.partition('?')[0]}: the server must be "
-                    "started with VLLM_SERVER_DEV_MODE=1"
+                    f"{self._url} has no route {path.partition('?')[0]}: the server must be vLLM "
+                    "0.27 or later and started with VLLM_SERVER_DEV_MODE=1"
                 ) from error
             raise EngineError(f"the vLLM server does not answer: {error}") from error.__cause__
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:

@@ -214,9 +214,13 @@ def mend_kernel_scan() -> None:
     """Lets vLLM start in a process that has loaded llvmlite, as bm25s and numba do.
 
     On a CPU vLLM looks for its kernels in the objects of all modules and expects every
-    ``__dict__`` to be a dict; that of llvmlite's functions is another function.
+    ``__dict__`` to be a dict; that of llvmlite's functions is another function. Version 0.26 does
+    not look.
     """
-    from vllm.triton_utils import dispatcher
+    try:
+        from vllm.triton_utils import dispatcher
+    except ImportError:
+        return
 
     def plain_vars(value: Any) -> dict[str, Any]:
         found = vars(value)

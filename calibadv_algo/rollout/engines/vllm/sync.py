@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from calibadv_algo.rollout.engines.vllm.versions import make_trainer_engine, stamp_weights
 from calibadv_algo.rollout.engines.vllm.weights import BACKEND
 
 if TYPE_CHECKING:
@@ -30,17 +31,13 @@ class WeightSender:
 
     def send(self, model: torch.nn.Module) -> None:
         """Sends all weights of a model; any error means that the engine is lost."""
-        from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
-
         from calibadv_algo.rollout.engines.vllm.backend import PolicySource
 
         if self._source is None:
             self._source = PolicySource(model, self._dtype)
         self._source.model = model
         if self._engine is None:
-            self._engine = WeightTransferTrainerFactory.trainer_init(
-                self._make_info(), client=self._client, source=self._source
-            )
+            self._engine = make_trainer_engine(self._make_info(), self._client, self._source)
         self._engine.send_weights()
 
     def close(self) -> None:
@@ -73,7 +70,7 @@ class EngineClient:
         """Ends an update."""
         self._call("finish_weight_update")
         if weight_version is not None:
-            self._engine.set_weight_version(weight_version)
+            stamp_weights(self._engine, weight_version)
 
     def _call(self, method: str, **kwargs: Any) -> None:
         self._engine.collective_rpc(method, kwargs=kwargs)
