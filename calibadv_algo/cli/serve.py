@@ -95,6 +95,8 @@ class Serve:
             grace_s=self.grace_s,
         )
 
+        _check_device(self.source, self.device)
+
         def load() -> Retriever:
             started = time.monotonic()
             retriever = open_source(
@@ -202,8 +204,7 @@ def open_source(
     options = options or Options()
     path = Path(source)
     is_index = path.is_dir() and not is_document_folder(path)
-    if device != "cpu" and not (is_index and read_manifest(path).kind == "dense"):
-        raise ValueError(f"device {device!r} is for a dense index (calibadv index dense, faiss)")
+    _check_device(source, device)
     if is_index and device != "cpu":
         from calibadv_env.retrieval.dense.index import DenseIndex
 
@@ -216,6 +217,19 @@ def open_source(
         return get_dataset(source).retriever(retriever)
     known = ", ".join(list_datasets())
     raise DataError(f"{source}: there is no such file or folder, nor a dataset; those are {known}")
+
+
+def _check_device(source: str, device: str) -> None:
+    """Refuses a device that a source has no use for, before anything is read or listened to.
+
+    Raises:
+        ValueError: if the source is no dense index.
+        DataError: if it is a damaged one.
+    """
+    path = Path(source)
+    is_index = path.is_dir() and not is_document_folder(path)
+    if device != "cpu" and not (is_index and read_manifest(path).kind == "dense"):
+        raise ValueError(f"device {device!r} is for a dense index (calibadv index dense, faiss)")
 
 
 def in_parallel(retriever: Retriever, processes: int | None) -> Retriever:

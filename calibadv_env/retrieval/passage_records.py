@@ -26,6 +26,7 @@ from calibadv_env.common.records.keys import (
     is_missing,
     keys_of,
     number_text,
+    squashed,
 )
 from calibadv_env.common.records.values import parsed_literal, plain
 from calibadv_env.errors import DataError
@@ -34,6 +35,9 @@ from calibadv_env.protocol.passages import Passage
 COLUMNS: Final = ("id", "title", "text")
 """What the columns of documents can be mapped to."""
 
+_DOCUMENTS: Final = frozenset({"docid", "documentid", "docno"})
+_PIECES: Final = ("chunk_id", "paragraph_id", "para_id", "chunk_index", "chunk_no")
+"""Keys of a piece of a document, beside that of the document."""
 _FLAG: Final = "--columns (of `data prepare` --corpus-columns)"
 _WRAPPERS: Final = ("kwargs", "_source", "__data__", "document", "passage", "node", "doc")
 """Keys under which dumps of LangChain, Elasticsearch, LlamaIndex … hold the document."""
@@ -246,7 +250,7 @@ def _assembled(record: Mapping[str, Any], found: Mapping[str, str | None]) -> tu
     elif head and title in ("", head):
         title, text = head, text.removeprefix(head).strip()
     raw = None if found["id"] is None else at_path(record, found["id"])
-    passage_id = _id(raw)
+    passage_id = _piece_id(record, found["id"], _id(raw))
     is_made = passage_id is None
     if passage_id is None:
         passage_id = content_id(title, text)
@@ -344,6 +348,19 @@ def _id(value: Any) -> str | None:
     if not isinstance(value, str):
         raise ValueError(f"id must be a string or a number, got {type(value).__name__}")
     return value
+
+
+def _piece_id(record: Mapping[str, Any], key: str | None, document: str | None) -> str | None:
+    """The id of a piece whose record also has that of its document, which other pieces share.
+
+    A piece that is but numbered is called ``<document>#<number>``, as those that are cut here.
+    """
+    name = find_key(record, _PIECES) if document and squashed(key or "") in _DOCUMENTS else None
+    piece = None if name is None else _id(record[name])
+    if piece is None:
+        return document
+    is_number = isinstance(record[name], (int, float)) or piece.isdecimal()  # type: ignore[index]
+    return f"{document}#{piece}" if is_number else piece
 
 
 def _refuse_surrogates(name: str, value: str) -> None:

@@ -18,7 +18,7 @@ from calibadv_env.retrieval.bm25.build import build_bm25_index
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
-from calibadv_algo.cli.serve import describe, in_parallel, open_source
+from calibadv_algo.cli.serve import Serve, describe, in_parallel, open_source
 
 CORPUS = get_dataset("toy").corpus()
 QUERY = CORPUS.passages[3].text
@@ -107,3 +107,11 @@ def test_nothing_listens_before_a_corpus_is_read(tmp_path):
 def test_a_device_is_for_dense_indexes(tmp_path):
     with pytest.raises(ValueError, match="device 'cuda' is for a dense index"):
         open_source("toy", "bm25", device="cuda")
+
+
+def test_a_device_that_is_of_no_use_is_refused_before_anything_listens(tmp_path, capsys):
+    path = tmp_path / "c.jsonl"
+    path.write_text('{"id": "1", "text": "x"}\n')
+    with pytest.raises(ValueError, match="device 'cuda' is for a dense index"):
+        Serve(source=str(path), device="cuda", port=0).run()
+    assert "reading" not in capsys.readouterr().err

@@ -64,3 +64,28 @@ def test_documents_of_ms_marco_have_an_address(tmp_path):
 def test_triples_of_evidence_are_queries_in_every_form(evidences):
     assert queries_in({"evidences": evidences}) == ["Nile country", "Egypt capital"]
     assert queries_in({"metadata": {"evidences": evidences}}) == ["Nile country", "Egypt capital"]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "ids"), [((0, 1), ["d#0", "d#1"]), (("x", "y"), ["x", "y"]), ((None,), ["d"])]
+)
+def test_pieces_of_a_document_have_ids_of_their_own(pieces, ids):
+    records = [{"doc_id": "d", "chunk_id": piece, "text": f"Text {piece}"} for piece in pieces]
+    assert [passage.id for passage in read_corpus(records)] == ids
+
+
+def test_pages_of_a_crawler_and_texts_of_a_converter(tmp_path):
+    path = tmp_path / "c.json"
+    page = {"markdown": "# Ulm\nA town.", "metadata": {"title": "Ulm"}}
+    path.write_text(json.dumps({"success": True, "data": [page]}))
+    assert [(p.title, p.text) for p in read_corpus(path)] == [("Ulm", "# Ulm\nA town.")]
+    path.write_text(json.dumps({"schema_name": "DoclingDocument", "texts": [{"text": "A town."}]}))
+    assert [p.text for p in read_corpus(path)] == ["A town."]
+
+
+def test_files_of_other_kinds_in_a_folder_are_counted(tmp_path):
+    (tmp_path / "a.md").write_text("A town.")
+    for name in ("b.docx", "c.docx", "d.png"):
+        (tmp_path / name).write_bytes(b"PK")
+    with pytest.warns(UserWarning, match=r"3 files of other kinds .* \.docx \(2\), \.png \(1\)"):
+        assert len(read_corpus(tmp_path)) == 1

@@ -17,6 +17,7 @@ from calibadv_env.errors import DataError
 _CONTAINERS: Final = frozenset(
     {"data", "dataset", "questions", "examples", "rows", "records", "items", "instances"}
     | {"hits", "points", "matches", "result", "objects"}
+    | {"texts", "chunks", "elements"}
     | {"results", "entries", "samples", "queries", "docs", "documents", "passages", "corpus"}
     | {"train", "dev", "valid", "validation", "val", "test"}
 )

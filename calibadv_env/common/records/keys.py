@@ -162,6 +162,7 @@ TEXT: Final = (
     "context",
     "raw_content",
     "full_text",
+    "markdown",
     "article",
     "sentences",
     "abstract",
@@ -176,6 +177,7 @@ TITLE: Final = (
     "passage_title",
     "name",
     "headline",
+    "display_name",
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -85,6 +86,8 @@ class FolderReader(Reader):
             raise DataError(f"{broken[0]}{more}") from broken[0]
         if broken:
             _warn_of_broken(folder, broken)
+        if corpus is None:
+            _warn_of_others(folder)
 
 
 READERS: Final = (FolderReader(),)
@@ -149,6 +152,25 @@ def _warn_of_broken(folder: Path, broken: Sequence[_UnreadableError]) -> None:
     more = f"; and {len(broken) - 3:,} more" if len(broken) > 3 else ""
     text = f"{folder}: {len(broken):,} documents cannot be read and were left out: {shown}{more}"
     warnings.warn(text, stacklevel=2)
+
+
+def _warn_of_others(folder: Path) -> None:
+    """Names the files that are no documents, by their ends."""
+    ends = (*_TEXTS, *_PAGES, *_PDFS, *_RECORDS)
+    others = [
+        _suffix(path) or path.name
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and _suffix(path) not in ends
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    if others:
+        shown = ", ".join(f"{end} ({count:,})" for end, count in Counter(others).most_common(5))
+        text = (
+            f"{folder}: {len(others):,} files of other kinds were passed over, {shown}; texts, "
+            "Markdown, web pages, PDFs, JSON and tables are read"
+        )
+        warnings.warn(text, stacklevel=2)
 
 
 def _warn_of_texts(folder: Path, corpus: Path) -> None:
