@@ -33,7 +33,7 @@ class Eval(PolicyFlags):
     episodes: Annotated[int, POSITIVE] = 1000
     """Tasks, the first ones of a fixed shuffle of the split."""
     output: Path | None = None
-    """File for one line of JSON a question."""
+    """File for one line of JSON a question; one that is there already gives way."""
     run_files: Path | None = None
     """Folder for run files in BrowseComp-Plus's form, one a question, and run.trec, a TREC run of
     the documents in the order in which they were shown."""
@@ -42,13 +42,13 @@ class Eval(PolicyFlags):
         """Evaluates and prints a table."""
         from calibadv_algo.experiments.suite.scores import CALIBRATION, KNOWN_MEASURES, score_part
         from calibadv_algo.report.shares import NOTHING
-        from calibadv_algo.training.evaluation import append_records, summarize
+        from calibadv_algo.training.evaluation import summarize, write_records
 
         policy = self.source()
         play = self.settled(policy)
         result = evaluate_split(policy, play, episodes=self.episodes)
         if self.output is not None:
-            append_records(self.output, result.records)
+            write_records(self.output, result.records)
         if self.run_files is not None:
             write_run_files(self.run_files, result.trajectories, policy.label)
         split = result.records[0].split

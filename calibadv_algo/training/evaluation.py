@@ -18,7 +18,7 @@ from calibadv_algo.rollout.episodes import EpisodeSpec
 from calibadv_algo.training.collection import play_shared
 from calibadv_algo.training.confidence import AnswerScorer, stated_confidence
 from calibadv_algo.types import Trajectory
-from calibadv_env.common.files import naming
+from calibadv_env.common.files import atomic_file, naming
 from calibadv_env.protocol.answers import character_f1, official_f1
 from calibadv_env.protocol.cmrc import cmrc_f1, has_han
 from calibadv_env.protocol.normalizing import needs_unicode
@@ -276,6 +276,13 @@ def append_records(file: Path, records: Sequence[EvalRecord]) -> None:
         stream.write("".join(map(record_to_json, records)))
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def write_records(file: Path, records: Sequence[EvalRecord]) -> None:
+    """Puts records in place of a file, one line of JSON each, at once."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with naming(file), atomic_file(file) as stream:
+        stream.write("".join(map(record_to_json, records)))
 
 
 def record_to_json(record: EvalRecord) -> str:

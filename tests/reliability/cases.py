@@ -20,6 +20,7 @@ class Case:
             moment.
         is_refused_when_done: If true, the command refuses where its result stands already.
         kills_runs: If true, the processes that the command starts are killed in its place.
+        needs: Names of what :func:`write_models` makes that it reads.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Case:
     is_replaced_whole: bool = True
     is_refused_when_done: bool = False
     kills_runs: bool = False
+    needs: tuple[str, ...] = ()
 
 
 TRAINING = (
@@ -37,11 +39,13 @@ TRAINING = (
     "--evaluation.episodes 1 --evaluation.every 1 --checkpoint-every 1 "
     "--env.max-turns 1 --env.dataset toy"
 )
-TRAIN = f"train --output-dir run --quiet {TRAINING} --optim.num-updates"
-COMPARE = (
-    "compare --output-dir runs --seeds 0 --num-workers 1 --train.optim.num-updates 1 "
+TRAIN = f"train --output-dir run --model start --quiet {TRAINING} --optim.num-updates"
+RUNS = (
+    "--output-dir runs --seeds 0 --num-workers 1 --train.model start --train.optim.num-updates 1 "
     + TRAINING.replace("--", "--train.")
 )
+COMPARE = f"compare --arms grpo {RUNS}"
+SWEEP = f"sweep --vary optim.lr=1e-4,3e-4 --arms grpo {RUNS}"
 WARMSTART = (
     "warmstart --output-dir policy --dataset toy --cloning.num-steps 1 --cloning.batch-size 1 "
     "--shape.hidden-size 16 --shape.num-layers 1 --shape.num-heads 2 --shape.num-kv-heads 1 "
@@ -50,23 +54,43 @@ WARMSTART = (
 BM25 = "index bm25 corpus.jsonl"
 DENSE = "index dense corpus.jsonl index --model encoder --family e5 --chunk-size 8"
 PREPARE = "data prepare ./data --from csv questions.csv --corpus corpus.jsonl --force"
-SUITE = (
-    "eval --suite toy --subset 3 --chunk 1 --output-dir eval --env.max-turns 1 --max-tokens 4 "
-    "atlas-tiny"
+PLAY = "--env.max-turns 1 --max-tokens 4"
+SUITE = f"eval start --suite toy --subset 3 --chunk 1 --output-dir eval {PLAY}"
+CREDIT = (
+    "credit start --questions 1 --group-size 2 --continuations 4 --output credit "
+    f"--env.dataset toy {PLAY} --estimators grpo"
 )
+TRAINED = ("start",)
 CASES = (
-    Case("train", f"{TRAIN} 2", "run", is_replaced_whole=False),
-    Case("train, more updates", f"{TRAIN} 2", "run", (f"{TRAIN} 1",), is_replaced_whole=False),
-    Case("compare", COMPARE, "runs", is_replaced_whole=False),
-    Case("compare, its runs", COMPARE, "runs", is_replaced_whole=False, kills_runs=True),
-    Case("eval --suite", SUITE, "eval", is_replaced_whole=False),
+    Case("train", f"{TRAIN} 2", "run", is_replaced_whole=False, needs=TRAINED),
     Case(
-        "credit",
-        "credit atlas-tiny --questions 1 --group-size 2 --continuations 4 --output credit "
-        "--env.dataset toy --env.max-turns 1 --max-tokens 4 --estimators grpo",
-        "credit",
+        "train, more updates",
+        f"{TRAIN} 2",
+        "run",
+        (f"{TRAIN} 1",),
         is_replaced_whole=False,
+        needs=TRAINED,
     ),
+    Case("compare", COMPARE, "runs", is_replaced_whole=False, needs=TRAINED),
+    Case(
+        "compare, its runs",
+        COMPARE,
+        "runs",
+        is_replaced_whole=False,
+        kills_runs=True,
+        needs=TRAINED,
+    ),
+    Case("sweep", SWEEP, "runs", is_replaced_whole=False, needs=TRAINED),
+    Case("report", "report runs", "runs", (COMPARE,), is_replaced_whole=False, needs=TRAINED),
+    Case("eval --suite", SUITE, "eval", is_replaced_whole=False, needs=TRAINED),
+    Case(
+        "eval --output",
+        f"eval start --episodes 3 --env.dataset toy {PLAY} --output answers.jsonl",
+        "answers.jsonl",
+        (f"eval start --episodes 1 --env.dataset toy {PLAY} --output answers.jsonl",),
+        needs=TRAINED,
+    ),
+    Case("credit", CREDIT, "credit", is_replaced_whole=False, needs=TRAINED),
     Case("warmstart", WARMSTART, "policy"),
     Case("warmstart, again", f"{WARMSTART} --cloning.seed 1", "policy", (WARMSTART,)),
     Case("index bm25", f"{BM25} index", "index", is_refused_when_done=True),
@@ -79,12 +103,20 @@ CASES = (
         "index",
         (f"{BM25} index",),
     ),
-    Case("index dense", DENSE, "index", is_refused_when_done=True),
+    Case("index dense", DENSE, "index", is_refused_when_done=True, needs=("encoder",)),
     Case(
         "index dense --vectors-dir",
         f"{DENSE} --vectors-dir vectors --overwrite",
         "index",
         (f"{BM25} index",),
+        needs=("encoder",),
+    ),
+    Case(
+        "index faiss --overwrite",
+        "index faiss made/vectors.faiss corpus.jsonl index --model encoder --family e5 --overwrite",
+        "index",
+        (DENSE.replace(" index ", " made "), f"{BM25} index"),
+        needs=("encoder",),
     ),
     Case(
         "index hybrid",
@@ -98,6 +130,7 @@ CASES = (
         "index",
         (f"{BM25} a",),
         is_refused_when_done=True,
+        needs=("encoder",),
     ),
     Case("data prepare", PREPARE, "data"),
     Case("data prepare, again", f"{PREPARE} --seed 1", "data", (PREPARE,)),
@@ -113,6 +146,7 @@ CASES = (
         "out",
         is_replaced_whole=False,
     ),
+    Case("plan", "plan --model start --json plan.json", "plan.json", needs=TRAINED),
 )
 
 
@@ -136,6 +170,15 @@ def write_inputs(folder: Path) -> None:
         for i in range(4)
     ]  # fmt: skip
     (folder / "log.jsonl").write_text("".join(json.dumps(each) + "\n" for each in logs))
+
+
+def write_models(folder: Path) -> None:
+    """What the commands train, evaluate and encode with: ``start`` and ``encoder``."""
+    from calibadv_algo.cli.main import main
+
+    command = WARMSTART.replace("--output-dir policy", f"--output-dir {folder / 'start'}")
+    main(command.replace("max-context 400", "max-context 2048").split())
+    write_encoder(folder / "encoder")
 
 
 def write_encoder(folder: Path) -> None:
