@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from calibadv_algo.types import Trajectory
+from calibadv_algo.types import Segment, Trajectory, segments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -41,6 +41,8 @@ class TokenBatch:
         clip_scale: Factor of the objective's clip range at each action token; None for 1.
         places: Place of each action token in the batch that this one was cut from, where results
             have to find their way back.
+        is_row_start: True where something begins that is read by itself: each sequence, and within
+            it each segment whose context does not go on from the last. None for the sequences.
     """
 
     input_ids: Int[Tensor, " position"]
@@ -58,6 +60,7 @@ class TokenBatch:
     squared_probs: Float[Tensor, " token"] | None = None
     clip_scale: Float[Tensor, " token"] | None = None
     places: Int[Tensor, " token"] | None = None
+    is_row_start: Bool[Tensor, " position"] | None = None
 
     @property
     def num_sequences(self) -> int:
@@ -78,6 +81,18 @@ class TokenBatch:
     def lengths(self) -> Int[Tensor, " sequence"]:
         """Number of tokens of each sequence."""
         return self.sequence_starts.diff()
+
+    @property
+    def row_starts(self) -> Int[Tensor, " bound"]:
+        """Where each part begins that the model reads by itself, and the total at the end."""
+        if self.is_row_start is None:
+            return self.sequence_starts
+        return torch.cat([self.is_row_start.nonzero().flatten(), self.sequence_starts[-1:]])
+
+    @property
+    def row_lengths(self) -> Int[Tensor, " row"]:
+        """Number of tokens of each of these parts."""
+        return self.row_starts.diff()
 
     @property
     def is_last_turn(self) -> Bool[Tensor, " token"]:
@@ -111,7 +126,10 @@ def build_token_batch(
     """Joins trajectories into one flat batch.
 
     A sequence is the prompt, then action and observation of each turn; an observation after
-    the last action is left out, because nothing is predicted from it.
+    the last action is left out, because nothing is predicted from it. Where thoughts of earlier
+    turns were stripped, it holds the segments of its episode one after the other, each with the
+    context that its turns were sampled from: every action token stands there once, and its
+    sequence is still the episode.
 
     Args:
         trajectories: At least one, each with a prompt of at least one token.
@@ -126,7 +144,8 @@ def build_token_batch(
     """
     if not trajectories:
         raise ValueError("trajectories must not be empty")
-    lengths = [_sequence_length(trajectory) for trajectory in trajectories]
+    rows = [_rows(trajectory) for trajectory in trajectories]
+    lengths = [sum(each.num_tokens for each in own) for own in rows]
     turns = [turn for trajectory in trajectories for turn in trajectory.turns]
     turn_lengths = np.array([len(turn.action_ids) for turn in turns])
     num_turns = np.array([len(trajectory.turns) for trajectory in trajectories])
@@ -137,9 +156,11 @@ def build_token_batch(
     else:
         values = np.concatenate(turns_to_tokens(trajectories, advantages))
     return TokenBatch(
-        input_ids=torch.tensor(_flat_ids(trajectories), dtype=torch.int64),
+        input_ids=torch.tensor(
+            [token for own in rows for row in own for token in row.token_ids], dtype=torch.int64
+        ),
         sequence_starts=torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int64),
-        action_mask=torch.from_numpy(_flat_mask(trajectories)),
+        action_mask=torch.from_numpy(_flat_mask(rows)),
         advantages=torch.from_numpy(values.astype(np.float32)),
         sampling_logprobs=torch.tensor(
             list(chain.from_iterable(turn.logprobs for turn in turns)), dtype=torch.float32
@@ -147,6 +168,7 @@ def build_token_batch(
         sequence=torch.from_numpy(np.repeat(turn_sequence, turn_lengths)),
         turn=torch.from_numpy(np.repeat(turn_index, turn_lengths)),
         sequence_rewards=torch.tensor([each.reward for each in trajectories]),
+        is_row_start=_row_starts(rows),
     )
 
 
@@ -218,6 +240,7 @@ def select_sequences(batch: TokenBatch, indices: Sequence[int]) -> TokenBatch:
         sequence=torch.arange(len(chosen)).repeat_interleave(counts[chosen]),
         turn=batch.turn[tokens],
         sequence_rewards=None if rewards is None else rewards[chosen],
+        is_row_start=None if batch.is_row_start is None else batch.is_row_start[positions],
         **_changed(batch, _OPTIONAL_VECTORS, lambda vector: vector[tokens]),
     )
 
@@ -308,34 +331,33 @@ def sequences_with_signal(batch: TokenBatch) -> list[int]:
     return [int(index) for index in has_signal.nonzero().flatten()]
 
 
-def _sequence_length(trajectory: Trajectory) -> int:
-    """Tokens of the sequence: the whole trajectory without its last observation."""
-    if not trajectory.prompt_ids:
+def _rows(trajectory: Trajectory) -> list[Segment]:
+    """The segments of a trajectory, checked to have something before their actions."""
+    found = segments(trajectory)
+    if not all(each.context_ids for each in found):
         raise ValueError(f"prompt_ids must not be empty (task {trajectory.task_id!r})")
-    return trajectory.num_tokens - len(trajectory.turns[-1].observation_ids)
+    return found
 
 
-def _flat_ids(trajectories: Sequence[Trajectory]) -> list[int]:
-    """Token ids in order of position."""
-    ids: list[int] = []
-    for trajectory in trajectories:
-        ids.extend(trajectory.prompt_ids)
-        for turn in trajectory.turns[:-1]:
-            ids.extend(turn.action_ids)
-            ids.extend(turn.observation_ids)
-        ids.extend(trajectory.turns[-1].action_ids)
-    return ids
+def _row_starts(rows: Sequence[Sequence[Segment]]) -> Bool[Tensor, " position"] | None:
+    """True where a segment begins; None if every trajectory is one."""
+    if all(len(own) == 1 for own in rows):
+        return None
+    lengths = [each.num_tokens for own in rows for each in own]
+    found = torch.zeros(sum(lengths), dtype=torch.bool)
+    found[np.cumsum([0, *lengths[:-1]])] = True
+    return found
 
 
-def _flat_mask(trajectories: Sequence[Trajectory]) -> Bool[np.ndarray, " position"]:
-    """True at the tokens of `_flat_ids` that are actions."""
+def _flat_mask(rows: Sequence[Sequence[Segment]]) -> Bool[np.ndarray, " position"]:
+    """True at the tokens of the segments that are actions."""
     runs: list[tuple[bool, int]] = []
-    for trajectory in trajectories:
-        runs.append((False, len(trajectory.prompt_ids)))
-        for turn in trajectory.turns[:-1]:
+    for segment in chain.from_iterable(rows):
+        runs.append((False, len(segment.context_ids)))
+        for turn in segment.turns[:-1]:
             runs.append((True, len(turn.action_ids)))
             runs.append((False, len(turn.observation_ids)))
-        runs.append((True, len(trajectory.turns[-1].action_ids)))
+        runs.append((True, len(segment.turns[-1].action_ids)))
     flags, counts = zip(*runs, strict=True)
     return np.repeat(np.array(flags, dtype=bool), counts)
 

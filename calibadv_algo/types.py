@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ class Turn:
         info: The environment's facts about this turn (``calibadv_env.info.StepInfo`` for the
             search environments, whatever it gives for others).
         is_cut: Whether the action was cut off by the token limit.
+        context_ids: All tokens that the action was sampled from, where they do not go on from the
+            turn before; None where they do, and for the first turn.
     """
 
     action_ids: tuple[int, ...]
@@ -41,6 +44,7 @@ class Turn:
     reward: float = 0.0
     info: Mapping[str, Any] = field(default_factory=dict)
     is_cut: bool = False
+    context_ids: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuses a turn without tokens and log-probs of another length."""
@@ -93,7 +97,7 @@ class Trajectory:
 
     @property
     def num_tokens(self) -> int:
-        """Length in tokens: prompt, actions and observations."""
+        """Length in tokens: prompt, actions and observations, each once."""
         return len(self.prompt_ids) + sum(
             len(turn.action_ids) + len(turn.observation_ids) for turn in self.turns
         )
@@ -107,6 +111,58 @@ class Trajectory:
     def final_info(self) -> Mapping[str, Any]:
         """The environment's facts about the last turn."""
         return self.turns[-1].info
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Turns of an episode that were sampled from one growing context.
+
+    Attributes:
+        context_ids: What the first of them was sampled from.
+        turns: In order, at least one.
+    """
+
+    context_ids: tuple[int, ...]
+    turns: tuple[Turn, ...]
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Context, actions and the observations between them."""
+        return [*self.context_before(len(self.turns) - 1), *self.turns[-1].action_ids]
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of :attr:`token_ids`."""
+        count = sum(len(turn.action_ids) + len(turn.observation_ids) for turn in self.turns)
+        return len(self.context_ids) + count - len(self.turns[-1].observation_ids)
+
+    def context_before(self, place: int) -> tuple[int, ...]:
+        """What one of its turns was sampled from."""
+        parts = ((*each.action_ids, *each.observation_ids) for each in self.turns[:place])
+        return (*self.context_ids, *chain.from_iterable(parts))
+
+
+def segments(trajectory: Trajectory) -> list[Segment]:
+    """Splits an episode where the context of a turn does not go on from the turn before.
+
+    Returns:
+        One segment, unless thoughts of earlier turns were stripped.
+    """
+    starts = [i for i, turn in enumerate(trajectory.turns) if i == 0 or turn.context_ids]
+    found = []
+    for start, end in zip(starts, [*starts[1:], len(trajectory.turns)], strict=True):
+        first = trajectory.turns[start].context_ids or trajectory.prompt_ids
+        found.append(Segment(first, trajectory.turns[start:end]))
+    return found
+
+
+def context_of(trajectory: Trajectory, place: int) -> tuple[int, ...]:
+    """Tokens that a turn was sampled from; behind the last turn, what stands there."""
+    start = max(
+        (i for i, turn in enumerate(trajectory.turns[: place + 1]) if turn.context_ids), default=0
+    )
+    first = trajectory.turns[start].context_ids or trajectory.prompt_ids
+    return Segment(first, trajectory.turns[start:]).context_before(place - start)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,8 @@ def measure_comparison(config: CompareConfig, console: Console) -> None:
         max_context=train.rollout.max_context,
         chat_template=train.prompt_style == "chat",
         chat_template_kwargs=train.chat_template_kwargs,
+        observations=train.rollout.observations,
+        earlier_thoughts=train.rollout.earlier_thoughts,
         questions=config.credit_questions,
         group_size=group_size if group_size >= 2 else _DEFAULT_GROUP,
         output=folder,

@@ -266,9 +266,13 @@ def measure_policy(
     from calibadv_algo.training.collection import count_tasks
     from calibadv_algo.training.evaluation import eval_task_indices
 
+    played = config_to_dict(replace(play, num_slots=1))
+    if play.observations == "continue":
+        # Measurements that were begun before there was a choice go on.
+        del played["observations"], played["earlier_thoughts"]
     facts = {
         "policy": policy.identity(),
-        "play": config_to_dict(replace(play, num_slots=1)),
+        "play": played,
         "plan": config_to_dict(plan),
     }
     log = TruthLog(output, facts)

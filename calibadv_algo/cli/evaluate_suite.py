@@ -173,9 +173,14 @@ class SuiteOrder:
         }
 
     def _template(self) -> dict[str, Any]:
-        """Variables of the chat template, where there are any."""
-        given = dict(self.play.template_settings)
-        return {"template_settings": given} if given else {}
+        """Variables of the chat template and places of messages, where there are any."""
+        play = self.play
+        given: dict[str, Any] = {}
+        if play.template_settings:
+            given["template_settings"] = dict(play.template_settings)
+        if play.observations != "continue":
+            given |= {"observations": play.observations, "earlier_thoughts": play.earlier_thoughts}
+        return given
 
 
 def evaluate_suite(order: SuiteOrder) -> SuiteResult:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
+from calibadv_algo.cli.warned import warn_of_thoughts
 from calibadv_algo.learner.pretrained import load_policy, policy_path
 from calibadv_algo.lora import adapter_base
+from calibadv_algo.rollout.conversation import EarlierThoughts, Observations
 from calibadv_algo.training.confidence import answer_scorer
 from calibadv_algo.training.config import EnvConfig
 from calibadv_env.errors import RetrieverError
@@ -55,6 +57,8 @@ class PlaySettings:
         seed: Of the sampling.
         chat_template: If true, the question is a user message in the model's chat template.
         template_settings: Variables of that template.
+        observations: ``user`` or ``tool`` make later observations messages of that role.
+        earlier_thoughts: What becomes of the thoughts of earlier turns then.
         num_slots: Environments that run side by side.
     """
 
@@ -67,6 +71,8 @@ class PlaySettings:
     seed: int = 0
     chat_template: bool = False
     template_settings: Mapping[str, Any] = field(default_factory=dict)
+    observations: Observations = "continue"
+    earlier_thoughts: EarlierThoughts = "keep"
     num_slots: int = 64
 
     def sampling(self, prompt: str | None) -> SamplingParams:
@@ -88,6 +94,8 @@ class PlaySettings:
             max_context_tokens=max_context,
             chat_template=self.chat_template,
             template_settings=self.template_settings,
+            observations=self.observations,
+            earlier_thoughts=self.earlier_thoughts,
             retry_on=(RetrieverError, OSError),
         )
 
@@ -176,6 +184,10 @@ class LocalPolicy:
         from calibadv_algo.rollout.engines.making import find_engine, make_engine
 
         model, tokenizer = load_policy(self.model)
+        if play.chat_template:
+            warn_of_thoughts(
+                tokenizer, play.template_settings, play.observations, play.earlier_thoughts
+            )
         if self.dtype == "bf16":
             model = model.to(torch.bfloat16)  # type: ignore[arg-type]
         context = play.max_context

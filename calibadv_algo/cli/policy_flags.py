@@ -18,6 +18,7 @@ from calibadv_algo.cli.policies import (
     settle,
 )
 from calibadv_algo.rollout.chat import parse_settings
+from calibadv_algo.rollout.conversation import EarlierThoughts, Observations, check_messages
 from calibadv_algo.training.config import EnvConfig
 from calibadv_env.common.checks import POSITIVE, Checked
 
@@ -52,6 +53,11 @@ class PolicyFlags(Checked):
     chat_template_kwargs: tuple[str, ...] = ()
     """Variables of the chat template, each NAME=VALUE: enable_thinking=false. An endpoint gets them
     in its requests' field of this name (vLLM, SGLang)."""
+    observations: Observations = "continue"
+    """Place of later observations: in the policy's own message, or as a message of this role."""
+    earlier_thoughts: EarlierThoughts = "keep"
+    """Thoughts of earlier turns where observations are messages: they stay, go, or do what the
+    chat template does."""
     engine: str = "hf"
     """Engine that samples: hf, vllm, or vllm-server=URL."""
     dtype: Literal["fp32", "bf16"] = "fp32"
@@ -85,6 +91,11 @@ class PolicyFlags(Checked):
             raise ValueError(f"model must not be given with an endpoint, got {named!r}")
         if self.endpoint is not None and self.chat_template:
             raise ValueError("chat_template must not be set with an endpoint; see endpoint_route")
+        if self.endpoint is not None and self.observations != "continue":
+            raise ValueError(
+                "observations must not be set with an endpoint: its turns are messages"
+            )
+        check_messages(self.chat_template, self.observations, self.earlier_thoughts)
         template = parse_settings(self.chat_template_kwargs)
         if template and self.endpoint is None and not self.chat_template:
             raise ValueError("chat_template_kwargs needs --chat-template or an endpoint")
@@ -143,6 +154,8 @@ class PolicyFlags(Checked):
             seed=self.seed,
             chat_template=self.chat_template,
             template_settings=parse_settings(self.chat_template_kwargs),
+            observations=self.observations,
+            earlier_thoughts=self.earlier_thoughts,
             num_slots=self.num_slots,
         )
 

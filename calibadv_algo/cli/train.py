@@ -31,11 +31,12 @@ from calibadv_algo.cli.provenance import (
     refuse_other_index,
     server_identity,
 )
-from calibadv_algo.cli.warned import Warned, say, stop_on_interrupt
+from calibadv_algo.cli.warned import Warned, say, stop_on_interrupt, warn_of_thoughts
 from calibadv_algo.experiments.arms import find_arm
 from calibadv_algo.experiments.baseline import Baseline, find_baseline
 from calibadv_algo.learner.pretrained import load_policy
 from calibadv_algo.lora import Lora, add_lora
+from calibadv_algo.rollout.chat import parse_settings
 from calibadv_algo.rollout.engines.making import find_engine
 from calibadv_algo.training.config import TrainConfig
 from calibadv_algo.training.parts import KINDS, with_parts
@@ -266,6 +267,10 @@ def _run_training(
     from calibadv_algo.training.trainer import Trainer
 
     model, tokenizer = _load(config)
+    if config.prompt_style == "chat" and ranks.is_main:
+        settings = parse_settings(config.chat_template_kwargs)
+        rollout = config.rollout
+        warn_of_thoughts(tokenizer, settings, rollout.observations, rollout.earlier_thoughts)
     num_train, num_eval = num_slots(config, model, ranks.world_size)
     max_slots = max(num_train, num_eval)
     facts = _facts(config, max_slots)

@@ -8,9 +8,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from rich.console import Console
 
+from calibadv_algo.rollout.conversation import EarlierThoughts, Observations, thoughts_notice
 from calibadv_algo.training.config import TrainConfig
 from calibadv_algo.training.warnings import StrictError, TrainingSigns, small_split
 
@@ -30,6 +32,15 @@ def warn(text: str, *, is_strict: bool = False) -> None:
     if is_strict:
         raise StrictError(f"{text} (--strict)")
     say(f"warning: {text}", style="yellow")
+
+
+def warn_of_thoughts(
+    tokenizer: Any, settings: Mapping[str, Any], observations: Observations, kept: EarlierThoughts
+) -> None:
+    """Says that a policy goes on seeing thoughts which its own template would leave out."""
+    notice = thoughts_notice(tokenizer, settings, observations, kept)
+    if notice is not None:
+        warn(notice)
 
 
 class Warned:

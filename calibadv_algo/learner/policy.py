@@ -240,9 +240,9 @@ class Policy:
         return self._forward_padded(batch)
 
     def _forward_packed(self, batch: TokenBatch) -> Float[Tensor, "position width"]:
-        """Runs all sequences as one row."""
-        lengths = batch.lengths
-        positions = torch.arange(batch.num_tokens) - batch.sequence_starts[:-1].repeat_interleave(
+        """Runs all sequences, and all segments of them, as one row."""
+        lengths = batch.row_lengths
+        positions = torch.arange(batch.num_tokens) - batch.row_starts[:-1].repeat_interleave(
             lengths
         )
         output = self._call_model(
@@ -253,8 +253,8 @@ class Policy:
         return output[0]
 
     def _forward_padded(self, batch: TokenBatch) -> Float[Tensor, "position width"]:
-        """Runs one right-padded row a sequence."""
-        lengths = batch.lengths
+        """Runs one right-padded row a sequence, or a segment of one."""
+        lengths = batch.row_lengths
         is_valid = torch.arange(int(lengths.max())) < lengths[:, None]
         ids = torch.zeros(is_valid.shape, dtype=torch.int64)
         ids[is_valid] = batch.input_ids
@@ -460,7 +460,7 @@ def _checkpointed(function: Callable[..., Any], *args: Any) -> Any:
 
 def _action_positions(batch: TokenBatch) -> Int[Tensor, " token"]:
     """Places of the action tokens, checked to have something before them."""
-    if bool(batch.action_mask[batch.sequence_starts[:-1]].any()):
+    if bool(batch.action_mask[batch.row_starts[:-1]].any()):
         raise ValueError("action_mask must be False on the first token of every sequence")
     return batch.action_mask.nonzero().flatten()
 

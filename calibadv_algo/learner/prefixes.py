@@ -47,7 +47,7 @@ def plant(batch: TokenBatch, min_shared: int = MIN_SHARED) -> PrefixForest:
         batch: At least one sequence.
         min_shared: Shortest prefix that is shared.
     """
-    starts = batch.sequence_starts.tolist()
+    starts = batch.row_starts.tolist()
     rows = [batch.input_ids[a:b].tolist() for a, b in pairwise(starts)]
     node_of = torch.empty(len(batch.input_ids), dtype=torch.int64)
     tokens, depths = [], []

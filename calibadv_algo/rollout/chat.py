@@ -6,12 +6,13 @@ the text of the first turn begins with it, and the environment judges that text.
 
 Later observations go on in the policy's one message, so nothing that was sampled is ever rendered
 again: its tokens stay as they are, and so do its thoughts, also under templates that strip the
-thoughts of earlier messages.
+thoughts of earlier messages. ``conversation.py`` has observations as messages.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 THINK_CLOSE: Final = "</think>"
 
 _PROBE: Final = "question"
+
+_OPENED: Final = re.compile(rf"{THINK_OPEN}\s*(?:{THINK_CLOSE}\s*)?\Z")
 
 
 def encode_prompt(
@@ -94,6 +97,12 @@ def template_opening(tokenizer: Any, settings: Mapping[str, Any]) -> str:
     tail = whole.removeprefix(without) if whole.startswith(without) else whole.split(_PROBE)[-1]
     place = tail.find(THINK_OPEN)
     return tail[place:] if place >= 0 else ""
+
+
+def think_part(rendered: str) -> str:
+    """Text from the think tag on at the end of a rendered conversation: a template's opening."""
+    found = _OPENED.search(rendered)
+    return "" if found is None else found.group()
 
 
 def check_template(tokenizer: Any, settings: Mapping[str, Any]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, cast
 
 from calibadv_algo.errors import RolloutError
@@ -31,7 +30,7 @@ from calibadv_algo.rollout.slots import (
     SlotStart,
     SlotStep,
 )
-from calibadv_algo.types import Trajectory
+from calibadv_algo.types import Trajectory, context_of
 
 Place = tuple[int, int]
 """Where a state stands: place of the episode, and number of the turn that follows."""
@@ -191,6 +190,9 @@ def prefix(spec: EpisodeSpec, trajectory: Trajectory, num_turns: int) -> Episode
         reset_info=trajectory.reset_info,
         context=prefix_ids(trajectory, num_turns),
         turns=turns,
+        starts_segment=any(
+            each.context_ids for each in trajectory.turns[num_turns : num_turns + 1]
+        ),
     )
 
 
@@ -202,8 +204,7 @@ def state_names(spec: EpisodeSpec, trajectory: Trajectory) -> list[StateName]:
 
 def prefix_ids(trajectory: Trajectory, num_turns: int) -> tuple[int, ...]:
     """Context that a turn of an episode was sampled from."""
-    parts = ((*each.action_ids, *each.observation_ids) for each in trajectory.turns[:num_turns])
-    return (*trajectory.prompt_ids, *chain.from_iterable(parts))
+    return context_of(trajectory, num_turns)
 
 
 def play_on(

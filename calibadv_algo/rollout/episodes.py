@@ -18,6 +18,14 @@ from annotated_types import Ge
 
 from calibadv_algo.errors import BadNumberError, RolloutError
 from calibadv_algo.rollout.chat import encode_prompt, first_turn, template_opening
+from calibadv_algo.rollout.conversation import (
+    Conversation,
+    EarlierThoughts,
+    Exchange,
+    NextContext,
+    Observations,
+    check_messages,
+)
 from calibadv_algo.rollout.engines.base import (
     Generation,
     GenerationRequest,
@@ -144,8 +152,10 @@ class DriverConfig(Checked):
         max_context_tokens: Longest episode in tokens; None for no limit but the engine's.
         chat_template: If true, the first observation becomes one user message in the
             tokenizer's chat template; otherwise the policy simply continues it. Later
-            observations are always a plain continuation of the policy's message.
+            observations are a plain continuation of the policy's message.
         template_settings: Variables of that template, such as ``enable_thinking``.
+        observations: ``user`` or ``tool`` make later observations messages of that role.
+        earlier_thoughts: What becomes of the thoughts of earlier turns then.
         retry_on: Exceptions of the environment that are a machine's failure and not the
             policy's fault. The composition root names those of its environments.
         max_retries: Repetitions after the first failure, before the episode is dropped.
@@ -157,10 +167,17 @@ class DriverConfig(Checked):
     max_context_tokens: Annotated[int | None, Ge(2)] = None
     chat_template: bool = False
     template_settings: Mapping[str, Any] = field(default_factory=dict)
+    observations: Observations = "continue"
+    earlier_thoughts: EarlierThoughts = "keep"
     retry_on: tuple[type[Exception], ...] = (OSError,)
     max_retries: Annotated[int, NOT_NEGATIVE] = 3
     backoff_s: Annotated[float, NOT_NEGATIVE] = 0.25
     bad_numbers: BadNumbers = "raise"
+
+    def __post_init__(self) -> None:
+        """Checks ranges, and what goes together."""
+        Checked.__post_init__(self)
+        check_messages(self.chat_template, self.observations, self.earlier_thoughts)
 
 
 @dataclass(slots=True)
@@ -175,6 +192,7 @@ class Episode:
         reset_info: What ``reset`` reported.
         context: All tokens so far, what the next turn continues.
         turns: The turns so far.
+        starts_segment: Whether the context does not go on from that of the turn before.
     """
 
     index: int
@@ -184,6 +202,7 @@ class Episode:
     reset_info: Mapping[str, Any]
     context: tuple[int, ...]
     turns: list[Turn] = field(default_factory=list)
+    starts_segment: bool = False
 
     @property
     def episode_id(self) -> str:
@@ -261,9 +280,23 @@ class EpisodeBook:
 
     def action(self, episode: Episode, generation: Generation) -> str:
         """What the environment gets of a turn: the text, with what a template wrote of it."""
-        if episode.turns or not self.config.chat_template:
+        if not self.config.chat_template:
             return generation.text
-        return first_turn(self.opening, episode.prompt_text, generation.text)
+        if not episode.turns:
+            return first_turn(self.opening, episode.prompt_text, generation.text)
+        if self.chat is None:
+            return generation.text
+        opening = self.chat.opening(episode.prompt_text, exchanges_of(episode.turns))
+        return first_turn(opening, episode.turns[-1].observation_text, generation.text)
+
+    @cached_property
+    def chat(self) -> Conversation | None:
+        """Renders later observations as messages; None where they continue the policy's."""
+        config = self.config
+        if config.observations == "continue":
+            return None
+        thoughts, settings = config.earlier_thoughts, config.template_settings
+        return Conversation(self.tokenizer, config.observations, thoughts, settings)
 
     @cached_property
     def opening(self) -> str:
@@ -297,24 +330,34 @@ class EpisodeBook:
             reward=step.reward,
             info=step.info,
             is_cut=generation.finish_reason == "length",
+            context_ids=episode.context if episode.starts_segment else None,
         )
         trouble = bad_number(turn)
         if trouble is not None:
             return self._refuse(episode, trouble)
         is_terminated, is_truncated = step.is_terminated, step.is_truncated
         if not (is_terminated or is_truncated):
-            observed = tuple(self.tokenizer.encode(step.text, add_special_tokens=False))
-            context = episode.context + generation.token_ids + observed
-            if self._has_room(context):
-                episode.turns.append(replace(turn, observation_ids=observed))
-                episode.context = context
-                self.num_observed += len(observed)
+            following = self._following(episode, turn)
+            if self._has_room(following.token_ids):
+                episode.turns.append(replace(turn, observation_ids=following.observed))
+                episode.context = following.token_ids
+                episode.starts_segment = not following.goes_on
+                self.num_observed += len(following.observed)
                 return False
             is_truncated = True
             turn = replace(turn, info={**step.info, OVERFLOW_KEY: True})
         episode.turns.append(turn)
         self._finish(episode, is_terminated, is_truncated)
         return True
+
+    def _following(self, episode: Episode, turn: Turn) -> NextContext:
+        """What the turn behind this one is sampled from."""
+        context, sampled = episode.context, turn.action_ids
+        if self.chat is not None:
+            exchanges = exchanges_of([*episode.turns, turn])
+            return self.chat.after(episode.prompt_text, exchanges, context, sampled)
+        observed = tuple(self.tokenizer.encode(turn.observation_text, add_special_tokens=False))
+        return NextContext(context + sampled + observed, observed, goes_on=True)
 
     def drop(
         self, index: int, spec: EpisodeSpec, reason: DropReason, message: str, num_turns: int
@@ -394,6 +437,11 @@ class RolloutTimes:
     wait_s: float = 0.0
     total_s: float = 0.0
     num_retries: int = 0
+
+
+def exchanges_of(turns: Iterable[Turn]) -> list[Exchange]:
+    """Turns as texts."""
+    return [Exchange(turn.action_text, turn.observation_text) for turn in turns]
 
 
 def bad_number(turn: Turn) -> str | None:

@@ -71,7 +71,7 @@ def trajectory_from_record(record: Any) -> Trajectory:
         raise ValueError(f"line must be a recorded trajectory: {error}") from error
 
 
-_LISTS = frozenset({"prompt_ids", "action_ids", "logprobs", "observation_ids"})
+_LISTS = frozenset({"prompt_ids", "action_ids", "logprobs", "observation_ids", "context_ids"})
 _INFOS = frozenset({"info", "reset_info"})
 
 
@@ -88,7 +88,8 @@ def _plain_turn(turn: Turn, *, without_passages: bool) -> dict[str, Any]:
     if without_passages:
         info = {key: value for key, value in turn.info.items() if key != PASSAGES_KEY}
         turn = replace(turn, info=info)
-    return {name: _plain_field(name, getattr(turn, name)) for name in _names(Turn)}
+    names = [name for name in _names(Turn) if name != "context_ids" or turn.context_ids]
+    return {name: _plain_field(name, getattr(turn, name)) for name in names}
 
 
 def _restored_turn(record: Mapping[str, Any], spans: Sequence[Any] | None) -> Turn:

@@ -79,6 +79,8 @@ def make_player(
         max_context_tokens=rollout.max_context,
         chat_template=config.prompt_style == "chat",
         template_settings=parse_settings(config.chat_template_kwargs),
+        observations=rollout.observations,
+        earlier_thoughts=rollout.earlier_thoughts,
         retry_on=retry_on,
         bad_numbers=rollout.bad_numbers,
     )

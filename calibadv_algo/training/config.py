@@ -22,6 +22,7 @@ from calibadv_algo.credit.beliefs import AnswerBelief
 from calibadv_algo.learner.config import OptimConfig
 from calibadv_algo.lora import Lora
 from calibadv_algo.rollout.chat import parse_settings
+from calibadv_algo.rollout.conversation import EarlierThoughts, Observations, check_messages
 from calibadv_algo.rollout.engines.config import EngineConfig, HfEngineConfig
 from calibadv_algo.rollout.greedy_config import GreedyBaseline
 from calibadv_algo.rollout.tree_config import TreeSearch
@@ -137,6 +138,12 @@ class RolloutConfig(Checked):
     """Continuations that measure what each state is worth; None plays none."""
     greedy: GreedyBaseline | None = None
     """A greedy episode of every question as its baseline; None plays none."""
+    observations: Observations = "continue"
+    """Place of later observations: in the policy's own message, or as a message of this role in
+    its chat template."""
+    earlier_thoughts: EarlierThoughts = "keep"
+    """Thoughts of earlier turns where observations are messages: they stay, go, or do what the
+    chat template does."""
     driver: Literal["lockstep", "async"] = "lockstep"
     """Pace of episodes: turns together, or each at its own; the episodes are the same."""
     overlap: Literal["none", "one-step"] = "none"
@@ -242,6 +249,9 @@ class TrainConfig(Checked):
                 "chat_template_kwargs needs prompt_style chat, got "
                 f"{' '.join(self.chat_template_kwargs)} with {self.prompt_style}"
             )
+        check_messages(
+            self.prompt_style == "chat", self.rollout.observations, self.rollout.earlier_thoughts
+        )
         if self.advantage.needs_correctness and not self.credit.scores_turns:
             raise ValueError(
                 f"credit must score turns for the advantage {type(self.advantage).__name__}, "

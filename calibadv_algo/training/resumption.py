@@ -53,6 +53,8 @@ _ADDED: Final = {
     "optim.prefixes": "separate",
     "track_episodes_every": 10,
     "track_episodes": 4,
+    "rollout.observations": "continue",
+    "rollout.earlier_thoughts": "keep",
 }
 """Settings that earlier runs did not record, with what they did."""
 _LENGTH: Final = "optim.num_updates"

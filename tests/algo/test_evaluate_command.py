@@ -368,8 +368,11 @@ def test_without_a_suite_it_is_as_before(
     flags = ["--endpoint", endpoint.url, "--endpoint-model", "wise", "--env.dataset", "hotpotqa"]
     assert main(["eval", *flags, "--episodes", "2", "--output", "records.jsonl"]) == 0
     assert "wise on hotpotqa dev" in capfd.readouterr().out
-    rows = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    first = (tmp_path / "records.jsonl").read_bytes()
+    rows = [json.loads(line) for line in first.decode().split("\n") if line]
     assert [row["split"] for row in rows] == ["dev", "dev"]
+    assert main(["eval", *flags, "--episodes", "2", "--output", "records.jsonl"]) == 0
+    assert (tmp_path / "records.jsonl").read_bytes() == first
 
 
 # Flags

@@ -18,7 +18,7 @@ from torch import nn
 from calibadv_algo.experiments.truth.audit import Standing
 from calibadv_algo.experiments.truth.intervals import Weights, interval_of
 from calibadv_algo.experiments.truth.turns import Column, Turns
-from calibadv_algo.types import Trajectory
+from calibadv_algo.types import Segment, Trajectory, segments
 
 Sketches = Float[np.ndarray, "turn place"]
 Vectors = Float[np.ndarray, "cluster place"]
@@ -52,15 +52,16 @@ def sketch_turns(
     rows = []
     model.eval()
     for trajectory in trajectories:
-        ids, spans = _spans(trajectory)
-        logits = model(input_ids=torch.tensor([ids])).logits[0, :-1].float() / temperature
-        logprobs = torch.log_softmax(logits, dim=-1)
-        taken = logprobs.gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
-        for start, end in spans:
-            loss = taken[start - 1 : end - 1].sum()
-            parts = torch.autograd.grad(loss, weights, retain_graph=True)
-            flat = torch.cat([part.reshape(-1) for part in parts])
-            rows.append(torch.zeros(size).index_add_(0, places, flat * signs).numpy())
+        for segment in segments(trajectory):
+            ids, spans = _spans(segment)
+            logits = model(input_ids=torch.tensor([ids])).logits[0, :-1].float() / temperature
+            logprobs = torch.log_softmax(logits, dim=-1)
+            taken = logprobs.gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+            for start, end in spans:
+                loss = taken[start - 1 : end - 1].sum()
+                parts = torch.autograd.grad(loss, weights, retain_graph=True)
+                flat = torch.cat([part.reshape(-1) for part in parts])
+                rows.append(torch.zeros(size).index_add_(0, places, flat * signs).numpy())
     return np.stack(rows).astype(np.float64)
 
 
@@ -104,10 +105,10 @@ def _by_cluster(column: Column, turns: Turns, sketches: Sketches) -> Vectors:
     return result
 
 
-def _spans(trajectory: Trajectory) -> tuple[list[int], list[tuple[int, int]]]:
-    """Tokens of an episode and the places of its turns among them."""
-    ids, spans = list(trajectory.prompt_ids), []
-    for turn in trajectory.turns:
+def _spans(segment: Segment) -> tuple[list[int], list[tuple[int, int]]]:
+    """Tokens of a segment of an episode and the places of its turns among them."""
+    ids, spans = list(segment.context_ids), []
+    for turn in segment.turns:
         spans.append((len(ids), len(ids) + len(turn.action_ids)))
         ids += [*turn.action_ids, *turn.observation_ids]
     return ids, spans
