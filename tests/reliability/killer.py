@@ -30,7 +30,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -547,7 +547,8 @@ def main() -> int:
     began = time.monotonic()
     for row in attack_all(cases, plan, options.jobs):
         rows.append(row)
-        sys.stdout.write(f"{time.monotonic() - began:.0f} s {row}\n")
+        shown = json.dumps(asdict(row), default=sorted)
+        sys.stdout.write(f"{time.monotonic() - began:.0f} s {shown}\n")
         sys.stdout.flush()
         if options.output is not None:
             order = [each.name for each in cases]
