@@ -24,6 +24,9 @@ lines = []
 for path, (title, command) in REPORTS.items():
     with mkdocs_gen_files.open(f"gallery/{path}", "w") as page:
         page.write((BUILT / path).read_text(encoding="utf-8", errors="replace"))
+    for other in sorted((BUILT / path).parent.glob("report_groups/*/*.html")):
+        with mkdocs_gen_files.open(f"gallery/{other.relative_to(BUILT)}", "w") as page:
+            page.write(other.read_text(encoding="utf-8", errors="replace"))
     lines.append(f"## {title}\n\n[Open it]({path})\n\n```bash\n{command}\n```\n\n")
 with mkdocs_gen_files.open("gallery/index.md", "w") as index:
     index.write(

@@ -46,7 +46,7 @@ class LiveReport:
         if not states or (shown == self._shown and not is_over):
             return
         self._shown = shown
-        remark = "Ended before the last update; the same command goes on from there."
+        remark = "Ended before the last update; the same command resumes from there."
         try:
             write_live(
                 self._folder,

@@ -301,7 +301,7 @@ def test_the_page_of_a_comparison_that_goes_on_ends_no_run(
     page = live.LiveReport(comparison_dir)
     page.look()
     text = (comparison_dir / "report.html").read_text(encoding="utf-8")
-    assert "The runs are going on" in text
+    assert "The runs are training" in text
     assert '"live":{"refreshS":' in text
     page.stop()
     text = (comparison_dir / "report.html").read_text(encoding="utf-8")
