@@ -42,6 +42,8 @@ KIND_TITLES: Final = {
 }
 ROLE: Final = re.compile(r":\w+:(?=`)")
 """Roles of cross-references, which Markdown does not know."""
+LINK: Final = re.compile(r"\[([^\]]+)\]\([^)]*\)")
+"""Links of pages to other pages, which lead nowhere on the site."""
 BUILT_IN: Final = {
     "atlas": ("Atlas", "../atlas.md"),
     "atlas-wiki": ("AtlasWiki", "../atlas.md"),
@@ -261,6 +263,11 @@ def hops_picture(name: str) -> str:
     return Path(file).name
 
 
+def without_links(text: str) -> str:
+    """A text with the words of its links in their place."""
+    return LINK.sub(r"\1", text)
+
+
 def environment_card(name: str, page: str) -> str:
     """Page of a built-in environment: ids, sizes, a picture, an example."""
     dataset = get_dataset(name)
@@ -269,7 +276,7 @@ def environment_card(name: str, page: str) -> str:
     task = dataset.tasks(dataset.splits[0])[0]
     gold = {passage.id: passage for passage in dataset.corpus()}
     evidence = "\n".join(
-        f"{hop}. {gold[ids[0]].title}: {gold[ids[0]].text}"
+        f"{hop}. {gold[ids[0]].title}: {without_links(gold[ids[0]].text)}"
         for hop, ids in enumerate(task.gold_passages, 1)
         if ids and ids[0] in gold
     )
