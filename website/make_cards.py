@@ -80,9 +80,10 @@ def settings_that_differ(config: TrainConfig, other: TrainConfig) -> Iterator[st
 
 def standings() -> dict[str, dict[str, Any]]:
     """Every estimator on the credit leaderboard, best first."""
-    results = json.loads((ROOT / "docs/credit/results.json").read_text(encoding="utf-8"))
-    rows = results["searches"]
-    return dict(sorted(rows.items(), key=lambda row: -row[1]["scores"]["corrected"]["estimate"]))
+    record = json.loads((ROOT / "docs/credit/warm.json").read_text(encoding="utf-8"))
+    rows = record["searches"].items()
+    known = [each for each in rows if each[1]["scores"]["corrected"]["estimate"] is not None]
+    return dict(sorted(known, key=lambda row: -row[1]["scores"]["corrected"]["estimate"]))
 
 
 def leaderboard_name(baseline: Baseline, known: dict[str, dict[str, Any]]) -> str | None:

@@ -14,17 +14,18 @@ from annotated_types import Interval
 from rich.console import Console
 
 from calibadv_algo.cli.credit_critic import critic_of
+from calibadv_algo.cli.credit_model import with_beliefs, with_gradients
 from calibadv_algo.cli.flags import PartNames
 from calibadv_algo.cli.listing import FILE_WIDTH
 from calibadv_algo.cli.policies import (
     EndpointPolicy,
     EvalEnv,
-    LocalPolicy,
     PlaySettings,
     Policy,
 )
 from calibadv_algo.cli.policy_flags import PolicyFlags
 from calibadv_algo.cli.progress import stage_bars
+from calibadv_algo.cli.provenance import commit_of_start, note_start
 from calibadv_algo.experiments.truth.log import PAGE_FILE, RESULT_FILE
 from calibadv_algo.experiments.truth.measuring import Measurement, Plan, measure
 from calibadv_algo.training.config import EnvConfig, config_to_dict
@@ -33,7 +34,6 @@ from calibadv_env.common.files import atomic_file, sweep_files
 from calibadv_env.common.locks import hold_folder
 
 if TYPE_CHECKING:
-    from calibadv_algo.experiments.truth.audit import Audit
     from calibadv_algo.experiments.truth.candidates import Field
     from calibadv_algo.report.credit import CreditSource
     from calibadv_algo.rollout.driver import Player
@@ -71,6 +71,8 @@ class Credit(PolicyFlags):
     """Estimator, as NAME, NAME/LABELS or module:Class; repeatable. Default: all of the library."""
     own: PartNames = ()
     """One beside those of the library: module:Class or module:Class/LABELS; repeatable."""
+    reference: str = "grpo"
+    """Estimator that the others are compared with, as in --estimators."""
     cluster: str | None = None
     """Key of the reset info by which questions hang together, such as gold_entities; task_id for
     each by itself. Default: cluster, where the dataset names them, else task_id."""
@@ -119,7 +121,7 @@ class Credit(PolicyFlags):
             measured = measure_policy(
                 policy, play, self._plan(), self.questions, folder, budget_s=budget_s
             )
-            sources.append(self._source(label, measured, candidates, play, policy))
+            sources.append(self._source(label, measured, candidates, play, policy, folder))
         return sources
 
     def _plan(self) -> Plan:
@@ -153,6 +155,7 @@ class Credit(PolicyFlags):
         candidates: Field,
         play: PlaySettings,
         policy: Policy,
+        folder: Path,
     ) -> CreditSource:
         """A measured policy with all candidates held against it."""
         from calibadv_algo.experiments.truth.audit import audit
@@ -163,7 +166,14 @@ class Credit(PolicyFlags):
         episodes = [each for group in measured.groups for each in group.group.trajectories]
         critic, critic_facts = critic_of(policy, episodes, play.env)
         cluster = self.cluster or own_cluster_key(measured.groups)
-        result = audit(measured.groups, candidates, critic=critic, cluster=cluster, seed=self.seed)
+        result = audit(
+            measured.groups,
+            candidates,
+            critic=critic,
+            cluster=cluster,
+            reference=self.reference,
+            seed=self.seed,
+        )
         if self.gradient:
             result = with_gradients(result, measured, policy, play.temperature)
         facts = {
@@ -183,6 +193,7 @@ class Credit(PolicyFlags):
             "dropped": measured.num_dropped,
             "questions_lost": measured.num_lost,
             "wall_s": round(measured.wall_s, 1),
+            "sampled_at": commit_of_start(folder),
             **critic_facts,
         }
         return CreditSource(label=label, measured=measured.groups, audit=result, facts=facts)
@@ -192,6 +203,7 @@ class Credit(PolicyFlags):
         from calibadv_algo.report.credit import (
             board,
             headline_names,
+            pictures_of,
             remarks,
             render_credit,
             table_texts,
@@ -206,7 +218,7 @@ class Credit(PolicyFlags):
             tables = [board(source, "searches", names, is_narrow=True), worth_table(source)]
             for table in (*tables, *values_tables(source)):
                 shown = rich_table(replace(table, note=""))
-                for column in (shown.columns[0], *shown.columns[-2:]):
+                for column in (shown.columns[0], *shown.columns[2:4]):
                     column.no_wrap = True
                 console.print(shown, crop=False)
             for line in remarks(source):
@@ -214,19 +226,22 @@ class Credit(PolicyFlags):
         results = [
             {"label": each.label, "facts": each.facts, **each.audit.to_dict()} for each in sources
         ]
-        files = {
+        pictures = pictures_of(sources)
+        texts = {
             RESULT_FILE: json.dumps(without_nan(results), indent=1) + "\n",
             "table.md": table_texts(sources),
-            PAGE_FILE: render_credit(sources),
+            PAGE_FILE: render_credit(sources, pictures=pictures),
         }
-        for name, text in files.items():
+        # Policies write halves of surrogate pairs, which UTF-8 cannot.
+        files = {name: text.encode("utf-8", "replace") for name, text in texts.items()}
+        files |= {f"{each.name}.png": each.png for each in pictures}
+        for name, content in files.items():
             with atomic_file(self.output / name, "wb") as stream:
-                # Policies write halves of surrogate pairs, which UTF-8 cannot.
-                stream.write(text.encode("utf-8", "replace"))
+                stream.write(content)
             console.print(f"wrote {self.output / name}", markup=False, soft_wrap=True)
 
     def _field(self) -> Field:
-        """The candidates that were asked for; GRPO is always among them."""
+        """The candidates that were asked for; GRPO and the reference are always among them."""
         from calibadv_algo.experiments.truth.candidates import (
             REFERENCE,
             Field,
@@ -234,10 +249,14 @@ class Credit(PolicyFlags):
             own_candidate,
         )
 
-        if not self.estimators:
-            return library(self.own)
-        names = dict.fromkeys((REFERENCE, *self.estimators, *self.own))
-        return Field(candidates=tuple(own_candidate(name) for name in names))
+        names = dict.fromkeys((REFERENCE, self.reference, *self.estimators, *self.own))
+        if self.estimators:
+            return Field(candidates=tuple(own_candidate(name) for name in names))
+        found = library(self.own)
+        if self.reference in {each.name for each in found.candidates}:
+            return found
+        # A name of the library's other estimators, such as one that stands for equal advantages.
+        return replace(found, candidates=(*found.candidates, own_candidate(self.reference)))
 
 
 def measure_policy(
@@ -259,8 +278,9 @@ def measure_policy(
     if isinstance(policy, EndpointPolicy):
         raise ValueError(
             "endpoint must not be given: such a server is sent text and tokenises it anew, so its "
-            "continuations would not go on from the sampled tokens. Name the model, with "
-            "--engine vllm-server=URL if a server of vLLM, which takes token ids, has it"
+            "continuations would not go on from the sampled tokens. A server that takes and gives "
+            "token ids, such as vLLM, can be measured with --endpoint-route tokens "
+            "--endpoint-tokenizer MODEL"
         )
     from calibadv_algo.experiments.truth.log import TruthLog
     from calibadv_algo.training.collection import count_tasks
@@ -276,6 +296,7 @@ def measure_policy(
         "plan": config_to_dict(plan),
     }
     log = TruthLog(output, facts)
+    note_start(output, play.env)
     try:
         with open_player(policy, play) as player, stage_bars() as report:
             tasks = eval_task_indices(count_tasks(player.slots), num_questions)
@@ -302,57 +323,6 @@ def open_player(policy: Policy, play: PlaySettings) -> Iterator[Player]:
         )
     finally:
         slots.close()
-
-
-def with_beliefs(measured: Measurement, candidates: Field, policy: Policy) -> Measurement:
-    """The groups with what the policy finds likely, where a candidate reads it.
-
-    That is its belief in the accepted answers, asked in its own words, whoever the candidates'
-    settings are for (it stands for the starting policy too), and the turns in hindsight.
-
-    Nothing is added for a policy that is no model on this machine, or tasks without accepted
-    answers: such candidates are then left out with their reason.
-    """
-    from calibadv_algo.credit.beliefs import belief_of
-    from calibadv_algo.learner.answers import scores_of, with_answer_logprobs, with_hindsight
-    from calibadv_algo.learner.policy import Policy as Model
-    from calibadv_algo.learner.pretrained import load_policy
-
-    configs = [each.config for each in candidates.candidates]
-    groups = [each.group for each in measured.groups]
-    answers = [each.reset_info.get("golden_answers") for g in groups for each in g.trajectories]
-    reads = any(each.answer_belief is not None for each in configs) and all(answers)
-    told = next(filter(None, (each.advantage.wanted_hindsight for each in configs)), None)
-    if not (reads or told) or not isinstance(policy, LocalPolicy):
-        return measured
-    model, tokenizer = load_policy(policy.model)
-    score = scores_of(Model(model))
-    if reads:
-        groups = with_answer_logprobs(groups, belief_of(str(policy.model)), tokenizer, score)
-    if told:
-        groups = with_hindsight(groups, told, tokenizer, score)
-    pairs = zip(measured.groups, groups, strict=True)
-    return replace(measured, groups=tuple(replace(each, group=group) for each, group in pairs))
-
-
-def with_gradients(
-    result: Audit, measured: Measurement, policy: Policy, temperature: float
-) -> Audit:
-    """The audit with the directions of the policy gradient.
-
-    Raises:
-        ValueError: if the policy is no model on this machine.
-    """
-    from calibadv_algo.experiments.truth.gradient import gradient_cosines, sketch_turns
-    from calibadv_algo.learner.pretrained import load_policy
-
-    if not isinstance(policy, LocalPolicy):
-        raise ValueError("gradient must not be set with an endpoint, which gives none")
-    model, _ = load_policy(policy.model)
-    trajectories = [each for group in measured.groups for each in group.group.trajectories]
-    sketches = sketch_turns(model, trajectories, temperature=temperature or 1.0)
-    cosines, ceiling = gradient_cosines(result.advantages, result.turns, sketches, result.weights)
-    return replace(result, cosines=cosines, cosine_ceiling=ceiling)
 
 
 def parse_seconds(text: str) -> float:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 from calibadv_algo.cli.warned import warn_of_thoughts
-from calibadv_algo.learner.pretrained import load_policy, policy_path
+from calibadv_algo.learner.pretrained import load_policy, load_tokenizer, policy_path
 from calibadv_algo.lora import adapter_base
 from calibadv_algo.rollout.conversation import EarlierThoughts, Observations
 from calibadv_algo.training.confidence import answer_scorer
@@ -256,6 +256,65 @@ class EndpointPolicy:
             count_tokens=count_written_tokens,
             score_answer=None,
             max_context=None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenEndpointPolicy:
+    """A model behind an endpoint that takes and gives token ids.
+
+    Attributes:
+        config: The endpoint.
+        tokenizer: Model that the tokenizer is loaded from: a shipped policy's name, a folder, or a
+            name on the hub.
+    """
+
+    config: EndpointConfig
+    tokenizer: str
+
+    @property
+    def label(self) -> str:
+        """The model's name there."""
+        return self.config.model
+
+    def identity(self) -> dict[str, Any]:
+        """As of other endpoints, with what names the tokenizer."""
+        facts = EndpointPolicy(config=self.config).identity()
+        folder = Path(policy_path(self.tokenizer))
+        name = fingerprint(folder) if folder.is_dir() else f"hub:{self.tokenizer}"
+        return {**facts, "route": "tokens", "tokenizer": name}
+
+    def trained_as(self) -> Mapping[str, Any]:
+        """What the folder of the tokenizer tells: see :func:`read_training`."""
+        return read_training(Path(policy_path(self.tokenizer)))
+
+    def open(self, play: PlaySettings) -> OpenPolicy:
+        """Loads the tokenizer and asks the server for the model's longest context.
+
+        Raises:
+            ValueError: if there is no such tokenizer, or the server's context is too short.
+            EngineError: if the server does not answer, or does not serve the model.
+            ImportError: if httpx is not installed.
+        """
+        from calibadv_algo.rollout.engines.openai.tokens import TokenEndpointEngine, served_context
+
+        tokenizer = load_tokenizer(self.tokenizer)
+        served = served_context(self.config)
+        context = play.max_context or served
+        if context is None:
+            raise ValueError("max_context must be given: the endpoint does not say what it takes")
+        if served is not None and context > served:
+            if not play.is_default_context:
+                raise ValueError(f"max_context must be at most the endpoint's {served}")
+            context = served
+        engine = TokenEndpointEngine(self.config, tokenizer, context)
+        return OpenPolicy(
+            engine=engine,
+            tokenizer=tokenizer,
+            count_tokens=None,
+            # The server reports log-probabilities at temperature 1, as is promised of greedy turns.
+            score_answer=answer_scorer(tokenizer) if play.temperature in (0.0, 1.0) else None,
+            max_context=context,
         )
 
 

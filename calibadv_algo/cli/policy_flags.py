@@ -15,6 +15,7 @@ from calibadv_algo.cli.policies import (
     LocalPolicy,
     PlaySettings,
     Policy,
+    TokenEndpointPolicy,
     settle,
 )
 from calibadv_algo.rollout.chat import parse_settings
@@ -66,8 +67,10 @@ class PolicyFlags(Checked):
     """Server with OpenAI's API that writes instead of a model here: http://HOST:PORT/v1."""
     endpoint_model: str = ""
     """Name of the model there."""
-    endpoint_route: Literal["chat", "completions"] = "chat"
-    """Form of its requests: a conversation, or a text to continue."""
+    endpoint_route: Literal["chat", "completions", "tokens"] = "chat"
+    """Form of its requests: a conversation, a text to continue, or token ids both ways (vLLM)."""
+    endpoint_tokenizer: str = ""
+    """Model whose tokenizer goes with the route tokens: a shipped policy, a folder, a hub name."""
     endpoint_key_variable: str = "OPENAI_API_KEY"
     """Environment variable with the key; the key itself is written nowhere."""
     endpoint_extra: str = "{}"
@@ -89,7 +92,9 @@ class PolicyFlags(Checked):
             )
         if self.endpoint is not None and named:
             raise ValueError(f"model must not be given with an endpoint, got {named!r}")
-        if self.endpoint is not None and self.chat_template:
+        self._check_tokens_route()
+        is_text = self.endpoint is not None and self.endpoint_route != "tokens"
+        if is_text and self.chat_template:
             raise ValueError("chat_template must not be set with an endpoint; see endpoint_route")
         if self.endpoint is not None and self.observations != "continue":
             raise ValueError(
@@ -97,12 +102,27 @@ class PolicyFlags(Checked):
             )
         check_messages(self.chat_template, self.observations, self.earlier_thoughts)
         template = parse_settings(self.chat_template_kwargs)
-        if template and self.endpoint is None and not self.chat_template:
+        if template and not is_text and not self.chat_template:
             raise ValueError("chat_template_kwargs needs --chat-template or an endpoint")
-        if template and self.endpoint is not None and self.endpoint_route != "chat":
+        if template and is_text and self.endpoint_route != "chat":
             raise ValueError("chat_template_kwargs needs endpoint_route chat, got completions")
         if self.endpoint is None and self.endpoint_model:
             raise ValueError("endpoint_model needs an endpoint, got none")
+
+    def _check_tokens_route(self) -> None:
+        """The route tokens and its tokenizer need each other."""
+        is_tokens = self.endpoint_route == "tokens"
+        if is_tokens and self.endpoint is None:
+            raise ValueError("endpoint_route tokens needs an endpoint, got none")
+        if is_tokens and not self.endpoint_tokenizer:
+            raise ValueError(
+                "endpoint_tokenizer must name the served model or its folder with endpoint_route "
+                "tokens: prompts and results of searches are tokenised here"
+            )
+        if self.endpoint_tokenizer and not is_tokens:
+            raise ValueError(
+                f"endpoint_tokenizer needs endpoint_route tokens, got {self.endpoint_route}"
+            )
 
     def source(self) -> Policy:
         """The policy that is named.
@@ -118,25 +138,28 @@ class PolicyFlags(Checked):
             )
         from calibadv_algo.rollout.engines.openai.engine import ENDPOINT_CALLS, EndpointConfig
 
-        return EndpointPolicy(
-            config=EndpointConfig(
-                url=self.endpoint,
-                model=self.endpoint_model,
-                route=self.endpoint_route,
-                key_variable=self.endpoint_key_variable,
-                extra=self._extra(),
-                calls=replace(
-                    ENDPOINT_CALLS,
-                    timeout_s=self.endpoint_timeout_s,
-                    max_retries=self.endpoint_retries,
-                    max_concurrency=self.endpoint_concurrency,
-                ),
-            )
+        is_tokens = self.endpoint_route == "tokens"
+        config = EndpointConfig(
+            url=self.endpoint,
+            model=self.endpoint_model,
+            route="completions" if self.endpoint_route == "tokens" else self.endpoint_route,
+            key_variable=self.endpoint_key_variable,
+            extra=self._extra(),
+            calls=replace(
+                ENDPOINT_CALLS,
+                timeout_s=self.endpoint_timeout_s,
+                max_retries=self.endpoint_retries,
+                max_concurrency=self.endpoint_concurrency,
+            ),
         )
+        if is_tokens:
+            return TokenEndpointPolicy(config=config, tokenizer=self.endpoint_tokenizer)
+        return EndpointPolicy(config=config)
 
     def _extra(self) -> dict[str, Any]:
         """Fields of the endpoint's requests; those given as JSON come last."""
-        template = parse_settings(self.chat_template_kwargs)
+        is_chat = self.endpoint_route == "chat"
+        template = parse_settings(self.chat_template_kwargs) if is_chat else {}
         own = {"chat_template_kwargs": template} if template else {}
         return own | _json_object("endpoint_extra", self.endpoint_extra)
 

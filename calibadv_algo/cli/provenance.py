@@ -16,8 +16,10 @@ from calibadv_algo.errors import CheckpointError
 from calibadv_algo.learner.pretrained import policy_path
 from calibadv_algo.training.config import EnvConfig
 from calibadv_algo.training.resumption import shown_value
+from calibadv_env.common.files import write_text
 from calibadv_env.data.names import PAGES
 
+PROVENANCE_FILE: Final = "provenance.json"
 _PACKAGES: Final = ("calibadv", "torch", "transformers", "gymnasium", "bm25s")
 
 
@@ -49,6 +51,22 @@ def _git(*arguments: str, folder: Path) -> str:
         check=True,
     )
     return done.stdout.strip()
+
+
+def note_start(folder: Path, env: EnvConfig) -> None:
+    """Writes into a folder which code and data its first numbers come from, unless it says so."""
+    path = folder / PROVENANCE_FILE
+    if not path.exists():
+        facts = {"git_commit": git_commit(), "data_sha256": data_sha256(env)}
+        write_text(path, json.dumps(facts, indent=1) + "\n")
+
+
+def commit_of_start(folder: Path) -> str:
+    """The commit that :func:`note_start` wrote, "" if there is none."""
+    try:
+        return str(json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))["git_commit"])
+    except (OSError, ValueError, KeyError):
+        return ""
 
 
 def code_versions() -> dict[str, str]:

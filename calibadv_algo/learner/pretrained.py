@@ -80,6 +80,23 @@ def load_policy(
     return model.to(device), tokenizer  # type: ignore[arg-type]
 
 
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer of a model alone.
+
+    Args:
+        name: A shipped policy's name, a path, or a name on the hub.
+
+    Raises:
+        ValueError: if there is no such model.
+    """
+    silence_transformers()
+    path = policy_path(name)
+    try:
+        return _load_tokenizer(_tokenizer_path(path))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(_not_loaded(name, path, error)) from error
+
+
 def _load_model(path: str, adapter: AdapterUse, above: tuple[str, ...]) -> PreTrainedModel:
     """The model at a path, through all adapters that stand on one another."""
     import torch

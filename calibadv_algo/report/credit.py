@@ -29,7 +29,7 @@ NUM_OTHERS: Final = 6
 
 _NOTE: Final = " ".join(f"{each.title}: {each.meaning}." for each in METRICS) + (
     " Redrawn: share of the estimate's variance that comes from which siblings were drawn. "
-    "− GRPO: difference in the raw correlation, its 95 % interval holding for all comparisons."
+    "Minus another: difference in correlation, its 95 % interval holding for all comparisons."
 )
 _GRADIENT_NOTE: Final = (
     " Gradient: cosine with the gradient of the true advantages, corrected for their noise."
@@ -69,6 +69,11 @@ def by_correlation(standings: Mapping[str, Standing]) -> list[str]:
     return sorted(standings, key=rank)
 
 
+def title_of(reference: str) -> str:
+    """Name of the reference in headings."""
+    return "GRPO" if reference == REFERENCE else reference
+
+
 def headline_names(standings: Mapping[str, Standing]) -> list[str]:
     """GRPO, CalibAdv by its labels, and the best and worst of the others."""
     order = by_correlation(standings)
@@ -97,14 +102,18 @@ def board(
             cells.append(_number(cosine.estimate) if is_narrow else format_interval(cosine))
         difference = one.against.get("correlation")
         joint = "" if difference is None else format_interval(difference.joint, signed=True)
-        rows.append((name, *cells, joint, "" if difference is None else difference.verdict))
+        verdict = "" if difference is None else difference.verdict
+        # Beside the correlation, where a page that is too narrow for all columns shows it.
+        rows.append((name, cells[0], joint, verdict, *cells[1:]))
     gradient = ("Gradient",) if audit.cosines else ()
-    header = ("Estimator", *(each.title for each in METRICS), "Redrawn", *gradient, "− GRPO", "")
+    first, *others = (each.title for each in METRICS)
+    against = f"− {title_of(audit.reference)}"
+    header = ("Estimator", first, against, "Verdict", *others, "Redrawn", *gradient)
     return Table(
         title=f"{source.label}: {PART_TITLES[part].lower()}",
         header=header,
         rows=tuple(rows),
-        emphasised=frozenset(i for i, row in enumerate(rows) if row[0] == REFERENCE),
+        emphasised=frozenset(i for i, row in enumerate(rows) if row[0] == audit.reference),
         note=_NOTE + (_GRADIENT_NOTE if audit.cosines else ""),
     )
 
@@ -166,13 +175,18 @@ def values_tables(source: CreditSource) -> tuple[Table, ...]:
 def remarks(source: CreditSource) -> list[str]:
     """Sentences about sizes and about what could not be shown."""
     facts, audit = source.facts, source.audit
+    share = audit.reliability["searches"].estimate
+    noise = (
+        "All searches look alike, so how much of that is noise cannot be told. "
+        if math.isnan(share)
+        else f"{_percent(share)} of the variance of the measured advantages of searches is no "
+        "noise. "
+    )
     lines = [
         f"{source.label}: {facts['questions']} questions × {facts['group_size']} episodes, "
         f"{facts['states']:,} states, {facts['continuations']:,} continuations; "
         f"{audit.num_turns['searches']:,} searches and {audit.num_turns['answers']:,} last turns. "
-        f"{_percent(audit.reliability['searches'].estimate)} of the variance of the measured "
-        "advantages of searches is no noise. Intervals resample "
-        f"{audit.num_clusters:,} clusters, by {facts['clusters']}."
+        f"{noise}Intervals resample {audit.num_clusters:,} clusters, by {facts['clusters']}."
     ]
     shown = audit.standings["searches"]
     showable = [
@@ -182,7 +196,8 @@ def remarks(source: CreditSource) -> list[str]:
     ]
     if showable:
         lines.append(
-            f"{source.label}: a difference in correlation from GRPO of {max(showable):.2f} shows "
+            f"{source.label}: a difference in correlation from {title_of(audit.reference)} of "
+            f"{max(showable):.2f} shows "
             f"in four of five such measurements, {len(shown) - 1} comparisons considered."
         )
     if facts.get("critic_rewards"):
@@ -207,8 +222,9 @@ def sentences(source: CreditSource) -> list[str]:
     worse = [n for n, s in against.items() if _verdict(s) == "worse"]
     others = len(against) - 1 - len(better) - len(worse)
     first = (
-        f"Against GRPO, {len(better)} of {len(against) - 1} estimators are closer to what searches "
-        f"were worth, {len(worse)} farther from it, {others} undecided."
+        f"Against {title_of(source.audit.reference)}, {len(better)} of {len(against) - 1} "
+        f"estimators are closer to what searches were worth, {len(worse)} farther from it, "
+        f"{others} undecided."
     )
     punished = worth.get("… of them correct by gold")
     if punished is None:
@@ -232,13 +248,20 @@ def table_texts(sources: Sequence[CreditSource]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def render_credit(sources: Sequence[CreditSource], *, max_groups: int = MAX_GROUPS) -> str:
-    """The page as one document that loads nothing."""
+def pictures_of(sources: Sequence[CreditSource]) -> list[Picture]:
+    """The pictures of the page."""
+    return make_pictures([(source.label, source.audit) for source in sources], headline_names)
+
+
+def render_credit(
+    sources: Sequence[CreditSource],
+    *,
+    pictures: Sequence[Picture] | None = None,
+    max_groups: int = MAX_GROUPS,
+) -> str:
+    """The page as one document that loads nothing; pictures are drawn unless they are given."""
     share = max(1, max_groups // len(sources))
     groups = [each for source in sources for each in _views(source, share)]
-    pictures: list[Picture] = make_pictures(
-        [(source.label, source.audit) for source in sources], headline_names
-    )
     headline = [
         markupsafe.Markup(
             html_table(board(s, "searches", headline_names(s.audit.standings["searches"])))
@@ -254,7 +277,7 @@ def render_credit(sources: Sequence[CreditSource], *, max_groups: int = MAX_GROU
         sentences=sentences(sources[0]),
         headline_tables=headline,
         remarks=[line for source in sources for line in remarks(source)],
-        pictures=pictures,
+        pictures=pictures_of(sources) if pictures is None else pictures,
         worth_tables=[
             markupsafe.Markup(html_table(table))
             for source in sources
@@ -319,4 +342,4 @@ def _number(value: float) -> str:
 
 
 def _percent(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.0%}"
+    return f"{value:.0%}"

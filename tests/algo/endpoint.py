@@ -31,11 +31,14 @@ class Endpoint:
     """The server's side of a test.
 
     ``answer`` makes the text of a turn from the request; ``faults`` are used up first, one a
-    request; ``bodies`` are the requests that were answered or refused, in order.
+    request; ``bodies`` are the requests that were answered or refused, in order. With ``encode``
+    it gives token ids, as vLLM does.
     """
 
     answer: Callable[[Body], str]
     counts_tokens: bool = True
+    encode: Callable[[str], list[int]] | None = None
+    max_model_len: int | None = 64
     delay_s: float = 0.0
     faults: deque[Fault] = field(default_factory=deque)
     bodies: list[Body] = field(default_factory=list)
@@ -51,6 +54,11 @@ class Endpoint:
         text = self.answer(body)
         ends = [text.find(stop) for stop in body.get("stop", ()) if stop in text]
         choice: Body = {"index": 0, "finish_reason": "stop"}
+        if body.get("return_token_ids") and self.encode is not None:
+            ids = self.encode(text)
+            choice |= {"token_ids": ids, "text": text}
+            choice["logprobs"] = {"token_logprobs": [-0.5] * len(ids)}
+            return json.dumps({"object": "x", "choices": [choice]}).encode()
         text = text[: min(ends)] if ends else text
         if path.endswith("/chat/completions"):
             choice["message"] = {"role": "assistant", "content": text}
@@ -77,6 +85,15 @@ def handler(endpoint: Endpoint) -> type[BaseHTTPRequestHandler]:
             finally:
                 with endpoint._lock:
                     endpoint._at_once -= 1
+
+        def do_GET(self) -> None:
+            limit = endpoint.max_model_len
+            model = {"id": "m"} if limit is None else {"id": "m", "max_model_len": limit}
+            content = json.dumps({"data": [model]}).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
 
         def answer_one(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -23,9 +26,21 @@ from calibadv_algo.rollout.engines.config import (
     VllmEngineConfig,
     VllmServerEngineConfig,
 )
+from calibadv_algo.rollout.journal import intact_lines
 from calibadv_algo.training.presets import ATLAS_TINY
 
 FLAGS = ("--questions", "3", "--group-size", "3", "--continuations", "4")
+
+
+def load_endpoint() -> ModuleType:
+    """The module beside this file (tests are not a package)."""
+    spec = importlib.util.spec_from_file_location("endpoint", Path(__file__).parent / "endpoint.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["endpoint"] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def credit(folder: Path, *more: str) -> int:
@@ -169,8 +184,42 @@ def test_an_endpoint_that_tokenises_anew_is_refused(
         assert main(["credit", *flags, "--env.dataset", "toy", "--output", str(tmp_path)]) == 1
         err = capsys.readouterr().err
         assert "endpoint must not be given" in err
-        assert "--engine vllm-server=URL" in err, "says what to do"
+        assert "--endpoint-route tokens" in err, "says what to do"
     assert not (tmp_path / "measurements.jsonl").exists()
+
+
+def test_an_endpoint_with_token_ids_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from calibadv_algo.learner.pretrained import load_tokenizer
+
+    server = load_endpoint()
+    tokenizer = load_tokenizer("atlas-tiny")
+    contexts = []
+
+    def answer(body: dict[str, Any]) -> str:
+        """A search, then a right or a wrong answer, by the seed of the turn."""
+        contexts.append(tuple(body["prompt"]))
+        if "<information>" not in tokenizer.decode(body["prompt"]):
+            return "<think> t</think><search> capital</search>"
+        return f"<think> t</think><answer> {('Oslo', 'x')[body['seed'] % 2]}</answer>"
+
+    with server.serve(answer, encode=tokenizer.encode, max_model_len=900) as endpoint:
+        flags = ("--endpoint", endpoint.url, "--endpoint-model", "m", "--endpoint-route", "tokens")
+        flags += ("--endpoint-tokenizer", "atlas-tiny", "--env.dataset", "toy", *FLAGS)
+        flags += ("--estimators", "rloo", "--output", str(tmp_path / "out"))
+        assert main(["credit", *flags]) == 0
+    (result,) = json.loads((tmp_path / "out" / "credit.json").read_text())
+    assert result["facts"]["questions"] == 3
+    assert result["num_turns"] == {"searches": 9, "answers": 9, "all": 18}
+    lines = list(intact_lines(tmp_path / "out" / "measurements.jsonl"))
+    records = [json.loads(line) for line in lines[1:]]
+    sampled = [each["trajectory"] for each in records if "trajectory" in each]
+    assert len(sampled) == 9
+    for each in sampled:
+        turn = each["turns"][0]
+        state = (*each["prompt_ids"], *turn["action_ids"], *turn["observation_ids"])
+        assert contexts.count(state) >= 4, "continued from the very tokens"
 
 
 def test_a_comparison_gets_the_credit_of_its_policies(

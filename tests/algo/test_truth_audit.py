@@ -20,6 +20,7 @@ from calibadv_algo.experiments.truth.measuring import Measurement, Plan
 from calibadv_algo.experiments.truth.metrics import METRICS
 from calibadv_algo.experiments.truth.turns import collect_turns, own_cluster_key
 from calibadv_algo.experiments.truth.values import MeasuredGroup
+from calibadv_algo.report.credit import CreditSource, board, sentences
 from calibadv_algo.training.presets import ATLAS_TINY
 from calibadv_algo.types import Group
 from tests.algo.test_truth_measuring import run
@@ -168,6 +169,25 @@ def _in_cluster(measured: MeasuredGroup, name: str) -> MeasuredGroup:
 def test_the_reference_must_be_there(measured: Measurement) -> None:
     with pytest.raises(ValueError, match="reference must be a candidate"):
         audit(measured.groups, Field(candidates=(candidate("other", Grpo()),)))
+
+
+def test_another_reference_changes_differences_alone(measured: Measurement) -> None:
+    field = Field(candidates=(own_candidate("grpo"), own_candidate("rloo")))
+    by_grpo = audit(measured.groups, field)
+    by_rloo = audit(measured.groups, field, reference="rloo")
+    assert by_rloo.worth == by_grpo.worth, "the searches that GRPO punishes are GRPO's all the same"
+    assert any(each.what == "searches that GRPO punishes" for each in by_rloo.worth)
+    one = by_grpo.standings["all"]["rloo"].against["correlation"]
+    other = by_rloo.standings["all"]["grpo"].against["correlation"]
+    assert other.joint.estimate == pytest.approx(-one.joint.estimate)
+    assert other.joint.low == pytest.approx(-one.joint.high)
+    source = CreditSource(
+        label="p", measured=measured.groups, audit=by_rloo, facts={"questions": 1}
+    )
+    table = board(source, "all")
+    assert table.header[1:4] == ("Correlation", "− rloo", "Verdict")
+    assert [table.rows[i][0] for i in table.emphasised] == ["rloo"]
+    assert sentences(source)[0].startswith("Against rloo, ")
 
 
 def test_every_estimator_meets_every_label_source() -> None:

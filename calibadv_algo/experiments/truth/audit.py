@@ -82,6 +82,7 @@ class Audit:
         left_out: Candidates that could not be applied, with the reason.
         turns: The turns.
         advantages: Estimates by candidate, one number a turn.
+        reference: Candidate that the others are compared with.
         values: How good a critic's values are; empty without one.
         cosines: Cosine of a candidate's gradient with the true one, where measured.
         cosine_ceiling: What a perfect estimator would reach without correction for noise.
@@ -99,6 +100,7 @@ class Audit:
     turns: Turns
     advantages: dict[str, Column]
     weights: Weights
+    reference: str = REFERENCE
     values: tuple[ValueScore, ...] = ()
     cosines: dict[str, Standing] = field(default_factory=dict)
     cosine_ceiling: float | None = None
@@ -106,6 +108,7 @@ class Audit:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the turns."""
         return {
+            "reference": self.reference,
             "num_turns": self.num_turns,
             "num_clusters": self.num_clusters,
             "reliability": {part: asdict(each) for part, each in self.reliability.items()},
@@ -172,7 +175,8 @@ def audit(
     judged = judge(turns)
     masks = part_masks(turns)
     kinds = kinds_of_turns(turns)
-    all_kinds = kinds | punished_kinds(turns, advantages[reference])
+    grpo = advantages.get(REFERENCE)
+    all_kinds = kinds if grpo is None else kinds | punished_kinds(turns, grpo)
     return Audit(
         standings={
             part: standings(advantages, turns, judged, mask, weights, reference)
@@ -190,6 +194,7 @@ def audit(
         turns=turns,
         advantages=advantages,
         weights=weights,
+        reference=reference,
         values=() if critic is None else value_scores(measured, turns, judged, critic, weights),
     )
 
