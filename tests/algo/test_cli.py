@@ -122,6 +122,7 @@ def test_unknown_flags_are_fatal(name: str, capsys: pytest.CaptureFixture[str]) 
         "list": ["arms"],
         "report": ["folder"],
         "watch": ["folder"],
+        "export": ["folder"],
         "trace": ["import", "log.jsonl", "--output", "out.jsonl"],
     }
     with pytest.raises(SystemExit) as caught:
