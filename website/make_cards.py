@@ -32,6 +32,7 @@ from calibadv_algo.training.parts import part_name
 from calibadv_algo.training.presets import ATLAS_TINY
 from calibadv_algo.training.resumption import flat_settings, shown_value
 from calibadv_env import get_dataset
+from calibadv_env.data.names import PAGES
 from calibadv_env.data.registry import env_id_of
 
 ROOT: Final = Path(__file__).parents[1]
@@ -57,6 +58,9 @@ BUILT_IN: Final = {
     "toy": ("Toy", "../environment.md"),
 }
 """Datasets that need nothing but the package, with their names in ids and their pages."""
+
+
+_REWARDS: Final = {"typed": "by the kind of the answer: numbers, names, lists, unanswerable"}
 
 
 def write(path: str, text: str) -> None:
@@ -273,6 +277,7 @@ def environment_card(name: str, page: str) -> str:
     """Page of a built-in environment: ids, sizes, a picture, an example."""
     dataset = get_dataset(name)
     env_id = env_id_of(name)
+    actions = page if name in PAGES else "../environment.md"
     sizes = ", ".join(f"{split} {len(dataset.tasks(split)):,}" for split in dataset.splits)
     task = dataset.tasks(dataset.splits[0])[0]
     gold = {passage.id: passage for passage in dataset.corpus()}
@@ -286,9 +291,9 @@ def environment_card(name: str, page: str) -> str:
         f"# {env_id}\n\n"
         f"| | |\n| --- | --- |\n"
         f"| dataset | `{name}` |\n| questions | {sizes} |\n| passages | {len(gold):,} |\n"
-        f"| actions and observations | text, [as here](../environment.md) |\n"
-        f"| reward | F1 of the answer, 0 for an ill-formed response; "
-        f"[others](../environment.md#rewards-beyond-strings) |\n"
+        f"| actions and observations | text, [as here]({actions}) |\n"
+        f"| reward | {_REWARDS.get(dataset.reward or 'f1', 'F1 of the answer')}, 0 for an "
+        f"ill-formed response; [others](../environment.md#rewards-beyond-strings) |\n"
         f"| more | [about the data]({page}) |\n\n"
         f"![Questions by hops]({hops_picture(name)})\n\n"
         "```python\nimport gymnasium\n\n"

@@ -197,18 +197,23 @@
     return make("li", `passage${isGold ? " gold" : ""}`, head, body);
   }
 
+  // Calls of environments of pages whose passages were read, not only shown.
+  const READ = { open: "opened", find: "found in" };
+
   function turnItem(turn, index) {
     const badges = make("div", "badges", make("span", "kind", `Turn ${index + 1} · ${turn.kind}`));
-    if (turn.is_gold_hit) badges.append(badge("gold", "correct search: new gold passage"));
-    if (isSilver(turn)) badges.append(badge("silver", `correct search: silver ${turn.silver.toFixed(2)}`));
+    const step = turn.kind in READ ? turn.kind : "search";
+    if (turn.is_gold_hit) badges.append(badge("gold", `correct ${step}: new gold passage`));
+    if (isSilver(turn)) badges.append(badge("silver", `correct ${step}: silver ${turn.silver.toFixed(2)}`));
     if (turn.verdict) badges.append(badge(...VERDICTS[turn.verdict]));
     const content = make("div", "content", badges);
     if (turn.think) content.append(field("think", turn.think));
-    const name = { search: "query", answer: "answer" }[turn.kind] || "text";
+    const name = { search: "query", answer: "answer", open: "calls", find: "calls" }[turn.kind] || "text";
     content.append(field(name, turn.body || "(empty)"));
     if (turn.passages.length) {
       const gold = turn.passages.filter((passage) => passage[1]).length;
-      const summary = make("summary", "", `${turn.passages.length} passages${gold ? `, ${gold} gold` : ""}`);
+      const noun = READ[turn.kind] || "passages";
+      const summary = make("summary", "", `${turn.passages.length} ${noun}${gold ? `, ${gold} gold` : ""}`);
       const details = make("details", "", summary, make("ol", "passages", ...turn.passages.map(passageItem)));
       details.open = true;
       content.append(details);
