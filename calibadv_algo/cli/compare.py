@@ -60,7 +60,8 @@ class CompareNames:
 
     preset: str = "quick"
     """quick: GRPO and CalibAdv, 2 seeds; full: every arm, 5 seeds; falsify: the planned test of the
-    paper's claim, 30 seeds with controls, hours; smoke: a trial of a minute."""
+    paper's claim, 30 seeds with controls, hours; pages: GRPO and CalibAdv on pages, from the policy
+    that `calibadv warmstart` makes (docs/pages.md); smoke: a trial of a minute."""
     plan: str | None = None
     """A plan file (TOML: arms, seeds and the settings under --design.*), hashed into
     comparison.json before the first run; flags change what it says."""

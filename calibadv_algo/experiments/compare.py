@@ -25,7 +25,7 @@ from calibadv_algo.experiments.jobs import ComparisonError, Job
 from calibadv_algo.experiments.launching import LauncherName
 from calibadv_algo.training.config import TrainConfig, config_to_dict
 from calibadv_algo.training.parts import find_part, first_line, part_name, place_of
-from calibadv_algo.training.presets import ATLAS_TINY
+from calibadv_algo.training.presets import ATLAS_TINY, PAGES_TINY
 from calibadv_algo.training.resumption import changed_settings
 from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE, Checked
 from calibadv_env.common.files import write_text
@@ -177,6 +177,7 @@ COMPARE_PRESETS: Final[dict[str, CompareConfig]] = {
             split="test",
         ),
     ),
+    "pages": CompareConfig(output_dir=Path("runs/compare-pages"), train=PAGES_TINY),
     "smoke": CompareConfig(
         seeds=(0, 1),
         output_dir=Path("runs/compare-smoke"),
@@ -190,7 +191,7 @@ COMPARE_PRESETS: Final[dict[str, CompareConfig]] = {
     ),
 }
 """Named comparisons: the main job; every arm with five seeds; the planned test of the paper's claim
-with 30 seeds and controls; a minute's trial of the machinery."""
+with 30 seeds and controls; GRPO and CalibAdv on pages; a minute's trial of the machinery."""
 
 
 def plan_jobs(config: CompareConfig) -> list[Job]:

@@ -20,6 +20,24 @@ ATLAS_TINY: Final = TrainConfig(
 """The shipped tiny policy on the atlas, on two CPU cores."""
 
 
+PAGES_TINY: Final = TrainConfig(
+    model="runs/warmstart-pages",
+    env=EnvConfig(
+        env_id="calibadv_env:DeepSearch-Pages-v0",
+        dataset="pages-linked",
+        prompt="question",
+        reward="typed",
+        top_k=2,
+        max_turns=7,
+        max_observation_chars=160,
+    ),
+    rollout=RolloutConfig(max_tokens=80),
+    optim=OptimConfig(num_updates=25, micro_batch_tokens=1200),
+    evaluation=EvalConfig(every=5, episodes=206),
+)
+"""A policy of `calibadv warmstart --dataset pages-linked` on the questions that follow links."""
+
+
 # The papers train on merged sets; docs/benchmarks.md says how to get their files. Serve the corpus
 # at this address, or name another retriever by --env.retriever.
 _PAPER_ENV: Final = EnvConfig(
@@ -102,6 +120,7 @@ SEARCH_R1_GRPO: Final = TrainConfig(
 
 PRESETS: Final[dict[str, TrainConfig]] = {
     "atlas-tiny": ATLAS_TINY,
+    "pages-tiny": PAGES_TINY,
     "calibadv-qwen2.5-3b": CALIBADV_QWEN25_3B,
     "calibadv-qwen2.5-7b": CALIBADV_QWEN25_7B,
     "calibadv-llama3.2-3b": CALIBADV_LLAMA32_3B,

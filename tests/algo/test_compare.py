@@ -361,3 +361,12 @@ def test_nothing_to_run_is_fine(targets: ModuleType) -> None:
         raise AssertionError(config)
 
     run_jobs([], never, LocalLauncher(1), lambda _: None)
+
+
+def test_the_preset_of_pages_trains_on_what_its_policy_was_made_for() -> None:
+    from calibadv_algo.cli.warmstart_pages import MAX_TOKENS, pages_env
+
+    train = COMPARE_PRESETS["pages"].train
+    assert COMPARE_PRESETS["pages"].arms == ("grpo", "calibadv")
+    assert train.env == pages_env("pages-linked", "train", 2, 7, 160)
+    assert train.rollout.max_tokens == MAX_TOKENS
