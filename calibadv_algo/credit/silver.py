@@ -1,4 +1,10 @@
-"""Silver credit: searches are scored by the passages of the group's best trajectories."""
+"""Silver credit: searches are scored by the passages of the group's best trajectories.
+
+On pages, opening a page and finding words in it are scored as searches are: silver are the
+sections that the best trajectories read (of a trajectory that read none, those that its searches
+showed); a search hits those that it is the first to show, an open or a find those that it is the
+first to read; and it is redundant only against its like.
+"""
 
 from __future__ import annotations
 
@@ -51,10 +57,7 @@ def silver_correctness(
 
     **Differs:** passages are compared by id, not by their printed text. Groups whose best
     trajectories retrieved nothing score every search as bad, where the original raises. On pages,
-    which the paper does not have, opening a page and finding words in it are scored as searches
-    are: silver are the sections that the best trajectories read (of a trajectory that read none,
-    those that its searches showed); a search hits those that it is the first to show, an open or a
-    find those that it is the first to read; and it is redundant only against its like.
+    which the paper does not have, opens and finds are scored too (see the top of the module).
 
     Args:
         group: Trajectories of one question.
@@ -69,8 +72,7 @@ def silver_correctness(
         turn, for trajectories of invalid format, and everywhere if no trajectory qualifies.
 
     Raises:
-        MissingInfoKeyError: if ``action``, ``passage_ids``, ``think`` or (at the end)
-            ``is_format_valid`` is missing.
+        MissingInfoKeyError: if a key of :attr:`SilverCredit.required_info_keys` is missing.
         ValueError: if the calculator is unknown.
     """
     if calculator not in ("old", "mean", "max"):
@@ -80,21 +82,13 @@ def silver_correctness(
     frequencies = _silver_frequencies(group, searches, answer_threshold)
     if frequencies is None:
         return np.full((len(group), width), np.nan)
-    rows = []
-    for of_trajectory in searches:
-        row = [math.nan] * width
-        if of_trajectory:
-            scores = _silver_scores(
-                of_trajectory,
-                frequencies,
-                calculator,
-                think_similarity_threshold,
-                max_shared_passages,
-            )
-            for search, score in zip(of_trajectory, scores, strict=True):
-                row[search.column] = score
-        rows.append(row)
-    return np.array(rows)
+    limits = (think_similarity_threshold, max_shared_passages)
+    scored = np.full((len(group), width), np.nan)
+    for row, its_searches in zip(scored, searches, strict=True):
+        if its_searches:
+            scores = _silver_scores(its_searches, frequencies, calculator, *limits)
+            row[[search.column for search in its_searches]] = scores
+    return scored
 
 
 def is_more_similar(first: Sequence[str], second: Sequence[str], threshold: float) -> bool:

@@ -90,15 +90,13 @@ def components(
     - clusters: ``Σ_c u_c²`` of the difference, over its expectation's share ``tr M / Σ w²``;
     - rest: the same of what is left when both means are taken out.
 
-    The variance is ``seeds + clusters - rest``, since what a seed does with a cluster alone
-    stands in both.
+    The variance is their sum less the rest: what a seed does with a cluster alone is in both.
 
     **Source:** Cameron, Gelbach and Miller 2011, Robust inference with multiway clustering;
     Bell and McCaffrey 2002, Bias reduction in standard errors for linear regression with
     multi-stage samples (correction and degrees of freedom); Satterthwaite 1946.
 
-    **Differs:** the part that is counted twice is estimated after both means are taken out, which
-    makes the sum unbiased in the model; it cannot fall below either part.
+    **Differs:** the rest is estimated after both means are taken out, so that the sum is unbiased.
 
     Args:
         sides: Sign (1 or -1) and scores of each mean, all of the same questions.

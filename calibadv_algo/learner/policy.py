@@ -363,8 +363,8 @@ def packed_attention_forward(
 
     Args:
         module: The attention layer.
-        query: Queries of the whole row.
-        key: Keys, with as many heads or a divisor of that number.
+        query: Queries of the whole row; ``key`` may have a divisor of its number of heads.
+        key: Keys.
         value: Values.
         attention_mask: Not used: the lengths say it all.
         sequence_lengths: Number of tokens of each sequence, or nodes of each tree, in order.
@@ -389,14 +389,8 @@ def packed_attention_forward(
         raise ValueError(f"{ATTENTION_NAME} supports no softcap, attention sinks or biases")
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
-        key = key.repeat_interleave(groups, dim=1)
-        value = value.repeat_interleave(groups, dim=1)
-    tensors = zip(
-        torch.split(query, sequence_lengths, dim=2),
-        torch.split(key, sequence_lengths, dim=2),
-        torch.split(value, sequence_lengths, dim=2),
-        strict=True,
-    )
+        key, value = (each.repeat_interleave(groups, dim=1) for each in (key, value))
+    tensors = zip(*(torch.split(t, sequence_lengths, 2) for t in (query, key, value)), strict=True)
     if tree_masks is None or tree_depths is None:
         parts = [_attend(*each, scaling=scaling, window=sliding_window) for each in tensors]
     else:

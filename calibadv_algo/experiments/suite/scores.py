@@ -113,12 +113,7 @@ def score_part(name: str, records: Sequence[EvalRecord], num_samples: int) -> Pa
         raise ValueError(
             f"records must be {num_samples} a question and not empty, got {len(records)}"
         )
-    shape = (-1, num_samples)
-    columns: dict[str, Float[np.ndarray, "question sample"]] = {}
-    for measure, of in MEASURES.items():
-        values = [of(record) for record in records]
-        if None not in values:
-            columns[measure] = np.array(values, dtype=np.float64).reshape(shape)
+    columns = _full_columns(records, num_samples)
     rows = {measure: matrix.mean(axis=1) for measure, matrix in columns.items()}
     known = [score for score in SCORES if score in columns]
     best = {f"best_{s}": columns[s].max(axis=1) for s in known if num_samples > 1}
@@ -131,26 +126,34 @@ def score_part(name: str, records: Sequence[EvalRecord], num_samples: int) -> Pa
             return None
         return percentile_interval(float(values.mean()), drawn[measure], confidence=CONFIDENCE)
 
-    known_columns = {
-        measure: _column(of, records, num_samples) for measure, of in KNOWN_MEASURES.items()
-    }
+    parts = {key: _column(of, records, num_samples) for key, of in KNOWN_MEASURES.items()}
     return PartScores(
         num_questions=len(records) // num_samples,
         num_samples=num_samples,
         means={measure: interval(measure) for measure in MEASURES}
-        | {measure: _known_mean(name, column) for measure, column in known_columns.items()}
+        | {measure: _known_mean(name, column) for measure, column in parts.items()}
         | {
-            error: _calibration(name, known_columns[confidence], columns.get("em"))
+            error: _calibration(name, parts[confidence], columns.get("em"))
             for error, confidence in CALIBRATION.items()
         },
-        num_known={
-            measure: int((~np.isnan(column)).sum()) for measure, column in known_columns.items()
-        },
+        num_known={measure: int((~np.isnan(column)).sum()) for measure, column in parts.items()},
         best={score: interval(f"best_{score}") for score in SCORES} if num_samples > 1 else {},
         by_hops=_by_hops(records),
         num_unasked=sum(record.num_turns == 0 for record in records),
         resampled={score: drawn[score] for score in known},
     )
+
+
+def _full_columns(
+    records: Sequence[EvalRecord], num_samples: int
+) -> dict[str, Float[np.ndarray, "question sample"]]:
+    """Columns of `MEASURES`, without those that a record lacks."""
+    columns = {}
+    for measure, of in MEASURES.items():
+        values = [of(record) for record in records]
+        if None not in values:
+            columns[measure] = np.array(values, dtype=np.float64).reshape(-1, num_samples)
+    return columns
 
 
 def macro_average(parts: Sequence[PartScores]) -> dict[str, Interval | None]:

@@ -73,6 +73,7 @@ def make_engine(
         ImportError: naming the extra, if a package is missing.
         EngineError: if the engine does not start.
     """
+    sampling = {"temperature": temperature, "top_p": top_p}
     if isinstance(config, HfEngineConfig):
         from calibadv_algo.rollout.engines.hf.engine import HfEngine
 
@@ -86,9 +87,7 @@ def make_engine(
     if isinstance(config, VllmServerEngineConfig):
         from calibadv_algo.rollout.engines.vllm.server import VllmServerEngine
 
-        server = VllmServerEngine(
-            model, tokenizer, config, max_context=max_context, temperature=temperature, top_p=top_p
-        )
+        server = VllmServerEngine(model, tokenizer, config, max_context=max_context, **sampling)
         server.sync_weights(model, 0)
         return server
     from calibadv_algo.rollout.engines.vllm.engine import VllmEngine
@@ -96,13 +95,7 @@ def make_engine(
 
     def build() -> VllmEngine:
         return VllmEngine(
-            model,
-            tokenizer,
-            config,
-            max_slots=max_slots,
-            max_context=max_context,
-            temperature=temperature,
-            top_p=top_p,
+            model, tokenizer, config, max_slots=max_slots, max_context=max_context, **sampling
         )
 
     engine = RebuildingEngine(build, max_rebuilds=config.max_rebuilds)

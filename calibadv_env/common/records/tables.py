@@ -77,15 +77,19 @@ def read_table(
                 if row:
                     yield number, row
     except UnicodeError as error:
-        raise DataError(
-            f"{path}: not valid UTF-8 after line {number}: {getattr(error, 'reason', error)}; save "
-            f"the table as UTF-8 (`iconv -f WINDOWS-1252 -t UTF-8 {path.name} > NEW`, if it is "
-            "Western European text)"
-        ) from error
+        raise DataError(_bad_encoding(path, number, error)) from error
     except (csv.Error, OSError, *DAMAGED) as error:
         raise DataError(f"{path}:{number + 1}: cannot read the table: {error}") from error
     finally:
         csv.field_size_limit(old_limit)
+
+
+def _bad_encoding(path: Path, number: int, error: UnicodeError) -> str:
+    return (
+        f"{path}: not valid UTF-8 after line {number}: {getattr(error, 'reason', error)}; save the "
+        f"table as UTF-8 (`iconv -f WINDOWS-1252 -t UTF-8 {path.name} > NEW`, if it is Western "
+        "European text)"
+    )
 
 
 def _first_lines(lines: Iterator[str]) -> tuple[int, list[str]]:

@@ -69,9 +69,8 @@ def build_dense_index(
 ) -> Path:
     """Builds the index that :class:`DenseIndex` opens; goes on where an earlier try ended.
 
-    Vectors are written in chunks of passages, each put in place when it is complete. After an
-    interruption the same call encodes what is missing; the vectors are those of an uninterrupted
-    run, to the last bit, because the chunks are the same.
+    Vectors are written in chunks, each put in place when complete. After an interruption the same
+    call encodes what is missing, to the vectors of an uninterrupted run, since chunks are the same.
 
     Args:
         source: A corpus or where it is; see :func:`write_corpus`.
@@ -79,8 +78,8 @@ def build_dense_index(
         encoder: Encoder of the passages.
         settings: The kind of faiss index; None takes :class:`Flat`.
         overwrite: If true, an index in this place gives way.
-        vectors_dir: Where the chunks stand. Given, they are kept, and a second index of another
-            kind is made from them without encoding; None keeps them only until the index stands.
+        vectors_dir: Where the chunks stand and are kept, so that an index of another kind is made
+            from them without encoding; None keeps them only until the index stands.
         chunk_size: Passages a chunk.
         dtype: "float32" or "float16" for the chunks on disk.
         progress: Is told how far it is.
@@ -103,9 +102,7 @@ def build_dense_index(
             "corpus_sha256": corpus.sha256,
             "encoder": encoder.fingerprint,
             "dimension": encoder.dimension,
-            "chunk_size": chunk_size,
-            "dtype": dtype,
-        }
+        } | {"chunk_size": chunk_size, "dtype": dtype}
         with hold_folder(vectors):
             paths = encode_corpus(corpus, encoder, vectors, plan, progress)
         progress("build the index", 0, None)

@@ -159,33 +159,109 @@ class ConnectionWatch:
                 yield connection, stage
 
 
-def protocol_class(watch: ConnectionWatch) -> Any:
-    """Uvicorn's HTTP protocol with the limits of a watch, for its setting ``http``.
+@dataclass(slots=True)
+class _Message:
+    """How far the request of a connection has come.
+
+    Attributes:
+        number: Of the request, from 1; 0 before the first.
+        in_head: Whether its headers are still to come, or it is.
+        is_open: Whether it has begun and is not whole.
+        head_bytes: Bytes received since the headers began.
+    """
+
+    number: int = 0
+    in_head: bool = True
+    is_open: bool = False
+    head_bytes: int = 0
+
+    def begin(self) -> None:
+        """Begins the next request."""
+        self.in_head = self.is_open = True
+        self.number += 1
+
+
+def _stage(transport: Any, cycle: Any, message: _Message) -> Stage:
+    """The stage of a connection, given uvicorn's transport and request."""
+    if transport.is_closing():
+        return "closing"
+    is_answered = cycle is not None and not cycle.response_complete
+    if (is_answered and cycle.response_started) or transport.get_write_buffer_size():
+        return "reply"
+    if message.in_head and (message.is_open or not message.number):
+        return "head"
+    if message.is_open:
+        return "body"
+    return "work" if is_answered else "idle"
+
+
+def _refuse(transport: Any, reply: bytes) -> None:
+    """Writes a last reply and closes."""
+    transport.write(reply)
+    transport.close()
+
+
+def _staged_class() -> Any:
+    """Uvicorn's HTTP protocol that knows its stage.
 
     Raises:
         MissingDependencyError: if uvicorn or httptools is not installed.
     """
     import_extra("httptools", "serve", "serving")
     base: Any = import_extra("uvicorn.protocols.http.httptools_impl", "serve", "serving")
-    max_head_bytes = watch.limits.max_head_bytes
 
-    class WatchedProtocol(base.HttpToolsProtocol):  # type: ignore[misc]
-        """One connection of a client."""
+    class StagedProtocol(base.HttpToolsProtocol):  # type: ignore[misc]
+        """One connection of a client, as `Connection` says but for its end."""
 
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
             self.since = 0.0
             self.mark: tuple[Stage, int, float] | None = None
-            self._in_head = True
-            self._in_message = False
-            self._head_bytes = 0
-            self._number = 0
+            self.message = _Message()
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            self.message.begin()
+            self.since = self.loop.time()
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            if self.message.in_head:  # else it stands behind the body, where nobody reads it
+                super().on_header(name, value)
+
+        def on_headers_complete(self) -> None:
+            self.message.in_head = False
+            self.since = self.loop.time()
+            super().on_headers_complete()
+
+        def on_message_complete(self) -> None:
+            self.message.is_open = False
+            super().on_message_complete()
+
+        def on_response_complete(self) -> None:
+            self.since = self.loop.time()
+            super().on_response_complete()
+
+        def stage(self) -> tuple[Stage, int]:
+            """Its stage and the number of its request."""
+            return _stage(self.transport, self.cycle, self.message), self.message.number
+
+    return StagedProtocol
+
+
+def protocol_class(watch: ConnectionWatch) -> Any:
+    """Uvicorn's HTTP protocol with the limits of a watch, for its setting ``http``.
+
+    Raises:
+        MissingDependencyError: if uvicorn or httptools is not installed.
+    """
+
+    class WatchedProtocol(_staged_class()):  # type: ignore[misc]
+        """One connection of a client."""
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             if not watch.add(self, self.loop.time()):
-                transport.write(_FULL)
-                transport.close()
+                _refuse(transport, _FULL)
 
         def connection_lost(self, exc: Exception | None) -> None:
             watch.remove(self)
@@ -195,52 +271,12 @@ def protocol_class(watch: ConnectionWatch) -> Any:
             if self.transport.is_closing():
                 return
             super().data_received(data)
-            self._head_bytes = self._head_bytes + len(data) if self._in_head else 0
-            if self._head_bytes > max_head_bytes:
-                self._head_bytes = 0
+            message = self.message
+            message.head_bytes = message.head_bytes + len(data) if message.in_head else 0
+            if message.head_bytes > watch.limits.max_head_bytes:
+                message.head_bytes = 0
                 watch.metrics.dropped["head"] += 1
-                self.transport.write(_TOO_LONG)
-                self.transport.close()
-
-        def on_message_begin(self) -> None:
-            super().on_message_begin()
-            self._in_head = self._in_message = True
-            self._number += 1
-            self.since = self.loop.time()
-
-        def on_header(self, name: bytes, value: bytes) -> None:
-            if self._in_head:  # else it stands behind the body, where nobody reads it
-                super().on_header(name, value)
-
-        def on_headers_complete(self) -> None:
-            self._in_head = False
-            self.since = self.loop.time()
-            super().on_headers_complete()
-
-        def on_message_complete(self) -> None:
-            self._in_message = False
-            super().on_message_complete()
-
-        def on_response_complete(self) -> None:
-            self.since = self.loop.time()
-            super().on_response_complete()
-
-        def stage(self) -> tuple[Stage, int]:
-            """Its stage and the number of its request."""
-            return self._stage(), self._number
-
-        def _stage(self) -> Stage:
-            if self.transport.is_closing():
-                return "closing"
-            cycle = self.cycle
-            is_open = cycle is not None and not cycle.response_complete
-            if (is_open and cycle.response_started) or self.transport.get_write_buffer_size():
-                return "reply"
-            if self._in_head and (self._in_message or not self._number):
-                return "head"
-            if self._in_message:
-                return "body"
-            return "work" if is_open else "idle"
+                _refuse(self.transport, _TOO_LONG)
 
         def drop(self) -> None:
             """Ends it at once; what was not sent is lost."""

@@ -79,6 +79,7 @@ from calibadv_env.retrieval.remote.wire import JSON_TYPE
 
 LoadRetriever = Callable[[], Retriever]
 
+_METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _QUICK_BYTES: Final = 256 * 1024
 """A body up to this length is parsed where it is received: a change of thread would cost more."""
 _QUICK_PASSAGES: Final = 256
@@ -327,19 +328,12 @@ def create_app(
     )
     app.state.service = service
 
-    async def health(_: Any) -> Any:
-        return _respond(fastapi, Reply(200, b'{"status": "alive"}', JSON_TYPE))
-
-    async def ready(_: Any) -> Any:
-        return _respond(fastapi, service.ready())
-
-    async def metrics(_: Any) -> Any:
-        text = service.metrics_text().encode()
-        return _respond(fastapi, Reply(200, text, "text/plain; version=0.0.4; charset=utf-8"))
-
-    app.add_route("/health", health, methods=["GET"])
-    app.add_route("/ready", ready, methods=["GET"])
-    app.add_route("/metrics", metrics, methods=["GET"])
+    for path, reply_of in (
+        ("/health", lambda: Reply(200, b'{"status": "alive"}', JSON_TYPE)),
+        ("/ready", service.ready),
+        ("/metrics", lambda: Reply(200, service.metrics_text().encode(), _METRICS_TYPE)),
+    ):
+        app.add_route(path, _get_route(fastapi, reply_of), methods=["GET"])
     return app
 
 
@@ -433,7 +427,15 @@ async def _retrieve(
         pending.give(size)
 
 
-def _respond(fastapi: Any, reply: Reply) -> Any:
-    pause = reply.retry_after_s
-    headers = None if pause is None else {"retry-after": str(pause)}
-    return fastapi.Response(reply.body, reply.status, media_type=reply.media_type, headers=headers)
+def _get_route(fastapi: Any, reply_of: Callable[[], Reply]) -> Any:
+    """A route of the web framework that gives a reply."""
+
+    async def respond(_: Any) -> Any:
+        reply = reply_of()
+        pause = reply.retry_after_s
+        headers = None if pause is None else {"retry-after": str(pause)}
+        return fastapi.Response(
+            reply.body, reply.status, media_type=reply.media_type, headers=headers
+        )
+
+    return respond

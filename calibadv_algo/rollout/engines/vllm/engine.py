@@ -141,14 +141,7 @@ class VllmEngine(StreamingEngine):
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         try:
             write_shape(base, tokenizer, self._folder)
-            arguments = engine_arguments(config, base, self._folder, self.max_context, max_slots)
-            arguments["logprobs_mode"] = "raw_logprobs" if self._is_raw else "processed_logprobs"
-            if config.lora == "adapter":
-                rank = adapter_rank(model)
-                arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
-            self._engine = self._start(arguments)
-            if config.workers == "separate":
-                watch_workers(self._engine)
+            self._engine = self._boot(model, max_slots)
         except BaseException:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
