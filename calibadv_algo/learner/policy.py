@@ -397,9 +397,9 @@ def packed_attention_forward(
         depths = torch.split(tree_depths, sequence_lengths)
         parts = [
             F.scaled_dot_product_attention(
-                *each, attn_mask=_within(mask, depth, sliding_window), scale=scaling
+                q, k, v, attn_mask=_within(mask, depth, sliding_window), scale=scaling
             )
-            for each, mask, depth in zip(tensors, tree_masks, depths, strict=True)
+            for (q, k, v), mask, depth in zip(tensors, tree_masks, depths, strict=True)
         ]
     return torch.cat([part.transpose(1, 2) for part in parts], dim=1), None
 

@@ -118,12 +118,11 @@ def dataset_of(
     if not sources:
         raise ValueError(f"splits of dataset {name!r} must not be empty")
     reading = options.questions()
-    reading.wants_paragraphs = load_corpus is None and (
-        corpus_source is None or _is_own(corpus_source)
-    )
+    is_own = corpus_source is None or _is_own(corpus_source)
+    reading.wants_paragraphs = load_corpus is None and is_own
     loaders = {split: _split_loader(name, split, of, reading) for split, of in sources.items()}
     is_corpus_lazy = load_corpus is not None or is_lazy(corpus_source) or is_fetched(corpus_source)
-    if load_corpus is None and reading.wants_paragraphs:
+    if reading.wants_paragraphs:
         is_all_lazy = any(map(is_lazy, sources.values()))
         if reading.paragraphs or (is_all_lazy and corpus_source is not None):
             load_corpus = _own_loader(name, reading, loaders, options)
@@ -132,29 +131,31 @@ def dataset_of(
             raise DataError(f"dataset {name!r}: the questions carry no paragraphs of their own")
         elif fallback is not None:
             load_corpus, is_corpus_lazy, is_gold_checked = fallback, True, False
-    if lone_split is not None and len(reading.splits) > 1:
-        parts = ", ".join(f"{split} ({count:,})" for split, count in reading.splits.items())
-        text = (
-            f"dataset {name!r}: questions of the splits {parts} are taken as one; `calibadv data "
-            f"prepare NAME --from FILE` keeps them apart"
-        )
-        warnings.warn(text, stacklevel=2)
-    load_corpus = load_corpus or corpus_loader(name, corpus_source, options)
+    if lone_split is not None:
+        _warn_of_joined(name, reading.splits)
     dataset = Dataset(
         name=name,
         splits=tuple(loaders),
-        load_tasks=lambda split: (
-            _with_gold(dataset, loaders[split](), options) if is_gold_checked else loaders[split]()
-        ),
-        load_corpus=load_corpus,
+        load_tasks=lambda split: _with_gold(dataset, loaders[split](), options),
+        load_corpus=load_corpus or corpus_loader(name, corpus_source, options),
         lone_split=lone_split,
         is_gold_checked=is_gold_checked,
         notes=reading.notes,
     )
-    for split, of_split in sources.items():
-        if not is_lazy(of_split):
-            loaders[split]() if is_corpus_lazy else dataset.tasks(split)
+    for split in [split for split, of_split in sources.items() if not is_lazy(of_split)]:
+        loaders[split]() if is_corpus_lazy else dataset.tasks(split)
     return dataset
+
+
+def _warn_of_joined(name: str, splits: Mapping[str, int]) -> None:
+    """Warns of questions of several splits that are read as those of one."""
+    if len(splits) > 1:
+        parts = ", ".join(f"{split} ({count:,})" for split, count in splits.items())
+        text = (
+            f"dataset {name!r}: questions of the splits {parts} are taken as one; `calibadv data "
+            f"prepare NAME --from FILE` keeps them apart"
+        )
+        warnings.warn(text, stacklevel=3)
 
 
 def corpus_loader(
@@ -285,6 +286,8 @@ def _own_loader(
 
 def _with_gold(dataset: Dataset, tasks: TaskSet, options: Options) -> TaskSet:
     """The tasks with the passages of the corpus that hold the evidence which they name."""
+    if not dataset.is_gold_checked:
+        return tasks
     named = list(tasks)
     if options.cutting.words is not None and any(task.gold_passages for task in tasks):
         named = [_with_pieces(task, dataset.corpus()) for task in tasks]

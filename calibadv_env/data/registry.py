@@ -247,22 +247,34 @@ def register_dataset(
         answer_separator=answer_separator,
         cutting=Cutting(words=passage_words, overlap=passage_overlap),
     )
+    _register(name, path_or_tasks, corpus, options, overwrite=overwrite)
+    return env_id
+
+
+def _register(
+    name: str,
+    source: TaskSource | Mapping[str, TaskSource],
+    corpus: CorpusSource | None,
+    options: Options,
+    *,
+    overwrite: bool,
+) -> None:
+    """Takes a dataset on once it has been read; one that is fetched, as it is named."""
     with _registry_lock:
-        _refuse_taken_name(name, env_id, overwrite=overwrite)
-        if isinstance(path_or_tasks, str) and is_fetched(path_or_tasks):
-            source = path_or_tasks
-            find_reader(source).check(source)
+        _refuse_taken_name(name, env_id_of(name), overwrite=overwrite)
+        if isinstance(source, str) and is_fetched(source):
+            fetched = source
+            find_reader(fetched).check(fetched)
             is_own = isinstance(corpus, str) and corpus == OWN
             load_corpus = None if is_own else corpus_loader(name, corpus, options)
             _datasets.pop(name, None)
-            _loaders[name] = lambda: fetched_dataset(name, source, load_corpus, options)
+            _loaders[name] = lambda: fetched_dataset(name, fetched, load_corpus, options)
         else:
-            made = dataset_of(name, path_or_tasks, corpus, options=options)
+            made = dataset_of(name, source, corpus, options=options)
             _datasets[name] = made.found_by(get_dataset)
             _loaders.pop(name, None)
-        _origins[name] = f"registered by this process from {_origin_of(path_or_tasks)}"
+        _origins[name] = f"registered by this process from {_origin_of(source)}"
         register_versions(name)
-    return env_id
 
 
 def built_in_datasets() -> tuple[str, ...]:

@@ -107,8 +107,7 @@ class VllmEngine(StreamingEngine):
             top_p: Of the sampling to come.
 
         Raises:
-            ValueError: if a setting does not fit the model, or vLLM cannot report
-                log-probabilities for this temperature and top-p.
+            ValueError: if a setting does not fit the model or what vLLM can report.
             ImportError: if vLLM is not installed.
             EngineError: if vLLM does not start.
         """
@@ -133,8 +132,7 @@ class VllmEngine(StreamingEngine):
         self._params: SamplingParams | None = None
         self._numbers = itertools.count()
         self._lora: Any = None
-        self._is_base_sent = False
-        self._is_asleep = False
+        self._is_base_sent = self._is_asleep = False
         scratch = scratch_dir(config)
         remove_leftovers(scratch)
         self._folder = Path(tempfile.mkdtemp(prefix=own_prefix(), dir=scratch))
@@ -145,8 +143,8 @@ class VllmEngine(StreamingEngine):
         except BaseException:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
-        dtype = engine_dtype(config.dtype)
-        self._sender = WeightSender(EngineClient(self._engine), dtype, self._transfer_info)
+        client = EngineClient(self._engine)
+        self._sender = WeightSender(client, engine_dtype(config.dtype), self._transfer_info)
 
     @property
     def num_running(self) -> int:
@@ -251,6 +249,19 @@ class VllmEngine(StreamingEngine):
                 shutil.rmtree(self._folder, ignore_errors=True)
                 if self._config.workers == "in-process":
                     clean_up()
+
+    def _boot(self, model: PreTrainedModel, max_slots: int) -> Any:
+        """Starts the engine on the files of the folder."""
+        config, base = self._config, base_model(model)
+        arguments = engine_arguments(config, base, self._folder, self.max_context, max_slots)
+        arguments["logprobs_mode"] = "raw_logprobs" if self._is_raw else "processed_logprobs"
+        if config.lora == "adapter":
+            rank = adapter_rank(model)
+            arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
+        engine = self._start(arguments)
+        if config.workers == "separate":
+            watch_workers(engine)
+        return engine
 
     def _start(self, arguments: dict[str, Any]) -> Any:
         from vllm import EngineArgs
