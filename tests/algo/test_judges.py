@@ -23,6 +23,7 @@ from calibadv_algo.credit.judges import (
     read_verdicts,
     transcript,
 )
+from calibadv_algo.credit.roles import LlmRoles, RoleCredit
 from calibadv_algo.errors import MissingInfoKeyError
 from calibadv_algo.types import Group, Trajectory, Turn
 
@@ -131,6 +132,20 @@ def test_a_model_behind_a_server_judges(serve: Any, monkeypatch: pytest.MonkeyPa
     assert headers["authorization"] == "Bearer secret"
     assert (body["model"], body["temperature"]) == ("critic", 0.0)
     assert "secret" not in repr(judge)
+
+
+def test_a_model_behind_a_server_names_roles(serve: Any) -> None:
+    def answer(body: dict[str, Any]) -> Reply:
+        asked = body["messages"][0]["content"]
+        assert "which of four roles" in asked
+        assert "South Sudan" not in asked
+        return completion("Turn 1: progress" if "first" in asked else "Turn 1: no progress")
+
+    url, seen = serve(answer)
+    found = RoleCredit(judge=LlmRoles(server=LlmJudge(base_url=url)))(Group((GOOD, BAD, BAD)))
+    np.testing.assert_array_equal(found[:, 0], [1.0, 0.25, 0.25])
+    assert np.isnan(found[:, 1:]).all(), "the reply names one turn"
+    assert len(seen) == 2, "equal episodes are asked once"
 
 
 def test_without_a_key_none_is_sent(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from calibadv_algo.credit.base import CreditRule
 from calibadv_algo.credit.judges import JudgeCredit, LlmJudge
 from calibadv_algo.credit.labels import GoldCredit, InvertedCredit, NoCredit
 from calibadv_algo.credit.relevance import CrossEncoder
+from calibadv_algo.credit.roles import LlmRoles, RoleCredit
 from calibadv_algo.credit.silver import SilverCredit
 from calibadv_algo.experiments.arms import ARMS, Arm
 from calibadv_algo.experiments.baseline import baseline_names
@@ -261,6 +262,11 @@ def test_parts_inside_parts_have_places() -> None:
         *("--credit", "judge", "--part", "credit.judge=llm", "--credit.judge.model", "m")
     )
     assert judged.credit == JudgeCredit(judge=LlmJudge(model="m"))
+    roles = config_of(
+        *("--credit", "role", "--part", "credit.judge=llm-roles"),
+        *("--credit.judge.server.model", "m"),
+    )
+    assert roles.credit == RoleCredit(judge=LlmRoles(server=LlmJudge(model="m")))
     shared = parse("compare", ["--part", "train.optim.objective=gspo", "--num-workers", "3"])
     assert shared.config.train.optim.objective == Gspo()
     assert shared.config.num_workers == 3
