@@ -100,8 +100,7 @@ def dataset_of(
     Args:
         name: Its name.
         source: Tasks, as for :func:`calibadv_env.register_dataset`, but for names that are fetched.
-        corpus_source: Passages, as for the same function; "own" for the paragraphs of the tasks;
-            None for a folder that holds them, for tasks that carry their own, or with a loader.
+        corpus_source: Passages, likewise; None for a folder or tasks with their own, or a loader.
         load_corpus: Loads the corpus at the first use, in place of ``corpus_source``.
         is_gold_checked: See :class:`Dataset`; if false, no gold passages are looked for either.
         fallback: Loads the corpus where nothing else gives one; None refuses such a dataset.
@@ -131,12 +130,13 @@ def dataset_of(
             raise DataError(f"dataset {name!r}: the questions carry no paragraphs of their own")
         elif fallback is not None:
             load_corpus, is_corpus_lazy, is_gold_checked = fallback, True, False
-    if lone_split is not None:
-        _warn_of_joined(name, reading.splits)
+    _warn_of_joined(name, reading.splits if lone_split is not None else {})
     dataset = Dataset(
         name=name,
         splits=tuple(loaders),
-        load_tasks=lambda split: _with_gold(dataset, loaders[split](), options),
+        load_tasks=lambda split: (
+            _with_gold(dataset, loaders[split](), options) if is_gold_checked else loaders[split]()
+        ),
         load_corpus=load_corpus or corpus_loader(name, corpus_source, options),
         lone_split=lone_split,
         is_gold_checked=is_gold_checked,
@@ -286,8 +286,6 @@ def _own_loader(
 
 def _with_gold(dataset: Dataset, tasks: TaskSet, options: Options) -> TaskSet:
     """The tasks with the passages of the corpus that hold the evidence which they name."""
-    if not dataset.is_gold_checked:
-        return tasks
     named = list(tasks)
     if options.cutting.words is not None and any(task.gold_passages for task in tasks):
         named = [_with_pieces(task, dataset.corpus()) for task in tasks]
