@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -82,8 +82,7 @@ def prepare_own(
             of the hub. Files called after splits, and splits of the hub, are these splits; else the
             column ``split`` (in JSON the key) says which; else questions are dealt out.
         corpus: Documents in any form, which are written into the folder; or the folder of an
-            index, which is only referred to; or "own" for the paragraphs that the questions carry;
-            or None.
+            index, only referred to; or "own" for the paragraphs that the questions carry; or None.
         shares: How questions are dealt out. Equal questions stay together.
         seed: Seed of the deal.
         options: How files are read, and documents cut.
@@ -101,32 +100,20 @@ def prepare_own(
     reading.wants_paragraphs = corpus == OWN
     splits = _read_sources(sources, shares, seed, reading)
     documents, held, is_index = _documents(corpus, reading, options)
-    held_note, gold, lost = None, dict[str, GoldCounts](), list[str]()
+    held_note, gold = None, dict[str, GoldCounts]()
     if documents is not None and held is not None:
         held_note = corpus_note(held, Path(str(corpus)).absolute() if is_index else CORPUS)
-        for split, tasks in splits.items():
-            named = [_with_gold(task, split, documents, held) for task in tasks]
-            splits[split], counts = find_gold(named, held)
-            if counts.tasks_with_evidence:
-                gold[split] = counts
-            if gold_warning(counts):
-                lost.append(f"{split}: {gold_warning(counts)}")
-    lost += _drafts_left(splits)
+        gold = _find_gold(splits, documents, held)
     note = {
         "dataset": str(folder) if is_path(name) else name,
         "source": " ".join(sources),
         "corpus": held_note,
-        "splits": {
-            split: {"tasks": len(tasks), "gold": asdict(gold[split]) if split in gold else None}
-            for split, tasks in splits.items()
-        },
+        "splits": _split_notes(splits, gold),
     }
-    with new_folder(folder) as partial:
-        for split, tasks in splits.items():
-            write_tasks(partial / f"{split}.jsonl", tasks)
-        if held is not None and held_note and held_note["path"] == CORPUS:
-            held.to_jsonl(partial / CORPUS)
-        write_note(partial, note)
+    is_written = held_note is not None and held_note["path"] == CORPUS
+    _write(folder, splits, held if is_written else None, note)
+    lost = {split: gold_warning(counts) for split, counts in gold.items()}
+    drafts = _drafts_left(splits)
     return OwnPrepared(
         name=name,
         folder=folder,
@@ -135,8 +122,44 @@ def prepare_own(
         num_passages=None if held is None else len(held),
         num_with_gold=sum(bool(task.gold_passages) for of in splits.values() for task in of),
         notes=reading.notes(),
-        warnings=lost,
+        warnings=[f"{split}: {lost[split]}" for split in lost if lost[split]] + drafts,
     )
+
+
+def _write(
+    folder: Path,
+    splits: Mapping[str, Sequence[QATask]],
+    corpus: Corpus | None,
+    note: Mapping[str, Any],
+) -> None:
+    """Writes tasks, passages and note into a new folder."""
+    with new_folder(folder) as partial:
+        for split, tasks in splits.items():
+            write_tasks(partial / f"{split}.jsonl", tasks)
+        if corpus is not None:
+            corpus.to_jsonl(partial / CORPUS)
+        write_note(partial, note)
+
+
+def _split_notes(
+    splits: Mapping[str, Sequence[QATask]], gold: Mapping[str, GoldCounts]
+) -> dict[str, Any]:
+    """What the note says of every split; no counts of gold where no question names evidence."""
+    named = {split: asdict(of) for split, of in gold.items() if of.tasks_with_evidence}
+    return {
+        split: {"tasks": len(tasks), "gold": named.get(split)} for split, tasks in splits.items()
+    }
+
+
+def _find_gold(
+    splits: dict[str, list[QATask]], documents: Corpus, held: Corpus
+) -> dict[str, GoldCounts]:
+    """Names gold passages in the tasks of every split, in place, and counts them."""
+    gold = {}
+    for split, tasks in splits.items():
+        named = [_with_gold(task, split, documents, held) for task in tasks]
+        splits[split], gold[split] = find_gold(named, held)
+    return gold
 
 
 def deal_out(tasks: Sequence[QATask], shares: Shares, seed: int) -> dict[str, list[QATask]]:

@@ -123,8 +123,7 @@ class VllmEngine(StreamingEngine):
         check_settings(config.chosen_transfer(is_cpu()), config.lora)
         self.version = -1
         self.counters = VllmCounters()
-        self.is_dead = False
-        self._config = config
+        self.is_dead, self._config = False, config
         self._is_raw = reports_raw_logprobs(temperature, top_p)
         self._turns = TurnReader(base, tokenizer)
         self._running: dict[str, GenerationRequest] = {}
