@@ -110,7 +110,7 @@ def test_what_a_server_serves(serve: Any) -> None:
 @pytest.mark.parametrize(
     ("reply", "message"),
     [
-        ((404, b""), "no route /weight_info: the server must be started with VLLM_SERVER_DEV"),
+        ((404, b""), "no route /weight_info: the server must be vLLM 0.27 or later and started"),
         ((500, b"boom"), "the vLLM server does not answer: .*status 500: boom"),
         ((200, b"<html>"), "weight_info: the answer is not vLLM's: JSONDecodeError"),
         ((200, []), "weight_info: the answer is not vLLM's: TypeError"),
