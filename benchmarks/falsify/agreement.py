@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Float
@@ -14,6 +16,7 @@ from calibadv_algo.advantages.grpo import Grpo
 from calibadv_algo.credit.base import SCORED_BAD, CreditRule
 from calibadv_algo.credit.labels import AnswerMatchCredit, GoldCredit
 from calibadv_algo.credit.silver import SilverCredit
+from calibadv_algo.report.groups import iterate_groups
 from calibadv_algo.types import Group
 
 LABELS: Final[Mapping[str, CreditRule]] = {
@@ -21,6 +24,15 @@ LABELS: Final[Mapping[str, CreditRule]] = {
     "answer match": AnswerMatchCredit(),
 }
 """The labels that are compared with gold ones."""
+
+LABEL_ARMS: Final = ("grpo", "calibadv")
+"""Arms whose recorded searches the labels are checked on."""
+
+AGREEMENT_FILE: Final = "agreement.json"
+"""File in a run's folder with what was counted in its trajectories."""
+
+UPDATES_A_PERIOD: Final = 5
+"""Updates that are counted together."""
 
 GOOD, BAD, NONE = range(3)
 
@@ -30,7 +42,7 @@ class Cell:
     """Where a search belongs.
 
     Attributes:
-        update: Number of updates behind the policy that made it.
+        update: Number of updates behind the policy that made it, of its period the first.
         hops: Reasoning steps of its question, 0 when unknown.
         place: How many searches its trajectory had made with it, from 1.
         is_punished: True if GRPO's advantage of its trajectory is negative.
@@ -64,13 +76,27 @@ class Agreement:
                     continue
                 place += 1
                 cell = Cell(
-                    trajectory.policy_version,
+                    trajectory.policy_version // UPDATES_A_PERIOD * UPDATES_A_PERIOD,
                     int(trajectory.reset_info.get("hops", 0)),
                     place,
                     bool(advantages[row, column] < 0),
                 )
                 matrix = self.counts.setdefault(cell, np.zeros((2, 3)))
                 matrix[_kind(gold[row, column]), _kind(other[row, column])] += 1
+
+    def join(self, entries: list[list[Any]]) -> None:
+        """Adds what :meth:`as_list` of another one gave."""
+        for update, hops, place, is_punished, *counts in entries:
+            cell = Cell(update, hops, place, bool(is_punished))
+            matrix = self.counts.setdefault(cell, np.zeros((2, 3)))
+            matrix += np.array(counts, dtype=np.float64).reshape(2, 3)
+
+    def as_list(self) -> list[list[Any]]:
+        """Cells and counts as plain JSON values, in order."""
+        return [
+            [*(int(value) for value in astuple(cell)), *(int(n) for n in matrix.ravel())]
+            for cell, matrix in sorted(self.counts.items(), key=lambda item: astuple(item[0]))
+        ]
 
     def total(self, chosen: Callable[[Cell], bool] = lambda cell: True) -> Quality:
         """Sums the cells that are chosen."""
@@ -132,3 +158,21 @@ def _kind(correctness: float) -> int:
 
 def _share(part: float, whole: float) -> float:
     return float(part / whole) if whole else math.nan
+
+
+def count_run(directory: Path) -> dict[str, list[list[Any]]]:
+    """Counts of a run's searches by label, {} if it recorded no trajectories.
+
+    What was counted before is read from ``agreement.json``, where there is one.
+    """
+    counted_before = directory / AGREEMENT_FILE
+    if counted_before.is_file():
+        found: dict[str, list[list[Any]]] = json.loads(counted_before.read_text(encoding="utf-8"))
+        return found
+    paths = sorted((directory / "trajectories").glob("*"))
+    counted = {name: Agreement() for name in LABELS}
+    for path in paths:
+        for group in iterate_groups(path):
+            for name, credit in LABELS.items():
+                counted[name].add(group, credit)
+    return {name: each.as_list() for name, each in counted.items()} if paths else {}

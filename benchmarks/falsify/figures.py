@@ -15,7 +15,13 @@ from matplotlib.ticker import MaxNLocator
 
 Results = Mapping[str, Any]
 
-ARM_COLOURS: Final = {"grpo": "#6b7280", "calibadv": "#009e73"}
+ARM_COLOURS: Final = {
+    "grpo": "#6b7280",
+    "calibadv": "#009e73",
+    "gold-turns": "#56b4e9",
+    "flipped-searches": "#cc79a7",
+    "grpo-again": "#e69f00",
+}
 QUALITY_COLOURS: Final = {
     "scored": "#6b7280",
     "agreement": "#009e73",
@@ -30,7 +36,10 @@ _COURSES: Final = (
     ("f1", "F1 on dev"),
     ("entropy", "entropy (nats per token)"),
     ("mean_perplexity", "perplexity of sampled turns"),
+    ("repeated_token_share", "share of repeated tokens"),
 )
+MARGIN: Final = 0.02
+"""Difference that counts as equal, for the shading."""
 
 
 def write_figures(results: Results, directory: Path) -> list[Path]:
@@ -43,53 +52,50 @@ def write_figures(results: Results, directory: Path) -> list[Path]:
     Returns:
         The pictures.
     """
-    figures = {}
-    if results.get("arms"):
-        figures["arms.png"] = draw_arms(results["arms"])
-    if results.get("contrasts"):
-        figures["contrasts.png"] = draw_contrasts(results["contrasts"])
+    parts = [part for part in results["parts"] if part["seeds"]]
+    figures = {"differences.png": draw_differences(parts)} if parts else {}
+    for part in parts:
+        figures[f"{part['name']}-scores.png"] = draw_scores(part["levels"], part["split"])
+    courses = [part for part in parts if part["kind"] in ("main", "long")]
+    if courses:
+        figures["courses.png"] = draw_courses(courses)
     if results.get("label_quality"):
         figures["labels.png"] = draw_labels(results["label_quality"])
-    if results.get("survival"):
-        figures["collapse.png"] = draw_courses(results["survival"])
     written = []
     for name, figure in figures.items():
-        figure.savefig(directory / name, dpi=130)
+        figure.savefig(directory / name, dpi=110)
         written.append(directory / name)
     return written
 
 
-def draw_arms(rows: Sequence[Results]) -> Figure:
+def draw_scores(rows: Sequence[Results], split: str) -> Figure:
     """Final F1 of every arm: interval, mean, and a small dot a seed."""
     figure = _figure(7.0, 0.36 * len(rows) + 0.9)
     axes = figure.subplots()
     for place, row in enumerate(reversed(rows)):
         _interval(axes, place, row["f1"])
-        seeds = row.get("f1_by_seed", [])
+        seeds = row["by_seed"]
         axes.plot(seeds, [place + 0.24] * len(seeds), ".", color="#9ca3af", markersize=4)
     axes.set_yticks(range(len(rows)), [row["name"] for row in reversed(rows)])
-    axes.set_xlabel("token F1 on dev after the last update")
+    axes.set_xlabel(f"token F1 on {split} after the last update; small dots: seeds", fontsize=8)
     _clean(axes)
     return figure
 
 
-def draw_contrasts(rows: Sequence[Results]) -> Figure:
-    """A line a difference, with zero marked."""
-    figure = _figure(7.4, 0.36 * len(rows) + 0.9)
+def draw_differences(parts: Sequence[Results]) -> Figure:
+    """A line a judged difference with the margin shaded; controls are hollow."""
+    rows = [(part, row) for part in parts for row in part["differences"]]
+    figure = _figure(7.4, 0.36 * len(rows) + 1.0)
     axes = figure.subplots()
+    axes.axvspan(-MARGIN, MARGIN, color="#e5e7eb", zorder=0)
     axes.axvline(0.0, color="#374151", linewidth=1)
-    for place, row in enumerate(reversed(rows)):
-        _interval(axes, place, row["f1"])
-        axes.plot(
-            row["by_seed"],
-            [place + 0.24] * len(row["by_seed"]),
-            ".",
-            color="#9ca3af",
-            markersize=4,
-        )
-    labels = [f"{row['ahead']} − {row['behind']}" for row in reversed(rows)]
+    for place, (_, row) in enumerate(reversed(rows)):
+        _interval(axes, place, row["f1"], is_hollow=row["expected"] is not None)
+    labels = [f"{part['label']}: {row['name']}" for part, row in reversed(rows)]
     axes.set_yticks(range(len(rows)), labels)
-    axes.set_xlabel("difference of token F1, first minus second")
+    axes.set_xlabel(
+        "difference of token F1 (95 %); shaded: counts as equal; hollow: controls", fontsize=8
+    )
     _clean(axes)
     return figure
 
@@ -114,14 +120,13 @@ def draw_labels(quality: Results) -> Figure:
     return figure
 
 
-def draw_courses(rows: Sequence[Results]) -> Figure:
-    """F1, entropy and perplexity over updates: a row a number, a column a condition."""
-    labels = list(dict.fromkeys(row["label"] for row in rows))
-    figure = _figure(2.5 * len(labels) + 0.6, 2.1 * len(_COURSES) + 0.6)
-    grid = figure.subplots(len(_COURSES), len(labels), squeeze=False, sharey="row", sharex=True)
+def draw_courses(parts: Sequence[Results]) -> Figure:
+    """F1, entropy, perplexity and repeated text: a row a number, a column a part."""
+    figure = _figure(2.9 * len(parts) + 0.6, 2.0 * len(_COURSES) + 0.6)
+    grid = figure.subplots(len(_COURSES), len(parts), squeeze=False, sharey="row", sharex="col")
     for line, (name, unit) in zip(grid, _COURSES, strict=True):
-        for axes, label in zip(line, labels, strict=True):
-            for row in (row for row in rows if row["label"] == label):
+        for axes, part in zip(line, parts, strict=True):
+            for row in part["courses"]:
                 curve = row["f1_curve"] if name == "f1" else row["curves"][name]
                 _course(axes, curve, row["arm"])
             _clean(axes)
@@ -131,12 +136,12 @@ def draw_courses(rows: Sequence[Results]) -> Figure:
             line[0].yaxis.set_major_formatter(_plain)
             line[0].yaxis.set_minor_formatter(_plain)
             line[0].tick_params(axis="y", which="minor", labelsize=6)
-    for axes, label in zip(grid[0], labels, strict=True):
-        axes.set_title(label, fontsize=9)
+    for axes, part in zip(grid[0], parts, strict=True):
+        axes.set_title(part["label"], fontsize=9)
     for axes in grid[-1]:
         axes.set_xlabel("update", fontsize=8)
     handles, names = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
 
 
@@ -150,7 +155,7 @@ def _course(axes: Any, curve: Results, arm: str) -> None:
     table: Float[np.ndarray, "seed update"] = np.array(
         [[math.nan if v is None else v for v in line] for line in curve["by_seed"]], dtype=float
     )
-    colour = ARM_COLOURS[arm]
+    colour = ARM_COLOURS.get(arm, "#8c6bb1")
     for line in table:
         axes.plot(curve["updates"], line, color=colour, linewidth=0.6, alpha=0.5)
     known = np.isfinite(table)
@@ -159,9 +164,11 @@ def _course(axes: Any, curve: Results, arm: str) -> None:
     axes.plot(curve["updates"], means, color=colour, linewidth=2, label=arm)
 
 
-def _interval(axes: Any, place: int, value: Results) -> None:
-    axes.plot([value["low"], value["high"]], [place, place], color=_DOT_COLOUR, linewidth=2)
-    axes.plot([value["estimate"]], [place], "o", color=_DOT_COLOUR)
+def _interval(axes: Any, place: int, value: Results, *, is_hollow: bool = False) -> None:
+    if value["low"] is not None:
+        axes.plot([value["low"], value["high"]], [place, place], color=_DOT_COLOUR, linewidth=2)
+    fill = "white" if is_hollow else _DOT_COLOUR
+    axes.plot([value["estimate"]], [place], "o", color=_DOT_COLOUR, markerfacecolor=fill)
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -1,78 +1,48 @@
-"""The numbers of a study: paired contrasts, label quality, survival; as plain JSON values.
+"""The numbers of a study: verdicts, scores, label quality, courses; as plain JSON values.
 
 What is measured is kept apart from how it is shown: a page can be made again from the file
-``results.json`` without the runs, whose trajectories take gigabytes.
+``results.json`` without the runs.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Float
 
-from benchmarks.falsify.agreement import LABELS, Agreement, Quality
-from benchmarks.falsify.study import LAMBDAS, Study, StudyPart
-from calibadv_algo.experiments.statistics import (
-    Resamples,
-    draw_resamples,
-    is_stable,
-    percentile_interval,
-    resampled_means,
-    share_interval,
-    win_shares,
-)
-from calibadv_algo.experiments.variance import Components, components
-from calibadv_algo.experiments.verdicts import judge
-from calibadv_algo.report.groups import iterate_groups
+from benchmarks.falsify.agreement import LABEL_ARMS, LABELS, Agreement, count_run
+from benchmarks.falsify.study import Study, StudyPart
+from calibadv_algo.experiments.compare import plan_jobs
+from calibadv_algo.experiments.statistics import is_stable, share_interval
+from calibadv_algo.report.judging import verdict_interval
 from calibadv_algo.report.reading import (
     Comparison,
-    ReportError,
     Run,
-    Scores,
-    final_scores,
     finished_seeds,
     read_comparison,
-    warm_start_scores,
 )
-from calibadv_algo.report.summary import f1_curve, has_alarm, without_nan
+from calibadv_algo.report.result import result_sentences
+from calibadv_algo.report.summary import Summary, f1_curve, has_alarm, summarise, without_nan
+from calibadv_algo.report.tables import main_table
+from calibadv_algo.report.verdict_tables import (
+    controls_table,
+    runs_table,
+    statements,
+    verdict_table,
+)
+from calibadv_algo.training.config import config_hash
 
 RESULTS_FILE: Final = "results.json"
-NUM_RESAMPLES: Final = 4000
-BOOTSTRAP_SEED: Final = 0
-MARGIN: Final = 0.02
-"""Difference of F1 that does not matter."""
 
-CONTRASTS: Final[tuple[tuple[str, str], ...]] = (
-    ("calibadv", "grpo"),
-    ("soft-penalty", "grpo"),
-    ("soft-penalty-rebalance", "soft-penalty"),
-    ("calibadv", "soft-penalty-rebalance"),
-    ("rebalance", "grpo"),
-    ("think-tag", "grpo"),
-    ("calibadv", "grpo-equal-mass"),
-    ("grpo-equal-mass", "think-tag"),
-    ("calibadv-gold", "calibadv"),
-    ("calibadv-answer-match", "calibadv"),
-    ("calibadv-random", "calibadv"),
-    ("calibadv-inverted", "calibadv"),
-    ("calibadv-random", "grpo"),
-    ("calibadv-inverted", "grpo"),
+CURVES: Final = (
+    *("entropy", "mean_perplexity", "repeated_token_share", "positive_mass", "negative_mass"),
+    *("reward_mean", "searches_mean", "format_valid_share", "groups_with_signal_share"),
 )
-"""Pairs of arms, first minus second: parts added one by one, alone, and labels replaced."""
-
-CURVES: Final = ("entropy", "mean_perplexity", "reward_mean", "searches_mean", "format_valid_share")
 """Training metrics whose course is kept."""
-
-LABEL_ARMS: Final = ("grpo", "calibadv")
-"""Arms whose recorded searches the labels are checked on."""
-
-_UPDATES_A_PERIOD: Final = 5
 
 
 def measure_study(study: Study, study_dir: Path) -> dict[str, Any]:
@@ -89,32 +59,24 @@ def measure_study(study: Study, study_dir: Path) -> dict[str, Any]:
         Strict JSON values.
 
     Raises:
-        ReportError: if no part has a finished seed, or a file cannot be read.
+        ReportError: if a file cannot be read.
     """
     found = {part.name: _read_part(study_dir / part.name) for part in study.parts}
-    if not any(found.values()):
-        raise ReportError(f"{study_dir}: no part of the study has a seed that every arm finished")
     results: dict[str, Any] = {
         "study": study.name,
-        "num_resamples": NUM_RESAMPLES,
-        "bootstrap_seed": BOOTSTRAP_SEED,
         "parts": [_part_facts(part, found[part.name]) for part in study.parts],
+        "num_runs": len(
+            {
+                (job.name, config_hash(job.config))
+                for part in study.parts
+                for job in plan_jobs(part.config)
+                if job.seed in getattr(found[part.name], "seeds", ())
+            }
+        ),
+        "label_quality": label_quality(
+            [found[part.name] for kind in ("main", "labels") for part in study.of_kind(kind)]
+        ),
     }
-    for part in study.of_kind("labels"):
-        comparison = found[part.name]
-        if comparison is not None:
-            results["arms"] = arm_rows(comparison)
-            results["contrasts"] = contrast_rows(comparison, CONTRASTS)
-            results["label_quality"] = label_quality(comparison)
-    results["coefficient"] = coefficient_rows(
-        [found[p.name] for kind in ("labels", "coefficient") for p in study.of_kind(kind)]
-    )
-    results["survival"] = [
-        row
-        for part in study.parts
-        if part.kind in ("labels", "collapse")
-        for row in survival_rows(part, found[part.name])
-    ]
     cleaned: dict[str, Any] = without_nan(results)
     return cleaned
 
@@ -127,177 +89,43 @@ def write_numbers(results: Mapping[str, Any], directory: Path) -> Path:
     return path
 
 
-def stratified_resamples(
-    strata: Sequence[int], *, num_seeds: int, num_resamples: int, rng: np.random.Generator
-) -> Resamples:
-    """Draws seeds, and questions within each stratum.
+def label_quality(comparisons: Iterable[Comparison | None]) -> dict[str, Any]:
+    """Agreement of labels with gold ones on the searches that GRPO and CalibAdv recorded.
 
-    As :func:`~calibadv_algo.experiments.statistics.draw_resamples`, but every resample has each
-    stratum in its true share; of ``n`` questions ``n - 1`` are drawn and weigh ``n / (n - 1)``.
-
-    **Source:** Agarwal et al. 2021, section 4.1 (stratified bootstrap; their strata are tasks).
-
-    **Differs:** strata are the questions' numbers of hops, and seeds are resampled for all
-    questions together, since a run answers every question.
-
-    Args:
-        strata: Stratum of each question.
-        num_seeds: Number of seeds.
-        num_resamples: Number of resamples.
-        rng: Source of randomness.
-
-    Returns:
-        The weights.
+    Runs that two comparisons share count once.
     """
-    labels = np.asarray(strata)
-    questions = np.zeros((num_resamples, len(labels)))
-    seeds = np.ones((num_resamples, num_seeds))
-    for stratum in np.unique(labels):
-        places = np.flatnonzero(labels == stratum)
-        drawn = draw_resamples(
-            num_seeds=num_seeds, num_questions=len(places), num_resamples=num_resamples, rng=rng
-        )
-        questions[:, places] = drawn.questions * len(places) / max(1, len(places) - 1)
-        seeds = drawn.seeds
-    return Resamples(seeds=seeds, questions=questions)
+    counted: dict[str, dict[str, Agreement]] = {}
+    known: set[tuple[str, int]] = set()
+    for comparison in comparisons:
+        for run in () if comparison is None else comparison.runs:
+            if run.arm not in LABEL_ARMS or (run.arm, run.seed) in known:
+                continue
+            for label, entries in count_run(run.directory).items():
+                known.add((run.arm, run.seed))
+                by_label = counted.setdefault(run.arm, {name: Agreement() for name in LABELS})
+                by_label[label].join(entries)
+    return {
+        arm: {name: _quality_tables(each) for name, each in by_label.items()}
+        for arm, by_label in counted.items()
+    }
 
 
-def arm_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """Final scores of the warm start and of every arm, with intervals."""
-    split = comparison.splits[0]
-    scores = final_scores(comparison, split)
-    resamples = _resamples(scores, len(comparison.seeds))
-    warm = warm_start_scores(comparison, split)
+def course_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Course of every arm's runs."""
+    split = comparison.curve_split
     rows = []
-    if warm is not None:
-        rows.append(_level_row("warm start", warm, 0, resamples))
-    for index, arm in enumerate(comparison.arms):
-        row = _level_row(arm, scores, index, resamples)
-        runs = [comparison.run(arm, seed) for seed in comparison.seeds]
-        row["survived"] = _survived(runs, split)
-        row["f1_by_seed"] = scores.values["f1"][index].mean(axis=1).tolist()
-        rows.append(row)
-    return rows
-
-
-def contrast_rows(comparison: Comparison, pairs: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Paired differences of final F1, first arm minus second, for pairs of which both ran."""
-    split = comparison.splits[0]
-    scores = final_scores(comparison, split)
-    resamples = _resamples(scores, len(comparison.seeds))
-    f1 = scores.values["f1"]
-    means = resampled_means(f1, resamples)
-    rows: list[dict[str, Any]] = []
-    measured: dict[str, tuple[float, Components]] = {}
-    for ahead, behind in pairs:
-        if ahead not in comparison.arms or behind not in comparison.arms:
-            continue
-        i, j = comparison.arms.index(ahead), comparison.arms.index(behind)
-        wins = win_shares(f1[j], f1[i])
-        win_means = resampled_means(wins[None], resamples)[:, 0]
-        by_seed = (f1[i] - f1[j]).mean(axis=1)
-        rows.append(
-            {
-                "ahead": ahead,
-                "behind": behind,
-                "f1": asdict(percentile_interval(by_seed.mean(), means[:, i] - means[:, j])),
-                "probability_of_improvement": asdict(
-                    percentile_interval(float(wins.mean()), win_means)
-                ),
-                "by_seed": by_seed.tolist(),
-            }
-        )
-        measured[f"{ahead} − {behind}"] = (
-            float(by_seed.mean()),
-            components([(1, f1[i]), (-1, f1[j])], scores.clusters),
-        )
-    for row, found in zip(rows, judge(measured, margin=MARGIN).values(), strict=True):
-        row |= {
-            "word": found.word,
-            "reason": found.reason,
-            "detectable": found.detectable,
-            "p_different": found.p_different,
-            "p_equivalent": found.p_equivalent,
-        }
-    return rows
-
-
-def label_quality(comparison: Comparison) -> dict[str, Any]:
-    """Agreement of labels with gold ones on the searches that the arms recorded."""
-    result: dict[str, Any] = {}
-    for arm in LABEL_ARMS:
-        if arm in comparison.arms:
-            counted = {name: Agreement() for name in LABELS}
-            for seed in comparison.seeds:
-                for path in sorted(
-                    (comparison.run(arm, seed).directory / "trajectories").glob("*")
-                ):
-                    for group in iterate_groups(path):
-                        for name, credit in LABELS.items():
-                            counted[name].add(group, credit)
-            result[arm] = {name: _quality_tables(each) for name, each in counted.items()}
-    return result
-
-
-def coefficient_rows(comparisons: Iterable[Comparison | None]) -> list[dict[str, Any]]:
-    """Final F1 by rebalancing coefficient, on the seeds that all of them finished."""
-    known = [each for each in comparisons if each is not None]
-    of_arm = {arm: each for each in known for arm in each.arms}
-    arms = {value: arm for value, arm in LAMBDAS.items() if arm in of_arm}
-    if len(arms) < 2:
-        return []
-    seeds = sorted(set.intersection(*(set(of_arm[arm].seeds) for arm in arms.values())))
-    if not seeds:
-        return []
-    rows = []
-    base = _f1_of(of_arm[LAMBDAS[1.0]], LAMBDAS[1.0], seeds)
-    for value, arm in arms.items():
-        f1, hops = _f1_of(of_arm[arm], arm, seeds)
-        rng = np.random.default_rng(BOOTSTRAP_SEED)
-        resamples = stratified_resamples(
-            hops, num_seeds=len(seeds), num_resamples=NUM_RESAMPLES, rng=rng
-        )
-        means = resampled_means(np.stack([f1, base[0]]), resamples)
-        runs = [of_arm[arm].run(arm, seed) for seed in seeds]
-        rows.append(
-            {
-                "lambda": value,
-                "f1": asdict(percentile_interval(float(f1.mean()), means[:, 0])),
-                "difference": asdict(
-                    percentile_interval(
-                        float((f1 - base[0]).mean()), np.asarray(means[:, 0] - means[:, 1])
-                    )
-                ),
-                "survived": _survived(runs, of_arm[arm].splits[0]),
-                "seeds": seeds,
-            }
-        )
-    return rows
-
-
-def survival_rows(part: StudyPart, comparison: Comparison | None) -> list[dict[str, Any]]:
-    """Course of GRPO's and CalibAdv's runs under the part's conditions."""
-    if comparison is None:
-        return []
-    split = comparison.splits[0]
-    rows = []
-    for arm in LABEL_ARMS:
+    for arm in comparison.arms:
         runs = [comparison.run(arm, seed) for seed in comparison.seeds]
         curves = [f1_curve(run, split) for run in runs]
         rows.append(
             {
-                "part": part.name,
-                "label": part.label,
                 "arm": arm,
                 "survived": _survived(runs, split),
-                "first_f1": curves[0][0],
+                "first_f1": float(np.mean([curve[0] for curve in curves])),
                 "best_f1": float(np.mean([max(curve) for curve in curves])),
                 "final_f1": float(np.mean([curve[-1] for curve in curves])),
                 "curves": {name: _course(runs, name) for name in CURVES},
-                "f1_curve": {
-                    "updates": runs[0].eval_updates(split),
-                    "by_seed": curves,
-                },
+                "f1_curve": {"updates": runs[0].eval_updates(split), "by_seed": _short(curves)},
             }
         )
     return rows
@@ -316,53 +144,93 @@ def _part_facts(part: StudyPart, comparison: Comparison | None) -> dict[str, Any
         "name": part.name,
         "kind": part.kind,
         "label": part.label,
+        "question": part.question,
         "arms": list(part.config.arms),
         "planned_seeds": list(part.config.seeds),
+        "plan": {name: _plain(value) for name, value in asdict(part.config.design).items()},
+        "model": part.config.train.model,
+        "optim": {"num_updates": part.config.train.optim.num_updates},
+        "rollout": {
+            "num_questions": part.config.train.rollout.num_questions,
+            "group_size": part.config.train.rollout.group_size,
+        },
         "seeds": [],
     }
     if comparison is None:
         return facts
-    split = comparison.splits[0]
+    summary = summarise(comparison)
+    split = summary.splits[0]
     return facts | {
         "seeds": list(comparison.seeds),
         "git_commit": comparison.git_commit,
         "later_commits": list(comparison.later_commits),
         "data_sha256": comparison.data_sha256,
-        "wall_time_s": comparison.wall_time_s,
-        "split": split,
-        "num_questions": len(final_scores(comparison, split).task_ids),
-        "optim": comparison.config.get("optim", {}),
-        "rollout": comparison.config.get("rollout", {}),
-        "model": comparison.config.get("model", ""),
+        "split": split.split,
+        "num_questions": split.num_questions,
+        "curve_split": comparison.curve_split,
         "run_s": _run_seconds(comparison.runs),
+        "result": result_sentences(summary),
+        "statements": statements(summary),
+        "tables": [
+            asdict(table) | {"emphasised": sorted(table.emphasised)} for table in _tables(summary)
+        ],
+        "levels": _levels(summary),
+        "differences": _differences(summary),
+        "courses": course_rows(comparison),
     }
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _tables(summary: Summary) -> list[Any]:
+    controls = controls_table(summary)
+    return [
+        verdict_table(summary),
+        *([] if controls is None else [controls]),
+        main_table(summary, summary.splits[0]),
+        runs_table(summary),
+    ]
+
+
+def _levels(summary: Summary) -> list[dict[str, Any]]:
+    """Final score of every arm with its interval and its runs, for the pictures."""
+    return [
+        {
+            "name": row.name,
+            "f1": asdict(row.scores["f1"]),
+            "by_seed": _short(list(summary.judgement.run_scores.get(row.name, ()))),
+        }
+        for row in summary.splits[0].rows
+        if row.kind in ("arm", "warm_start")
+    ]
+
+
+def _differences(summary: Summary) -> list[dict[str, Any]]:
+    """Every judged difference with its interval and its word, controls last."""
+    judged = [(each, None) for each in summary.judgement.verdicts.values()]
+    known = [(each.verdict, each) for each in summary.judgement.controls.values()]
+    return [
+        {
+            "name": verdict.name,
+            "f1": asdict(verdict_interval(verdict)),
+            "word": verdict.word,
+            "detectable": verdict.detectable,
+            "expected": None if control is None else control.expected,
+            "passed": None if control is None else control.passed,
+        }
+        for verdict, control in [*judged, *known]
+    ]
 
 
 def _run_seconds(runs: Iterable[Run]) -> float:
     """Mean duration of a run, by the times that its metrics hold."""
+    names = ("time_rollout_s", "time_update_s", "time_eval_s")
     totals = [
-        sum(float(row.get(key) or 0.0) for row in run.metrics for key in _TIMES) for run in runs
+        sum(float(row.get(key) or 0.0) for row in run.metrics for key in names) for run in runs
     ]
     return float(np.mean(totals))
-
-
-_TIMES: Final = ("time_rollout_s", "time_update_s", "time_eval_s")
-
-
-def _resamples(scores: Scores, num_seeds: int) -> Resamples:
-    rng = np.random.default_rng(BOOTSTRAP_SEED)
-    return stratified_resamples(
-        scores.hops, num_seeds=num_seeds, num_resamples=NUM_RESAMPLES, rng=rng
-    )
-
-
-def _level_row(name: str, scores: Scores, index: int, resamples: Resamples) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": name}
-    for score in ("em", "f1", "num_searches", "is_format_valid"):
-        values = scores.values[score][index][None]
-        means = resampled_means(values, resamples)[:, 0]
-        row[score] = asdict(percentile_interval(float(values.mean()), means))
-    return row
 
 
 def _survived(runs: Sequence[Run], split: str) -> dict[str, float]:
@@ -371,44 +239,34 @@ def _survived(runs: Sequence[Run], split: str) -> dict[str, float]:
 
 
 def _quality_tables(agreement: Agreement) -> dict[str, Any]:
-    def rows(key: str, values: Iterable[int]) -> list[dict[str, Any]]:
+    def rows(key: str) -> list[dict[str, Any]]:
+        values = sorted({getattr(cell, key) for cell in agreement.counts})
         return [
             {key: value, **agreement.total(lambda c, v=value: getattr(c, key) == v).as_dict()}  # type: ignore[misc]
             for value in values
         ]
 
-    cells = list(agreement.counts)
-    periods = sorted({cell.update // _UPDATES_A_PERIOD for cell in cells})
-    punished: Quality = agreement.total(lambda cell: cell.is_punished)
     return {
         "all": agreement.total().as_dict(),
-        "punished": punished.as_dict(),
-        "by_hops": rows("hops", sorted({cell.hops for cell in cells})),
-        "by_place": rows("place", sorted({cell.place for cell in cells})),
-        "by_update": [
-            {
-                "update": period * _UPDATES_A_PERIOD,
-                **agreement.total(lambda c, p=period: c.update // _UPDATES_A_PERIOD == p).as_dict(),  # type: ignore[misc]
-            }
-            for period in periods
-        ],
+        "punished": agreement.total(lambda cell: cell.is_punished).as_dict(),
+        "by_hops": rows("hops"),
+        "by_place": rows("place"),
+        "by_update": rows("update"),
     }
 
 
-def _f1_of(
-    comparison: Comparison, arm: str, seeds: Sequence[int]
-) -> tuple[Float[np.ndarray, "seed question"], tuple[int, ...]]:
-    scores = final_scores(comparison, comparison.splits[0])
-    rows = [comparison.seeds.index(seed) for seed in seeds]
-    return scores.values["f1"][comparison.arms.index(arm)][rows], scores.hops
-
-
 def _course(runs: Sequence[Run], name: str) -> dict[str, Any]:
-    """A training metric of every run, by update."""
-    updates = sorted({int(row["update"]) for run in runs for row in run.metrics if name in row})
-    values = []
-    for run in runs:
-        line = {int(row["update"]): row.get(name) for row in run.metrics}
-        known = [line.get(update) for update in updates]
-        values.append([math.nan if value is None else float(value) for value in known])
-    return {"updates": updates, "by_seed": values}
+    updates = [int(row["update"]) for row in runs[0].metrics]
+    by_seed = [[_value(row.get(name)) for row in run.metrics] for run in runs]
+    return {"updates": updates, "by_seed": by_seed}
+
+
+def _value(value: Any) -> float | None:
+    return float(f"{value:.4g}") if isinstance(value, int | float) else None
+
+
+def _short(values: Any) -> Any:
+    """Numbers with five digits, at any depth of lists."""
+    if isinstance(values, list):
+        return [_short(value) for value in values]
+    return float(f"{values:.5g}")

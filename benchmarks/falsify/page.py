@@ -1,4 +1,4 @@
-"""The page of a study in Markdown, with its pictures; every sentence follows from the numbers."""
+"""The page of a study, in Markdown: nothing on it but what the numbers say."""
 
 from __future__ import annotations
 
@@ -7,18 +7,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.falsify.figures import write_figures
-from calibadv_algo.experiments.statistics import Interval
 from calibadv_algo.report.shares import NOTHING
-from calibadv_algo.report.tables import Table, format_interval, markdown_table
+from calibadv_algo.report.tables import Table, markdown_table
 
 PAGE_FILE: Final = "README.md"
 
 Results = Mapping[str, Any]
-
-PUBLISHED_GAIN: Final = 0.0755
-"""What CalibAdv gains over GRPO in its paper."""
-
-OUTSIDE: Final = f" and leaves out the paper's gain of {PUBLISHED_GAIN:+g}"
 
 
 def write_page(results: Results, directory: Path) -> list[Path]:
@@ -50,29 +44,78 @@ def render_page(results: Results, pictures: frozenset[str] = frozenset()) -> str
     Returns:
         Markdown.
     """
+    finished = [part for part in results["parts"] if part["seeds"]]
     sections = [
         _introduction(results),
-        _arms_section(results, pictures),
-        _contrasts_section(results, pictures),
+        _plan(results),
+        _answer(finished, pictures),
+        *(_part_section(part, pictures) for part in finished),
         _labels_section(results, pictures),
-        _collapse_section(results, pictures),
-        _coefficient_section(results),
+        _courses_section(finished, pictures) if finished else "",
         _limits(results),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def verdict(row: Results) -> str:
-    """The verdict on a difference; of records without clusters what the interval allows."""
-    if "word" in row:
-        return f"{row['word']}; {row['reason']}"
-    interval = row["f1"]
-    gain = "" if interval["low"] <= PUBLISHED_GAIN <= interval["high"] else OUTSIDE
-    if interval["low"] > 0:
-        return f"higher; the interval lies above 0{gain}"
-    if interval["high"] < 0:
-        return f"lower; the interval lies below 0{gain}"
-    return f"not resolvable; the interval holds 0{gain}"
+def _introduction(results: Results) -> str:
+    rows = []
+    for part in results["parts"]:
+        finished = len(part["seeds"])
+        rows.append(
+            (
+                part["name"],
+                part["label"],
+                f"{len(part['arms'])}",
+                f"{finished} of {len(part['planned_seeds'])}",
+                f"{part['run_s'] / 60:.1f}" if finished else NOTHING,
+                _commits(part),
+            )
+        )
+    table = Table(
+        title="What was planned, and what is finished",
+        header=("Comparison", "Condition", "Methods", "Seeds", "Minutes a run", "Commit"),
+        rows=tuple(rows),
+        note=(
+            "Only seeds that every method of a comparison has finished count. Minutes are wall "
+            "time on cores that other work shared. Runs of two comparisons with the same settings "
+            "are one run."
+        ),
+    )
+    first = results["parts"][0]
+    optim, rollout = first["optim"], first["rollout"]
+    return "\n\n".join(
+        [
+            "# Does CalibAdv do what it says? Second edition",
+            f"Made by `python -m benchmarks.{results['study']}` from the records of the runs "
+            f"(`benchmarks/{results['study']}/records`); nothing on this page was typed by hand. "
+            "The plan was written before the first run. The command adds what is missing when it "
+            "is started again, so the page grows. [First edition](first_edition.md): 99 runs on "
+            "the first atlas.",
+            f"{results['num_runs']} runs are finished: policy `{first['model']}`, "
+            f"{optim.get('num_updates')} updates of {rollout.get('num_questions')} questions × "
+            f"{rollout.get('group_size')} episodes unless said otherwise, one CPU thread a run. "
+            f"Final scores: at most {first['plan']['questions']} questions of "
+            f"`{first['plan']['split']}`, greedily, once, after the last update.",
+            markdown_table(table).rstrip(),
+        ]
+    )
+
+
+def _plan(results: Results) -> str:
+    """What was expected before the runs, by comparison."""
+    lines = [
+        f"- {part['name']}: {' '.join(part['plan']['hypotheses'])} Judged: "
+        f"{', '.join([*part['plan']['contrasts'], *part['plan']['controls']])}."
+        for part in results["parts"]
+    ]
+    design = results["parts"][0]["plan"]
+    return _join(
+        "## What was expected",
+        f"Written down before the first run. Score: {design['metric']}; differences below "
+        f"{design['margin']:g} count as equal; error rate {design['alpha']:g} over the differences "
+        "of a comparison.",
+        "\n".join(lines),
+    )
 
 
 def _commits(part: Results) -> str:
@@ -81,127 +124,58 @@ def _commits(part: Results) -> str:
     return ", then ".join(commit[:12] for commit in known if commit) or NOTHING
 
 
-def _introduction(results: Results) -> str:
-    rows, seconds, num_runs = [], 0.0, 0
-    for part in results["parts"]:
-        finished = len(part["seeds"])
-        wall = part.get("wall_time_s")
-        runs = finished * len(part["arms"])
-        num_runs += runs
-        seconds += runs * (part.get("run_s") or 0.0)
-        rows.append(
-            (
-                part["name"],
-                part["label"],
-                f"{len(part['arms'])}",
-                f"{finished} of {len(part['planned_seeds'])}",
-                NOTHING if wall is None else f"{wall / 60:.0f}",
-                _commits(part),
-            )
-        )
-    first = next(part for part in results["parts"] if part["seeds"])
-    table = Table(
-        title="What was run",
-        header=("Comparison", "Condition", "Arms", "Seeds finished", "Minutes", "Commit"),
-        rows=tuple(rows),
-        note=(
-            "Minutes are wall time with two runs at a time on two CPU cores that other work "
-            "shared. Only seeds that every arm of a comparison has finished count."
-        ),
-    )
-    optim, rollout = first["optim"], first["rollout"]
-    return "\n\n".join(
-        [
-            "# Does CalibAdv do what it says? An experiment on the atlas",
-            f"Made by `python -m benchmarks.{results['study']}`; this page, its tables and its "
-            "pictures are written by the command from `results.json`. Nothing on it was typed by "
-            "hand.",
-            f"{num_runs} runs of the policy `{first['model']}`, {optim.get('num_updates')} updates "
-            f"of {rollout.get('num_questions')} questions × {rollout.get('group_size')} episodes "
-            f"each, one CPU thread a run; their durations add up to {seconds / 3600:.1f} h. Scores "
-            f"are token F1 on {first['num_questions']} questions of `{first['split']}`, greedy, "
-            "after the last update.",
-            markdown_table(table).rstrip(),
-            f"In brackets: 95 % intervals of a bootstrap over seeds and questions, the questions "
-            f"stratified by hops, the same resamples for all arms ({results['num_resamples']}).",
+def _answer(parts: Sequence[Results], pictures: frozenset[str]) -> str:
+    """What came out, in one line a judged difference."""
+    if not parts:
+        return "## What came out\n\nNothing yet: no seed is finished with every method."
+    lines = []
+    for part in parts:
+        planned, seeds = len(part["planned_seeds"]), len(part["seeds"])
+        lines += [
+            f"- {part['label']}, {seeds} seeds: {_judged(row)}" for row in part["differences"]
         ]
-    )
+        if seeds < planned:
+            lines.append(
+                f"- {part['label']}: provisional until all {planned} planned seeds are there. "
+                "Whoever stops earlier because of what stands here errs more often than 5 % of "
+                "the time."
+            )
+    return _join("## What came out", "\n".join(lines), _picture("differences.png", pictures))
 
 
-def _arms_section(results: Results, pictures: frozenset[str]) -> str:
-    if "arms" not in results:
-        return ""
-    rows = []
-    for row in results["arms"]:
-        survived = row.get("survived")
-        rows.append(
-            (
-                row["name"],
-                _level(row["f1"]),
-                _level(row["em"]),
-                _level(row["num_searches"]),
-                NOTHING if survived is None else _count(survived),
+def _judged(row: Results) -> str:
+    value = row["f1"]
+    text = f"{row['name']} is {_signed(value['estimate'])}"
+    if value["low"] is not None:
+        text += f" [{_signed(value['low'])}, {_signed(value['high'])}]"
+    text += f", **{row['word']}**"
+    if row["detectable"] is not None:
+        text += f" (this design shows differences from {row['detectable']:.3f})"
+    if row["expected"] is None:
+        return text + "."
+    must = "neither higher nor lower" if row["expected"] == "same" else row["expected"]
+    return f"{text}; a control that must be {must}: {'passed' if row['passed'] else 'failed'}."
+
+
+def _part_section(part: Results, pictures: frozenset[str]) -> str:
+    tables = [
+        markdown_table(
+            Table(
+                **{
+                    **table,
+                    "header": tuple(table["header"]),
+                    "rows": tuple(map(tuple, table["rows"])),
+                    "emphasised": frozenset(table["emphasised"]),
+                }
             )
         )
-    table = Table(
-        title="Final scores",
-        header=("Arm", "F1", "EM", "Searches", "Runs that survived"),
-        rows=tuple(rows),
-        note=(
-            "S: soft penalty, R: rebalanced answers, T: opening tag given. soft-penalty is S, "
-            "rebalance R, think-tag T, soft-penalty-rebalance S + R, calibadv S + R + T. "
-            "grpo-equal-mass is GRPO with T whose advantages are scaled, group by group, to the "
-            "total mass of CalibAdv's. A run survives if no collapse alarm was raised and its "
-            "last F1 is at least 0.8 of its best."
-        ),
-    )
-    return _join("## Every arm", markdown_table(table), _picture("arms.png", pictures))
-
-
-def _contrasts_section(results: Results, pictures: frozenset[str]) -> str:
-    if not results.get("contrasts"):
-        return ""
-    rows = []
-    for row in results["contrasts"]:
-        rows.append(
-            (
-                f"{row['ahead']} − {row['behind']}",
-                _level(row["f1"], signed=True),
-                _level(row["probability_of_improvement"]),
-                f"{sum(d > 0 for d in row['by_seed'])} of {len(row['by_seed'])}",
-                NOTHING if row.get("detectable") is None else f"{row['detectable']:.3f}",
-            )
-        )
-    table = Table(
-        title="Paired differences of F1",
-        header=("Difference", "F1", "Probability of improvement", "Seeds ahead", "Can show"),
-        rows=tuple(rows),
-        note=(
-            "Probability of improvement: that the first arm scores higher on a question with the "
-            "same seed, a tie counting one half. Can show: smallest true difference that such a "
-            "design finds in 80 % of cases; a dash where the records lack what it needs."
-        ),
-    )
-    sentences = [
-        f"- {row['ahead']} against {row['behind']}: {verdict(row)}." for row in results["contrasts"]
+        for table in part["tables"]
     ]
     return _join(
-        "## Which part does the work, and do the labels matter?",
-        markdown_table(table),
-        _picture("contrasts.png", pictures),
-        "\n".join(sentences),
-        _family_note(results["contrasts"]),
-    )
-
-
-def _family_note(rows: Sequence[Results]) -> str:
-    """How the verdicts take the number of differences into account."""
-    if all("word" in row for row in rows):
-        return f"Verdicts are adjusted for {len(rows)} differences (Holm)."
-    return (
-        f"With {len(rows)} differences, about one in twenty would leave 0 out of its interval by "
-        "chance alone. Intervals of these records take questions as independent; questions of "
-        "one country are not, which makes those of differences about a quarter too narrow."
+        f"## {part['question']}",
+        "\n".join(f"- {text}" for text in part["statements"]),
+        *tables,
+        _picture(f"{part['name']}-scores.png", pictures),
     )
 
 
@@ -236,105 +210,68 @@ def _labels_section(results: Results, pictures: frozenset[str]) -> str:
     return _join(*blocks, _picture("labels.png", pictures))
 
 
-def _collapse_section(results: Results, pictures: frozenset[str]) -> str:
-    if not results.get("survival"):
-        return ""
+def _courses_section(parts: Sequence[Results], pictures: frozenset[str]) -> str:
     rows = [
         (
-            f"{row['label']}: {row['arm']}",
+            f"{part['label']}: {row['arm']}",
             _count(row["survived"]),
-            f"{row['first_f1']:.3f}",
-            f"{row['best_f1']:.3f}",
-            f"{row['final_f1']:.3f}",
-            _last(row["curves"]["entropy"]),
-            _last(row["curves"]["mean_perplexity"]),
+            *(f"{row[name]:.3f}" for name in ("first_f1", "best_f1", "final_f1")),
+            *(_last(row["curves"][name]) for name in _LAST),
+            _mass_ratio(row["curves"]),
         )
-        for row in results["survival"]
+        for part in parts
+        for row in part["courses"]
     ]
     table = Table(
         title="How the runs went",
         header=(
-            "Condition: arm",
+            "Condition: method",
             "Survived",
             "F1 at the start",
             "Best F1",
             "Last F1",
             "Last entropy",
             "Last perplexity",
+            "Repeated tokens",
+            "Negative / positive mass",
         ),
         rows=tuple(rows),
         note=(
-            "Means over seeds; survived: with the Wilson interval of the share. Entropy in nats a "
-            "token and perplexity of sampled turns at the last update."
+            "F1 on the questions of the learning curve; means over seeds. A run survives if no "
+            "collapse alarm was raised and its last F1 is at least 0.8 of its best; with the "
+            "Wilson interval of the share. Entropy in nats a token, perplexity of sampled turns, "
+            "share of repeated tokens: at the last update. Mass: of the advantages over all "
+            "updates."
         ),
     )
     return _join(
         "## When does training collapse?",
         markdown_table(table),
-        "\n".join(_survival_sentences(results["survival"])),
-        _picture("collapse.png", pictures),
+        _picture("courses.png", pictures),
     )
 
 
-def _survival_sentences(rows: Sequence[Results]) -> list[str]:
-    """One sentence a condition: who survived more often, and who ended higher."""
-    sentences = []
-    for label in dict.fromkeys(row["label"] for row in rows):
-        both = {row["arm"]: row for row in rows if row["label"] == label}
-        if {"grpo", "calibadv"} <= set(both):
-            grpo, ours = both["grpo"], both["calibadv"]
-            sentences.append(
-                f"- {label}: GRPO survived {grpo['survived']['num']:.0f} of "
-                f"{grpo['survived']['of']:.0f} and ended at {grpo['final_f1']:.3f}, CalibAdv "
-                f"{ours['survived']['num']:.0f} of {ours['survived']['of']:.0f} at "
-                f"{ours['final_f1']:.3f}."
-            )
-    return sentences
-
-
-def _coefficient_section(results: Results) -> str:
-    if not results.get("coefficient"):
-        return ""
-    rows = [
-        (
-            f"{row['lambda']:g}",
-            _level(row["f1"]),
-            NOTHING if row["lambda"] == 1.0 else _level(row["difference"], signed=True),
-            _count(row["survived"]),
-        )
-        for row in results["coefficient"]
-    ]
-    seeds = len(results["coefficient"][0]["seeds"])
-    table = Table(
-        title=f"CalibAdv by rebalancing coefficient, {seeds} seeds",
-        header=("λ", "F1", "Difference from λ = 1", "Survived"),
-        rows=tuple(rows),
-        note="λ is the positive over the negative mass of the answer turns after rebalancing.",
-    )
-    return _join("## The rebalancing coefficient", markdown_table(table))
+_LAST: Final = ("entropy", "mean_perplexity", "repeated_token_share")
 
 
 def _limits(results: Results) -> str:
-    seeds = max(len(part["seeds"]) for part in results["parts"])
     missing = [part["name"] for part in results["parts"] if not part["seeds"]]
     short = [
-        part["name"]
+        f"{part['name']} ({len(part['seeds'])} of {len(part['planned_seeds'])} seeds)"
         for part in results["parts"]
         if part["seeds"] and len(part["seeds"]) < len(part["planned_seeds"])
     ]
     lines = [
-        "## What this does not show",
         "- A policy of one million parameters on made-up questions about real facts is not a "
         "model of three billion parameters on HotpotQA. What holds here need not hold there, and "
         "the other way round.",
-        f"- At most {seeds} seeds: an interval of five seeds that differ much covers about 91 %, "
-        "of three about 84 %, not 95 % (`docs/report.md`).",
+        "- All runs begin with one warm start: intervals say nothing of another one.",
     ]
     if missing:
-        lines.append(f"- Not run: {', '.join(missing)}.")
+        lines.append(f"- Not begun: {', '.join(missing)}.")
     if short:
-        lines.append(f"- Not run with all planned seeds: {', '.join(short)}.")
-    return "\n".join([lines[0], "", *lines[1:]])
+        lines.append(f"- Not finished: {', '.join(short)}.")
+    return _join("## What this does not show", "\n".join(lines))
 
 
 def _quality_table(title: str, heading: str, rows: Sequence[tuple[str, ...]]) -> Table:
@@ -351,8 +288,8 @@ def _quality_cells(row: Results) -> tuple[str, ...]:
     return (f"{row['num_searches']:.0f}", *shares)
 
 
-def _level(value: Mapping[str, float], *, signed: bool = False) -> str:
-    return format_interval(Interval(**value), signed=signed)
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
 
 
 def _count(survived: Mapping[str, float]) -> str:
@@ -369,14 +306,24 @@ def _last(curve: Results) -> str:
     return f"{sum(last) / len(last):.3f}" if last else NOTHING
 
 
+def _mass_ratio(curves: Results) -> str:
+    """Negative over positive mass of the advantages, over all updates and seeds."""
+    negative, positive = (
+        sum(v for line in curves[name]["by_seed"] for v in line if v is not None)
+        for name in ("negative_mass", "positive_mass")
+    )
+    return f"{negative / positive:.2f}" if positive else NOTHING
+
+
 def _picture(name: str, pictures: frozenset[str]) -> str:
+    if name not in pictures:
+        return ""
     titles = {
-        "arms.png": "Final F1 of every arm with intervals; small dots are seeds.",
-        "contrasts.png": "Paired differences of F1 with intervals.",
+        "differences.png": "Judged differences of F1 with intervals; hollow ones are controls.",
         "labels.png": "Agreement, precision and recall of silver labels over training.",
-        "collapse.png": "F1, entropy and perplexity over updates under each condition.",
+        "courses.png": "F1, entropy, perplexity and repeated text over updates.",
     }
-    return f"![{titles[name]}]({name})" if name in pictures else ""
+    return f"![{titles.get(name, 'Final F1 of every method; small dots are seeds.')}]({name})"
 
 
 def _join(*blocks: str) -> str:

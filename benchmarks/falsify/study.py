@@ -1,34 +1,21 @@
 """Studies: several comparisons that together answer a question, each in a folder of its own.
 
-``FALSIFY`` asks what was asked of the paper in review: are the step labels right, which part of
-the method does the work, and what happens when the labels are random or wrong?
+``FALSIFY`` asks what was asked of the paper in review: does the method win, are the step labels
+right, which part of it does the work, and what happens when the labels are random or wrong?
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final, Literal
 
 from calibadv_algo.experiments.compare import COMPARE_PRESETS, CompareConfig
-from calibadv_algo.experiments.design import Design
-from calibadv_algo.training.presets import ATLAS_TINY
+from calibadv_algo.training.config import TrainConfig
+from calibadv_algo.training.presets import ATLAS_FAIR
 
-PartKind = Literal["main", "labels", "coefficient", "collapse"]
-"""Question of a part; it decides how its section of the page looks."""
-
-LAMBDAS: Final = MappingProxyType(
-    {
-        0.5: "calibadv-lambda-0.5",
-        0.75: "calibadv-lambda-0.75",
-        1.0: "calibadv",
-        1.5: "calibadv-lambda-1.5",
-        2.0: "calibadv-lambda-2",
-    }
-)
-"""Arm by rebalancing coefficient; 1 is the published one and is run with the labels."""
+PartKind = Literal["main", "labels", "world", "long"]
+"""Question of a part; it decides which sections of the page it appears in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +26,14 @@ class StudyPart:
         name: Name of its folder.
         kind: What it is about.
         label: A few words for tables: the condition that its runs share.
+        question: Heading of its section.
         config: The comparison; its output folder is set by the study.
     """
 
     name: str
     kind: PartKind
     label: str
+    question: str
     config: CompareConfig
 
 
@@ -77,24 +66,108 @@ class Study:
         return tuple(part for part in self.parts if part.kind == kind)
 
 
-def _long_parts(rates: Iterable[float], seeds: tuple[int, ...]) -> Iterable[StudyPart]:
-    """GRPO and CalibAdv for six times as many updates: the paper's collapse comes at update 58."""
-    for lr in rates:
-        optim = replace(ATLAS_TINY.optim, lr=lr, num_updates=150)
-        yield StudyPart(
-            name=f"long-lr{lr:g}",
-            kind="collapse",
-            label=f"lr {lr:g}, 150 updates",
-            config=CompareConfig(
-                arms=("grpo", "calibadv"),
-                seeds=seeds,
-                train=replace(ATLAS_TINY, optim=optim),
-                design=Design(
-                    hypotheses=("GRPO collapses and CalibAdv does not.",),
-                    contrasts=("calibadv - grpo",),
+_PLAN: Final = COMPARE_PRESETS["falsify"].design
+"""Split, questions, margin and error rate that all parts share."""
+
+LABEL_CONTRASTS: Final = (
+    "soft-penalty - grpo",
+    "soft-penalty-rebalance - soft-penalty",
+    "calibadv - soft-penalty-rebalance",
+    "rebalance - grpo",
+    "think-tag - grpo",
+    "calibadv - grpo-equal-mass",
+    "grpo-equal-mass - think-tag",
+    "calibadv-gold - calibadv",
+    "calibadv-answer-match - calibadv",
+    "calibadv-random - calibadv",
+    "calibadv-inverted - calibadv",
+)
+"""Parts added one by one and alone, and labels replaced."""
+
+HARDER_WORLDS: Final = (
+    "atlas-noisy",
+    "atlas-homonyms",
+    "atlas-reworded",
+    "atlas-long",
+    "atlas-open",
+)
+
+
+def _labels_part() -> StudyPart:
+    arms = ("grpo", "calibadv", "soft-penalty", "rebalance", "think-tag", "soft-penalty-rebalance")
+    labels = ("calibadv-gold", "calibadv-answer-match", "calibadv-random", "calibadv-inverted")
+    return StudyPart(
+        name="labels",
+        kind="labels",
+        label="atlas-fair",
+        question="Which part does the work, and do the labels matter?",
+        config=CompareConfig(
+            arms=(*arms, *labels, "grpo-equal-mass"),
+            seeds=tuple(range(10)),
+            train=ATLAS_FAIR,
+            design=replace(
+                _PLAN,
+                hypotheses=(
+                    "The soft penalty raises F1; so does rebalancing.",
+                    "Gold labels are at least as good as silver ones, random and inverted ones "
+                    "worse.",
                 ),
+                contrasts=LABEL_CONTRASTS,
+                controls=(),
             ),
-        )
+        ),
+    )
+
+
+def _world_train(world: str) -> TrainConfig:
+    """The settings of a harder world: what its own environment id sets."""
+    env = replace(ATLAS_FAIR.env, dataset=world)
+    if world == "atlas-long":
+        env = replace(env, max_turns=8)
+    if world == "atlas-open":
+        env = replace(env, reward="abstain")
+    return replace(ATLAS_FAIR, env=env)
+
+
+def _world_part(world: str) -> StudyPart:
+    return StudyPart(
+        name=world,
+        kind="world",
+        label=world,
+        question=f"Does it win where more can go wrong: {world}?",
+        config=CompareConfig(
+            arms=("grpo", "calibadv"),
+            seeds=tuple(range(10)),
+            train=_world_train(world),
+            design=replace(
+                _PLAN,
+                hypotheses=("CalibAdv ends with a higher F1 than GRPO where more can go wrong.",),
+                contrasts=("calibadv - grpo",),
+                controls=(),
+            ),
+        ),
+    )
+
+
+def _long_part(lr: float) -> StudyPart:
+    """GRPO and CalibAdv for many more updates: the paper's collapse comes at update 58."""
+    return StudyPart(
+        name=f"long-lr{lr:g}",
+        kind="long",
+        label=f"lr {lr:g}, 150 updates",
+        question=f"Long runs at learning rate {lr:g}",
+        config=CompareConfig(
+            arms=("grpo", "calibadv"),
+            seeds=tuple(range(5)),
+            train=replace(ATLAS_FAIR, optim=replace(ATLAS_FAIR.optim, lr=lr, num_updates=150)),
+            design=replace(
+                _PLAN,
+                hypotheses=("GRPO collapses and CalibAdv does not, so it ends higher.",),
+                contrasts=("calibadv - grpo",),
+                controls=(),
+            ),
+        ),
+    )
 
 
 FALSIFY: Final = Study(
@@ -103,40 +176,13 @@ FALSIFY: Final = Study(
         StudyPart(
             name="main",
             kind="main",
-            label="lr 0.0003, planned",
+            label="atlas-fair",
+            question="Does CalibAdv end higher than GRPO?",
             config=COMPARE_PRESETS["falsify"],
         ),
-        StudyPart(
-            name="labels",
-            kind="labels",
-            label="lr 0.0003, 1 epoch",
-            config=CompareConfig(
-                arms=(
-                    "grpo",
-                    "calibadv",
-                    "soft-penalty",
-                    "rebalance",
-                    "think-tag",
-                    "soft-penalty-rebalance",
-                    "calibadv-gold",
-                    "calibadv-answer-match",
-                    "calibadv-random",
-                    "calibadv-inverted",
-                    "grpo-equal-mass",
-                ),
-                seeds=tuple(range(10)),
-            ),
-        ),
-        *_long_parts((3e-4, 6e-4, 1e-3), seeds=(0, 1, 2, 3, 4)),
-        StudyPart(
-            name="lambda",
-            kind="coefficient",
-            label="lr 0.0003, 1 epoch",
-            config=CompareConfig(
-                arms=tuple(arm for arm in LAMBDAS.values() if arm != "calibadv"),
-                seeds=(0, 1, 2, 3, 4),
-            ),
-        ),
+        _labels_part(),
+        *map(_world_part, HARDER_WORLDS),
+        *map(_long_part, (3e-4, 6e-4, 1e-3)),
     ),
 )
-"""The experiment on CalibAdv's claims, on the atlas; second edition, planned before it runs."""
+"""The experiment on CalibAdv's claims; second edition, planned before it runs."""

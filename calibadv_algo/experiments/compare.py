@@ -25,7 +25,7 @@ from calibadv_algo.experiments.jobs import ComparisonError, Job
 from calibadv_algo.experiments.launching import LauncherName
 from calibadv_algo.training.config import TrainConfig, config_to_dict
 from calibadv_algo.training.parts import find_part, first_line, part_name, place_of
-from calibadv_algo.training.presets import ATLAS_TINY, PAGES_TINY
+from calibadv_algo.training.presets import ATLAS_FAIR, ATLAS_TINY, PAGES_TINY
 from calibadv_algo.training.resumption import changed_settings
 from calibadv_env.common.checks import NOT_NEGATIVE, POSITIVE, Checked
 from calibadv_env.common.files import write_text
@@ -164,17 +164,25 @@ COMPARE_PRESETS: Final[dict[str, CompareConfig]] = {
         arms=tuple(ARMS), seeds=(0, 1, 2, 3, 4), output_dir=Path("runs/compare-full")
     ),
     "falsify": CompareConfig(
-        arms=("grpo", "calibadv", "flipped-searches", "grpo-again"),
+        arms=("grpo", "calibadv", "gold-turns", "flipped-searches", "grpo-again"),
         seeds=tuple(range(30)),
         output_dir=Path("runs/falsify/main"),
+        train=ATLAS_FAIR,
         design=Design(
             hypotheses=(
                 "CalibAdv ends with a higher F1 than GRPO (its paper: +0.0755).",
-                "GRPO that punishes good searches ends with a lower F1 than GRPO.",
+                "GRPO with pay for every search that finds gold ends higher than GRPO.",
+                "GRPO that punishes good searches ends lower than GRPO.",
                 "GRPO with other seeds does not differ from GRPO.",
             ),
             contrasts=("calibadv - grpo",),
+            controls=(
+                "gold-turns - grpo = higher",
+                "flipped-searches - grpo = lower",
+                "grpo-again - grpo = same",
+            ),
             split="test",
+            questions=849,
         ),
     ),
     "pages": CompareConfig(output_dir=Path("runs/compare-pages"), train=PAGES_TINY),

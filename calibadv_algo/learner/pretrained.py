@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-SHIPPED_POLICIES: Final = {"atlas-tiny": "atlas_policy"}
+SHIPPED_POLICIES: Final = {"atlas-tiny": "atlas_policy", "atlas-fair-tiny": "atlas_fair_policy"}
 """Names of the policies that come with the package, and their folders under ``assets``."""
 
 _NAMES: Final = (*SHIPPED_POLICIES, "smollm2")

@@ -38,6 +38,18 @@ PAGES_TINY: Final = TrainConfig(
 """A policy of `calibadv warmstart --dataset pages-linked` on the questions that follow links."""
 
 
+ATLAS_FAIR: Final = replace(
+    ATLAS_TINY,
+    model="atlas-fair-tiny",
+    env=replace(ATLAS_TINY.env, dataset="atlas-fair"),
+    # At temperature 1 this policy miscopies most names: F1 .06, and next to no group has a signal.
+    rollout=replace(ATLAS_TINY.rollout, temperature=0.5),
+    optim=replace(ATLAS_TINY.optim, num_updates=20),
+    evaluation=replace(ATLAS_TINY.evaluation, episodes=100),
+)
+"""The tiny policy of the balanced world, for comparisons."""
+
+
 # The papers train on merged sets; docs/benchmarks.md says how to get their files. Serve the corpus
 # at this address, or name another retriever by --env.retriever.
 _PAPER_ENV: Final = EnvConfig(
@@ -121,6 +133,7 @@ SEARCH_R1_GRPO: Final = TrainConfig(
 PRESETS: Final[dict[str, TrainConfig]] = {
     "atlas-tiny": ATLAS_TINY,
     "pages-tiny": PAGES_TINY,
+    "atlas-fair": ATLAS_FAIR,
     "calibadv-qwen2.5-3b": CALIBADV_QWEN25_3B,
     "calibadv-qwen2.5-7b": CALIBADV_QWEN25_7B,
     "calibadv-llama3.2-3b": CALIBADV_LLAMA32_3B,

@@ -411,7 +411,9 @@ def test_the_shipped_policy_is_found_by_name() -> None:
 
 
 def test_the_reason_why_a_model_cannot_be_loaded_is_one_line() -> None:
-    with pytest.raises(ValueError, match=r"shipped policy \(atlas-tiny\).*'no/model'") as caught:
+    with pytest.raises(
+        ValueError, match=r"shipped policy \(atlas-tiny, atlas-fair-tiny\).*'no/model'"
+    ) as caught:
         pretrained.load_policy("no/model")
     assert "\n" not in str(caught.value)
 

@@ -47,6 +47,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(tmp_path: Path) -> None:
     assert names == set().union(*(files_of(name, parent) for name, parent in PACKAGES.items()))
     for needed in (
         "calibadv_algo/learner/assets/atlas_policy/model.safetensors",
+        "calibadv_algo/learner/assets/atlas_fair_policy/model.safetensors",
         "calibadv_algo/report/assets/base.html",
         "calibadv/py.typed",
         "calibadv_algo/py.typed",
