@@ -46,7 +46,7 @@ CRITIC_FILE = "critic.safetensors"
 """File of a checkpoint with the critic's weights, if there is a critic."""
 
 _NAME = re.compile(r"update_(\d{6,})")
-_TEMPORARY = re.compile(r"\.update_\d{6,}\.\w+\.(writing|replaced|old)")
+_TEMPORARY = re.compile(r"\.update_\d{6,}\.\w+\.(writing|replaced|old|partial)")
 
 
 class SavableTokenizer(Protocol):

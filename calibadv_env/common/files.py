@@ -178,8 +178,9 @@ def replace_folder(new: Path, place: Path) -> None:
     """Puts a finished folder in the place of another, or of none, and removes the old one.
 
     All of it is on the disk before it gets its name. On Linux the two exchange their names in one
-    step, so that there is no moment without a folder; a kill after it leaves the old one under the
-    hidden name of the new. Elsewhere the old one is renamed first.
+    step, so that there is no moment without a folder; a kill after it leaves the old one, whole,
+    under the hidden name of the new, or under one that :func:`sweep` knows. Elsewhere the old one
+    is renamed first.
 
     Args:
         new: The finished folder, in the same file system.
@@ -194,13 +195,24 @@ def replace_folder(new: Path, place: Path) -> None:
         sync_folder(place.parent)
     elif _exchange(new, place):
         sync_folder(place.parent)
-        shutil.rmtree(new)
+        remove_folder(new, place)
     else:
         old = _hidden(place, "old")
         place.rename(old)
         new.rename(place)
         sync_folder(place.parent)
         shutil.rmtree(old)
+
+
+def remove_folder(folder: Path, place: Path) -> None:
+    """Removes a folder beside a place that the caller holds.
+
+    It gets a name first that :func:`sweep` knows: half removed under its own, it could be taken for
+    one that is half made.
+    """
+    hidden = _hidden(place)
+    folder.rename(hidden)
+    shutil.rmtree(hidden)
 
 
 def sync_tree(folder: Path) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -23,7 +22,7 @@ from typing import Any, Final, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from calibadv_env.common.files import replace_folder, sweep
+from calibadv_env.common.files import remove_folder, replace_folder, sweep
 from calibadv_env.common.locks import hold_place
 from calibadv_env.errors import DataError
 
@@ -280,7 +279,7 @@ def building(
         sweep(out)
         # A finished index under the hidden name is an old one whose removal was interrupted.
         if partial.is_dir() and (not is_resumable or (partial / MANIFEST).is_file()):
-            shutil.rmtree(partial)
+            remove_folder(partial, out)
         if out.exists() and not overwrite:
             raise DataError(f"{out}: is there already; choose another folder, or pass --overwrite")
         if overwrite and out.exists():
@@ -291,7 +290,7 @@ def building(
             replace_folder(partial, out)
         except BaseException as error:
             if not is_resumable and partial.is_dir():
-                shutil.rmtree(partial)
+                remove_folder(partial, out)
             if isinstance(error, OSError):
                 raise DataError(f"{out}: the index could not be written: {error}") from error
             raise

@@ -128,10 +128,24 @@ def test_a_build_that_is_killed_before_the_old_index_is_deleted_stands(
         with pytest.raises(KeyboardInterrupt):
             build(tmp_path / "index", "new", overwrite=True, is_resumable=True)
     assert (tmp_path / "index" / "data").read_text() == "new"
-    assert (tmp_path / ".index.partial" / "data").read_text() == "old"
+    assert [path.read_text() for path in tmp_path.glob(".index.*.partial/data")] == ["old"]
     with building(tmp_path / "index", overwrite=True, is_resumable=is_resumable) as folder:
         assert list(folder.iterdir()) == []
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+def test_a_half_deleted_old_index_is_not_taken_for_a_half_built_one(tmp_path, monkeypatch):
+    def killed(path):
+        (path / "manifest.json").unlink()
+        raise KeyboardInterrupt
+
+    build(tmp_path / "index", "old")
+    with monkeypatch.context() as patch:
+        patch.setattr(files.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build(tmp_path / "index", "new", overwrite=True, is_resumable=True)
+    with building(tmp_path / "index", overwrite=True, is_resumable=True) as folder:
+        assert list(folder.iterdir()) == []
 
 
 def test_a_manifest_reads_back(tmp_path):
