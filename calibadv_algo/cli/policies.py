@@ -13,6 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 from calibadv_algo.cli.warned import warn_of_thoughts
 from calibadv_algo.learner.pretrained import load_policy, load_tokenizer, policy_path
 from calibadv_algo.lora import adapter_base
+from calibadv_algo.rollout.chat import parse_settings
 from calibadv_algo.rollout.conversation import EarlierThoughts, Observations
 from calibadv_algo.training.confidence import answer_scorer
 from calibadv_algo.training.config import EnvConfig
@@ -327,8 +328,9 @@ def settle(
 ) -> PlaySettings:
     """Fills in what the user left open (None): as the policy was trained, else as papers do.
 
-    Prompt, searches and limits are those of the policy's recipe or training run if its folder
-    tells; else those that go with the prompt. An endpoint has a context of its own.
+    Prompt, searches, limits and the chat template are those of the policy's recipe or training run
+    if its folder tells; else those that go with the prompt, and no template. An endpoint has a
+    context of its own.
 
     Args:
         policy: The policy.
@@ -357,15 +359,17 @@ def settle(
         max_tokens=max_tokens or trained.get("max_tokens") or (40 if is_small else 512),
         max_context=None if is_endpoint else max_context or context,
         is_default_context=max_context is None,
+        **trained.get("chat", {}),
     )
 
 
 def read_training(folder: Path) -> dict[str, Any]:
     """Settings with which the policy in a folder was trained; the folder need not exist.
 
-    Some of prompt, max_turns, prepend_think, max_tokens and max_context: from the ``recipe.json``
-    of `calibadv warmstart`, or from the ``config.json`` of the run of `calibadv train` that the
-    folder lies in; {} for other models.
+    Some of prompt, max_turns, prepend_think, max_tokens, max_context, and chat with the fields of
+    :class:`PlaySettings` for one that was trained in its chat template: from the ``recipe.json`` of
+    `calibadv warmstart`, or from the ``config.json`` of the run of `calibadv train` that the folder
+    lies in; {} for other models.
     """
     recipe = _read_json(folder / "recipe.json")
     if "max_turns" in recipe:
@@ -374,6 +378,12 @@ def read_training(folder: Path) -> dict[str, Any]:
     env, rollout = run.get("env", {}), run.get("rollout", {})
     found = {name: env.get(name) for name in ("prompt", "max_turns", "prepend_think")}
     found |= {name: rollout.get(name) for name in ("max_tokens", "max_context")}
+    if run.get("prompt_style") == "chat":
+        names = ("observations", "earlier_thoughts")
+        found["chat"] = {name: rollout[name] for name in names if name in rollout} | {
+            "chat_template": True,
+            "template_settings": parse_settings(run.get("chat_template_kwargs", ())),
+        }
     return {name: value for name, value in found.items() if value is not None}
 
 

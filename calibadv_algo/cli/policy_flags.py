@@ -18,6 +18,7 @@ from calibadv_algo.cli.policies import (
     TokenEndpointPolicy,
     settle,
 )
+from calibadv_algo.cli.warned import say
 from calibadv_algo.rollout.chat import parse_settings
 from calibadv_algo.rollout.conversation import EarlierThoughts, Observations, check_messages
 from calibadv_algo.training.config import EnvConfig
@@ -50,7 +51,8 @@ class PolicyFlags(Checked):
     seed: int = 0
     """Seed of the sampling."""
     chat_template: bool = False
-    """If true, the question is put as a user message in the model's chat template."""
+    """If true, the question is put as a user message in the model's chat template; so it is for a
+    policy that was trained so."""
     chat_template_kwargs: tuple[str, ...] = ()
     """Variables of the chat template, each NAME=VALUE: enable_thinking=false. An endpoint gets them
     in its requests' field of this name (vLLM, SGLang)."""
@@ -170,15 +172,21 @@ class PolicyFlags(Checked):
             ValueError: if a limit is given that an endpoint does not keep.
         """
         play = settle(policy, self.env, max_tokens=self.max_tokens, max_context=self.max_context)
+        if self.chat_template:
+            play = replace(
+                play,
+                chat_template=True,
+                template_settings=parse_settings(self.chat_template_kwargs),
+                observations=self.observations,
+                earlier_thoughts=self.earlier_thoughts,
+            )
+        elif play.chat_template:
+            say("played in its chat template, as it was trained")
         return replace(
             play,
             temperature=self.temperature,
             top_p=self.top_p,
             seed=self.seed,
-            chat_template=self.chat_template,
-            template_settings=parse_settings(self.chat_template_kwargs),
-            observations=self.observations,
-            earlier_thoughts=self.earlier_thoughts,
             num_slots=self.num_slots,
         )
 

@@ -25,6 +25,7 @@ from calibadv_algo.cli.policies import (
     read_training,
     settle,
 )
+from calibadv_algo.cli.policy_flags import PolicyFlags
 from calibadv_algo.cli.suite_data import open_suite, suite_names
 from calibadv_algo.cli.systems import System, find_system
 from calibadv_algo.training.config import EnvConfig
@@ -487,6 +488,30 @@ def test_a_policy_is_played_as_it_was_trained(tmp_path: Path) -> None:
     assert play("atlas-tiny", EvalEnv()) == ("question", 5, 40, 1024)
     assert play("Qwen/none", EvalEnv()) == ("search_r1", 4, 512, 8192)
     assert play("Qwen/none", EnvConfig(prompt="question")) == ("question", 4, 40, 1024)
+
+
+def test_a_policy_trained_in_its_chat_template_is_played_in_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = {
+        "prompt_style": "chat",
+        "chat_template_kwargs": ["enable_thinking=false"],
+        "rollout": {"observations": "user", "earlier_thoughts": "template"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps({"hash": "0", "config": run}))
+    policy = tmp_path / "checkpoints" / "update_000001" / "policy"
+    policy.mkdir(parents=True)
+    source = LocalPolicy(model=str(policy))
+    play = PolicyFlags(policy=str(policy)).settled(source)
+    assert play.chat_template
+    assert play.template_settings == {"enable_thinking": False}
+    assert (play.observations, play.earlier_thoughts) == ("user", "template")
+    assert "played in its chat template, as it was trained" in capsys.readouterr().err
+    own = PolicyFlags(policy=str(policy), chat_template=True).settled(source)
+    assert (own.template_settings, own.observations) == ({}, "continue")
+    assert not capsys.readouterr().err
+    tiny = PolicyFlags(policy="atlas-tiny")
+    assert not tiny.settled(tiny.source()).chat_template
 
 
 def test_a_fingerprint_is_of_the_content(tmp_path: Path) -> None:
