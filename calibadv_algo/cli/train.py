@@ -267,10 +267,8 @@ def _run_training(
     from calibadv_algo.training.trainer import Trainer
 
     model, tokenizer = _load(config)
-    if config.prompt_style == "chat" and ranks.is_main:
-        settings = parse_settings(config.chat_template_kwargs)
-        rollout = config.rollout
-        warn_of_thoughts(tokenizer, settings, rollout.observations, rollout.earlier_thoughts)
+    if ranks.is_main:
+        _warn_of_thoughts(config, tokenizer)
     num_train, num_eval = num_slots(config, model, ranks.world_size)
     max_slots = max(num_train, num_eval)
     facts = _facts(config, max_slots)
@@ -313,9 +311,7 @@ def _run_training(
         slots.close()
         if eval_player is not None:
             eval_player.slots.close()
-        close = getattr(engine, "close", None)
-        if close is not None:
-            close()
+        _close(engine)
         ranks.close()
 
 
@@ -327,6 +323,20 @@ def _load(config: TrainConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
     if config.lora.on_adapter == "stack":
         model = add_lora(model, config.lora, seed=config.seed)
     return model, tokenizer
+
+
+def _close(engine: GenerationEngine) -> None:
+    """Ends an engine that holds processes or connections; others have nothing to close."""
+    close = getattr(engine, "close", None)
+    if close is not None:
+        close()
+
+
+def _warn_of_thoughts(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Says so where the chat template would strip thoughts that the run keeps."""
+    if config.prompt_style == "chat":
+        settings, rollout = parse_settings(config.chat_template_kwargs), config.rollout
+        warn_of_thoughts(tokenizer, settings, rollout.observations, rollout.earlier_thoughts)
 
 
 def num_slots(config: TrainConfig, model: PreTrainedModel, world_size: int = 1) -> tuple[int, int]:
