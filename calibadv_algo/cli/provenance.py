@@ -164,7 +164,7 @@ def dataset_of_env(env: EnvConfig) -> str | None:
     import calibadv_env  # noqa: F401 (registers the ids)
 
     kwargs = {**gymnasium.spec(name).kwargs, **env.kwargs()}
-    return str(kwargs.get("dataset", PAGES if env.is_pages else env.dataset))
+    return str(kwargs.get("dataset", PAGES[0] if env.is_pages else env.dataset))
 
 
 def _local_dataset(env: EnvConfig) -> str | None:

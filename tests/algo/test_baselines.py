@@ -171,6 +171,10 @@ def test_a_system_goes_on_any_settings(name: str) -> None:
     """Model, sizes and rates stay; twice is the same as once; the settings can be written."""
     baseline = BASELINES[name][1]
     for given in (*PRESETS.values(), TINY, replace(ATLAS_TINY, model="Qwen/other", seed=7)):
+        if name == "calibadv-template" and given.model == "runs/warmstart-pages":
+            with pytest.raises(ValueError, match="whose pieces of the tags are known"):
+                baseline.apply(given)
+            continue
         config = baseline.apply(given)
         assert baseline.apply(config) == config
         assert (config.model, config.seed) == (given.model, given.seed)

@@ -158,5 +158,6 @@ def test_the_settings_load_no_algorithm() -> None:
         "calibadv_algo.credit.base",
         "calibadv_algo.credit.beliefs",
         "calibadv_algo.credit.facts",
+        "calibadv_algo.credit.hindsight",
         "calibadv_algo.shaping.base",
     }

@@ -39,8 +39,9 @@ def test_a_page_is_opened(client: Any) -> None:
     assert reply.status_code == 200
     (result,) = reply.json()["results"]
     assert result["page"] == "norway"
+    text = "Its coastline is 25,148 km long."
     assert result["sections"] == [
-        {"id": "norway#coast", "title": "Norway: coast", "text": "Its coastline is 25,148 km long."}
+        {"id": "norway#coast", "title": "Norway: coast", "text": text, "links": []}
     ]
     assert result["problem"] == ""
 
