@@ -89,6 +89,8 @@ class RunFolder:
         """
         checkpoint, name = on_main(self._ranks, lambda: self._prepare(resume, allow_older))
         self._take_name(name)
+        if checkpoint is not None:  # a kill may have come between the checkpoint and this
+            self.journal.discard_before(checkpoint_update(checkpoint))
         return checkpoint
 
     def load(self, checkpoint: Path, learner: Learner) -> TrainerState:

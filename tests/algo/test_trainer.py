@@ -286,6 +286,15 @@ def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_journal_that_a_kill_left_behind_its_checkpoint_is_swept(tmp_path: Path) -> None:
+    config = short_config(tmp_path)
+    letters.make_trainer(config).train()
+    left = tmp_path / "journal" / f"update_{config.optim.num_updates - 1:06d}.rank0.jsonl"
+    left.write_text("", encoding="utf-8")
+    letters.make_trainer(config).train()
+    assert not left.exists()
+
+
 def test_another_run_in_the_folder_is_not_overwritten(tmp_path: Path) -> None:
     letters.make_trainer(short_config(tmp_path)).train()
     with pytest.raises(CheckpointError, match=r"other settings.*choose another output_dir"):
