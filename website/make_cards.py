@@ -128,7 +128,7 @@ def place_picture(card: str, name: str, known: dict[str, dict[str, Any]]) -> str
 
 def curve_section(baseline: Baseline) -> str:
     """The learning curves that are recorded of a method, beside GRPO's; else how to make some."""
-    results = json.loads((ROOT / "docs/falsify/results.json").read_text(encoding="utf-8"))
+    results = json.loads((ROOT / "docs/falsify/first/results.json").read_text(encoding="utf-8"))
     runs = {one["arm"]: one for one in results["survival"] if one["part"] == "labels"}
     if baseline.name not in runs:
         return (
@@ -155,7 +155,7 @@ def curve_section(baseline: Baseline) -> str:
     return (
         f"![F1 over updates]({Path(file).name})\n\n"
         f"The shipped policy on the atlas, {seeds} seeds (thin) and their mean; version 0 of the "
-        "environments ([the experiment](../falsify/README.md)).\n"
+        "environments ([the experiment](../falsify/first_edition.md)).\n"
     )
 
 

@@ -511,7 +511,8 @@ def test_a_comparison_whose_runs_fail_names_the_log(
     assert err.count("\n") == 1
     assert re.search(r"ended with exit code 1; see .*/runs/.*-seed0/log\.txt: ValueError: .*", err)
     assert "'no/such/model' could not be loaded" in err
-    assert not (folder / "report.html").exists()
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "These runs ended; the page is not loaded again." in page
 
 
 def test_warmstart_defaults_are_within_the_size_that_ships() -> None:
