@@ -1,7 +1,7 @@
 """CalibAdv: GRPO whose negative advantages are calibrated turn by turn.
 
 Source: arXiv 2604.18235. `CALIBADV_QWEN25_3B`, `CALIBADV_QWEN25_7B` and `CALIBADV_LLAMA32_3B`
-in `calibadv_algo.training.config` hold the published settings.
+in `calibadv_algo.training.presets` hold the published settings.
 
 Made of
     credit      `SilverCredit`: a search is correct as far as it finds passages that the group's

@@ -8,7 +8,7 @@ Made of
     reward      exact match; the format does not count; a malformed action uses up a turn
     prompt      ``search_r1`` for a language model
 
-Published settings: `SEARCH_R1_GRPO` in `calibadv_algo.training.config`.
+Published settings: `SEARCH_R1_GRPO` in `calibadv_algo.training.presets`.
 
 Run it: ``python -m calibadv_baselines.search_r1_grpo --output-dir runs/search-r1-grpo``
 """
