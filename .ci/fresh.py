@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import subprocess
-import sys
 import sysconfig
 import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from wheels import ROOT, environment_with_wheel
+
 SCRIPTS = ("rl_engineer", "researcher", "notes")
 LIMIT_S = 600.0
 """The ten minutes in which each is to succeed."""
@@ -26,28 +25,13 @@ LIMIT_S = 600.0
 
 def make_environment(folder: Path, *, install: bool) -> Path:
     """An environment with the wheel; returns the folder of its programs."""
-    source = folder / "source"
-    for name in ("calibadv", "calibadv_env", "calibadv_algo", "baselines"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE", "DATA_LICENSES.md"):
-        shutil.copy(ROOT / name, source)
-    pip = [sys.executable, "-m", "pip"]
-    wheel = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
-    subprocess.run([*pip, *wheel, str(source)], check=True)
-    [built] = folder.glob("*.whl")
-    environment = folder / "env"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
-    python = str(environment / "bin" / "python")
-    given = [f"{built}[train]"] if install else ["--no-deps", str(built)]
-    constraint = ["--constraint", str(ROOT / "constraints.txt")]
-    subprocess.run(
-        [*pip, "--python", python, "install", "--quiet", *constraint, *given], check=True
-    )
-    if not install:
-        [packages] = (environment / "lib").glob("python3.*/site-packages")
-        lent = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
-        (packages / "lent.pth").write_text(lent, encoding="utf-8")
-    return environment / "bin"
+    if install:
+        return environment_with_wheel(folder, extras="[train]")
+    programs = environment_with_wheel(folder, dependencies=False)
+    [packages] = (programs.parent / "lib").glob("python3.*/site-packages")
+    lent = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
+    (packages / "lent.pth").write_text(lent, encoding="utf-8")
+    return programs
 
 
 def attempt(name: str, programs: Path, place: Path) -> tuple[float, float]:

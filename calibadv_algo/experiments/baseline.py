@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final, Literal, Protocol
 
+from calibadv_algo.advantages.base import AdvantageEstimator
 from calibadv_algo.experiments.arms import ARMS
 from calibadv_algo.training.config import TrainConfig
+from calibadv_algo.training.parts import find_parts
 from calibadv_env.common.checks import Checked
 
 ENTRY_POINT_GROUP: Final = "calibadv_algo.baselines"
@@ -113,7 +115,15 @@ def find_algorithm(name: str) -> Algorithm:
         f"arms must be among {', '.join(ARMS)}"
         + (f", or the baselines {', '.join(others)}" if others else "")
         + f"; got {name!r}"
+        + _as_estimator(name)
     )
+
+
+def _as_estimator(name: str) -> str:
+    """Says how an estimator that is no method by itself is compared; "" for other names."""
+    if name not in find_parts(AdvantageEstimator):
+        return ""
+    return f". {name} is an estimator, which is compared under a name: --arms {name}={name}"
 
 
 def _entry_points() -> dict[str, EntryPoint]:

@@ -21,6 +21,7 @@ from calibadv_algo.credit.labels import (
 )
 from calibadv_algo.credit.silver import SilverCredit
 from calibadv_algo.experiments.arms import ARMS, find_arm
+from calibadv_algo.experiments.baseline import find_algorithm
 from calibadv_algo.training.presets import ATLAS_TINY, PRESETS
 
 EXPECTED = {
@@ -89,6 +90,13 @@ def test_inverted_labels_are_those_of_the_silver_arm() -> None:
 def test_an_unknown_arm_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"among grpo, calibadv, .*lambda-2, vine, .*; got 'ppo'"):
         find_arm("ppo")
+
+
+def test_an_estimator_that_is_no_method_is_told_how_it_is_compared() -> None:
+    with pytest.raises(ValueError, match=r"compared under a name: --arms sibling-td=sibling-td$"):
+        find_algorithm("sibling-td")
+    with pytest.raises(ValueError, match=r"got 'nonsense'$"):
+        find_algorithm("nonsense")
 
 
 def test_the_table_of_arms_cannot_be_changed() -> None:

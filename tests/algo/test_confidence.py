@@ -23,6 +23,7 @@ from calibadv_algo.training.evaluation import (
     to_record,
 )
 from calibadv_algo.types import Trajectory, Turn
+from tests.algo.test_suite import RECORD
 
 
 class Pieces:
@@ -126,25 +127,6 @@ def test_the_calibration_error_is_that_of_a_slow_loop() -> None:
         sums = calibration_gaps(confidences, correct)
         assert float(calibration_error(sums.sum(axis=0))) == pytest.approx(error)
     assert np.isnan(calibration_error(np.zeros(11)))
-
-
-RECORD = EvalRecord(
-    update=0,
-    split="test",
-    task_id="q",
-    hops=2,
-    reward=1.0,
-    em=1.0,
-    f1=1.0,
-    cover_em=1.0,
-    num_searches=2,
-    is_format_valid=True,
-    num_turns=3,
-    num_action_tokens=40,
-    is_truncated=False,
-    answer="Oslo",
-    seed=0,
-)
 
 
 def records_of(**columns: Sequence[Any]) -> list[EvalRecord]:

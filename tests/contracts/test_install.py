@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
+import runpy
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -74,21 +73,9 @@ def test_an_import_that_fails_within_a_command_names_the_extra(
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the programs of an environment into which the wheel alone was installed."""
-    folder = tmp_path_factory.mktemp("install")
-    source = folder / "source"
-    for name in ("calibadv", "calibadv_env", "calibadv_algo", "baselines"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE", "DATA_LICENSES.md"):
-        shutil.copy(ROOT / name, source)
-    pip = [sys.executable, "-m", "pip"]
-    build = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
-    subprocess.run([*pip, *build, str(source)], check=True)
-    [wheel] = folder.glob("*.whl")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "env")], check=True)
-    python = folder / "env" / "bin" / "python"
-    given = ["--constraint", str(ROOT / "constraints.txt"), str(wheel)]
-    subprocess.run([*pip, "--python", str(python), "install", "--quiet", *given], check=True)
-    return python.parent
+    wheels = runpy.run_path(str(ROOT / ".ci" / "wheels.py"))
+    programs: Path = wheels["environment_with_wheel"](tmp_path_factory.mktemp("install"))
+    return programs
 
 
 def packages(programs: Path) -> Path:
