@@ -121,3 +121,43 @@ def test_null_in_parquet_and_on_the_hub_is_no_missing_key(tmp_path, monkeypatch)
         (row,) = read_rows("hf:o/n")
     assert row.task.golden_answers == ("Ulm",)
     assert "note" not in row.task.metadata
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"answers": [], "answer": "Paris"},
+        {"ground_truths": [], "answer": "Paris"},
+        {"golden_answers": [None], "answers": [], "final_answer": "Paris"},
+        {"answers": {"text": []}, "answer": "Paris"},
+        {"answers": [], "answer_key": "B", "choices": ["Rom", "Paris"]},
+        {"answers": [], "reward_model": {"ground_truth": {"target": ["Paris"]}}},
+        {"id": "1", "answers": [], "golden_answers": ["Paris"]},
+    ],
+)
+def test_an_empty_list_gives_way_to_an_answer_under_another_key(tmp_path, record):
+    (task,) = read_split(lines(tmp_path / "q.jsonl", {"question": "Wo?"} | record), "q")
+    assert task.golden_answers == ("Paris",)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"answers": []},
+        {"answers": [], "answer": ""},
+        {"answer": "", "answers": []},
+        {"answers": {"text": [], "answer_start": []}},
+        {"answers": {"text": [], "answer_start": []}, "answer": "Rom"},
+        {"answers": [], "is_impossible": True, "answer": "Rom"},
+        {"answers": [], "plausible_answers": [{"text": "Rom"}]},
+        {"answers": [], "label": 0, "output": "I do not know"},
+        {"answers": [], "response": "Rom", "messages": [{"role": "assistant", "content": "Rom"}]},
+    ],
+)
+def test_an_unanswerable_question_stays_one(tmp_path, record):
+    path = lines(
+        tmp_path / "q.jsonl", {"question": "Wo?", "answer": "Ulm"}, {"question": "Wer?"} | record
+    )
+    with pytest.warns(UserWarning, match="1 .*questions.* left out"):
+        (task,) = read_split(path, "q")
+    assert task.golden_answers == ("Ulm",)

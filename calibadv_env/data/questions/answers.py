@@ -13,6 +13,7 @@ from calibadv_env.common.records.keys import (
     SAID,
     at_path,
     find_key,
+    is_blank,
     is_missing,
     keys_of,
     number_text,
@@ -23,6 +24,9 @@ from calibadv_env.data.questions.annotations import annotated
 from calibadv_env.data.questions.choices import LETTERS, choice_of
 
 _SQUASHED_ALIASES: Final = frozenset(map(squashed, ALIASES))
+_CERTAIN: Final = tuple(
+    name for name in ANSWERS if name not in ("label", "reference", "references", "output", "a")
+)
 _RIVALS: Final = frozenset(map(squashed, RIVALS))
 HOLDERS: Final = ("reward_model", "reward_spec", "extra_info", "metadata")
 """Objects of verl, SkyRL and others in which the answers may stand."""
@@ -81,16 +85,50 @@ def find_answers(
             return letter, [choice]
         held = _held_answers(record, separator)
         return held if held[1] else _other_answers(record, separator)
+    answers = _answers_under(record, key, separator)
+    if all(map(is_hidden, answers)):
+        found = _beside(record, key, separator)
+        return found if found[1] else (key, answers)
+    return key, answers
+
+
+def is_hidden(answer: str) -> bool:
+    """True for an answer that shows nothing, or a question mark in its place, as GAIA's tests."""
+    return is_blank(answer) or answer.strip() == "?"
+
+
+def _answers_under(record: Mapping[str, Any], key: str, separator: str) -> list[str]:
+    """What one of the usual keys holds, with the aliases beside it."""
     choice = choice_of(record, record[key])
     if choice:
-        return key, [choice]
+        return [choice]
     answers = texts_of(record[key], key, separator)
     if key.lower().endswith(("answers", "answer")) and isinstance(record[key], str):
         answers = merged(answers, _said(record[key]))
     if answers:
         aliases = [k for k in record if squashed(str(k)) in _SQUASHED_ALIASES]
         answers = merged(answers, *(texts_of(record[k], k, separator) for k in aliases))
-    return key, answers
+    return answers
+
+
+def _beside(record: Mapping[str, Any], empty: str, separator: str) -> tuple[str, list[str]]:
+    """Answers under another key than one that holds none; only where they can be nothing else.
+
+    A label, an output or what a model said is not taken: beside an empty list of answers, which
+    says that there is none, these are often something else.
+    """
+    rest = {key: value for key, value in record.items() if key != empty}
+    while (key := find_key(rest, _CERTAIN)) is not None:
+        answers = _answers_under(rest, key, separator)
+        if not all(map(is_hidden, answers)):
+            return key, answers
+        del rest[key]
+    letter = find_key(rest, LETTERS)
+    choice = choice_of(rest, rest[letter]) if letter else ""
+    if letter and choice:
+        return letter, [choice]
+    held = {name: value for name, value in rest.items() if name in HOLDERS}
+    return _held_answers(held, separator)
 
 
 def _other_answers(record: Mapping[str, Any], separator: str) -> tuple[str, list[str]]:

@@ -27,6 +27,7 @@ from calibadv_env.data.questions.answers import (
     SAID_KEYS,
     find_answers,
     has_rival,
+    is_hidden,
 )
 from calibadv_env.data.questions.evidence_forms import (
     LOST,
@@ -42,7 +43,6 @@ from calibadv_env.data.questions.unanswered import (
     NO_ANSWER,
     NoAnswerError,
     has_empty_list,
-    is_hidden,
     is_unanswerable,
     may_answer,
     no_answer,

@@ -10,13 +10,19 @@ from calibadv_env.common.records.keys import (
     SAID,
     at_path,
     find_key,
-    is_blank,
     is_missing,
     keys_of,
     squashed,
 )
 from calibadv_env.common.records.values import parsed_literal
-from calibadv_env.data.questions.answers import HOLDERS, TALKS, is_numbered, texts_of
+from calibadv_env.data.questions.answers import (
+    HOLDERS,
+    TALKS,
+    find_answers,
+    is_hidden,
+    is_numbered,
+    texts_of,
+)
 from calibadv_env.data.questions.choices import LETTERS
 
 NO_ANSWER: Final = "questions without an answer (blank, null, NaN or an empty list) left out"
@@ -66,9 +72,21 @@ def _says_none(answer: Any) -> bool:
 
 
 def has_empty_list(record: Mapping[str, Any], column: str | None) -> bool:
-    """True where the answers are a list without any, which says that there is none."""
-    key = column or next((key for key in record if squashed(key) in _LISTS), None)
-    value = None if key is None else at_path(record, key)
+    """True where the answers are a list without any, which says that there is none.
+
+    An answer under another key counts for more than the empty list; a column that the user names
+    is looked at alone.
+
+    Raises:
+        ValueError: if what stands under another key cannot be understood.
+    """
+    keys = [column] if column else [key for key in record if squashed(str(key)) in _LISTS]
+    if not any(_is_empty_list(at_path(record, key)) for key in keys):
+        return False
+    return column is not None or all(map(is_hidden, find_answers(record, None, "")[1]))
+
+
+def _is_empty_list(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(map(is_missing, value))
 
 
@@ -98,11 +116,6 @@ def is_empty(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(map(is_empty, value))
     return is_missing(value) or (isinstance(value, str) and is_hidden(value))
-
-
-def is_hidden(answer: str) -> bool:
-    """True for an answer that shows nothing, or a question mark in its place, as GAIA's tests."""
-    return is_blank(answer) or answer.strip() == "?"
 
 
 def no_answer(record: Mapping[str, Any], key: str, columns: Mapping[str, str]) -> NoAnswerError:
