@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from calibadv_env.common.records import read_records
-from calibadv_env.common.records.headerless import is_numbered, passage_columns, peeked, said
+from calibadv_env.common.records.headerless import (
+    by_file,
+    file_of,
+    is_numbered,
+    passage_columns,
+    said,
+)
 from calibadv_env.common.records.keys import (
     PASSAGE_ID,
     TEXT,
@@ -67,7 +73,8 @@ class PassageReading:
         num_repeated: Records without an id that say what one before them says; left out.
         num_made_ids: Passages whose ids were made of their content.
         mapping: For each of ``id``, ``title`` and ``text`` the keys that it was read from.
-        guessed: The same for the columns of a table without a header, by the look of its rows.
+        guessed: The same for the columns of a table without a header, by the look of its rows; of
+            several files that of the last.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -93,10 +100,37 @@ class PassageReading:
         """
         made: set[str] = set()
         place = ""
+        for first, of_file in by_file(records):
+            self._guess(first)
+            for place, passage, is_made in self._read(of_file):
+                if is_blank(passage.text) and not self.keep_empty:
+                    self.num_empty += 1
+                    continue
+                if is_made:
+                    if passage.id in made:
+                        self.num_repeated += 1
+                        continue
+                    made.add(passage.id)
+                    self.num_made_ids += 1
+                yield place, passage
+            if self.guessed:
+                text = f"{file_of(place) or place}: {said(self.guessed, _FLAG)}"
+                warnings.warn(text, stacklevel=2)
+        self._warn(place)
+
+    def _guess(self, first: Sequence[Mapping[str, Any]]) -> None:
+        """Guesses the columns of a file without a header; what was known of another one goes."""
+        if self.guessed:
+            self._plans.clear()
+        self.guessed = passage_columns(first) if first and not self.columns else {}
+        if self.guessed:
+            self._plans.clear()
+
+    def _read(
+        self, records: Iterable[tuple[str, Mapping[str, Any]]]
+    ) -> Iterator[tuple[str, Passage, bool]]:
+        """The passages of one file, also empty ones, and whether their ids were made."""
         above: Mapping[str, Any] = {}
-        first, records = peeked(records)
-        if first and not self.columns:
-            self.guessed = passage_columns(first)
         for place, record in records:
             action = _action(record)
             if action is not None:
@@ -106,7 +140,7 @@ class PassageReading:
                 record = {"_id": above["_id"], **record}
             above = {}
             try:
-                passage, is_made = self._passage(record)
+                yield place, *self._passage(record)
             except NoTextError as error:
                 raise DataError(
                     f"{place}: {error}; --columns text=KEY,title=KEY (of `data prepare` "
@@ -115,17 +149,6 @@ class PassageReading:
                 ) from error
             except ValueError as error:
                 raise DataError(f"{place}: {error}") from error
-            if is_blank(passage.text) and not self.keep_empty:
-                self.num_empty += 1
-                continue
-            if is_made:
-                if passage.id in made:
-                    self.num_repeated += 1
-                    continue
-                made.add(passage.id)
-                self.num_made_ids += 1
-            yield place, passage
-        self._warn(place)
 
     def _passage(self, record: Mapping[str, Any]) -> tuple[Passage, bool]:
         if "text" not in record and "contents" not in record and not self.columns:
@@ -159,9 +182,7 @@ class PassageReading:
         }
 
     def _warn(self, place: str) -> None:
-        where = place.rpartition(":")[0] or place
-        if self.guessed:
-            warnings.warn(f"{where}: {said(self.guessed, _FLAG)}", stacklevel=2)
+        where = file_of(place) or place
         if self.num_empty and not self.keep_empty:
             text = f"{where}: {self.num_empty:,} passages without any text were left out"
             warnings.warn(text, stacklevel=2)

@@ -109,3 +109,29 @@ def test_more_columns_than_can_be_told_apart_are_refused_with_the_numbers(tmp_pa
     columns = {"question": "1", "answers": "2"}
     tasks = read_split(path, "q", reading=QuestionReading(columns=columns))
     assert [task.golden_answers for task in tasks] == [("Hier",), ("Ich",)]
+
+
+def test_each_file_of_a_folder_has_a_guess_of_its_own(tmp_path):
+    written(tmp_path, "1\tQuant\tThe Quant is a river of Arn.\n", "a.tsv")
+    written(tmp_path, "2\tBern is a city of many bears.\tBern\n", "b.tsv")
+    with pytest.warns(UserWarning) as told:
+        found = list(read_corpus(tmp_path))
+    assert [(p.id, p.title, p.text) for p in found] == [
+        ("1", "Quant", "The Quant is a river of Arn."),
+        ("2", "Bern", "Bern is a city of many bears."),
+    ]
+    told = [str(one.message) for one in told]
+    assert len([text for text in told if "a.tsv: no header" in text and "2 is the text" in text])
+    assert len([text for text in told if "b.tsv: no header" in text and "1 is the text" in text])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a.txt", "Ulm is a city."), ("a.jsonl", '{"id": "u", "title": "a", "text": "Ulm is old."}')],
+)
+def test_a_table_without_a_header_may_stand_behind_another_file(tmp_path, name, text):
+    written(tmp_path, text, name)
+    written(tmp_path, "2\tBern is a city of many bears.\tBern\n", "b.tsv")
+    with pytest.warns(UserWarning, match=r"b\.tsv: no header, .*column 1 is the text"):
+        found = list(read_corpus(tmp_path))
+    assert [(p.title, p.id) for p in found][1] == ("Bern", "2")

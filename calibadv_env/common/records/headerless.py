@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from typing import Any, Final, TypeAlias
 
 _ROWS: Final = 50
@@ -24,6 +24,19 @@ def peeked(records: Iterable[Placed]) -> tuple[list[Mapping[str, Any]], Iterator
         held += islice(rest, _ROWS)
         return [record for _, record in held], chain(held, rest)
     return [], chain(held, rest)
+
+
+def file_of(place: str) -> str:
+    """The file of a place such as ``quiz.csv:7``; "" where the place names none."""
+    return place.rpartition(":")[0]
+
+
+def by_file(
+    records: Iterable[Placed],
+) -> Iterator[tuple[list[Mapping[str, Any]], Iterator[Placed]]]:
+    """What :func:`peeked` gives, for each file of a stream anew; each is to be used up in turn."""
+    for _, of_file in groupby(records, lambda placed: file_of(placed[0])):
+        yield peeked(of_file)
 
 
 def is_numbered(record: Mapping[str, Any]) -> bool:
