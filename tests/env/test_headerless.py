@@ -114,7 +114,7 @@ def test_more_columns_than_can_be_told_apart_are_refused_with_the_numbers(tmp_pa
 def test_each_file_of_a_folder_has_a_guess_of_its_own(tmp_path):
     written(tmp_path, "1\tQuant\tThe Quant is a river of Arn.\n", "a.tsv")
     written(tmp_path, "2\tBern is a city of many bears.\tBern\n", "b.tsv")
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning, match="no header") as told:
         found = list(read_corpus(tmp_path))
     assert [(p.id, p.title, p.text) for p in found] == [
         ("1", "Quant", "The Quant is a river of Arn."),
