@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from calibadv_algo.cli.prepared_rows import refuse_known, say_next
 from calibadv_algo.cli.progress import stage_bars
 from calibadv_algo.cli.questions import Questions
 from calibadv_algo.report.shares import format_share
+from calibadv_env.common.records.headerless import Placed
 from calibadv_env.data.cutting import Cutting
 from calibadv_env.data.dataset import Dataset
 from calibadv_env.data.folders import corpus_file
@@ -125,17 +126,24 @@ class Prepare:
             raise ValueError(
                 f"from must be the folder of a copy of BrowseComp-Plus, got {' '.join(self.source)}"
             )
-        layout = browsecomp_plus.find_layout(folder)
-        corpus = self.corpus or (OWN if layout.corpus is None else str(layout.corpus))
-        with tempfile.TemporaryDirectory() as scratch:
-            rows = Path(scratch) / "test.jsonl"
-            without = browsecomp_plus.write_rows(layout, rows)
-            self._prepare_own(console, [str(rows)], corpus)
-        if without:
-            text = f"warning: {without:,} questions name no document that they rest on"
+        layout = browsecomp_plus.find_layout(folder, wants_corpus=self.corpus is None)
+        corpus = self.corpus or layout.corpus or OWN
+        if corpus == OWN:
+            browsecomp_plus.warn_of_own_documents(layout)
+        counts = Counter[str]()
+        records = browsecomp_plus.read_rows(layout, counts, has_texts=corpus == OWN)
+        self._prepare_own(console, [str(layout.rows)], corpus, records)
+        if counts[browsecomp_plus.WITHOUT]:
+            text = f"warning: {counts[browsecomp_plus.WITHOUT]:,} {browsecomp_plus.WITHOUT}"
             console.print(text, style="yellow", soft_wrap=True)
 
-    def _prepare_own(self, console: Console, sources: list[str], corpus: str | None) -> None:
+    def _prepare_own(
+        self,
+        console: Console,
+        sources: list[str],
+        corpus: str | Sequence[Path] | None,
+        records: Iterable[Placed] | None = None,
+    ) -> None:
         if len(self.names) != 1:
             raise ValueError(f"names must be one new name or path, got {' '.join(self.names)!r}")
         reader = reader_named(sources[0])
@@ -150,6 +158,7 @@ class Prepare:
             shares=self.shares,
             seed=self.seed,
             options=self.options(),
+            records=records,
         )
         table = Table("split", "questions", title=escape(done.name))
         for split, size in done.sizes.items():

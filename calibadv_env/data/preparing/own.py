@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,8 @@ import numpy as np
 
 from calibadv_env.common.files import is_path, new_folder
 from calibadv_env.common.jsonl import distinct
+from calibadv_env.common.records import read_records
+from calibadv_env.common.records.headerless import Placed
 from calibadv_env.data.base import QATask, write_tasks
 from calibadv_env.data.folders import split_files, split_of_name, stem_of
 from calibadv_env.data.gold import GoldCounts, find_gold, gold_warning
@@ -28,10 +31,11 @@ from calibadv_env.data.prepared import (
 )
 from calibadv_env.data.preparing.drafting import DRAFT
 from calibadv_env.data.questions.parsing import QuestionReading, Row
-from calibadv_env.data.reading import find_reader, read_rows, read_split
+from calibadv_env.data.reading import corpus_of, find_reader, read_rows, read_split
 from calibadv_env.data.sources.text_files import is_document_folder
 from calibadv_env.errors import DataError
 from calibadv_env.retrieval.corpus import Corpus
+from calibadv_env.retrieval.passage_records import PassageReading
 
 CORPUS: Final = "corpus.jsonl"
 
@@ -67,11 +71,12 @@ class OwnPrepared:
 def prepare_own(
     name: str,
     sources: Sequence[str],
-    corpus: Path | str | None,
+    corpus: Path | str | Sequence[Path] | None,
     *,
     shares: Shares = (0.8, 0.1, 0.1),
     seed: int = 0,
     options: Options | None = None,
+    records: Iterable[Placed] | None = None,
 ) -> OwnPrepared:
     """Makes a dataset of questions and documents.
 
@@ -81,11 +86,14 @@ def prepare_own(
         sources: Files with tasks, in any form; or one folder of splits; or the name of one dataset
             of the hub. Files called after splits, and splits of the hub, are these splits; else the
             column ``split`` (in JSON the key) says which; else questions are dealt out.
-        corpus: Documents in any form, which are written into the folder; or the folder of an
-            index, only referred to; or "own" for the paragraphs that the questions carry; or None.
+        corpus: Documents in any form, which are written into the folder; or several files of one
+            corpus; or the folder of an index, only referred to; or "own" for the paragraphs that
+            the questions carry; or None.
         shares: How questions are dealt out. Equal questions stay together.
         seed: Seed of the deal.
         options: How files are read, and documents cut.
+        records: The questions of the split test, each with its place, where somebody has read and
+            completed those of the sources already; None reads the sources.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -98,7 +106,12 @@ def prepare_own(
     refuse_foreign_folder(folder)
     reading = options.questions()
     reading.wants_paragraphs = corpus == OWN
-    splits = _read_sources(sources, shares, seed, reading)
+    if records is None:
+        splits = _read_sources(sources, shares, seed, reading)
+    else:
+        splits = {"test": _tasks(reading.rows(records))}
+        if not splits["test"]:
+            raise DataError(f"{sources[0]}: there is no question in it{reading.left_out()}")
     documents, held, is_index = _documents(corpus, reading, options)
     held_note, gold = None, dict[str, GoldCounts]()
     if documents is not None and held is not None:
@@ -203,7 +216,7 @@ def _check_arguments(sources: Sequence[str], shares: Shares) -> None:
 
 
 def _documents(
-    corpus: Path | str | None, reading: QuestionReading, options: Options
+    corpus: Path | str | Sequence[Path] | None, reading: QuestionReading, options: Options
 ) -> tuple[Corpus | None, Corpus | None, bool]:
     """The documents, the passages that they were cut into, and whether they are an index."""
     if corpus is None:
@@ -212,6 +225,11 @@ def _documents(
         if not reading.paragraphs:
             raise DataError("the questions carry no paragraphs of their own; name a corpus")
         documents = Corpus(list(reading.paragraphs.values()))
+        return documents, options.cutting.corpus(documents), False
+    if not isinstance(corpus, (str, Path)):
+        placed = chain.from_iterable(map(read_records, corpus))
+        passages = PassageReading(columns=options.corpus_columns).passages(placed)
+        documents = corpus_of(passages, " ".join(map(str, corpus)))
         return documents, options.cutting.corpus(documents), False
     path = Path(corpus)
     if path.is_dir() and not is_document_folder(path):

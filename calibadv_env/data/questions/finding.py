@@ -16,6 +16,8 @@ from calibadv_env.data.questions.answers import TALKS
 _MARK: Final = "Question:"
 _CIPHER: Final = re.compile(r"[A-Za-z0-9+/]{24,}={0,2}")
 
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/]+={0,2}")
+
 
 def find_question(record: Mapping[str, Any], column: str | None) -> tuple[str, str]:
     """The question of a record, and the key that it was found under.
@@ -93,6 +95,19 @@ def last_message(messages: Iterable[Any]) -> str:
         return ""
     _, mark, question = contents[-1].rpartition(_MARK)
     return question.strip() if mark and question.strip() else contents[-1].strip()
+
+
+def is_encrypted(text: str) -> bool:
+    """True for base64 of what is no text, long or padded, as no question or answer is written.
+
+    It has letters of both cases beside figures or marks, so that a long word is none.
+    """
+    found = text.strip()
+    is_base64 = len(found) % 4 == 0 and _BASE64.fullmatch(found) is not None
+    is_mixed = any(map(str.islower, found)) + any(map(str.isupper, found)) == 2
+    is_marked = any(not sign.isalpha() for sign in found)
+    is_long = len(found) >= 24 and is_mixed and is_marked
+    return is_base64 and (is_long or found.endswith("=")) and _is_cipher(found)
 
 
 def _is_cipher(text: str) -> bool:
