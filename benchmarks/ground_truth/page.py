@@ -294,7 +294,8 @@ class Writer:
     def size(self, name: str, which: str) -> int:
         """A number of the facts, or of turns."""
         record = self._records[name]
-        return int(record["facts"].get(which) or record["num_turns"][which])
+        counts = {"num_clusters": record["num_clusters"], **record["num_turns"], **record["facts"]}
+        return int(counts[which])
 
     def share(self, name: str, what: str) -> str:
         """Share of all searches that are of a kind."""

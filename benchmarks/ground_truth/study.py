@@ -109,7 +109,8 @@ TRAININGS: Final = (
 )
 
 _48: Final = ("--questions", "48", *_BY_ENTITY)
-_DEV: Final = ("--env.split", "dev", "--questions", "144", *_BY_ENTITY)
+_DEV_QUESTIONS: Final = ("--env.split", "dev", "--questions", "144")
+_DEV: Final = (*_DEV_QUESTIONS, *_BY_ENTITY)
 _SEARCH_R1: Final = ("--env.reward", "em", "--env.no-format-gate")
 
 PARTS: Final = (
@@ -117,6 +118,7 @@ PARTS: Final = (
     Part(name="warm-labels", estimators=LABELS, log_of="warm"),
     Part(name="warm-120", flags=("--questions", "120", *_BY_ENTITY), log_of="warm"),
     Part(name="dev", flags=_DEV),
+    Part(name="dev-countries", flags=_DEV_QUESTIONS, log_of="dev"),
     Part(name="dev-newer", flags=_DEV, estimators=NEWER, log_of="dev"),
     *(
         Part(

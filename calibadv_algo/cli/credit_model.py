@@ -31,7 +31,10 @@ def with_beliefs(measured: Measurement, candidates: Field, policy: Policy) -> Me
     groups = [each.group for each in measured.groups]
     answers = [each.reset_info.get("golden_answers") for g in groups for each in g.trajectories]
     reads = any(each.answer_belief is not None for each in configs) and all(answers)
-    told = next(filter(None, (each.advantage.wanted_hindsight for each in configs)), None)
+    wanted = {each.advantage.wanted_hindsight for each in configs} - {None}
+    if len(wanted) > 1:
+        raise ValueError("estimators that tell the outcome must tell it in the same words")
+    told = next(iter(wanted), None)
     if not (reads or told) or not isinstance(policy, LocalPolicy):
         return measured
     model, tokenizer = load_policy(policy.model)

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from calibadv_algo.advantages.base import ValueAdvantage
 from calibadv_algo.cli.plan import plan_lines
 from calibadv_algo.cli.provenance import dataset_of_env, server_identity
 from calibadv_algo.experiments.planning.devices import DEVICES, Device
@@ -88,7 +89,7 @@ def dry_run_lines(config: TrainConfig, hardware: Hardware) -> Iterator[str]:
     if train.missing or held_out.missing:
         yield train.missing or held_out.missing
         yield ""
-    yield from _batch_lines(config, train.count)
+    yield from _batch_lines(config, train.count, held_out.count)
     yield ""
     if hardware.device is None:
         yield "No plan of memory and time is made for a CPU."
@@ -214,7 +215,9 @@ def _folder_state(folder: Path) -> str:
     return "holds other files" if folder.is_dir() and any(folder.iterdir()) else "new"
 
 
-def _batch_lines(config: TrainConfig, num_questions: int | None) -> Iterator[str]:
+def _batch_lines(
+    config: TrainConfig, num_questions: int | None, num_held_out: int | None
+) -> Iterator[str]:
     rollout, optim, evaluation = config.rollout, config.optim, config.evaluation
     episodes = rollout.num_questions * rollout.group_size
     steps = optim.num_minibatches * optim.num_epochs
@@ -236,7 +239,8 @@ def _batch_lines(config: TrainConfig, num_questions: int | None) -> Iterator[str
         yield f"| passes over the questions | {epochs:.2f} |"
     if evaluation.every:
         count = 1 + -(-optim.num_updates // evaluation.every)
-        yield f"| evaluations | {count}, of {evaluation.episodes:,} episodes each |"
+        most = min(evaluation.episodes, num_held_out or evaluation.episodes)
+        yield f"| evaluations | {count}, of {most:,} episodes each |"
 
 
 def _departures(config: TrainConfig, plan: Plan) -> Iterator[str]:
@@ -258,6 +262,15 @@ def _departures(config: TrainConfig, plan: Plan) -> Iterator[str]:
         yield "The plan counts time and memory with --optim.dtype bf16; fp32 takes twice or more."
     if plan.layout.num_devices > 1 and optim.parallel == "replicated":
         yield "The plan splits weights over the accelerators: --optim.parallel sharded, torchrun."
+    for name, is_on in (
+        ("continuations (rollout.vine)", config.rollout.vine is not None),
+        ("trees (rollout.trees)", config.rollout.trees is not None),
+        ("greedy episodes (rollout.greedy)", config.rollout.greedy is not None),
+        ("the critic of the advantage", isinstance(config.advantage, ValueAdvantage)),
+        ("batches that filters refill (filter)", bool(config.filters)),
+    ):
+        if is_on:
+            yield f"The plan leaves out {name}: the run takes more than is said above."
     if config.lora is not None:
         yield "The plan trains all weights; adapters need less memory, and about as much time."
     if isinstance(config.engine, HfEngineConfig):

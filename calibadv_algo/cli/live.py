@@ -8,7 +8,6 @@ from typing import Final
 
 from calibadv_algo.cli.warned import say
 from calibadv_algo.cli.watch import HEADS, runs_of, state_of
-from calibadv_algo.errors import CalibadvAlgoError
 
 EVERY_S: Final = 20.0
 """Seconds between two writings of the page."""
@@ -41,13 +40,13 @@ class LiveReport:
     def _write(self, *, is_over: bool) -> None:
         from calibadv_algo.report.live import write_live
 
-        states = [state_of(run) for run in runs_of(self._folder)]
-        shown = [(state.name, state.update) for state in states]
-        if not states or (shown == self._shown and not is_over):
-            return
-        self._shown = shown
         remark = "Ended before the last update; the same command resumes from there."
         try:
+            states = [state_of(run) for run in runs_of(self._folder)]
+            shown = [(state.name, state.update) for state in states]
+            if not states or (shown == self._shown and not is_over):
+                return
+            self._shown = shown
             write_live(
                 self._folder,
                 HEADS,
@@ -55,6 +54,6 @@ class LiveReport:
                 is_over=is_over,
                 remark=remark if is_over else "",
             )
-        except (CalibadvAlgoError, OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 (whatever is wrong with a page, the runs go on)
             self._is_wanted = False
             say(f"the page of the runs is not written while they go on: {error}")

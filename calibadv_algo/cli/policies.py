@@ -300,6 +300,10 @@ class TokenEndpointPolicy:
         from calibadv_algo.rollout.engines.openai.tokens import TokenEndpointEngine, served_context
 
         tokenizer = load_tokenizer(self.tokenizer)
+        if play.chat_template:
+            warn_of_thoughts(
+                tokenizer, play.template_settings, play.observations, play.earlier_thoughts
+            )
         served = served_context(self.config)
         context = play.max_context or served
         if context is None:
@@ -373,7 +377,8 @@ def read_training(folder: Path) -> dict[str, Any]:
     """
     recipe = _read_json(folder / "recipe.json")
     if "max_turns" in recipe:
-        return {"prompt": "question", "max_turns": recipe["max_turns"]}
+        names = ("max_turns", "max_tokens")
+        return {"prompt": "question"} | {name: recipe[name] for name in names if name in recipe}
     run = run_settings(folder)
     env, rollout = run.get("env", {}), run.get("rollout", {})
     found = {name: env.get(name) for name in ("prompt", "max_turns", "prepend_think")}

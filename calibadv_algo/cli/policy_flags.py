@@ -51,16 +51,17 @@ class PolicyFlags(Checked):
     seed: int = 0
     """Seed of the sampling."""
     chat_template: bool = False
-    """If true, the question is put as a user message in the model's chat template; so it is for a
-    policy that was trained so."""
+    """If true, the question is put as a user message in the model's chat template. A policy that
+    was trained so is always played so."""
     chat_template_kwargs: tuple[str, ...] = ()
-    """Variables of the chat template, each NAME=VALUE: enable_thinking=false. An endpoint gets them
-    in its requests' field of this name (vLLM, SGLang)."""
-    observations: Observations = "continue"
-    """Place of later observations: in the policy's own message, or as a message of this role."""
-    earlier_thoughts: EarlierThoughts = "keep"
+    """Variables of the chat template, each NAME=VALUE: enable_thinking=false. Default: as trained.
+    An endpoint gets them in its requests' field of this name (vLLM, SGLang)."""
+    observations: Observations | None = None
+    """Place of later observations: in the policy's own message, or as a message of this role.
+    Default: as trained, else continue."""
+    earlier_thoughts: EarlierThoughts | None = None
     """Thoughts of earlier turns where observations are messages: they stay, go, or do what the
-    chat template does."""
+    chat template does. Default: as trained, else keep."""
     engine: str = "hf"
     """Engine that samples: hf, vllm, or vllm-server=URL."""
     dtype: Literal["fp32", "bf16"] = "fp32"
@@ -98,14 +99,12 @@ class PolicyFlags(Checked):
         is_text = self.endpoint is not None and self.endpoint_route != "tokens"
         if is_text and self.chat_template:
             raise ValueError("chat_template must not be set with an endpoint; see endpoint_route")
-        if self.endpoint is not None and self.observations != "continue":
+        if is_text and (self.observations or self.earlier_thoughts):
             raise ValueError(
-                "observations must not be set with an endpoint: its turns are messages"
+                "observations and earlier_thoughts must not be set with an endpoint but on its "
+                "route tokens: on the others its turns are messages, or one text"
             )
-        check_messages(self.chat_template, self.observations, self.earlier_thoughts)
         template = parse_settings(self.chat_template_kwargs)
-        if template and not is_text and not self.chat_template:
-            raise ValueError("chat_template_kwargs needs --chat-template or an endpoint")
         if template and is_text and self.endpoint_route != "chat":
             raise ValueError("chat_template_kwargs needs endpoint_route chat, got completions")
         if self.endpoint is None and self.endpoint_model:
@@ -169,25 +168,38 @@ class PolicyFlags(Checked):
         """Settings with which a policy is played, with nothing left open.
 
         Raises:
-            ValueError: if a limit is given that an endpoint does not keep.
+            ValueError: if a limit is given that an endpoint does not keep, or settings of a chat
+                for a policy that is played without its chat template.
         """
         play = settle(policy, self.env, max_tokens=self.max_tokens, max_context=self.max_context)
-        if self.chat_template:
-            play = replace(
-                play,
-                chat_template=True,
-                template_settings=parse_settings(self.chat_template_kwargs),
-                observations=self.observations,
-                earlier_thoughts=self.earlier_thoughts,
-            )
-        elif play.chat_template:
+        if play.chat_template and not self.chat_template:
             say("played in its chat template, as it was trained")
+        play = self._with_chat(play, is_text=isinstance(policy, EndpointPolicy))
         return replace(
             play,
             temperature=self.temperature,
             top_p=self.top_p,
             seed=self.seed,
             num_slots=self.num_slots,
+        )
+
+    def _with_chat(self, play: PlaySettings, *, is_text: bool) -> PlaySettings:
+        """The settings with those of the chat that are given, in place of those of the training."""
+        is_chat = play.chat_template or self.chat_template
+        template = parse_settings(self.chat_template_kwargs)
+        if template and not is_chat and not is_text:
+            raise ValueError("chat_template_kwargs needs --chat-template or an endpoint")
+        observations = self.observations or play.observations
+        thoughts = self.earlier_thoughts or (
+            "keep" if observations == "continue" else play.earlier_thoughts
+        )
+        check_messages(is_chat, observations, thoughts)
+        return replace(
+            play,
+            chat_template=is_chat,
+            template_settings=template or play.template_settings,
+            observations=observations,
+            earlier_thoughts=thoughts,
         )
 
 

@@ -196,6 +196,7 @@ class WarmStart:
             script = {
                 "reader": asdict(self.reader),
                 "max_observation_chars": self.max_observation_chars,
+                "max_tokens": MAX_TOKENS,
             }
         return {
             "dataset": self.dataset,

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from calibadv_algo.types import Trajectory, Turn
+from calibadv_algo.types import Trajectory, Turn, segments
 
 Spans = Sequence[tuple[int, int]]
 """First token of each turn within a completion, and the one behind its last."""
@@ -38,7 +38,15 @@ def completion_of(episode: Trajectory) -> Completion:
     """Joins the turns of an episode.
 
     An observation after the last action is left out, because nothing is predicted from it.
+
+    Raises:
+        ValueError: if the episode has several segments: one row cannot hold their contexts.
     """
+    if len(segments(episode)) > 1:
+        raise ValueError(
+            "earlier_thoughts must be keep: a trainer that takes one completion an episode cannot "
+            "see turns whose contexts do not go on"
+        )
     result = Completion(ids=[], logprobs=[], mask=[], spans=[])
     last = len(episode.turns) - 1
     for place, turn in enumerate(episode.turns):

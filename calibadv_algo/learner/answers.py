@@ -20,7 +20,7 @@ from calibadv_algo.errors import MissingInfoKeyError
 from calibadv_algo.learner.policy import Policy
 from calibadv_algo.rollout.continuations import prefix_ids
 from calibadv_algo.rollout.engines.base import Tokenizer
-from calibadv_algo.types import Group, Trajectory
+from calibadv_algo.types import Group, Trajectory, segments
 from calibadv_env.info import THINK_OPEN
 
 ScoreTokens = Callable[[TokenBatch], Float[torch.Tensor, " token"]]
@@ -112,11 +112,16 @@ def with_hindsight(
         score: The policy, or a call for it.
 
     Raises:
-        ValueError: if a number is not finite.
+        ValueError: if a number is not finite, or an episode has several segments, which would each
+            have to be told.
     """
     played = [each for group in groups for each in group.trajectories]
     if not played:
         return list(groups)
+    if any(len(segments(each)) > 1 for each in played):
+        raise ValueError(
+            "hindsight needs episodes whose contexts go on: earlier_thoughts must be keep"
+        )
     told = [
         replace(
             each,

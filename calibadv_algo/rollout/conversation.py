@@ -105,6 +105,14 @@ class Conversation:
             return going_on
         return NextContext(self._encode(rendered), observed, goes_on=False)
 
+    def check(self) -> None:
+        """Tries an observation with a quotation mark and two lines.
+
+        Raises:
+            ValueError: if the template does not write it as it stands.
+        """
+        self._bridge("question", [Exchange("turn", 'found: "Oslo"\nand more')])
+
     def opening(self, prompt: str, exchanges: Sequence[Exchange]) -> str:
         """Text from the think tag on with which the template opens the turn behind exchanges."""
         return think_part(self._render(prompt, exchanges))
@@ -115,7 +123,8 @@ class Conversation:
         bridge = self._rendered(prompt, hidden).rpartition(_TURN)[2]
         if message_text(exchanges[-1].observation) not in bridge:
             raise ValueError(
-                f"observations must have a role that the chat template writes, got {self.role}"
+                f"the chat template does not write messages of role {self.role} as they stand: it "
+                "escapes them or leaves them out; take observations=user"
             )
         return bridge
 
@@ -200,8 +209,15 @@ def thoughts_notice(
     observations: Observations,
     thoughts: EarlierThoughts,
 ) -> str | None:
-    """Says that thoughts stay which the model's own template would strip; None if it would not."""
+    """Says that thoughts stay which the model's own template would strip; None if it would not.
+
+    Raises:
+        ValueError: if the template does not write observations as messages of that role.
+    """
     role: Literal["user", "tool"] = "tool" if observations == "tool" else "user"
+    if observations != "continue":
+        chat = Conversation(tokenizer, role, thoughts, settings)
+        chat.check()
     if thoughts != "keep" or not strips_thoughts(tokenizer, settings, role):
         return None
     kept = "the policy goes on seeing its own"

@@ -17,7 +17,8 @@ AnswerScorer = Callable[[Trajectory], float | None]
 
 _ANSWER_CLOSE: Final = "</answer>"
 _STATED: Final = re.compile(
-    r"(?:<confidence>|\bconfidence\b\W{0,4}(?:is\s+)?)\s*(\d{1,3}(?:\.\d{1,9})?)\s*(%?)",
+    r"(?:<confidence>|\bconfidence\b(?:\s+level)?[*_\s]*(?::|=|\bis\b)[*_]*)\s*"
+    r"(\d{1,3}(?:\.\d{1,9})?)(?![\d.,]*\d)(?!\s*(?:/|of\b|out\b|-\s*\d))\s*(%?)",
     re.IGNORECASE,
 )
 
@@ -69,14 +70,16 @@ def stated_confidence(trajectory: Trajectory) -> float | None:
     """Confidence that the turn of the answer states: ``<confidence>`` or ``Confidence: 85 %``.
 
     A number of at most 1 without a per cent sign is a probability, any other one of at most 100 a
-    percentage; the last statement counts.
+    percentage; the last statement behind the thought counts. Scales (``8/10``) and numbers with a
+    decimal comma are not understood and count as no statement.
 
     Returns:
         A number between 0 and 1; None without an answer or without a statement.
     """
     if trajectory.final_info.get("answer") is None:
         return None
-    found = [*_STATED.finditer(trajectory.turns[-1].action_text)]
+    said = trajectory.turns[-1].action_text.rpartition("</think>")[2]
+    found = [*_STATED.finditer(said)]
     if not found:
         return None
     value = float(found[-1][1])

@@ -252,6 +252,12 @@ class TrainConfig(Checked):
         check_messages(
             self.prompt_style == "chat", self.rollout.observations, self.rollout.earlier_thoughts
         )
+        if self.advantage.wanted_hindsight and self.rollout.earlier_thoughts != "keep":
+            raise ValueError(
+                f"rollout.earlier_thoughts must be keep for the advantage "
+                f"{type(self.advantage).__name__}, which tells the outcome behind the prompt; got "
+                f"{self.rollout.earlier_thoughts}"
+            )
         if self.advantage.needs_correctness and not self.credit.scores_turns:
             raise ValueError(
                 f"credit must score turns for the advantage {type(self.advantage).__name__}, "

@@ -16,8 +16,10 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from calibadv_algo.advantages.hcapo import Hcapo
 from calibadv_algo.batching import TokenBatch, build_token_batch, select_sequences
 from calibadv_algo.cli.main import main
+from calibadv_algo.integrations.completions import completion_of
 from calibadv_algo.learner.policy import Policy
 from calibadv_algo.learner.prefixes import plant
 from calibadv_algo.learner.pretrained import load_policy
@@ -36,7 +38,7 @@ from calibadv_algo.rollout.episodes import DriverConfig, EpisodeSpec
 from calibadv_algo.rollout.records import trajectory_from_json, trajectory_to_json
 from calibadv_algo.rollout.slots import make_slots
 from calibadv_algo.training.config import RolloutConfig, TrainConfig
-from calibadv_algo.types import Trajectory, context_of, segments
+from calibadv_algo.types import Trajectory, Turn, context_of, segments
 from calibadv_env.info import STOP_STRINGS
 
 TEMPLATES = Path(__file__).parent / "chat_templates"
@@ -248,11 +250,24 @@ def test_records_and_drivers_keep_the_contexts(kind: type[Player]) -> None:
 
 
 def test_roles_that_a_template_does_not_write_are_refused() -> None:
-    with pytest.raises(ValueError, match="role that the chat template writes, got tool"):
+    with pytest.raises(ValueError, match="does not write messages of role tool as they stand"):
         play(tokenizer_with("r1_distill"), written("<think>\n"), observations="tool")
 
 
 # Training
+
+
+def test_roles_that_a_template_escapes_are_refused_before_anything_is_sampled() -> None:
+    tokenizer = tokenizer_with("qwen2.5")
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>"
+        "{% if m.role == 'tool' %}{{ m.content | tojson }}{% else %}{{ m.content }}{% endif %}"
+        "{% endfor %}<assistant>"
+    )
+    assert thoughts_notice(tokenizer, {}, "user", "template") is None
+    for thoughts in ("keep", "template"):
+        with pytest.raises(ValueError, match="escapes them or leaves them out"):
+            thoughts_notice(tokenizer, {}, "tool", thoughts)
 
 
 def batch_of(template: str, **settings: Any) -> tuple[Trajectory, TokenBatch]:
@@ -326,6 +341,23 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         TrainConfig(rollout=RolloutConfig(earlier_thoughts="strip"), prompt_style="chat")
     with pytest.raises(ValueError, match="needs the chat template"):
         DriverConfig(observations="tool")
+    with pytest.raises(ValueError, match=r"earlier_thoughts must be keep for the advantage Hcapo"):
+        TrainConfig(
+            advantage=Hcapo(),
+            rollout=RolloutConfig(observations="user", earlier_thoughts="template"),
+            prompt_style="chat",
+        )
+
+
+def test_a_row_of_a_trainer_cannot_hold_segments() -> None:
+    first = Turn(action_ids=(1, 2), action_text="a", logprobs=(0.0, 0.0), observation_ids=(3,))
+    second = Turn(action_ids=(5,), action_text="b", logprobs=(0.0,), context_ids=(10, 11, 12))
+    played = Trajectory(
+        group_id="g", task_id="t", prompt_ids=(10, 11), prompt_text="p", turns=(first, second)
+    )
+    with pytest.raises(ValueError, match="earlier_thoughts must be keep"):
+        completion_of(played)
+    assert completion_of(replace(played, turns=(first,))).ids == [1, 2]
 
 
 @pytest.mark.parametrize(("template", "settings"), CASES)

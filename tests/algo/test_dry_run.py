@@ -78,6 +78,14 @@ def test_settings_that_the_plan_does_not_suppose_are_said(
     assert text_after_plan(dry_run(settings, capsys)) == ["- Evaluations are not in it."]
 
 
+def test_what_the_plan_leaves_out_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    text = dry_run(["--baseline", "search-r1-ppo", "--dry-run", "h100"], capsys)
+    assert "leaves out the critic of the advantage" in text
+    text = dry_run(["--arm", "vine", "--evaluation.episodes", "99999", "--dry-run", "h100"], capsys)
+    assert "leaves out continuations (rollout.vine)" in text
+    assert "| evaluations | 6, of 1,168 episodes each |" in text
+
+
 def text_after_plan(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("- ")]
 

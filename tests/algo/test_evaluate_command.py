@@ -507,10 +507,18 @@ def test_a_policy_trained_in_its_chat_template_is_played_in_it(
     assert play.template_settings == {"enable_thinking": False}
     assert (play.observations, play.earlier_thoughts) == ("user", "template")
     assert "played in its chat template, as it was trained" in capsys.readouterr().err
-    own = PolicyFlags(policy=str(policy), chat_template=True).settled(source)
-    assert (own.template_settings, own.observations) == ({}, "continue")
+    same = PolicyFlags(policy=str(policy), chat_template=True).settled(source)
+    assert same == play
     assert not capsys.readouterr().err
+    other = PolicyFlags(policy=str(policy), observations="tool").settled(source)
+    assert (other.observations, other.earlier_thoughts) == ("tool", "template")
+    plain = PolicyFlags(policy=str(policy), observations="continue").settled(source)
+    assert (plain.observations, plain.earlier_thoughts) == ("continue", "keep")
+    thinks = PolicyFlags(policy=str(policy), chat_template_kwargs=("enable_thinking=true",))
+    assert thinks.settled(source).template_settings == {"enable_thinking": True}
     tiny = PolicyFlags(policy="atlas-tiny")
+    with pytest.raises(ValueError, match="needs the chat template"):
+        PolicyFlags(policy="atlas-tiny", observations="user").settled(tiny.source())
     assert not tiny.settled(tiny.source()).chat_template
 
 

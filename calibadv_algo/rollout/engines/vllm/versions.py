@@ -11,15 +11,12 @@ Tried on CPU builds: 0.26 (torch 2.11) and 0.32 (torch 2.13).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from calibadv_algo.rollout.engines.vllm.weights import BACKEND
 
 if TYPE_CHECKING:
     import torch
-
-OLDEST: Final = "0.26"
-"""The oldest version that the engine works with."""
 
 
 def make_trainer_engine(info: Any, client: Any, source: Any) -> Any:
